@@ -1,0 +1,1 @@
+"""Raw rows to pairs: the cache that the trainer spends."""

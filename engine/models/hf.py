@@ -1,0 +1,169 @@
+"""The model on transformers and torch: the embedded default, and what runs on a laptop. Safetensors only; no code from the hub is run."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel
+
+from engine.models import Ids, Sample, Sampling
+from engine.text import Text
+from schemas import packed
+from schemas.errors import UserError
+from schemas.identity import identify
+from schemas.recipe import Logprobs, Recipe
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
+
+
+class HF:
+    """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
+
+    def __init__(self, recipe: Recipe, device: str, report: Callable[[int], None] = lambda done: None):
+        self._config, self._device, self._report = recipe.section("model"), device, report
+        self._identity = identify(self._config)
+        # On a CPU short rows stay in its caches; a GPU wants long ones.
+        self._batch_tokens = recipe.sections.get("logprobs", Logprobs()).batch_tokens or (2048 if device == "cpu" else 16384)
+        if self._config.dtype not in DTYPES:
+            raise UserError(f"model.dtype = {self._config.dtype}: expected one of {', '.join(DTYPES)}")
+
+    @functools.cached_property
+    def text(self) -> Text:
+        return Text(self._identity.path, self._identity.template_text)
+
+    @functools.cached_property
+    def _model(self) -> PreTrainedModel:
+        return packed.prepare(load(self._identity.path, DTYPES[self._config.dtype], self._device).eval())
+
+    @torch.inference_mode()
+    def logprobs(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> list[list[np.ndarray]]:
+        """Groups of like length together under the token budget, each prompt run once for its responses (again where they exceed the budget)."""
+        found: list[list[np.ndarray | None]] = [[None] * len(group) for group in responses]
+        for batch in _batches(prompts, responses, self._batch_tokens):
+            layout = packed.lay([(prompts[i], [responses[i][k] for k in chosen]) for i, chosen in batch], self._device)
+            logps = packed.token_logps(self._model, layout).cpu().numpy()
+            parts = iter(np.split(logps, np.cumsum(layout.lengths)[:-1]))
+            for i, chosen in batch:
+                for k in chosen:
+                    found[i][k] = next(parts)
+            self._report(len(layout.lengths))
+        return found  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
+        """Sampling by Gumbel noise of each sample's own generator over transformers' `generate`: argmax(log p + noise) is a draw from p."""
+        jobs = [(len(prompt), i, k) for i, prompt in enumerate(prompts) for k in range(sampling.n)]
+        found: list[list[Sample | None]] = [[None] * sampling.n for _ in prompts]
+        jobs.sort()
+        for begin in range(0, len(jobs), _GENERATE_ROWS):
+            rows = jobs[begin : begin + _GENERATE_ROWS]
+            for (_, i, k), sample in zip(rows, self._sample([(prompts[i], seeds[i][k]) for _, i, k in rows], sampling), strict=True):
+                found[i][k] = sample
+            self._report(len(rows))
+        return found  # type: ignore[return-value]
+
+    def _sample(self, rows: list[tuple[Ids, int]], sampling: Sampling) -> list[Sample]:
+        width = max(len(prompt) for prompt, _ in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (prompt, _) in enumerate(rows):
+            ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.tensor(prompt), 1
+        stops = sorted(self.text.stop_ids)
+        config = GenerationConfig(do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=stops, pad_token_id=stops[0], use_cache=True)
+        draw = _Draw([seed for _, seed in rows], sampling, self._device)
+        with _own_attention(self._model):
+            out = self._model.generate(ids.to(self._device), attention_mask=mask.to(self._device), generation_config=config, logits_processor=[draw])
+        logps = torch.stack(draw.logps, 1).cpu().numpy()
+        return [_cut(new, logp, self.text.stop_ids) for new, logp in zip(out[:, width:].tolist(), logps, strict=True)]
+
+
+def load(path: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A model folder's weights on a device, or an error that names what is wrong with the folder."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        ).to(device)  # fmt: skip
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
+
+
+class _own_attention:
+    """`generate` keeps a key-value cache, which the packed attention knows nothing of."""
+
+    def __init__(self, model: PreTrainedModel):
+        self._config = model.config
+
+    def __enter__(self) -> None:
+        self._was, self._config._attn_implementation = self._config._attn_implementation, "sdpa"
+
+    def __exit__(self, *_: object) -> None:
+        self._config._attn_implementation = self._was
+
+
+class _Draw(LogitsProcessor):
+    """Temperature and top_p, then Gumbel noise from each row's own generator; greedy decoding of the result is the draw.
+
+    `logps`: for each step the model's own log-prob of the token drawn in each row, before temperature."""
+
+    def __init__(self, seeds: list[int], sampling: Sampling, device: str):
+        # Drawn on the CPU, so that a sample is the same whatever the device.
+        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+        self._sampling, self._device = sampling, device
+        self.logps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        own = scores.float().log_softmax(-1)
+        wanted = own
+        if self._sampling.temperature > 0:
+            wanted = _top_p((own / self._sampling.temperature).log_softmax(-1), self._sampling.top_p)
+            uniform = torch.stack([torch.rand(own.shape[1], generator=generator, dtype=torch.float64) for generator in self._generators])
+            wanted = wanted.double() - (-uniform.clamp_min(math.ulp(0.0)).log()).log().to(wanted.device)
+        self.logps.append(own.gather(1, wanted.argmax(-1, keepdim=True))[:, 0])
+        return wanted
+
+
+def _top_p(logps: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Rows cut to the smallest set of likeliest tokens whose probability reaches top_p."""
+    if top_p >= 1:
+        return logps
+    ordered, index = logps.sort(-1, descending=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    return logps.masked_fill((before >= top_p).gather(-1, index.argsort(-1)), float("-inf"))
+
+
+def _cut(ids: list[int], logps: np.ndarray, stops: set[int]) -> Sample:
+    """A row up to and with its stop token."""
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), None)
+    length = end or min(len(ids), len(logps))
+    return Sample(ids[:length], logps[:length], "stop" if end else "length")
+
+
+def _batches(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], budget: int) -> list[list[tuple[int, list[int]]]]:
+    """Batches of (prompt, its responses) by length, none above the budget unless a single response is."""
+    pieces: list[tuple[int, int, list[int]]] = []
+    for i, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
+        chosen, tokens = [], len(prompt)
+        for k, response in enumerate(group):
+            if chosen and tokens + len(response) > budget:
+                pieces.append((tokens, i, chosen))
+                chosen, tokens = [], len(prompt)
+            chosen, tokens = [*chosen, k], tokens + len(response)
+        if chosen:
+            pieces.append((tokens, i, chosen))
+    batches: list[list[tuple[int, list[int]]]] = []
+    room = 0
+    for tokens, i, chosen in sorted(pieces):
+        if tokens > room or not batches:
+            batches.append([])
+            room = budget
+        batches[-1].append((i, chosen))
+        room -= tokens
+    return batches

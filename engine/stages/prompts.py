@@ -1,0 +1,91 @@
+"""Raw files to `prompts`: each row read once, given its content id and with it its shard, for good.
+
+All input is read in one pass and laid down by shard (`scan`), since rows of one prompt may stand anywhere; then each shard alone drops exact
+duplicates and gathers what belongs to one prompt. Rows in = rows out + rejects + duplicates.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from engine import raw, text
+from engine.formats import Format, Reading, recognise
+from engine.stage import Made, Scanned, Stage
+from schemas.commit import content_digest, fingerprint
+from schemas.recipe import Prompts, Recipe, included
+from schemas.tables import MESSAGES, table
+
+_ROWS_AT_ONCE = 1024
+_SHARD_BYTES = 8 << 20
+_MAX_SHARDS = 99_999
+_RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+_SCANNED = pa.schema([
+    ("file", pa.string()), ("line", pa.int64()), ("prompt_id", pa.string()), ("row_id", pa.string()), ("messages", MESSAGES),
+    ("responses", _RESPONSES), ("reason", pa.string()), ("detail", pa.string()), ("raw", pa.string()),
+])  # fmt: skip
+
+
+def facts(recipe: Recipe) -> dict:
+    """The input's content, the format's SQL and the number of shards: all that a row's place and reading depend on."""
+    config: Prompts = recipe.section("prompts")
+    files = raw.find(config.source)
+    if config.format == "auto":
+        path = recognise(list(itertools.islice(raw.rows(files, config.max_row_bytes), 100)))
+    else:
+        path = included("sql", config.format, ".sql")
+    shards = config.shards or max(1, round(sum(map(raw.estimated_bytes, files.values())) / _SHARD_BYTES))
+    return {
+        "input": {name: content_digest(file) for name, file in files.items()},
+        "format": path.stem,
+        "format_sql": fingerprint([path.read_text(), included("sql", "macros", ".sql").read_text()]),
+        "max_row_bytes": config.max_row_bytes,
+        "shards": min(shards, _MAX_SHARDS),
+    }
+
+
+def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
+    """All rows of the input, a batch at a time, each with its shard."""
+    config: Prompts = recipe.section("prompts")
+    form = Format(included("sql", facts["format"] if config.format == "auto" else config.format, ".sql"))
+    rows = raw.rows(raw.find(config.source), config.max_row_bytes)
+    while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+        readings = form.read(batch)
+        laid = [_lay(reading) for reading in readings]
+        # A reject has no prompt: its text settles its shard.
+        shards = [text.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
+        yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
+
+
+def _lay(reading: Reading) -> dict:
+    row = reading.row
+    if reading.reason:
+        return {"file": row.file, "line": row.line, "row_id": text.content_id(row.text), "reason": reading.reason, "detail": reading.detail, "raw": row.text}
+    prompt_id = text.prompt_id(reading.messages)
+    row_id = text.content_id(prompt_id, [[response["text"], response["score"]] for response in reading.responses])
+    return {"file": row.file, "line": row.line, "prompt_id": prompt_id, "row_id": row_id, "messages": reading.messages, "responses": reading.responses}
+
+
+def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
+    """One shard's rows, in the order of the input, to prompts and rejects."""
+    prompts: dict[str, dict] = {}
+    seen: set[str] = set()
+    rejects = []
+    for row in batch.to_pylist():
+        if row["reason"]:
+            rejects.append({key: row[key] for key in ("reason", "detail", "file", "line", "raw")} | {"stage": "prompts"})
+        elif row["row_id"] not in seen:
+            seen.add(row["row_id"])
+            prompt = prompts.setdefault(row["prompt_id"], row | {"prompt": row["messages"][-1]["content"], "given": []})
+            prompt["given"] += [response | {"comparison_id": row["row_id"]} for response in row["responses"]]
+    kept = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
+    names = ("prompt_id", "messages", "prompt", "given", "file", "line")
+    counts = {"rows_in": len(batch), "rows_out": len(seen), "rejects": len(rejects), "duplicates": len(batch) - len(seen) - len(rejects)}
+    tables = {
+        "prompts": table("prompts", {name: [prompt[name] for prompt in kept] for name in names}),
+        "rejects": table("rejects", {name: [row[name] for row in rejects] for name in ("stage", "reason", "detail", "file", "line", "raw")}),
+    }
+    return Made(tables, counts)
+
+
+STAGE = Stage(name="prompts", version=1, writes=("prompts", "rejects"), fn=make, facts=facts, scan=scan)

@@ -1,0 +1,139 @@
+"""Content ids, and text to token ids: the only place where either is made.
+
+Prompt and response are tokenised apart and joined as ids, so that no merge crosses the border, the template alone decides on BOS, and EOS
+ends every response exactly once. Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[dict[str, str]]
+# Stands for the n-th special token that a user typed, while the template is rendered: a private-use character, absent from the text itself.
+_STANDIN = "\ue000{}\ue001"
+_MARK = "\ue002response\ue002"
+
+
+def content_id(*parts: object) -> str:
+    """32 hex digits (128 bits) of the sha256 of the parts as JSON: equal content has an equal id, on any machine."""
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+
+
+def prompt_id(messages: Messages) -> str:
+    return content_id([[message["role"], message["content"]] for message in messages])
+
+
+def share(identity: str) -> float:
+    """A number in [0, 1) that is a function of the id alone and independent of its shard."""
+    return int(identity[8:16], 16) / 2**32
+
+
+def shard_of(identity: str, shards: int) -> int:
+    return int(identity[:8], 16) % shards
+
+
+class TemplateError(ValueError):
+    """The chat template refuses these messages (a role it does not know, turns that do not alternate)."""
+
+
+class Text:
+    """Token ids of prompts and responses for one tokenizer and one template."""
+
+    def __init__(self, path: Path, template: str):
+        from transformers import AutoTokenizer, GenerationConfig
+
+        try:
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}") from None
+        self.tokenizer.chat_template = template
+        # Warnings about a length the tokenizer believes in are noise here: max_length is ours to judge.
+        self.tokenizer.model_max_length = int(1e30)
+        bos = self.tokenizer.bos_token_id
+        self._adds_bos = bos is not None and self.tokenizer("").input_ids[:1] == [bos]
+        special = sorted((token for token in self.tokenizer.all_special_tokens if token), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        ends = GenerationConfig.from_pretrained(path).eos_token_id if (path / "generation_config.json").exists() else None
+        self.stop_ids = {*([ends] if isinstance(ends, int) else ends or []), self.tokenizer.eos_token_id} - {None}
+        if not self.stop_ids:
+            raise UserError(f"the tokenizer in {path} has no EOS token: a response could not be ended; set eos_token in its tokenizer_config.json")
+
+    def prompts(self, prompts: Sequence[Messages]) -> list[list[int] | TemplateError]:
+        """Token ids of each prompt, up to where the assistant's turn begins; a refusal in place of those that the template refuses."""
+        rendered: list[str | TemplateError] = []
+        for messages in prompts:
+            try:
+                rendered.append(self._render(messages))
+            except TemplateError as error:
+                rendered.append(error)
+        plain = [text for text, messages in zip(rendered, prompts, strict=True) if isinstance(text, str) and not self._typed(messages)]
+        ids = iter(self.tokenizer(plain, add_special_tokens=False).input_ids if plain else [])
+        result: list[list[int] | TemplateError] = []
+        for text, messages in zip(rendered, prompts, strict=True):
+            if isinstance(text, TemplateError):
+                result.append(text)
+            else:
+                result.append(self._guarded(messages) if self._typed(messages) else next(ids))
+        return result
+
+    def responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each response, EOS at the end."""
+        if not texts:
+            return []
+        ids = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
+        return [[*row, self.end_id] for row in ids]
+
+    @functools.cached_property
+    def end_id(self) -> int:
+        """The token that ends a response: what the template puts after an assistant's turn if the model stops there, else EOS."""
+        fallback = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.stop_ids)
+        try:
+            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+            after = self._render(turns, generation=False).partition(_MARK)[2]
+        except TemplateError:
+            return fallback
+        return next((token for token in self.tokenizer(after, add_special_tokens=False).input_ids if token in self.stop_ids), fallback)
+
+    def _typed(self, messages: Messages) -> bool:
+        return self._special is not None and any(self._special.search(message["content"]) for message in messages)
+
+    def _render(self, messages: Messages, generation: bool = True) -> str:
+        import jinja2
+
+        own = {} if self._adds_bos or self.tokenizer.bos_token is None else {"unwanted_bos": True}
+        try:
+            return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **own)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise TemplateError(str(error).strip() or type(error).__name__) from None
+
+    def _guarded(self, messages: Messages) -> list[int]:
+        """Ids of a prompt in which a user typed a special token: it is hidden while the template is rendered, then tokenised as text."""
+        assert self._special is not None
+        hidden: list[str] = []
+
+        def hide(match: re.Match) -> str:
+            hidden.append(match[0])
+            return _STANDIN.format(len(hidden) - 1)
+
+        safe = [message | {"content": self._special.sub(hide, message["content"])} for message in messages]
+        ids: list[int] = []
+        rendered, at = self._render(safe), 0
+        for special in [*self._special.finditer(rendered), None]:
+            text = rendered[at : special.start() if special else None]
+            for number, token in enumerate(hidden):
+                text = text.replace(_STANDIN.format(number), token)
+            ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+            if special:
+                ids.append(self.tokenizer.convert_tokens_to_ids(special[0]))
+                at = special.end()
+        return ids

@@ -1,0 +1,10 @@
+-- pairs: as the data gave them: of the responses compared with each other, the best against the worst; ties and missing scores fall out
+select prompt_id,
+       arg_max(response_id, (score, response_id)) as chosen_response_id,
+       arg_min(response_id, (score, response_id)) as rejected_response_id,
+       max(score) as chosen_score,
+       min(score) as rejected_score
+from scores
+where scorer = 'given' and comparison_id is not null and score is not null
+group by prompt_id, comparison_id
+having max(score) > min(score)

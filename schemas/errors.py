@@ -1,0 +1,15 @@
+"""The one error that a user is meant to read: what, where, what was expected, what to do. Both command lines show it without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something outside the program has to change: a recipe, a file, a flag, a model. Our own mistakes are `assert`s."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence naming the nearest known word, or all of them where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known) or 'none'}"

@@ -1,0 +1,117 @@
+"""A model by its content: digests of weights, config, tokenizer and template, without loading any of them.
+
+A name is not an identity: a folder retrained under its old name must not be served from the old cache. Digests of the (large) weight files
+are remembered by size and time of change, so that naming a model costs milliseconds.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.commit import canonical, content_digest, fingerprint
+from schemas.errors import UserError
+from schemas.recipe import Model, included
+
+# What transformers writes of its own accord and what changes no number.
+_IDLE_CONFIG = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A model folder and the digests of what is in it; `positions` is the longest sequence it was made for, 0 where it has no such limit."""
+
+    path: Path
+    weights: str
+    config: str
+    tokenizer: str
+    template: str
+    template_text: str
+    template_from: str
+    positions: int
+
+    def facts(self) -> dict[str, str]:
+        return {"weights": self.weights, "config": self.config, "tokenizer": self.tokenizer, "template": self.template}
+
+
+def resolve(model: Model) -> Path:
+    """The folder of a model: the name itself where it is a folder, else the hub's (or, offline, its cache's) snapshot."""
+    if not model.name:
+        raise UserError("the recipe names no model: set name in [model] to a folder in Hugging Face form or to a name on the hub")
+    path = Path(model.name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or model.name.startswith((".", "~")) or model.name.count("/") > 1:
+        raise UserError(f"no model folder at {model.name}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(_WANTED)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model '{model.name}' is no folder here and the hub does not give it: {reason}") from None
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def weights_digest(path: Path) -> str:
+    """Digest over the names and contents of a folder's safetensors files."""
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        other = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)), None)
+        raise UserError(f"{path} has no *.safetensors" + (f" (only {other}, which can hold code: convert it)" if other else ""))
+    return fingerprint([[file.name, content_digest(file)] for file in files])
+
+
+def config_digest(path: Path) -> str:
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} has no config.json: it is not a model folder in Hugging Face form")
+    return fingerprint({key: value for key, value in _json(path / "config.json").items() if key not in _IDLE_CONFIG})
+
+
+def _tokenizer_digest(path: Path) -> str:
+    known = {name: content_digest(path / name) for name in _TOKENIZER_FILES if (path / name).exists()}
+    settings = {key: value for key, value in _json(path / "tokenizer_config.json").items() if key not in ("chat_template", "name_or_path")}
+    if not known:
+        raise UserError(f"{path} has no tokenizer.json (nor tokenizer.model or vocab.json)")
+    return fingerprint([known, settings])
+
+
+def _template(model: Model, path: Path) -> tuple[str, str]:
+    """The template's text, and where it is from."""
+    if model.chat_template:
+        return Path(included("prompts", model.chat_template, ".jinja")).read_text(), f"model.chat_template = {model.chat_template}"
+    if (path / "chat_template.jinja").exists():
+        return (path / "chat_template.jinja").read_text(), "the model's own"
+    own = _json(path / "tokenizer_config.json").get("chat_template")
+    if isinstance(own, list):  # several named ones
+        own = next((item["template"] for item in own if item.get("name") == "default"), None)
+    if own:
+        return own, "the model's own"
+    return included("prompts", model.template, ".jinja").read_text(), f"model.template = {model.template}"
+
+
+def identify(model: Model) -> Identity:
+    """Digests of a model; raises UserError where the folder is not a safetensors model with a tokenizer."""
+    path = resolve(model)
+    text, origin = _template(model, path)
+    config = _json(path / "config.json")
+    limits = config.get("text_config") or config
+    return Identity(
+        path=path,
+        weights=weights_digest(path),
+        config=config_digest(path),
+        tokenizer=_tokenizer_digest(path),
+        template=hashlib.sha256(canonical(text)).hexdigest()[:12],
+        template_text=text,
+        template_from=origin,
+        positions=int(limits.get("max_position_embeddings") or limits.get("n_positions") or 0),
+    )

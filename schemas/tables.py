@@ -1,0 +1,103 @@
+"""The six tables: every column once, with what it holds.
+
+A table is the union of all finished folders that add rows to it. The comments travel in the files, so `DESCRIBE` is never the only documentation.
+"""
+
+import pyarrow as pa
+
+
+def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"comment": comment})
+
+
+IDS = pa.list_(pa.int32())
+LOGPS = pa.list_(pa.float32())
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+GIVEN = pa.list_(pa.struct([("comparison_id", pa.string()), ("text", pa.string()), ("score", pa.float64())]))
+
+TABLES: dict[str, pa.Schema] = {
+    "prompts": pa.schema([
+        _column("prompt_id", pa.string(), "digest of the messages; also settles the shard and the split"),
+        _column("messages", MESSAGES, "the prompt as turns: role (system, user, assistant) and content, the last one the user's"),
+        _column("prompt", pa.string(), "the last user message, for people and for SQL"),
+        _column("given", GIVEN, "responses that came with the prompt; those of one input row share a comparison_id"),
+        _column("file", pa.string(), "name of the input file where the prompt was first seen"),
+        _column("line", pa.int64(), "line (JSON Lines) or element (JSON array, Parquet) in that file, from 1"),
+    ]),
+    "responses": pa.schema([
+        _column("response_id", pa.string(), "digest of the prompt_id and the text"),
+        _column("prompt_id", pa.string(), "the prompt answered"),
+        _column("source", pa.string(), "given, generated or rewritten"),
+        _column("parent_id", pa.string(), "the response this one is a rewrite of, else null"),
+        _column("text", pa.string(), "the response"),
+        _column("response_ids", IDS, "token ids as sampled, else null: a given text is tokenised by logprobs"),
+    ]),
+    "scores": pa.schema([
+        _column("prompt_id", pa.string(), "the prompt answered"),
+        _column("response_id", pa.string(), "the response rated"),
+        _column("scorer", pa.string(), "who rates: given (the data's own preference or score) or a judge"),
+        _column("comparison_id", pa.string(), "responses rated against each other share it; null for a rating that stands alone"),
+        _column("score", pa.float64(), "higher is better; a given preference is 1 for chosen and 0 for rejected"),
+    ]),
+    "logprobs": pa.schema([
+        _column("prompt_id", pa.string(), "the prompt answered"),
+        _column("response_id", pa.string(), "the response scored"),
+        _column("context", pa.string(), "what stood before the response: plain (the prompt alone)"),
+        _column("prompt_ids", IDS, "token ids of the rendered prompt"),
+        _column("response_ids", IDS, "token ids of the response, its end-of-sequence token included"),
+        _column("token_logps", LOGPS, "reference log-prob of each response token, nat, float32"),
+        _column("logps", pa.float64(), "their sum, taken in float64"),
+        _column("truncated", pa.string(), "what max_length cut off: prompt, response or both; else null"),
+    ]),
+    "pairs": pa.schema([
+        _column("pair_id", pa.string(), "digest of the two response ids"),
+        _column("prompt_id", pa.string(), "the prompt both responses answer"),
+        _column("chosen_response_id", pa.string(), "the response preferred"),
+        _column("rejected_response_id", pa.string(), "the other one"),
+        _column("split", pa.string(), "train or test, by the prompt's digest"),
+        _column("source", pa.string(), "source of the chosen response"),
+        _column("chosen_score", pa.float64(), "score of the chosen response, if any"),
+        _column("rejected_score", pa.float64(), "score of the rejected response, if any"),
+        _column("prompt_ids", IDS, "token ids of the prompt, shared by both sides"),
+        _column("chosen_ids", IDS, "token ids of the chosen response"),
+        _column("rejected_ids", IDS, "token ids of the rejected response"),
+        _column("ref_chosen_token_logps", LOGPS, "reference log-prob of each chosen token, nat"),
+        _column("ref_rejected_token_logps", LOGPS, "reference log-prob of each rejected token, nat"),
+        _column("ref_chosen_logps", pa.float64(), "their sum"),
+        _column("ref_rejected_logps", pa.float64(), "their sum"),
+        _column("prompt_length", pa.int32(), "tokens"),
+        _column("chosen_length", pa.int32(), "tokens"),
+        _column("rejected_length", pa.int32(), "tokens"),
+        _column("prompt", pa.string(), "the last user message, for people"),
+        _column("chosen", pa.string(), "the chosen text, for people"),
+        _column("rejected", pa.string(), "the rejected text, for people"),
+    ]),
+    "rejects": pa.schema([
+        _column("stage", pa.string(), "the stage that refused the row"),
+        _column("reason", pa.string(), "a short code to group by"),
+        _column("detail", pa.string(), "what exactly was wrong"),
+        _column("file", pa.string(), "name of the input file"),
+        _column("line", pa.int64(), "line or element in it, from 1"),
+        _column("prompt_id", pa.string(), "the prompt, once it has an id"),
+        _column("response_id", pa.string(), "the response, once it has an id"),
+        _column("raw", pa.string(), "the row as it was read, bytes that are no UTF-8 shown as \\x.."),
+    ]),
+}  # fmt: skip
+
+
+def table(name: str, columns: dict[str, list] | None = None) -> pa.Table:
+    """Rows of a table from columns; a column left out is null throughout. No columns: an empty table."""
+    schema, columns = TABLES[name], columns or {}
+    unknown = columns.keys() - set(schema.names)
+    assert not unknown, f"{name} has no column {unknown}"
+    length = len(next(iter(columns.values()), []))
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name)
+        if values is None:
+            arrays.append(pa.nulls(length, field.type))
+        elif isinstance(values, pa.Array | pa.ChunkedArray):
+            arrays.append(values.cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)

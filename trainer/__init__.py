@@ -1,0 +1,1 @@
+"""Pairs to a policy, without a reference model: its log-probs come from disk."""

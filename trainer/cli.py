@@ -1,0 +1,67 @@
+"""The command `trainer`: pairs to a policy. Imports are inside the commands: `--help` must not wait for torch."""
+
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from schemas.errors import UserError
+
+
+class Group(click.Group):
+    """A UserError is one clear sentence, on rank 0 alone; Ctrl-C says what is kept."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if os.environ.get("RANK", "0") == "0":
+                click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\nstopped; the last checkpoint is kept: run the same command to go on from it", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="prefmill", message="prefmill %(version)s")
+def main() -> None:
+    """Optimise a policy on cached pairs, without a reference model in memory."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("prefmill").setLevel(logging.INFO)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder that `engine precompute` made.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the recipe's own; may be given several times.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last checkpoint of the same settings, or start them again.")
+def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None:
+    """Train as [train] of a RECIPE says, on the pairs of a run folder.
+
+    The model, and all else that is not [train], is what the run was made with. Other settings make another folder train-<fingerprint> in
+    it; the same ones go on where they stopped. Under torchrun, one process a GPU.
+
+    \b
+    Example:
+      trainer run pipelines/recipes/dpo.toml -o runs/hh --set train.max_steps=50
+      torchrun --nproc-per-node 8 -m trainer.cli run pipelines/recipes/dpo.toml -o runs/hh
+    """
+    from schemas.manifest import read_plan
+    from schemas.recipe import Recipe, load
+
+    given = load(recipe, settings)
+    read_plan(run)  # says clearly where this is no run
+    made = load(run / "recipe.toml")
+    sections = made.sections | {"train": given.section("train")}
+    if "model" in given.sections and given.section("model").name:
+        sections["model"] = given.section("model")
+
+    from trainer.train import train
+
+    train(run, Recipe(sections, given.seed), resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""One side of a batch of pairs: per-token log-probs of policy and reference over the response's tokens."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Side:
+    """All (B, T), nat; 0 where `mask` is 0, which is right of the response's last token. Gradients flow through `token_logps` alone."""
+
+    token_logps: torch.Tensor
+    ref_token_logps: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def logps(self) -> torch.Tensor:
+        """(B,) log π(y|x), summed over the response's tokens."""
+        return self.token_logps.sum(-1)
+
+    @property
+    def ref_logps(self) -> torch.Tensor:
+        """(B,) log ref(y|x)."""
+        return self.ref_token_logps.sum(-1)
+
+    @property
+    def token_logratios(self) -> torch.Tensor:
+        """(B, T) log π − log ref."""
+        return self.token_logps - self.ref_token_logps
+
+    @property
+    def logratios(self) -> torch.Tensor:
+        """(B,) log π(y|x) − log ref(y|x): differences first, since the two sums are large and nearly equal."""
+        return self.token_logratios.sum(-1)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(B,) tokens."""
+        return self.mask.sum(-1)

@@ -1,0 +1,256 @@
+"""The training loop, read from top to bottom.
+
+A step is a function of (weights, optimizer state, step number): the pairs by (seed, step), no dropout, no other randomness. So a run that
+is killed and started again ends in the same bytes on the same number of ranks, and with other ranks in the same numbers up to rounding.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from transformers import PreTrainedModel, get_scheduler
+
+from schemas.commit import commit_bytes, commit_json, fingerprint, sweep
+from schemas.errors import UserError, did_you_mean
+from schemas.identity import config_digest, resolve, weights_digest
+from schemas.manifest import read_json
+from schemas.recipe import Recipe, Train, dump
+from trainer import checkpoint, data, dist, losses, metrics
+from trainer.data import Pair, Pairs
+from trainer.dist import Ranks
+from trainer.model import load, sides
+
+OPTIMIZERS = ("adamw", "rmsprop")
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+DTYPES = ("float32", "bfloat16")
+# Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
+_NOT_FACTS = ("micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance", "tensorboard", "options", "gradient_checkpointing")
+
+
+def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
+    """Trains the recipe's model on the run's pairs; returns the last checkpoint. See `trainer run --help`."""
+    config: Train = recipe.section("train")
+    loss, loss_config = losses.choose(config)
+    _check(config)
+    pairs = data.open_pairs(run)
+    source = resolve(recipe.section("model"))
+    policy = {"weights": weights_digest(source), "config": config_digest(source)}
+    _same_model(policy, pairs, source)
+    total = config.max_steps if config.max_steps > 0 else config.epochs * data.steps_per_epoch(pairs, config.batch_size)
+    facts = _facts(config, loss_config, pairs, policy, recipe.seed)
+    folder = run / f"train-{fingerprint(facts)}"
+    if resume and (folder / "manifest.json").exists():
+        print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
+        return checkpoint.path_of(folder, total)
+
+    ranks = dist.start(recipe.section("model").device)
+    if ranks.first:
+        _open(folder, facts, recipe, resume)
+    ranks.wait()
+    start = max(checkpoint.steps(folder), default=0)
+    model = load(checkpoint.path_of(folder, start) if start else source, ranks.device, config.gradient_checkpointing)
+    optimizer = _optimizer(model, config)
+    warmup = config.warmup_steps or round(config.warmup_ratio * total)
+    scheduler = get_scheduler(SCHEDULES[config.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    if start:
+        checkpoint.restore(checkpoint.path_of(folder, start), optimizer, scheduler)
+    log = metrics.Log(folder, start, total, config.tensorboard) if ranks.first else None
+    if log:
+        log.say(f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
+                f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")  # fmt: skip
+
+    stepping = Stepping(model, loss, loss_config, config, ranks)
+    batches = data.global_batches(pairs, config.batch_size, recipe.seed, start)
+    begun = time.monotonic()
+    try:
+        for step in range(start + 1, total + 1):
+            epoch, batch = next(batches)
+            if step == 1:
+                _agree(stepping, batch, pairs, run, log)
+                _evaluate(stepping, pairs, 0, log)
+
+            totals, tokens = stepping.backward(batch)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))
+            _finite(norm, step, batch)
+            rate = scheduler.get_last_lr()[0]
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            if log:
+                place = epoch + (1 + (step - 1) % data.steps_per_epoch(pairs, config.batch_size)) / data.steps_per_epoch(pairs, config.batch_size)
+                log.step(step, {"epoch": place, **metrics.means(totals), "grad_norm": norm.item(), "learning_rate": rate}, tokens)
+            if step == total or (config.eval_every and step % config.eval_every == 0):
+                _evaluate(stepping, pairs, step, log)
+            if step == total or (config.save_every and step % config.save_every == 0):
+                if ranks.first:
+                    checkpoint.save(folder, step, model, optimizer, scheduler, source, config.keep)
+                ranks.wait()
+        last = checkpoint.path_of(folder, total)
+        if log:
+            commit_json(folder / "manifest.json", {"facts": facts, "steps": total, "checkpoint": last.name, "weights": weights_digest(last), "metrics": _last(folder)})
+            log.say(f"{total - start} steps in {time.monotonic() - begun:.0f} s; policy: {last}; curves: {folder / 'metrics.jsonl'}")
+        ranks.wait()
+    finally:
+        batches.close()
+        if log:
+            log.close()
+        dist.stop()
+    return last
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepping:
+    """What every forward of a run shares."""
+
+    model: PreTrainedModel
+    loss: ModuleType
+    loss_config: object
+    config: Train
+    ranks: Ranks
+
+    def forward(self, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B,) losses, the metrics' sums, and the gaps to the cache, one a token."""
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+            chosen, rejected = sides(self.model, part, self.ranks.device)
+        found = self.loss.loss(chosen, rejected, self.loss_config)
+        gaps = torch.cat([side.token_logratios[side.mask.bool()] for side in (chosen, rejected)]).detach().abs()
+        return found, metrics.sums(found, chosen, rejected, getattr(self.loss_config, "beta", 1.0)), gaps
+
+    def micro_batches(self, batch: list[Pair]) -> list[list[Pair]]:
+        """This rank's part of a global batch, in pieces."""
+        return data.micro_batches(data.deal(batch, self.ranks.rank, self.ranks.world_size), self.budget)
+
+    @property
+    def budget(self) -> int:
+        # On a CPU short rows stay in its caches; a GPU wants long ones.
+        return self.config.micro_batch_tokens or (2048 if self.ranks.device.type == "cpu" else 16384)
+
+    def backward(self, batch: list[Pair]) -> tuple[torch.Tensor, int]:
+        """Gradients of the global batch's mean loss on every rank; the metrics' sums and the tokens of all ranks."""
+        totals, bad = metrics.none(self.ranks.device), []
+        for part in self.micro_batches(batch):
+            found, sums, _ = self.forward(part)
+            bad += [pair.pair_id for pair, fine in zip(part, found.isfinite().tolist(), strict=True) if not fine]
+            (found.sum() / len(batch)).backward()
+            totals += sums
+        self.ranks.sum(totals)
+        # Every rank sees the same sum, so all of them stop here or none does.
+        if not totals.isfinite().all():
+            raise UserError(f"the loss of these pairs is not finite: {', '.join(sorted(self.ranks.gather(bad))[:20]) or 'unknown'}; look at them with "
+                            "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help")  # fmt: skip
+        self.ranks.sum_gradients(self.model.parameters())
+        return totals, sum(pair.tokens for pair in batch)
+
+
+def _check(config: Train) -> None:
+    for key, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES)), ("dtype", DTYPES)):
+        if getattr(config, key) not in known:
+            raise UserError(f"train.{key} = {getattr(config, key)}: {did_you_mean(getattr(config, key), known)}")
+    for key in ("batch_size", "epochs"):
+        if getattr(config, key) < 1:
+            raise UserError(f"train.{key} = {getattr(config, key)}: expected 1 or more")
+    if config.learning_rate <= 0:
+        raise UserError(f"train.learning_rate = {config.learning_rate}: expected a number above 0")
+
+
+def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
+    reference = pairs.facts["reference"]
+    for key, digest in policy.items():
+        if reference[key] != digest:
+            raise UserError(f"the cache was made with other {key}: {pairs.folder.name} has {key} {reference[key]}, {source} has {digest}; run `engine precompute` again "
+                            "with this model, or point model.name to the one it was made with")  # fmt: skip
+
+
+def _facts(config: Train, loss_config: object, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
+    kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_FACTS}
+    assert dataclasses.is_dataclass(loss_config) and not isinstance(loss_config, type)
+    return json.loads(json.dumps({"pairs": pairs.folder.name, "policy": policy, "seed": seed, "train": kept, config.loss: dataclasses.asdict(loss_config)}))
+
+
+def _open(folder: Path, facts: dict, recipe: Recipe, resume: bool) -> None:
+    folder.mkdir(exist_ok=True)
+    sweep(folder)
+    if not resume:
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for step in checkpoint.steps(folder):
+            checkpoint.remove(folder, step)
+    commit_json(folder / "facts.json", facts)
+    commit_bytes(folder / "recipe.toml", dump(recipe))
+
+
+def _optimizer(model: PreTrainedModel, config: Train) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas), fused=next(model.parameters()).is_cuda)
+
+
+@torch.no_grad()
+def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, run: Path, log: metrics.Log | None) -> None:
+    """The proof, before the first update, that cache and policy are one model: the loss is what its law says, the per-token gap is noise."""
+    totals, gaps = metrics.none(stepping.ranks.device), torch.zeros(0, device=stepping.ranks.device)
+    for part in stepping.micro_batches(batch):
+        _, sums, some = stepping.forward(part)
+        totals, gaps = totals + sums, torch.cat([gaps, some])
+    found = stepping.ranks.gather([(gaps.double().sum().item(), gaps.max().item() if len(gaps) else 0.0, len(gaps))])
+    mean, most = sum(total for total, _, _ in found) / sum(count for _, _, count in found), max(most for _, most, _ in found)
+    value, law = metrics.means(stepping.ranks.sum(totals))["loss"], stepping.loss.at_start(stepping.loss_config)
+    exact = stepping.config.dtype == "float32" and pairs.facts["reference"]["dtype"] == "float32"
+    tolerance = stepping.config.tolerance or (1e-3 if exact else 0.05)
+    said = f"step 0: loss {value:.6f}" + (f" (law: {law:.6f})" if law is not None else "") + f"; gap between cache and policy, nat a token: mean {mean:.2g}, largest {most:.2g}"
+    if log:
+        log.say(said)
+    # Not `mean > tolerance`: NaN must not pass.
+    if not mean <= tolerance:
+        raise UserError(f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
+                        f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {run} were changed; "
+                        "run `engine precompute` again in this dtype, or raise train.tolerance")  # fmt: skip
+
+
+@torch.no_grad()
+def _evaluate(stepping: Stepping, pairs: Pairs, step: int, log: metrics.Log | None) -> None:
+    """The metrics over the test split, written as eval_*."""
+    if not pairs.count("test"):
+        return
+    totals = metrics.none(stepping.ranks.device)
+    for batch in _groups(data.held_out(pairs), stepping.config.batch_size * stepping.ranks.world_size):
+        for part in stepping.micro_batches(batch):
+            totals += stepping.forward(part)[1]
+    values = metrics.means(stepping.ranks.sum(totals), "eval_")
+    if log:
+        log.write(step, values)
+        log.say(f"test at step {step}: loss {values['eval_loss']:.4f}  accuracy {values['eval_rewards/accuracies']:.3f}  margin {values['eval_rewards/margins']:.4f}  "
+                f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}")  # fmt: skip
+
+
+def _groups(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:
+    group: list[Pair] = []
+    for pair in pairs:
+        group.append(pair)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _finite(norm: torch.Tensor, step: int, batch: list[Pair]) -> None:
+    """The norm is of the summed gradients, so every rank finds the same."""
+    if not norm.isfinite():
+        shown = ", ".join(sorted(pair.pair_id for pair in batch)[:20])
+        raise UserError(f"the gradient of step {step} is not finite; its pairs: {shown}{' …' if len(batch) > 20 else ''}")
+
+
+def _last(folder: Path) -> dict:
+    """The last value of every metric."""
+    found: dict = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        found |= json.loads(line)
+    return found
