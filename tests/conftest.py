@@ -1,0 +1,95 @@
+"""Small real models and data for the tests. Nothing here is a mock: they are the shapes users bring, made small."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Remembered digests of a test run must not outlive it."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory) -> Path:
+    """A Llama with random weights, a chat template of its own and a word-and-digit tokenizer."""
+    from pipelines.sandbox.make import new_model, save
+
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer, model = new_model(3, hidden_size=48, intermediate_size=80, num_hidden_layers=2)
+    save(tokenizer, model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """A byte-level BPE with BOS added by the tokenizer itself and no chat template: the other kind that users bring."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(["the quick brown fox asks the user: what is the answer?\n\nAssistant:\nthe answer is the fox"] * 8, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory) -> Path:
+    """303 preference rows, gzipped JSON Lines."""
+    from pipelines.sandbox.make import problems
+
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        for problem in problems(5, 303):
+            file.write(json.dumps(problem) + "\n")
+    return path
+
+
+def settings(**values) -> list[str]:
+    """section__key=value as --set arguments."""
+    return [word for name, value in values.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
+
+
+def command(*words: object, code: int = 0, **kwargs) -> subprocess.CompletedProcess:
+    """Runs `engine` or `trainer` as a user does; the output is in the failure's message."""
+    module, *rest = map(str, words)
+    done = subprocess.run([sys.executable, "-m", f"{module}.cli", *rest], capture_output=True, text=True, cwd=kwargs.pop("cwd", ROOT), timeout=kwargs.pop("timeout", 300), **kwargs)
+    assert done.returncode == code, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+RECIPE = ROOT / "pipelines" / "recipes" / "dpo.toml"
+
+
+@pytest.fixture(scope="session")
+def precompute_words(model_path, pairs_file):
+    """The command line of a small precompute in five shards, less its -o."""
+    return ["engine", "precompute", RECIPE, *settings(prompts__source=pairs_file, prompts__shards=5, model__name=model_path, pairs__test_share=0.1)]
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory, precompute_words) -> Path:
+    """A finished run; tests read it and leave it as it is."""
+    run = tmp_path_factory.mktemp("runs") / "made"
+    command(*precompute_words, "-o", run)
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes by its path below the folder; the lock and the events for people are not part of what was made."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}

@@ -1,0 +1,121 @@
+"""The embedded model: log-probs equal an independent dense computation; a sample depends on its prompt and seed alone."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from engine.models import Sampling
+from engine.models.hf import HF, _batches, _top_p
+from schemas.errors import UserError
+from schemas.recipe import Logprobs, Model, Recipe
+
+
+def open_hf(path, **logprobs):
+    return HF(Recipe({"model": Model(name=str(path)), "logprobs": Logprobs(**logprobs)}), "cpu")
+
+
+@pytest.fixture(scope="module")
+def work():
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(0, 40, n).tolist() for n in (5, 11, 2, 23, 8)]
+    responses = [[draw.integers(0, 40, n).tolist() for n in lengths] for lengths in ((3, 9), (1,), (7, 2, 4, 6), (), (12, 5, 1))]
+    return prompts, responses
+
+
+@pytest.mark.parametrize("batch_tokens", [10, 33, 4096])
+def test_logprobs_are_dense_ones_whatever_the_batch(model_path, work, batch_tokens):
+    prompts, responses = work
+    found = open_hf(model_path, batch_tokens=batch_tokens).logprobs(prompts, responses)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    for prompt, group, scored in zip(prompts, responses, found, strict=True):
+        assert len(group) == len(scored)
+        for response, logps in zip(group, scored, strict=True):
+            with torch.no_grad():
+                want = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+            assert logps.dtype == np.float32
+            np.testing.assert_allclose(logps, want.gather(1, torch.tensor(response)[:, None])[:, 0], atol=1e-5)
+
+
+def test_the_prompt_is_run_once_for_its_responses(model_path, work):
+    model = open_hf(model_path, batch_tokens=4096)
+    fed = []
+    model._model.model.embed_tokens.register_forward_hook(lambda module, args, out: fed.append(args[0].numel()))
+    prompts, responses = work
+    model.logprobs(prompts, responses)
+    assert sum(fed) == sum(len(prompt) for prompt, group in zip(prompts, responses, strict=True) if group) + sum(len(r) - 1 for group in responses for r in group)
+
+
+def test_batches_hold_each_response_once_within_the_budget(work):
+    prompts, responses = work
+    batches = _batches(prompts, responses, 20)
+    assert sorted((i, k) for batch in batches for i, chosen in batch for k in chosen) == [(i, k) for i, group in enumerate(responses) for k in range(len(group))]
+    for batch in batches:
+        tokens = sum(len(prompts[i]) + sum(len(responses[i][k]) for k in chosen) for i, chosen in batch)
+        assert tokens <= 20 or (len(batch) == 1 and len(batch[0][1]) == 1)
+
+
+def test_a_sample_is_a_function_of_prompt_and_seed(model_path, work, monkeypatch):
+    prompts, _ = work
+    seeds = [[100 * i + k for k in range(3)] for i in range(len(prompts))]
+    sampling = Sampling(n=3, temperature=1.3, top_p=0.95, max_tokens=9)
+    model = open_hf(model_path)
+    together = model.generate(prompts, seeds, sampling)
+    monkeypatch.setattr("engine.models.hf._GENERATE_ROWS", 2)
+    apart = model.generate(prompts, seeds, sampling)
+    assert [[s.ids for s in group] for group in together] == [[s.ids for s in group] for group in apart]
+    assert len({tuple(s.ids) for group in together for s in group}) > 10
+    alone = model.generate(prompts[2:3], [[seeds[2][1]]], Sampling(n=1, temperature=1.3, top_p=0.95, max_tokens=9))
+    assert alone[0][0].ids == together[2][1].ids
+
+
+def test_a_samples_log_probs_are_those_of_the_scoring_pass(model_path, work):
+    prompts, _ = work
+    model = open_hf(model_path)
+    samples = model.generate(prompts, [[i, i + 50] for i in range(5)], Sampling(n=2, temperature=0.7, max_tokens=12))
+    scored = model.logprobs(prompts, [[s.ids for s in group] for group in samples])
+    for group, logps in zip(samples, scored, strict=True):
+        for sample, want in zip(group, logps, strict=True):
+            np.testing.assert_allclose(sample.token_logps, want, atol=2e-5)
+            assert sample.finish_reason == ("stop" if sample.ids[-1] in model.text.stop_ids else "length")
+            assert not set(sample.ids[:-1]) & model.text.stop_ids
+
+
+def test_greedy_is_the_most_likely_token(model_path, work):
+    prompts, _ = work
+    model = open_hf(model_path)
+    for prompt, (sample,) in zip(prompts, model.generate(prompts, [[0]] * 5, Sampling(temperature=0.0, max_tokens=6)), strict=True):
+        ids = list(prompt)
+        with torch.no_grad():
+            for token in sample.ids:
+                model._model.config._attn_implementation = "sdpa"
+                assert model._model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item() == token
+                ids.append(token)
+
+
+def test_sampling_follows_the_distribution(model_path):
+    """4,000 draws of one next token against its probabilities: chi-squared far below its 0.999 quantile's double."""
+    model, prompt = open_hf(model_path), [7, 3, 9]
+    draws = model.generate([prompt], [list(range(4000))], Sampling(n=4000, temperature=1.0, max_tokens=1))[0]
+    with torch.no_grad():
+        model._model.config._attn_implementation = "sdpa"
+        p = model._model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy()
+    seen = np.bincount([draw.ids[0] for draw in draws], minlength=len(p))
+    assert ((seen - 4000 * p) ** 2 / (4000 * p)).sum() < len(p) + 4 * (2 * len(p)) ** 0.5
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    p = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.05, 0.9, 0.03, 0.02]])
+    kept = _top_p(p.log(), 0.75).isfinite()
+    assert kept.tolist() == [[True, False, True, False], [False, True, False, False]]
+
+
+@pytest.mark.parametrize(("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")])
+def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model_path, broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match=message):
+        HF(Recipe({"model": Model(name=str(broken), dtype=dtype)}), "cpu").logprobs([[1]], [[[2]]])

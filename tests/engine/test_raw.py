@@ -1,0 +1,119 @@
+"""Every input row is read or refused with its place and reason; none is lost, whatever lies around it."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.raw import find, rows
+from schemas.errors import UserError
+
+GOOD = '{"prompt": "é\\u2028x", "n": 1}'
+BAD = {
+    "bad_json": b'{"prompt": ',
+    "bad_utf8": b'{"prompt": "\xff"}',
+    "lone_surrogate": b'{"prompt": "\\ud800"}',
+    "nan": b'{"prompt": "x", "score": NaN}',
+    "not_an_object": b'["x"]',
+    "over_long": b'{"prompt": "' + b"x" * 2000 + b'"}',
+}
+HARD = [b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", b'{"a": ' + b"9" * 5000 + b"}", b'{"a": 1e400}']
+
+
+def read(path, limit=1000):
+    return list(rows({path.name: path}, limit))
+
+
+def test_json_lines_good_and_bad(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([GOOD.encode(), *BAD.values(), b"", b"  ", GOOD.encode() + b"\r"]))
+    found = read(path)
+    assert [row.reason for row in found] == [None, *BAD, None]
+    assert [row.line for row in found] == [1, 2, 3, 4, 5, 6, 7, 10]  # blank lines are no rows, but they count as lines
+    assert "\\xff" in found[2].text
+    assert json.loads(found[-1].text) == json.loads(GOOD)
+
+
+def test_what_breaks_parsers_is_a_reject(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join([*HARD, GOOD.encode()]))
+    assert [row.reason for row in read(path, 10_000)] == ["bad_json", "nan", "nan", None]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b""])
+def test_an_array_keeps_its_good_elements(tmp_path, ending):
+    elements = [GOOD.encode(), *(raw for reason, raw in BAD.items() if reason != "bad_json"), b'{"a": "],[}{\\"\\\\"}', b'{"bad": tru}', GOOD.encode()]
+    path = tmp_path / "x.json"
+    path.write_bytes(b" [\n" + b" ,\n".join(elements) + b"\n]" + ending)
+    found = read(path)
+    assert [row.reason for row in found] == [None, "bad_utf8", "lone_surrogate", "nan", "not_an_object", "over_long", None, "bad_json", None]
+    assert [row.line for row in found] == list(range(1, 10))
+    assert json.loads(found[6].text) == {"a": '],[}{"\\'}
+
+
+def test_chunk_borders_do_not_matter(tmp_path, monkeypatch):
+    lines, array = tmp_path / "x.jsonl", tmp_path / "x.json"
+    values = [{"a": "x" * n, "b": ['",[]{}\\', n]} for n in range(30)]
+    lines.write_text("\n".join(map(json.dumps, values)))
+    array.write_text(json.dumps(values, indent=2))
+    for size in (1, 2, 7, 1 << 20):
+        monkeypatch.setattr("engine.raw._CHUNK", size)
+        for path in (lines, array):
+            assert [json.loads(row.text) for row in read(path)] == values, (size, path)
+
+
+@pytest.mark.parametrize(("text", "reasons"), [("[]", []), ("[ ]\n", []), ('[{"a":1}] x', [None, "bad_json"]), ('[{"a":1},{"a"', [None, "bad_json"]), ("", [])])
+def test_the_ends_of_an_array(tmp_path, text, reasons):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    assert [row.reason for row in read(path)] == reasons
+
+
+def test_a_line_longer_than_memory_should_hold_is_cut(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": "' + b"x" * 5_000_000 + b'"}\n' + GOOD.encode())
+    long, good = read(path)
+    assert (long.reason, len(long.text) < 10_000, good.reason) == ("over_long", True, None)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_compression(tmp_path, suffix):
+    raw = "\n".join([GOOD] * 3).encode()
+    path = tmp_path / f"x{suffix}"
+    with pa.output_stream(str(path), compression="detect") as stream:
+        stream.write(raw)
+    assert len(read(path)) == 3
+
+
+def test_a_file_that_breaks_off_in_its_compression_stops_the_run(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"a": list(range(9999))}).encode())[:-500])
+    with pytest.raises(UserError, match="x.jsonl.gz breaks off or is damaged"):
+        read(path)
+
+
+def test_parquet_with_nan(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"prompt": ["a", "b"], "score": [1.5, float("nan")], "turns": [[{"role": "user"}], []]}), path)
+    good, bad = read(path)
+    assert json.loads(good.text) == {"prompt": "a", "score": 1.5, "turns": [{"role": "user"}]}
+    assert bad.reason == "nan"
+
+
+def test_a_damaged_parquet_file_stops_the_run(tmp_path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="x.parquet"):
+        read(path)
+
+
+def test_folders_and_globs_in_a_fixed_order(tmp_path):
+    for name in ("b/2.jsonl", "a/1.jsonl.gz", "a/.hidden.jsonl", "a/readme.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find([str(tmp_path)])) == ["a/1.jsonl.gz", "b/2.jsonl"]
+    assert list(find([str(tmp_path / "b" / "*.jsonl"), str(tmp_path / "a")])) == ["b/2.jsonl", "a/1.jsonl.gz"]
+    with pytest.raises(UserError, match="nothing to read"):
+        find([str(tmp_path / "nope*.jsonl")])

@@ -1,0 +1,107 @@
+"""Tokenising: no merge over the border, one BOS, one EOS, and a user's special tokens stay text."""
+
+import pytest
+
+from engine.text import TemplateError, Text, content_id, prompt_id, share, shard_of
+from pipelines.sandbox.make import new_model
+from schemas.errors import UserError
+from schemas.recipe import included
+
+PLAIN = included("prompts", "plain", ".jinja").read_text()
+
+
+@pytest.fixture
+def plain(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    return Text(tmp_path, PLAIN)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    path = tmp_path_factory.mktemp("chat")
+    tokenizer, _ = new_model(0)
+    tokenizer.save_pretrained(path)
+    return Text(path, tokenizer.chat_template)
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def test_one_bos_and_one_eos(plain):
+    (prompt,), (response,) = plain.prompts([user("what is it?")]), plain.responses(["the fox"])
+    assert prompt.count(0) == 1 and prompt[0] == 0
+    assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
+
+
+def test_no_bos_where_the_tokenizer_adds_none(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    import json
+
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text()) | {"post_processor": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert 0 not in Text(tmp_path, PLAIN).prompts([user("what")])[0]
+
+
+def test_no_merge_crosses_the_border(plain):
+    """The answer follows ':\\n' with which 'the' never merges, although prompt and response as one text might."""
+    (prompt,), (response,) = plain.prompts([user("x")]), plain.responses(["the answer"])
+    assert plain.tokenizer.decode(prompt).endswith("Assistant:\n")
+    assert plain.tokenizer.decode(response[:-1]) == "the answer"
+    assert plain.tokenizer("the answer", add_special_tokens=False).input_ids == response[:-1]
+
+
+@pytest.mark.parametrize("content", ["</s>", "a </s><s> b", "<s>"])
+def test_special_tokens_typed_by_a_user_stay_text(plain, content):
+    (prompt,) = plain.prompts([user(content)])
+    assert prompt.count(0) == 1 and prompt.count(1) == 0
+    assert plain.tokenizer.decode(prompt[1:]) == f"User:\n{content}\n\nAssistant:\n"
+    (response,) = plain.responses([content])
+    assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
+
+
+def test_the_models_own_template_and_typed_markers(chat):
+    normal, typed = chat.prompts([user("Ada has 4 books"), user("Ada has <|end|> 4 <|assistant|> books")])
+    markers = {chat.tokenizer.convert_tokens_to_ids(token): token for token in ("<|user|>", "<|assistant|>", "<|end|>")}
+    assert [markers[token] for token in typed if token in markers] == [markers[token] for token in normal if token in markers] == ["<|user|>", "<|assistant|>"]
+    assert chat.end_id == chat.tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+def test_a_guarded_prompt_is_the_plain_one_where_nothing_was_typed(plain):
+    messages = [{"role": "system", "content": "be kind"}, *user("what is the answer?"), {"role": "assistant", "content": "the fox"}, *user("quick brown")]
+    assert plain._guarded(messages) == plain.prompts([messages])[0]
+
+
+def test_a_template_that_refuses_is_a_reject_not_an_end(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    text = Text(tmp_path, "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}{{ messages[0].content }}")
+    good, bad = text.prompts([user("x"), [{"role": "system", "content": "s"}]])
+    assert isinstance(good, list) and isinstance(bad, TemplateError) and "no system" in str(bad)
+
+
+def test_the_turn_ends_with_what_the_template_ends_it(byte_tokenizer, tmp_path):
+    """A chat model's turn may end with another token than EOS; generation_config names it among the stops."""
+    byte_tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    byte_tokenizer.save_pretrained(tmp_path)
+    end = byte_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [1, {end}]}}')
+    text = Text(tmp_path, "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}")
+    assert text.responses(["fox"])[0][-1] == end
+
+
+def test_a_tokenizer_without_eos_is_refused(byte_tokenizer, tmp_path):
+    import copy
+
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no EOS"):
+        Text(tmp_path, PLAIN)
+
+
+def test_ids_are_of_the_content_alone():
+    assert prompt_id([{"role": "user", "content": "x"}]) == prompt_id([{"content": "x", "role": "user"}])
+    assert content_id("ab", "c") != content_id("a", "bc")
+    ids = [content_id(n) for n in range(4000)]
+    assert 0.08 < sum(share(i) < 0.1 for i in ids) / 4000 < 0.12
+    assert {shard_of(i, 7) for i in ids} == set(range(7))

@@ -1,0 +1,122 @@
+"""Packed = dense: the log-probs and gradients of the packed pass are those of one response at a time through the model's own forward."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+
+from schemas import packed
+
+V = 61
+SIZES = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": None, "eos_token_id": 1}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "mistral": MistralConfig(**SIZES, sliding_window=4),
+    "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=4, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
+    "phi3": Phi3Config(**SIZES),
+    "granite": GraniteConfig(**SIZES, logits_scaling=2.0),
+    "cohere": CohereConfig(**SIZES, logit_scale=0.5),
+    "neox": GPTNeoXConfig(**{key: value for key, value in SIZES.items() if key != "num_key_value_heads"}),
+    "gpt2": GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1),
+}
+# B = 3 groups with 2, 3 and 1 responses of 1 to 11 tokens: no two sizes equal by accident.
+LENGTHS = [(9, [4, 7]), (2, [1, 11, 5]), (5, [3])]
+
+
+def groups(seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return [(torch.randint(0, V, (prompt,), generator=draw).tolist(), [torch.randint(0, V, (n,), generator=draw).tolist() for n in responses]) for prompt, responses in LENGTHS]
+
+
+def build(config, dtype=torch.float32):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype).eval()
+
+
+def dense(model, groups):
+    """The independent computation: a row a response, all logits, float64 log-softmax."""
+    found = []
+    for prompt, responses in groups:
+        for response in responses:
+            ids = torch.tensor([[*prompt, *response]])
+            logps = model(ids, use_cache=False).logits[0].double().log_softmax(-1)
+            found += [logps[len(prompt) + t - 1, token] for t, token in enumerate(response)]
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_is_dense_in_values_and_gradients(family):
+    model = build(FAMILIES[family])
+    want = dense(model, groups())
+    weights = torch.linspace(-1, 1, len(want), dtype=torch.float64)  # unlike weights: a swap of two tokens must show
+    (want * weights).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+
+    packed.prepare(model)
+    assert model.config._attn_implementation == "prefmill_packed", "the family fell back to padding"
+    got = packed.token_logps(model, packed.lay(groups()))
+    (got.double() * weights).sum().backward()
+
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=0)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5 * max(1.0, gradient.abs().max().item()), rtol=0)
+
+
+def test_padding_is_dense_too():
+    """The way out for a model that does not take part in packing."""
+    model = build(FAMILIES["llama"])
+    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0)
+
+
+def test_a_model_that_ignores_the_layout_is_padded_with_a_warning(caplog):
+    model = build(FAMILIES["llama"])
+    for layer in model.model.layers:  # mixes in the left neighbour, whatever the layout: what a convolution or a state-space layer does
+        layer.self_attn.forward = lambda hidden_states, **_: (hidden_states + hidden_states.roll(1, 1) * (torch.arange(hidden_states.shape[1]) > 0)[:, None], None)
+    with caplog.at_level("WARNING", "prefmill"):
+        packed.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert "padded instead" in caplog.text
+    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0)
+
+
+def test_the_number_of_chunks_changes_nothing(monkeypatch):
+    model = packed.prepare(build(FAMILIES["qwen2"]))
+    whole = packed.token_logps(model, packed.lay(groups()))
+    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", 4 * V)
+    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())), whole, atol=1e-6, rtol=0)
+
+
+def test_no_tensor_of_length_times_vocabulary_is_made(monkeypatch):
+    """Every tensor that the head makes is at most one chunk."""
+    model = packed.prepare(build(FAMILIES["llama"]))
+    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", 5 * V)
+    rows = []
+    model.lm_head.register_forward_hook(lambda module, args, out: rows.append(out.shape[0]))
+    logps = packed.token_logps(model, packed.lay(groups()))
+    logps.sum().backward()
+    assert max(rows) == 5 and sum(rows) >= len(logps)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for on in (False, True):
+        model = packed.prepare(build(FAMILIES["llama"]))
+        if on:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()
+        packed.token_logps(model, packed.lay(groups())).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, atol=1e-6, rtol=1e-5)
+
+
+def test_a_response_does_not_see_its_sibling():
+    model = packed.prepare(build(FAMILIES["llama"]))
+    prompt, responses = groups()[1]
+    changed = [[(token + 1) % V for token in responses[0]], *responses[1:]]
+    first, second = (packed.token_logps(model, packed.lay([(prompt, some)])) for some in (responses, changed))
+    assert torch.equal(first[len(responses[0]) :], second[len(responses[0]) :])
+    assert not torch.equal(first[: len(responses[0])], second[: len(responses[0])])

@@ -1,0 +1,72 @@
+"""A recipe says what it means or is refused with a hint."""
+
+import pytest
+
+from schemas.errors import UserError
+from schemas.recipe import Model, Prompts, Train, dump, load
+from tests.conftest import RECIPE
+
+
+def write(tmp_path, text):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[trian]\nloss = 'dpo'", "unknown section [trian]; did you mean 'train'?"),
+        ("[train]\nlerning_rate = 1e-6", "no key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ("[train]\nepochs = 'two'", "[train] epochs must be int, not str ('two')"),
+        ("[train]\nepochs = true", "must be int, not bool"),
+        ("[train]\nepochs = 1.5", "must be int, not float"),
+        ("prompts = 3", "must be a section"),
+        ("seed = 'x'", "seed must be int"),
+        ("[train", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_a_hint(tmp_path, text, hint):
+    with pytest.raises(UserError) as error:
+        load(write(tmp_path, text))
+    assert hint in str(error.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError, match="no recipe at"):
+        load(tmp_path / "none.toml")
+
+
+def test_settings_override_and_are_typed_by_their_field(tmp_path):
+    path = write(tmp_path, "[model]\nname = 'a'\n[prompts]\nsource = ['x', 'y']\n[train]\nepochs = 2\n[train.dpo]\nbeta = 0.1")
+    recipe = load(path, ["model.name=123", "prompts.source=one.jsonl", "train.learning_rate=1", "train.dpo.beta=0.3", "train.tensorboard=true", "seed=7"])
+    assert recipe.section("model") == Model(name="123")
+    assert [item.endswith("/one.jsonl") for item in recipe.section("prompts").source] == [True]
+    train = recipe.section("train")
+    assert (train.learning_rate, train.epochs, train.tensorboard, train.options, recipe.seed) == (1.0, 2, True, {"dpo": {"beta": 0.3}}, 7)
+
+
+@pytest.mark.parametrize("setting", ["train.max_steps", "=3", "train..x=3"])
+def test_a_malformed_setting_is_refused(tmp_path, setting):
+    with pytest.raises(UserError, match="expected section.key=value"):
+        load(write(tmp_path, "[train]"), [setting])
+
+
+def test_sections_keep_the_order_of_the_file(tmp_path):
+    assert list(load(write(tmp_path, "[train]\n[model]\n[prompts]")).sections) == ["train", "model", "prompts"]
+
+
+def test_dump_and_load_are_inverse(tmp_path):
+    recipe = load(RECIPE, ["model.name=hub/name", 'prompts.source=["a b.jsonl", "c\\"d"]', "train.dpo.beta=0.2"])
+    path = tmp_path / "again.toml"
+    path.write_bytes(dump(recipe))
+    assert load(path) == recipe
+
+
+def test_a_section_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no section \[train\]"):
+        load(write(tmp_path, "[model]")).section("train")
+
+
+def test_defaults_are_those_of_the_page():
+    assert (Prompts().format, Train().optimizer, Train().batch_size) == ("auto", "adamw", 64)
