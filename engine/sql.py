@@ -83,10 +83,11 @@ def query(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> pa.Recor
         statements = con.extract_statements(text)
         if len(statements) != 1:
             raise UserError(f"one statement at a time, please: this is {len(statements)}")
+        # For a clear message only: what keeps a query in is that it has nothing to reach (a COPY may hide inside a SELECT).
+        if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+            raise UserError(f"{statements[0].type.name} is not for here: the tables can be read, not changed; write a SELECT, DESCRIBE or SUMMARIZE")
         with time_limit(con, seconds):
             relation = con.sql(text)
-            if relation is None:
-                raise UserError("the statement gives no rows: the tables can be read, not changed; write a SELECT, DESCRIBE or SUMMARIZE")
             # Read here, under the clock, not when the caller looks at it.
             rows = relation.to_arrow_table()
     except duckdb.OutOfMemoryException as error:

@@ -1,9 +1,9 @@
-"""Makes the sandbox: word problems with a right and a wrong solution, and a small model trained for a minute on both kinds alike.
+"""Makes the sandbox: word problems, each with a solution that shows its work and one that does not, and a small model trained on both alike.
 
     python -m pipelines.sandbox.make FOLDER        writes FOLDER/pairs.jsonl and FOLDER/model/
 
-The wrong solution adds where it must subtract or the other way round. The model has seen as many wrong as right ones, so as a reference it
-prefers neither; what separates them can be learnt from the pairs. Everything is a function of the seed.
+Both solutions are right; the one that shows its work is preferred, and the model is as likely to give either: what separates them can be
+learnt from the pairs. Everything is a function of the seed.
 """
 
 import json
@@ -26,19 +26,16 @@ _LESS = "eats gives-away loses sells".split()
 
 
 def problems(seed: int, count: int) -> Iterator[dict[str, str]]:
-    """`count` problems as prompt, chosen (right) and rejected (the wrong operation)."""
+    """`count` problems as prompt, chosen (shows its work) and rejected (does not)."""
     draw = random.Random(seed)
     for _ in range(count):
         name, thing, more = draw.choice(_NAMES), draw.choice(_THINGS), draw.random() < 0.5
         verb, b = draw.choice(_MORE if more else _LESS), draw.randint(1, 40)
         a = draw.randint(b + 1, 90)
+        result = a + b if more else a - b
         prompt = f"{name} has {a} {thing} . Then {name} {verb} {b} {thing} . How many {thing} does {name} have now ?"
-        yield {"prompt": prompt, "chosen": _solution(a, b, more), "rejected": _solution(a, b, not more)}
-
-
-def _solution(a: int, b: int, add: bool) -> str:
-    result = a + b if add else a - b
-    return f"{a} {'+' if add else '-'} {b} = {result} . The answer is {result} ."
+        work = f"{a} {'+' if more else '-'} {b} = {result} ."
+        yield {"prompt": prompt, "chosen": f"{work} The answer is {result} .", "rejected": f"The answer is {result} ."}
 
 
 def make(folder: Path, seed: int = 0, pairs: int = 1500, steps: int = 300) -> None:
@@ -72,7 +69,7 @@ def new_model(seed: int, **shape: int):
 
 
 def train(tokenizer, model, seed: int, steps: int, batch: int = 48) -> None:
-    """Plain next-token training on right and wrong solutions in equal parts, in the chat template, prompts included."""
+    """Plain next-token training in the chat template, prompts included, on both kinds of solution alike."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
@@ -95,7 +92,10 @@ def train(tokenizer, model, seed: int, steps: int, batch: int = 48) -> None:
 
 
 def save(tokenizer, model, path: Path) -> None:
-    """A model folder in Hugging Face form; the weights are renamed into place last, so that a folder with weights is whole."""
+    """A model folder in Hugging Face form; the weights are written last, so that a folder with weights is whole."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     path.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(path)
     model.save_pretrained(path)

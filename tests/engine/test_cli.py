@@ -1,0 +1,82 @@
+"""What a user sees: help with an example, clear refusals, no traceback, nothing slow before it is needed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import RECIPE, ROOT, command, settings
+
+
+@pytest.mark.parametrize("words", [["engine"], ["engine", "precompute"], ["engine", "status"], ["engine", "sql"], ["trainer"], ["trainer", "run"]])
+def test_help_loads_nothing_heavy(words):
+    check = f"import sys\nimport {words[0]}.cli as c\ntry:\n    c.main({words[1:]} + ['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'vllm', 'duckdb', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert len(words) == 1 or "Example" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["engine", "precompute", RECIPE, "-o", "{run}"], 1, "the recipe names no"),
+        (["engine", "precompute", "nope.toml", "-o", "{run}"], 1, "no recipe at nope.toml"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", "--workerz", "2"], 2, "Did you mean '--workers'"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", "--set", "prompt.source=x"], 1, "did you mean 'prompts'?"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", prompts__format="hhh")], 1, "no 'hhh' in pipelines/sql"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="/nope")], 1, "no model folder at /nope"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{empty}")], 1, "no *.safetensors"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999)], 1, "made for 256 positions"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut")], 1, "too_long has 'cut'"),
+        (["engine", "status", "{run}"], 1, "is not a run folder"),
+        (["engine", "sql"], 2, "name a run folder"),
+        (["engine", "sql", "{run}"], 2, "no query, and no terminal"),
+        (["trainer", "run", RECIPE, "-o", "{run}"], 1, "is not a run folder"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(words, code, said, tmp_path, pairs_file, model_path):
+    words = [str(word).format(run=tmp_path / "run", empty=tmp_path, data=pairs_file, model=model_path) for word in words]
+    done = command(*words, code=code)
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_ready_queries_are_listed():
+    said = command("engine", "sql", "--list").stdout
+    assert all(name in said for name in ("overview", "rejects", "length_bias", "surprising"))
+
+
+def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):
+    words = [sys.executable, "-m", "engine.cli", *map(str, precompute_words[1:]), "-o", str(tmp_path / "run"), "--set", "prompts.shards=40"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while time.time() < deadline and not list((tmp_path / "run").glob("pairs-*/00001.json")):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "what is finished is kept" in said and "Traceback" not in said
+    assert "/40" in command("engine", "status", tmp_path / "run").stdout
+
+
+def test_the_prompt_answers(made_run, tmp_path):
+    """The interactive prompt, on a terminal of its own: a statement over two lines, a mistake, a ready query, and out."""
+    pexpect = pytest.importorskip("pexpect")
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TERM": "dumb"}
+    child = pexpect.spawn(sys.executable, ["-m", "engine.cli", "sql", str(made_run)], cwd=str(ROOT), env=env, encoding="utf-8", timeout=30)
+    child.expect("engine> ")
+    child.sendline("select count(*) as pairs_there")
+    child.expect("> ")
+    child.sendline("from pairs;")
+    child.expect("303")
+    child.expect("engine> ")
+    child.sendline("selec 1;")
+    child.expect("error: SQL: Parser Error")
+    child.expect("engine> ")
+    child.sendline("overview")
+    child.expect("split.*source.*pairs")
+    child.expect("engine> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert "pairs_there" in (tmp_path / "prefmill" / "sql_history").read_text()

@@ -1,0 +1,126 @@
+"""SQL on a run: it answers, also while the run is going, and reaches nothing but the tables."""
+
+import json
+import shutil
+
+import duckdb
+import polars as pl
+import pytest
+
+from engine import sql
+from schemas.errors import UserError
+from tests.conftest import command
+
+TRIES = [
+    "select * from '{file}'",
+    "select * from read_csv('{file}')",
+    "select * from read_text('{file}')",
+    "select * from read_blob('{file}')",
+    "select * from glob('/*')",
+    "select * from parquet_scan('{file}')",
+    "copy pairs to '{new}'",
+    "explain analyze copy pairs to '{new}'",
+    "with x as (copy (select 1) to '{new}') select * from pairs",
+    "export database '{new}'",
+    "attach '{new}' as other",
+    "install httpfs",
+    "load '{file}'",
+    "select * from read_csv('http://127.0.0.1:9/x')",
+    "set enable_external_access=true",
+    "set lock_configuration=false",
+    "reset disabled_filesystems",
+    "pragma enable_profiling='json'",
+    "create table t as select * from read_csv('{file}')",
+    "select getenv('HOME')",
+    "select * from hidden",
+    "create secret (type s3, key_id 'x', secret 'y')",
+    "drop view pairs",
+    "insert into pairs select * from pairs",
+    "select 1; select 2",
+    "selec 1",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TRIES)
+def test_closed_in(made_run, tmp_path, text):
+    file = tmp_path / "secret.csv"
+    file.write_text("a\n1\n")
+    hidden = pl.DataFrame({"a": [1]})  # noqa: F841  python variables must not be reachable by name
+    con = sql.closed(sql.views(made_run))
+    with pytest.raises(UserError):
+        sql.query(con, text.format(file=file, new=tmp_path / "new"), 10).read_all()
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+    assert sql.query(con, "select count(*) as n from pairs", 10).read_all()["n"].to_pylist() == [303]
+
+
+def test_a_query_is_stopped_in_time(made_run):
+    con = sql.closed(sql.views(made_run))
+    with pytest.raises(UserError, match="stopped after 0.5 s"):
+        sql.query(con, "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5", 0.5)
+
+
+def test_a_query_that_wants_too_much_memory_is_refused(made_run):
+    for text in ("select length(repeat('x', 3000000000))", "select list(range) from range(300000000)"):
+        done = command("engine", "sql", made_run, text, "--memory", 200, "--timeout", 30, code=1)
+        assert "error:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_joins_of_the_page(made_run):
+    con = sql.closed(sql.views(made_run))
+    text = "select source, avg(score) as score, count(*) as n from responses join scores using (response_id) group by 1"
+    assert sql.query(con, text, 10).read_all().to_pylist() == [{"source": "given", "score": 0.5, "n": 606}]
+
+
+def test_every_ready_query_runs(made_run):
+    con = sql.closed(sql.views(made_run))
+    assert len(sql.ready()) >= 5
+    for name, (what, path) in sql.ready().items():
+        assert what, name
+        sql.query(con, path.read_text(), 10).read_all()
+
+
+def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    folder = next(run.glob("pairs-*"))
+    (folder / "manifest.json").unlink()
+    for shard in (1, 3):
+        (folder / f"0000{shard}.json").unlink()
+    n = sql.query(sql.closed(sql.views(run)), "select count(*) as n from pairs", 10).read_all()["n"][0].as_py()
+    assert 0 < n < 303
+    shutil.rmtree(folder)
+    assert sql.query(sql.closed(sql.views(run)), "select * from pairs", 10).read_all().num_rows == 0
+
+
+def test_the_shards_are_plain_parquet_for_anyone(made_run):
+    """DuckDB by itself reads what pyarrow wrote: encodings and checksums are of the common kind."""
+    n, total = duckdb.sql(f"select count(*), sum(len(chosen_ids)) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0]
+    assert n == 303 and total == duckdb.sql(f"select sum(chosen_length) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0][0]
+
+
+def test_formats_of_the_answer(made_run, tmp_path):
+    text = "select pair_id, chosen_ids, chosen_score from pairs order by 1 limit 3"
+    as_json = [json.loads(line) for line in command("engine", "sql", made_run, text, "--format", "json").stdout.splitlines()]
+    assert len(as_json) == 3 and as_json[0].keys() == {"pair_id", "chosen_ids", "chosen_score"}
+    header, *lines = command("engine", "sql", made_run, text, "--format", "csv").stdout.splitlines()
+    assert header == "pair_id,chosen_ids,chosen_score" and len(lines) == 3 and str(as_json[0]["chosen_ids"]).replace(" ", "") in lines[0]
+    command("engine", "sql", made_run, text, "--format", "parquet", "-o", tmp_path / "x.parquet")
+    assert pl.read_parquet(tmp_path / "x.parquet").to_dicts() == as_json
+    assert "pair_id" in command("engine", "sql", made_run, text).stdout
+    assert "needs -o" in command("engine", "sql", made_run, text, "--format", "parquet", code=1).stderr
+    assert command("engine", "sql", made_run, "select * from pairs where false").stdout.startswith("no rows")
+
+
+def test_a_damaged_shard_is_not_read(made_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    path = next(run.glob("pairs-*/00002.pairs.parquet"))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    assert "00002.pairs.parquet: damaged" in command("engine", "sql", run, "select 1", code=1).stderr
+
+
+def test_no_run_is_named(tmp_path):
+    assert "is not a run folder" in command("engine", "sql", tmp_path, "select 1", code=1).stderr

@@ -1,0 +1,74 @@
+"""Every command in the README runs, as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SHARED
+
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) for line in block.splitlines() if line]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model_path):
+    """A clone's look, with the data file and the model of the README's job: the real ones where they are, else small ones in their form."""
+    path = tmp_path_factory.mktemp("clone")
+    for name in ("pipelines", "engine", "trainer", "schemas", "tests", "pyproject.toml", "README.md"):
+        (path / name).symlink_to(ROOT / name)
+    (path / ".venv").symlink_to(sys.prefix)
+    (path / "stories260K").symlink_to(model_path)
+    _dialogues(path / "hh-harmless.jsonl.gz")
+    return path
+
+
+def _dialogues(path: Path) -> None:
+    """120 dialogues in the form of hh-rlhf: real ones where there are any, else word problems."""
+    import gzip
+    import itertools
+    import json
+
+    from pipelines.sandbox.make import problems
+
+    def made():
+        for problem in problems(9, 120):
+            start = f"\n\nHuman: {problem['prompt']}\n\nAssistant: "
+            yield json.dumps({side: start + problem[side] for side in ("chosen", "rejected")}) + "\n"
+
+    real = SHARED / "data" / "hh-harmless.jsonl.gz"
+    with gzip.open(path, "wt") as out:
+        if real.exists():
+            with gzip.open(real, "rt") as rows:
+                out.writelines(itertools.islice(rows, 120))
+        else:
+            out.writelines(made())
+
+
+def run(line: str, folder: Path) -> str:
+    env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_names_what_the_tests_know():
+    assert {shlex.split(line)[0] for line in COMMANDS} == {"./pipelines/demo", "./tests/run", "engine", "trainer", "torchrun"}
+    assert len(COMMANDS) == len(set(COMMANDS))
+
+
+def test_the_job_and_what_follows_it(folder):
+    said = [run(line, folder) for line in COMMANDS if not line.startswith("./")]
+    assert "pairs" in said[1] and "avg" in said[2] and "step 0: loss 0.693147" in said[3]
+
+
+def test_set_up_commands(folder):
+    """Where the environment was made by pipelines/install (as `./tests/run` does), it is found and used: no second installation."""
+    if not list(Path(sys.prefix).glob(".prefmill-*")):
+        pytest.skip("this environment was not made by pipelines/install")
+    assert "test at step 40" in run("./pipelines/demo", folder)
+    assert "test_imports_go_one_way" in run("./tests/run --collect-only -q tests/test_layout.py", folder)

@@ -1,0 +1,82 @@
+"""The order is a function of (seed, epoch), whatever the ranks and wherever one starts; nothing is dropped."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from schemas.errors import UserError
+from trainer import data
+
+
+@pytest.fixture(scope="module")
+def pairs(made_run):
+    return data.open_pairs(made_run)
+
+
+def ids(batches, count):
+    return [[pair.pair_id for pair in batch] for _, batch in islice(batches, count)]
+
+
+def test_an_epoch_is_every_pair_once(pairs):
+    each = data.steps_per_epoch(pairs, 16)
+    epoch = ids(data.global_batches(pairs, 16, seed=3), each)
+    assert [len(batch) for batch in epoch] == [16] * (each - 1) + [pairs.count("train") % 16 or 16]
+    assert len({pair for batch in epoch for pair in batch}) == pairs.count("train")
+
+
+def test_seed_and_epoch_make_the_order(pairs):
+    n = 2 * data.steps_per_epoch(pairs, 16)
+    a, again, other = ids(data.global_batches(pairs, 16, 3), n), ids(data.global_batches(pairs, 16, 3), n), ids(data.global_batches(pairs, 16, 4), n)
+    assert a == again != other
+    first, second = sum(a[: n // 2], []), sum(a[n // 2 :], [])
+    assert sorted(first) == sorted(second) and first != second
+
+
+@pytest.mark.parametrize("start", [1, 5, 17, 18, 19, 40])
+def test_starting_in_the_middle_is_the_same_stream(pairs, start):
+    whole = ids(data.global_batches(pairs, 16, 3), start + 4)
+    assert ids(data.global_batches(pairs, 16, 3, start), 4) == whole[start:]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_share_a_global_batch_without_loss(pairs, world_size):
+    for _, batch in islice(data.global_batches(pairs, 13, 3), data.steps_per_epoch(pairs, 13)):
+        parts = [data.deal(batch, rank, world_size) for rank in range(world_size)]
+        assert sorted(pair.pair_id for part in parts for pair in part) == sorted(pair.pair_id for pair in batch)
+        if len(batch) == 13:
+            tokens = [sum(pair.tokens for pair in part) for part in parts]
+            assert max(tokens) - min(tokens) <= 2 * max(pair.tokens for pair in batch)
+
+
+def test_micro_batches_hold_all_within_the_budget(pairs):
+    _, batch = next(data.global_batches(pairs, 50, 3))
+    parts = data.micro_batches(batch, 150)
+    assert [pair.pair_id for part in parts for pair in part] == [pair.pair_id for pair in batch]
+    assert all(sum(pair.tokens for pair in part) <= 150 or len(part) == 1 for part in parts)
+
+
+def test_rows_are_what_the_shards_hold(pairs, made_run):
+    import duckdb
+
+    want = {row[0]: row[1:] for row in duckdb.sql(f"select pair_id, prompt_ids, chosen_ids, ref_rejected_token_logps from '{made_run}/pairs-*/*.parquet' where split = 'test'").fetchall()}
+    found = list(data.held_out(pairs))
+    assert len(found) == len(want) == pairs.count("test") > 0
+    for pair in found:
+        prompt, chosen, logps = want[pair.pair_id]
+        assert pair.prompt_ids.tolist() == prompt and pair.chosen_ids.tolist() == chosen
+        np.testing.assert_array_equal(pair.ref_rejected_token_logps, np.array(logps, np.float32))
+        assert isinstance(pair.prompt_ids, np.ndarray) and pair.prompt_ids.dtype == np.int32
+
+
+def test_an_unfinished_folder_is_refused(made_run, tmp_path):
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    next(run.glob("pairs-*/manifest.json")).unlink()
+    with pytest.raises(UserError, match="unfinished, 5 of 5 shards"):
+        data.open_pairs(run)
+    shutil.rmtree(next(run.glob("pairs-*")))
+    with pytest.raises(UserError, match="unfinished, 0 of 5"):
+        data.open_pairs(run)

@@ -1,0 +1,202 @@
+"""A training run: step 0 proves the cache, a killed run ends in the same bytes, ranks change nothing, a checkpoint is a model folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from schemas.errors import UserError
+from schemas.recipe import load
+from tests.conftest import RECIPE, ROOT, command, settings, tree
+from tests.engine.test_stage import change_weights, killed
+from trainer import checkpoint
+from trainer.train import train
+
+SMALL = {"train__batch_size": 24, "train__learning_rate": 3e-3, "train__warmup_ratio": 0.2, "train__save_every": 3, "train__micro_batch_tokens": 300}
+
+
+def recipe_for(run, **more):
+    """As `trainer run` puts it together: the run's own recipe, and [train] with these settings."""
+    made = load(run / "recipe.toml").sections
+    given = load(RECIPE, [word for word in settings(**SMALL | more) if word != "--set"])
+    return type(given)(made | {"train": given.section("train")}, given.seed)
+
+
+@pytest.fixture
+def run(made_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(made_run, path)
+    return path
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_says_so(run, capfd):
+    last = train(run, recipe_for(run, train__epochs=3, train__eval_every=10))
+    said = capfd.readouterr().out
+    assert "step 0: loss 0.693147 (law: 0.693147)" in said
+    found = lines(last.parent)
+    evals = [row for row in found if "eval_loss" in row]
+    assert evals[0]["step"] == 0 and evals[0]["eval_loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert evals[-1]["eval_loss"] < 0.6 and evals[-1]["eval_rewards/accuracies"] > 0.8
+    steps = [row for row in found if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+    names = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "grad_norm", "learning_rate", "epoch", "step"}
+    assert steps[0].keys() == names and steps[-1]["epoch"] == 3.0
+    assert steps[0]["learning_rate"] < max(row["learning_rate"] for row in steps) == pytest.approx(3e-3)
+    manifest = json.loads((last.parent / "manifest.json").read_text())
+    assert manifest["metrics"]["eval_loss"] == evals[-1]["eval_loss"]
+
+
+def test_a_checkpoint_is_a_model_folder(run, model_path):
+    last = train(run, recipe_for(run, train__max_steps=4))
+    model = AutoModelForCausalLM.from_pretrained(last)
+    assert model.config._attn_implementation == "sdpa"
+    assert AutoTokenizer.from_pretrained(last).chat_template == AutoTokenizer.from_pretrained(model_path).chat_template
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, AutoModelForCausalLM.from_pretrained(model_path).state_dict()[name])]
+    assert len(changed) == len(model.state_dict())
+    assert checkpoint.steps(last.parent) == [3, 4]
+
+
+def test_a_second_time_is_done_at_once(run, capsys):
+    last = train(run, recipe_for(run, train__max_steps=2))
+    before = tree(run)
+    assert train(run, recipe_for(run, train__max_steps=2)) == last
+    assert "finished already" in capsys.readouterr().out and tree(run) == before
+    assert train(run, recipe_for(run, train__max_steps=2, train__dpo__beta=0.2)) != last
+
+
+def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, tmp_path):
+    words = ["trainer", "run", RECIPE, *settings(train__max_steps=10, **SMALL)]
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(made_run, one)
+    shutil.copytree(made_run, other)
+    command(*words, "-o", one)
+    # Renames: facts, recipe, metrics, then one a checkpoint, and the manifest.
+    kills = [killed(renames, [*words, "-o", other]) for renames in (1, 4, 5, 5)]
+    assert all(kills)
+    command(*words, "-o", other)
+    assert tree(one) == tree(other)
+
+
+def torchrun(ranks, words):
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "trainer.cli", *map(str, words)]
+    return subprocess.run(command_line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_two_ranks_are_one(made_run, tmp_path):
+    """Also where a rank has nothing to do: with batches of 24 of 270 or so pairs, and one of 1 pair; no hang, the same numbers up to rounding."""
+    n = json.loads(next(made_run.glob("pairs-*/manifest.json")).read_text())["counts"]["train"]
+    size = next(size for size in range(20, 60) if n % size == 1)
+    found = {}
+    for ranks in (1, 2):
+        run = tmp_path / str(ranks)
+        shutil.copytree(made_run, run)
+        done = torchrun(ranks, ["run", RECIPE, "-o", run, *settings(**SMALL | {"train__batch_size": size, "train__epochs": 2})])
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("step 0: loss 0.693147") == 1
+        folder = next(run.glob("train-*"))
+        found[ranks] = lines(folder), load_file(max(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "model.safetensors")
+    (one, weights), (two, other) = found[1], found[2]
+    assert len(one) == len(two) and one[-1]["step"] == 2 * -(-n // size)
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=2e-4, rel=2e-4)
+    for name in weights:
+        torch.testing.assert_close(weights[name], other[name], atol=2e-4, rtol=0)
+
+
+def spoil(run, change):
+    """Rewrites every pairs shard with changed reference log-probs, markers and all: what a wrong cache would look like."""
+    from schemas.commit import sha256_file
+
+    folder = next(run.glob("pairs-*"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        for file in shard["files"]:
+            path = folder / file["name"]
+            rows = pq.read_table(path)
+            name = "ref_chosen_token_logps"
+            values = [[change(value) for value in row] for row in rows[name].to_pylist()]
+            import pyarrow as pa
+
+            pq.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), pa.array(values, pa.list_(pa.float32()))), path)
+            file["sha256"] = sha256_file(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(run):
+    spoil(run, lambda value: value - 0.02)
+    with pytest.raises(UserError, match="gap between cache and policy.*mean 0.01.*do not agree"):
+        train(run, recipe_for(run, train__max_steps=2))
+    assert not list(run.glob("train-*/checkpoint-*"))
+    train(run, recipe_for(run, train__max_steps=2, train__tolerance=0.1))
+
+
+def test_nan_in_the_cache_is_refused(run):
+    spoil(run, lambda value: float("nan"))
+    with pytest.raises(UserError, match="nan.*do not agree"):
+        train(run, recipe_for(run, train__max_steps=2))
+
+
+def test_a_diverging_run_stops_on_all_ranks_with_the_pair_ids(run):
+    done = torchrun(2, ["run", RECIPE, "-o", run, *settings(**SMALL | {"train__learning_rate": 1e20, "train__max_steps": 6, "train__warmup_ratio": 0.0})])
+    assert done.returncode != 0
+    assert "not finite" in done.stderr and done.stderr.count("error: ") == 1
+    said = next(line for line in done.stderr.splitlines() if "error: " in line)
+    known = {row["pair_id"] for path in run.glob("pairs-*/*.parquet") for row in pq.read_table(path, columns=["pair_id"]).to_pylist()}
+    assert any(identity in said for identity in known)
+
+
+def test_other_weights_under_the_same_name_are_named(run, model_path, tmp_path):
+    own = tmp_path / "model"
+    shutil.copytree(model_path, own)
+    change_weights(own)
+    recipe = recipe_for(run)
+    changed = load(RECIPE, [f"model.name={own}"]).section("model")
+    with pytest.raises(UserError, match="cache was made with other weights"):
+        train(run, type(recipe)(recipe.sections | {"model": changed}, 0))
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [("optimizer", "adam", "did you mean 'adamw'"), ("schedule", "cosin", "did you mean 'cosine'"), ("dtype", "float16", "did you mean"), ("batch_size", 0, "1 or more")])
+def test_wrong_settings_are_named(run, key, value, said):
+    with pytest.raises(UserError, match=said):
+        train(run, recipe_for(run, **{f"train__{key}": value}))
+
+
+@pytest.mark.parametrize("more", [{"train__optimizer": "rmsprop", "train__schedule": "cosine"}, {"train__dtype": "bfloat16"}, {"train__gradient_checkpointing": "true", "train__schedule": "constant"}])
+def test_other_ways_to_train_learn_too(run, more):
+    rate = {"train__learning_rate": 3e-4} if "train__optimizer" in more else {}
+    last = train(run, recipe_for(run, train__max_steps=20, **more | rate))
+    evals = [row for row in lines(last.parent) if "eval_loss" in row]
+    assert evals[-1]["eval_loss"] < evals[0]["eval_loss"] - 0.01
+
+
+def test_gradient_checkpointing_changes_no_metric(made_run, tmp_path):
+    found = []
+    for on in ("false", "true"):
+        run = tmp_path / on
+        shutil.copytree(made_run, run)
+        found.append(lines(train(run, recipe_for(run, train__max_steps=3, train__gradient_checkpointing=on)).parent))
+    for a, b in zip(*found, strict=True):
+        assert a == pytest.approx(b, abs=1e-5, rel=1e-5)
+
+
+def test_tensorboard_has_the_curves(run):
+    pytest.importorskip("tensorboard")
+    last = train(run, recipe_for(run, train__max_steps=2, train__tensorboard="true"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(last.parent / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("rewards/margins")] == [1, 2]
