@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
+from schemas.errors import UserError
+
 Ids = Sequence[int] | np.ndarray
 Group = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
 
@@ -188,7 +190,8 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     model.config._attn_implementation = own
     padded = _gap(model, want)
     if padded > _tolerance(model):
-        raise ValueError(f"{type(model).__name__} does more after its last layer than this pass knows: log-probs differ from its own by {padded:.2g}")
+        raise UserError(f"{type(model).__name__} does more after its last layer than this pass knows: log-probs differ from its own by {padded:.2g}, "
+                        "so nothing computed with it could be trusted; use a model whose head is a matrix product (scaled or capped)")  # fmt: skip
     _log.warning("%s does not take part in packing (log-probs differ by %.2g from its own): padded instead, which is slower", type(model).__name__, gap)
     return model
 

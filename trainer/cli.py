@@ -63,5 +63,19 @@ def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None
     train(run, Recipe(sections, given.seed), resume)
 
 
+@main.command()
+def losses() -> None:
+    """List the losses: what each is, its equation, its keys in [train.<loss>] with their defaults, and the columns it needs."""
+    from trainer.losses import LOSSES, described
+
+    for name, module in LOSSES.items():
+        what, equation, keys = described(name)
+        click.echo(f"{click.style(name, bold=True)}  {what}")
+        for line in equation:
+            click.echo(f"    {line}")
+        click.echo(f"    keys: {keys}" + (f"; needs {', '.join(module.NEEDS)}" if module.NEEDS else "") + "\n")
+    click.echo("choose one with train.loss = \"name\"; [train.sft] weight and kind add an SFT term to any of them")
+
+
 if __name__ == "__main__":
     main()

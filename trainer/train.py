@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from transformers import PreTrainedModel, get_scheduler
@@ -22,26 +21,28 @@ from schemas.recipe import Recipe, Train, dump
 from trainer import checkpoint, data, dist, losses, metrics
 from trainer.data import Pair, Pairs
 from trainer.dist import Ranks
+from trainer.losses import Objective
+from trainer.losses.side import Side
 from trainer.model import load, sides
 
 OPTIMIZERS = ("adamw", "rmsprop")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 DTYPES = ("float32", "bfloat16")
 # Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
-_NOT_FACTS = ("micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance", "tensorboard", "options", "gradient_checkpointing")
+_NOT_FACTS = ("micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance", "tensorboard", "loss", "options", "gradient_checkpointing")
 
 
 def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     """Trains the recipe's model on the run's pairs; returns the last checkpoint. See `trainer run --help`."""
     config: Train = recipe.section("train")
-    loss, loss_config = losses.choose(config)
+    objective = losses.choose(config)
     _check(config)
     pairs = data.open_pairs(run)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _same_model(policy, pairs, source)
     total = config.max_steps if config.max_steps > 0 else config.epochs * data.steps_per_epoch(pairs, config.batch_size)
-    facts = _facts(config, loss_config, pairs, policy, recipe.seed)
+    facts = _facts(config, objective, pairs, policy, recipe.seed)
     folder = run / f"train-{fingerprint(facts)}"
     if resume and (folder / "manifest.json").exists():
         print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
@@ -63,7 +64,7 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
         log.say(f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
                 f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")  # fmt: skip
 
-    stepping = Stepping(model, loss, loss_config, config, ranks)
+    stepping = Stepping(model, objective, config, ranks)
     batches = data.global_batches(pairs, config.batch_size, recipe.seed, start)
     begun = time.monotonic()
     try:
@@ -108,18 +109,19 @@ class Stepping:
     """What every forward of a run shares."""
 
     model: PreTrainedModel
-    loss: ModuleType
-    loss_config: object
+    objective: Objective
     config: Train
     ranks: Ranks
 
-    def forward(self, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B,) losses, the metrics' sums, and the gaps to the cache, one a token."""
+    def sides(self, part: list[Pair]) -> tuple[Side, Side]:
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-            chosen, rejected = sides(self.model, part, self.ranks.device)
-        found = self.loss.loss(chosen, rejected, self.loss_config)
-        gaps = torch.cat([side.token_logratios[side.mask.bool()] for side in (chosen, rejected)]).detach().abs()
-        return found, metrics.sums(found, chosen, rejected, getattr(self.loss_config, "beta", 1.0)), gaps
+            return sides(self.model, part, self.ranks.device)
+
+    def forward(self, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,) losses, and the metrics' sums."""
+        chosen, rejected = self.sides(part)
+        found = self.objective(chosen, rejected)
+        return found, metrics.sums(found, chosen, rejected, self.objective.beta)
 
     def micro_batches(self, batch: list[Pair]) -> list[list[Pair]]:
         """This rank's part of a global batch, in pieces."""
@@ -134,7 +136,7 @@ class Stepping:
         """Gradients of the global batch's mean loss on every rank; the metrics' sums and the tokens of all ranks."""
         totals, bad = metrics.none(self.ranks.device), []
         for part in self.micro_batches(batch):
-            found, sums, _ = self.forward(part)
+            found, sums = self.forward(part)
             bad += [pair.pair_id for pair, fine in zip(part, found.isfinite().tolist(), strict=True) if not fine]
             (found.sum() / len(batch)).backward()
             totals += sums
@@ -166,10 +168,9 @@ def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
                             "with this model, or point model.name to the one it was made with")  # fmt: skip
 
 
-def _facts(config: Train, loss_config: object, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
+def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_FACTS}
-    assert dataclasses.is_dataclass(loss_config) and not isinstance(loss_config, type)
-    return json.loads(json.dumps({"pairs": pairs.folder.name, "policy": policy, "seed": seed, "train": kept, config.loss: dataclasses.asdict(loss_config)}))
+    return json.loads(json.dumps({"pairs": pairs.folder.name, "policy": policy, "seed": seed, "train": kept, "loss": objective.facts()}))
 
 
 def _open(folder: Path, facts: dict, recipe: Recipe, resume: bool) -> None:
@@ -194,17 +195,23 @@ def _optimizer(model: PreTrainedModel, config: Train) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, run: Path, log: metrics.Log | None) -> None:
-    """The proof, before the first update, that cache and policy are one model: the loss is what its law says, the per-token gap is noise."""
-    totals, gaps = metrics.none(stepping.ranks.device), torch.zeros(0, device=stepping.ranks.device)
+    """The proof, before the first update, that cache and policy are one model: the loss is what it would be if the policy were exactly the
+    reference (log 2 for DPO), and the per-token gap is noise."""
+    device = stepping.ranks.device
+    # Sums of the loss found, of the loss by its law and of the gaps; pairs; tokens.
+    totals, most = torch.zeros(5, dtype=torch.float64, device=device), 0.0
     for part in stepping.micro_batches(batch):
-        _, sums, some = stepping.forward(part)
-        totals, gaps = totals + sums, torch.cat([gaps, some])
-    found = stepping.ranks.gather([(gaps.double().sum().item(), gaps.max().item() if len(gaps) else 0.0, len(gaps))])
-    mean, most = sum(total for total, _, _ in found) / sum(count for _, _, count in found), max(most for _, most, _ in found)
-    value, law = metrics.means(stepping.ranks.sum(totals))["loss"], stepping.loss.at_start(stepping.loss_config)
+        chosen, rejected = stepping.sides(part)
+        found, law = stepping.objective(chosen, rejected), stepping.objective(chosen.at_start(), rejected.at_start())
+        gaps = torch.cat([side.token_logratios[side.mask.bool()] for side in (chosen, rejected)]).abs()
+        totals += torch.stack([x.double() for x in (found.sum(), law.sum(), gaps.sum())] + [torch.tensor(float(n), dtype=torch.float64, device=device) for n in (len(part), len(gaps))])
+        most = max(most, gaps.max().item())
+    found, law, gap, pairs_seen, tokens = stepping.ranks.sum(totals).tolist()
+    most = max(stepping.ranks.gather([most]))
+    value, law, mean = found / pairs_seen, law / pairs_seen, gap / tokens
     exact = stepping.config.dtype == "float32" and pairs.facts["reference"]["dtype"] == "float32"
     tolerance = stepping.config.tolerance or (1e-3 if exact else 0.05)
-    said = f"step 0: loss {value:.6f}" + (f" (law: {law:.6f})" if law is not None else "") + f"; gap between cache and policy, nat a token: mean {mean:.2g}, largest {most:.2g}"
+    said = f"step 0: loss {value:.6f} (law: {law:.6f}); gap between cache and policy, nat a token: mean {mean:.2g}, largest {most:.2g}"
     if log:
         log.say(said)
     # Not `mean > tolerance`: NaN must not pass.

@@ -13,6 +13,7 @@ from engine import raw, text
 from engine.formats import Format, Reading, recognise
 from engine.stage import Made, Scanned, Stage
 from schemas.commit import content_digest, fingerprint
+from schemas.errors import UserError
 from schemas.recipe import Prompts, Recipe, included
 from schemas.tables import MESSAGES, table
 
@@ -45,16 +46,19 @@ def facts(recipe: Recipe) -> dict:
 
 
 def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
-    """All rows of the input, a batch at a time, each with its shard."""
+    """All rows of the input, a batch at a time, each with its shard; raises UserError where the input is not what the facts name."""
     config: Prompts = recipe.section("prompts")
+    files = raw.find(config.source)
     form = Format(included("sql", facts["format"] if config.format == "auto" else config.format, ".sql"))
-    rows = raw.rows(raw.find(config.source), config.max_row_bytes)
+    rows = raw.rows(files, config.max_row_bytes)
     while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
         readings = form.read(batch)
         laid = [_lay(reading) for reading in readings]
         # A reject has no prompt: its text settles its shard.
         shards = [text.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
         yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
+    if changed := [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]:
+        raise UserError(f"{', '.join(changed)} changed while it was read: nothing was made from it; run the same command again")
 
 
 def _lay(reading: Reading) -> dict:

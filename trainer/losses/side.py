@@ -1,6 +1,6 @@
 """One side of a batch of pairs: per-token log-probs of policy and reference over the response's tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,3 +37,17 @@ class Side:
     def lengths(self) -> torch.Tensor:
         """(B,) tokens."""
         return self.mask.sum(-1)
+
+    @property
+    def mean_logps(self) -> torch.Tensor:
+        """(B,) log π(y|x) per token."""
+        return self.logps / self.lengths
+
+    @property
+    def mean_logratios(self) -> torch.Tensor:
+        """(B,) the log-ratio per token."""
+        return self.logratios / self.lengths
+
+    def at_start(self) -> "Side":
+        """This side if the policy were exactly the reference: what a loss must be at step 0 is what it says of this."""
+        return replace(self, token_logps=self.ref_token_logps)

@@ -1,0 +1,87 @@
+"""Kill -9 at random moments: a run that is killed N times and started again ends in the bytes of one that is not.
+
+    .venv/bin/python tests/bench/kill.py --source FILE --model FOLDER [--kills 10] [--seed 0] [--steps 30]
+
+Does so for `engine precompute` (8 shards) and then for `trainer run` (a checkpoint every 3 steps), on data and a model of yours. The moments
+are drawn over the length of the undisturbed run, so that they fall everywhere in it. Prints each, and whether every file is the same.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+
+
+def undisturbed(words: list[str]) -> float:
+    begun = time.monotonic()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - begun
+
+
+def killed(words: list[str], kills: int, length: float, draw: random.Random) -> int:
+    """Starts the command until it was killed `kills` times, then lets it end; the number of kills that met it at work."""
+    met = 0
+    for number in range(kills):
+        # Short enough that ten of them do not add up to the whole job, long enough to get past the imports.
+        after = draw.uniform(0.1, max(4.0, length / 3))
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(after)
+            print(f"  {number + 1}: had ended before {after:.2f} s", flush=True)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            met += 1
+            print(f"  {number + 1}: killed after {after:.2f} s", flush=True)
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return met
+
+
+def compare(one: Path, other: Path) -> bool:
+    a, b = tree(one), tree(other)
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name):
+            print(f"  differs: {name}")
+    return a == b
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=12)
+    args = parser.parse_args()
+    draw, recipe, good = random.Random(args.seed), str(ROOT / "pipelines" / "recipes" / "dpo.toml"), True
+    with tempfile.TemporaryDirectory() as name:
+        one, other = Path(name) / "one", Path(name) / "other"
+        engine = [sys.executable, "-m", "engine.cli", "precompute", recipe, "--set", f"prompts.source={args.source}", "--set", f"model.name={args.model}", "--set", "prompts.shards=8", "-o"]
+        trainer = [sys.executable, "-m", "trainer.cli", "run", recipe, "--set", f"train.max_steps={args.steps}", "--set", "train.save_every=3", "--set", "train.batch_size=16", "-o"]
+        for what, words in (("precompute", engine), ("training", trainer)):
+            if what == "training":
+                shutil.rmtree(other)
+                shutil.copytree(one, other)
+            length = undisturbed([*words, str(one)])
+            print(f"{what}: {length:.1f} s undisturbed", flush=True)
+            met = killed([*words, str(other)], args.kills, length, draw)
+            same = compare(one, other)
+            good &= same
+            print(f"{what}: killed {met} times at work; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)", flush=True)
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
