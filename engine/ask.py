@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from engine import sql as engine_sql
 from schemas.commit import committed
@@ -22,8 +23,8 @@ def list_queries() -> None:
 
 
 def sql(run: Path, query: str | None, form: str, output: Path | None, timeout: float, memory: int) -> None:
-    if form == "parquet" and output is None:
-        raise UserError("--format parquet needs -o FILE: a terminal is no place for it")
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UserError("--format parquet needs -o FILE or a pipe: a terminal is no place for it")
     _cap_process(memory)
     with contextlib.closing(engine_sql.closed(engine_sql.views(run), memory)) as con:
         if query is None:
@@ -61,6 +62,8 @@ def _show(rows: pa.Table, form: str) -> None:
             click.echo(frame.head(_SHOWN_ROWS))
         if len(frame) > _SHOWN_ROWS:
             click.echo(f"{_SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all")
+    elif form == "parquet":
+        pq.write_table(rows, pa.PythonFile(sys.stdout.buffer), compression="zstd", write_page_checksum=True)
     elif form == "csv":
         click.echo(_flat(frame).write_csv(), nl=False)
     else:
@@ -74,8 +77,6 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _write(rows: pa.Table, form: str, output: Path) -> None:
-    import pyarrow.parquet as pq
-
     with committed(output) as temporary:
         if form == "parquet":
             pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)

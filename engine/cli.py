@@ -87,7 +87,7 @@ def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("run", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.argument("query", required=False)
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "json", "parquet"]), help="How to print the answer; parquet needs -o.")
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "json", "parquet"]), help="How to give the answer; parquet goes to -o or a pipe.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the answer to this file.")
 @click.option("--list", "list_", is_flag=True, help="List the ready queries; give the name of one in place of QUERY.")
 @click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds a query may take.")

@@ -92,18 +92,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefmill"
 
 
-def content_digest(path: Path) -> str:
-    """sha256 of a file, remembered in the user's cache folder by path, size and time of change: 100 GB of weights are read once, not per run."""
-    path = path.resolve()
+def _known(path: Path) -> tuple[Path, str, str | None]:
+    """(where a file's digest is remembered, the key of its present state, the digest remembered for that state or None)."""
     stat = path.stat()
     key = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
     memory = cache_folder() / "sha256" / hashlib.sha256(str(path).encode()).hexdigest()
     with contextlib.suppress(OSError, ValueError):
         known, digest = memory.read_text().rsplit(" ", 1)
         if known == key:
-            return digest
+            return memory, key, digest
+    return memory, key, None
+
+
+def is_remembered(path: Path) -> bool:
+    """Whether `content_digest` will answer without reading the file."""
+    return _known(path.resolve())[2] is not None
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of a file, remembered in the user's cache folder by path, size and time of change: 100 GB of weights are read once, not per run."""
+    path = path.resolve()
+    memory, key, known = _known(path)
+    if known:
+        return known
     digest = sha256_file(path)
-    if time.time() - stat.st_mtime > _RACY_SECONDS:
+    if time.time() - path.stat().st_mtime > _RACY_SECONDS:
         # The cache only saves time: a home that cannot be written must not stop the run.
         with contextlib.suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)

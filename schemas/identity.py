@@ -6,13 +6,16 @@ are remembered by size and time of change, so that naming a model costs millisec
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.commit import canonical, content_digest, fingerprint
+from schemas.commit import canonical, content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.recipe import Model, included
 
+_log = logging.getLogger("prefmill")
+_LARGE = 2_000_000_000  # bytes that take long enough to read for a user to wonder
 # What transformers writes of its own accord and what changes no number.
 _IDLE_CONFIG = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
@@ -68,6 +71,9 @@ def weights_digest(path: Path) -> str:
     if not files:
         other = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)), None)
         raise UserError(f"{path} has no *.safetensors" + (f" (only {other}, which can hold code: convert it)" if other else ""))
+    unread = sum(file.stat().st_size for file in files if not is_remembered(file))
+    if unread > _LARGE:
+        _log.info("reading %.0f GB of weights in %s, to know them by their content: once", unread / 1e9, path)
     return fingerprint([[file.name, content_digest(file)] for file in files])
 
 

@@ -63,6 +63,36 @@ def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None
     train(run, Recipe(sections, given.seed), resume)
 
 
+@main.command("eval")
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("policy", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the policy's own recipe, such as train.loss.")
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]))
+def evaluate(run: Path, policy: Path | None, settings: tuple[str, ...], form: str) -> None:
+    """Measure a POLICY on the held-out pairs of a RUN: a checkpoint, a train folder (its last one), or any model folder.
+
+    Without POLICY it is the reference itself. The loss is the one it was trained by.
+
+    \b
+    Example:
+      trainer eval runs/hh runs/hh/train-49a0c16d8e43
+      trainer eval runs/hh
+    """
+    import json
+
+    from schemas.identity import resolve
+    from schemas.manifest import read_plan
+    from trainer import evaluate as job
+
+    read_plan(run)  # says clearly where this is no run
+    recipe = job.recipe_of(run, policy, settings)
+    folder = job.folder_of(policy) if policy else resolve(recipe.section("model"))
+    found = job.evaluate(run, recipe, folder)
+    if os.environ.get("RANK", "0") == "0":
+        lines = [f"{name:<26} {value:>12.6g}" for name, value in found.items()]
+        click.echo(json.dumps({"policy": str(folder)} | found) if form == "json" else "\n".join([str(folder), *lines]))
+
+
 @main.command()
 def losses() -> None:
     """List the losses: what each is, its equation, its keys in [train.<loss>] with their defaults, and the columns it needs."""

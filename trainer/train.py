@@ -227,7 +227,7 @@ def _evaluate(stepping: Stepping, pairs: Pairs, step: int, log: metrics.Log | No
     if not pairs.count("test"):
         return
     totals = metrics.none(stepping.ranks.device)
-    for batch in _groups(data.held_out(pairs), stepping.config.batch_size * stepping.ranks.world_size):
+    for batch in groups_of(data.held_out(pairs), stepping.config.batch_size * stepping.ranks.world_size):
         for part in stepping.micro_batches(batch):
             totals += stepping.forward(part)[1]
     values = metrics.means(stepping.ranks.sum(totals), "eval_")
@@ -237,7 +237,8 @@ def _evaluate(stepping: Stepping, pairs: Pairs, step: int, log: metrics.Log | No
                 f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}")  # fmt: skip
 
 
-def _groups(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:
+def groups_of(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:
+    """Lists of `size` pairs, the last one shorter."""
     group: list[Pair] = []
     for pair in pairs:
         group.append(pair)

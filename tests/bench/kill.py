@@ -30,23 +30,28 @@ def undisturbed(words: list[str]) -> float:
     return time.monotonic() - begun
 
 
-def killed(words: list[str], kills: int, length: float, draw: random.Random) -> int:
-    """Starts the command until it was killed `kills` times, then lets it end; the number of kills that met it at work."""
-    met = 0
-    for number in range(kills):
-        # Short enough that ten of them do not add up to the whole job, long enough to get past the imports.
-        after = draw.uniform(0.1, max(4.0, length / 3))
+def killed(words: list[str], out: Path, start: Path | None, kills: int, length: float, draw: random.Random) -> int:
+    """Starts the command again and again until `kills` have met it at work, then lets it end; returns how often it had to begin anew,
+    since it had ended before its moment came."""
+    met = anew = 0
+    while met < kills:
+        # Past the imports, and short enough that all of them together are about one run.
+        after = draw.uniform(0.5, 4.0 + length / kills)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(after)
-            print(f"  {number + 1}: had ended before {after:.2f} s", flush=True)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             met += 1
-            print(f"  {number + 1}: killed after {after:.2f} s", flush=True)
+            print(f"  {met}: killed after {after:.2f} s", flush=True)
+        else:
+            anew += 1
+            shutil.rmtree(out)
+            if start:
+                shutil.copytree(start, out)
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return met
+    return anew
 
 
 def compare(one: Path, other: Path) -> bool:
@@ -71,15 +76,16 @@ def main() -> None:
         engine = [sys.executable, "-m", "engine.cli", "precompute", recipe, "--set", f"prompts.source={args.source}", "--set", f"model.name={args.model}", "--set", "prompts.shards=8", "-o"]
         trainer = [sys.executable, "-m", "trainer.cli", "run", recipe, "--set", f"train.max_steps={args.steps}", "--set", "train.save_every=3", "--set", "train.batch_size=16", "-o"]
         for what, words in (("precompute", engine), ("training", trainer)):
+            start = None
             if what == "training":
-                shutil.rmtree(other)
-                shutil.copytree(one, other)
+                start = Path(name) / "start"
+                shutil.copytree(one, start)
             length = undisturbed([*words, str(one)])
             print(f"{what}: {length:.1f} s undisturbed", flush=True)
-            met = killed([*words, str(other)], args.kills, length, draw)
+            anew = killed([*words, str(other)], other, start, args.kills, length, draw)
             same = compare(one, other)
             good &= same
-            print(f"{what}: killed {met} times at work; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)", flush=True)
+            print(f"{what}: killed {args.kills} times at work, begun anew {anew} times; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)", flush=True)
     sys.exit(not good)
 
 

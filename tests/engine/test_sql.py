@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import duckdb
 import polars as pl
@@ -9,7 +11,7 @@ import pytest
 
 from engine import sql
 from schemas.errors import UserError
-from tests.conftest import command
+from tests.conftest import ROOT, command
 
 TRIES = [
     "select * from '{file}'",
@@ -108,7 +110,9 @@ def test_formats_of_the_answer(made_run, tmp_path):
     command("engine", "sql", made_run, text, "--format", "parquet", "-o", tmp_path / "x.parquet")
     assert pl.read_parquet(tmp_path / "x.parquet").to_dicts() == as_json
     assert "pair_id" in command("engine", "sql", made_run, text).stdout
-    assert "needs -o" in command("engine", "sql", made_run, text, "--format", "parquet", code=1).stderr
+    with open(tmp_path / "piped.parquet", "wb") as pipe:
+        subprocess.run([sys.executable, "-m", "engine.cli", "sql", str(made_run), text, "--format", "parquet"], cwd=ROOT, stdout=pipe, check=True)
+    assert pl.read_parquet(tmp_path / "piped.parquet").to_dicts() == as_json
     assert command("engine", "sql", made_run, "select * from pairs where false").stdout.startswith("no rows")
 
 

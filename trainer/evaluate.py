@@ -1,0 +1,64 @@
+"""`trainer eval`: a policy on the held-out pairs, and how far it has gone from the reference.
+
+Drift is the mean log-ratio log π − log ref of responses that are there, not of the policy's own samples: of the sign and size of a KL
+divergence, and free, but an estimate of it only as far as the policy would still write such responses.
+"""
+
+from pathlib import Path
+
+import torch
+
+from schemas.errors import UserError
+from schemas.recipe import Model, Recipe, Train, load
+from trainer import checkpoint, data, dist, losses, metrics
+from trainer.model import load as load_model
+from trainer.train import Stepping, groups_of
+
+DRIFT = ("drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token", "length/prompt", "length/chosen", "length/rejected")
+
+
+def recipe_of(run: Path, policy: Path | None, settings: tuple[str, ...]) -> Recipe:
+    """The recipe a policy was trained by, where it lies in a train folder; else the run's."""
+    for folder in (policy, policy.parent) if policy else ():
+        if (folder / "recipe.toml").exists() and (folder / "facts.json").exists():
+            return load(folder / "recipe.toml", settings)
+    recipe = load(run / "recipe.toml", settings)
+    return Recipe({"train": Train()} | recipe.sections, recipe.seed)
+
+
+def folder_of(policy: Path) -> Path:
+    """The model folder meant: a train folder stands for its last checkpoint."""
+    if (policy / "facts.json").exists() and not (policy / "config.json").exists():
+        done = checkpoint.steps(policy)
+        if not done:
+            raise UserError(f"{policy} has no checkpoint yet")
+        return checkpoint.path_of(policy, done[-1])
+    if not (policy / "config.json").exists():
+        raise UserError(f"{policy} is no model folder (it has no config.json) and no train folder")
+    return policy
+
+
+@torch.no_grad()
+def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
+    """Metrics over the test split: those of training under their names, drift in nat, lengths in tokens, and the number of pairs."""
+    config: Train = recipe.section("train")
+    pairs = data.open_pairs(run)
+    if not pairs.count("test"):
+        raise UserError(f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)")
+    ranks = dist.start(recipe.sections.get("model", Model()).device)
+    try:
+        stepping = Stepping(load_model(policy, ranks.device, False), losses.choose(config), config, ranks)
+        totals = torch.zeros(len(metrics.NAMES) + 1, dtype=torch.float64, device=ranks.device)
+        drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
+        for batch in groups_of(data.held_out(pairs), config.batch_size * ranks.world_size):
+            for part in stepping.micro_batches(batch):
+                chosen, rejected = stepping.sides(part)
+                totals += metrics.sums(stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta)
+                prompts = torch.tensor([float(len(pair.prompt_ids)) for pair in part], device=ranks.device)
+                columns = (chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths)
+                drift += torch.stack([column.double().sum() for column in columns])
+        totals, drift = ranks.sum(totals), ranks.sum(drift)
+    finally:
+        dist.stop()
+    count = totals[-1].item()
+    return metrics.means(totals) | dict(zip(DRIFT, (drift / count).tolist(), strict=True)) | {"pairs": count}
