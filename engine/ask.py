@@ -22,7 +22,15 @@ def list_queries() -> None:
     click.echo(f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {engine_sql.included('sql', 'macros', '.sql').parent}")
 
 
-def sql(run: Path, query: str | None, form: str, output: Path | None, timeout: float, memory: int) -> None:
+_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+
+
+def sql(run: Path, query: str | None, form: str | None, output: Path | None, timeout: float, memory: int) -> None:
+    if output is not None:
+        form = form or _SUFFIXES.get(output.suffix)
+        if form in (None, "table"):
+            raise UserError(f"-o {output}: say what to write by --format csv, json or parquet, or by the file's suffix; a table is for the screen and cuts off")
+    form = form or "table"
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("--format parquet needs -o FILE or a pipe: a terminal is no place for it")
     _cap_process(memory)
@@ -53,7 +61,7 @@ def _cap_process(memory: int) -> None:
 
 
 def _show(rows: pa.Table, form: str) -> None:
-    frame = pl.DataFrame(rows)
+    frame = _frame(rows)
     if form == "table":
         if frame.is_empty():
             click.echo(f"no rows ({', '.join(frame.columns)})")
@@ -63,15 +71,42 @@ def _show(rows: pa.Table, form: str) -> None:
         if len(frame) > _SHOWN_ROWS:
             click.echo(f"{_SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all")
     elif form == "parquet":
+        rows = _named_apart(rows)
         pq.write_table(rows, pa.PythonFile(sys.stdout.buffer), compression="zstd", write_page_checksum=True)
     elif form == "csv":
         click.echo(_flat(frame).write_csv(), nl=False)
     else:
-        click.echo(frame.write_ndjson(), nl=False)
+        click.echo(_text_bytes(frame).write_ndjson(), nl=False)
+
+
+def _named_apart(rows: pa.Table) -> pa.Table:
+    """Columns of one name, as a join has them, numbered."""
+    seen: dict[str, int] = {}
+    names = []
+    for name in rows.column_names:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return rows.rename_columns(names)
+
+
+def _frame(rows: pa.Table) -> pl.DataFrame:
+    try:
+        frame = pl.from_arrow(_named_apart(rows))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, NotImplementedError, ValueError, TypeError) as error:
+        kinds = ", ".join(f"{field.name} {field.type}" for field in rows.schema)
+        raise UserError(f"a column of the answer is of a kind that cannot be shown ({str(error).splitlines()[0]}; {kinds}); cast it, as in x::varchar") from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _text_bytes(frame: pl.DataFrame) -> pl.DataFrame:
+    """JSON and CSV have no bytes: they are written in base64."""
+    return frame.with_columns([pl.col(name).bin.encode("base64") for name, kind in frame.schema.items() if kind == pl.Binary])
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     """CSV has no lists: they are written as JSON."""
+    frame = _text_bytes(frame)
     nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
     return frame.with_columns([pl.Series(name, [pl.Series([row]).to_frame("v").write_json()[6:-2] if row is not None else None for row in frame[name]]) for name in nested])
 
@@ -79,13 +114,11 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 def _write(rows: pa.Table, form: str, output: Path) -> None:
     with committed(output) as temporary:
         if form == "parquet":
-            pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+            pq.write_table(_named_apart(rows), temporary, compression="zstd", write_page_checksum=True)
         elif form == "csv":
-            _flat(pl.DataFrame(rows)).write_csv(temporary)
-        elif form == "json":
-            pl.DataFrame(rows).write_ndjson(temporary)
+            _flat(_frame(rows)).write_csv(temporary)
         else:
-            temporary.write_text(str(pl.DataFrame(rows)) + "\n")
+            _text_bytes(_frame(rows)).write_ndjson(temporary)
     click.echo(f"{output}: {len(rows):,} rows", err=True)
 
 

@@ -28,9 +28,13 @@ class Group(click.Group):
             click.echo("\nstopped; what is finished is kept: run the same command to go on", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            # `engine sql … | head`: whoever read us has seen enough.
+            # `engine sql … | head`: whoever read us has seen enough. Work that was cut off by it is not done.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+            ctx.exit(0 if ctx.invoked_subcommand in ("sql", "status") else 1)
+        except OSError as error:
+            # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
+            click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -87,12 +91,12 @@ def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("run", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.argument("query", required=False)
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "json", "parquet"]), help="How to give the answer; parquet goes to -o or a pipe.")
+@click.option("--format", "form", show_default="table, or by the suffix of -o", type=click.Choice(["table", "csv", "json", "parquet"]), help="How to give the answer; parquet goes to -o or a pipe.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the answer to this file.")
 @click.option("--list", "list_", is_flag=True, help="List the ready queries; give the name of one in place of QUERY.")
 @click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds a query may take.")
 @click.option("--memory", default=4096, show_default=True, type=click.IntRange(64), help="Megabytes a query may take.")
-def sql(run: Path | None, query: str | None, form: str, output: Path | None, list_: bool, timeout: float, memory: int) -> None:
+def sql(run: Path | None, query: str | None, form: str | None, output: Path | None, list_: bool, timeout: float, memory: int) -> None:
     """Ask a RUN in SQL (DuckDB), at any moment, on what is finished; without QUERY, at a prompt.
 
     Tables: prompts, responses, scores, logprobs, pairs, rejects. They can be read and nothing else: no file, no network, no extension.

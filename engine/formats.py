@@ -117,6 +117,8 @@ def shipped() -> list[Path]:
 def recognise(rows: Sequence[Row]) -> Path:
     """The one format that can read the first rows; raises UserError where none or several can."""
     rows = rows[:_AUTO_ROWS]
+    if not rows:
+        raise UserError("prompts.format = auto: the input has no rows to look at")
     read = {path: sum(reading.reason is None for reading in Format(path).read(rows)) for path in shipped()}
     able = [path for path, count in read.items() if count > _AUTO_SHARE * len(rows)]
     found = ", ".join(f"{path.stem} {count}" for path, count in read.items())

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from engine.executors import local
 from engine.stage import Run, current, finish, finished, lay, missing, opened, plan, what_changed
-from schemas.manifest import Marker, read_marker, read_markers
+from schemas.errors import UserError
+from schemas.manifest import Marker, Planned, read_marker, read_markers, read_plan
 from schemas.recipe import Recipe
 
 _LINE_SECONDS = 10  # between two lines where the output is no terminal
@@ -118,23 +119,38 @@ def _counts(counts: dict[str, int]) -> str:
 
 def status(path: Path, recipe: Recipe) -> None:
     """Prints a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
-    run = plan(path, recipe)
-    rows, rejects = [], Counter()
-    for stage in run.stages:
-        markers = read_markers(run.folder(stage)) if run.folder(stage).exists() else []
+    try:
+        run = plan(path, recipe)
+    except UserError as error:
+        # The input or the model may be gone for good: what was made of them is still there.
+        _table(path, *read_plan(path))
+        click.echo(f"whether this is still what the recipe asks for cannot be said: {error}")
+    else:
+        _table(path, list(run.planned.values()), run.shards)
+        _differences(run)
+    _rejects(path)
+
+
+def _table(path: Path, planned: list[Planned], shards: int) -> None:
+    rows = []
+    for stage in planned:
+        markers = read_markers(path / stage.folder) if (path / stage.folder).exists() else []
         tables = Counter()
         for marker in markers:
             tables.update({file.table: file.rows for file in marker.files})
         held = ", ".join(f"{count:,} {table}" for table, count in sorted(tables.items()))
-        rows.append({"folder": run.planned[stage.name].folder, "shards": f"{len(markers)}/{run.shards}", "rows": held or "none yet"})
+        rows.append({"folder": stage.folder, "shards": f"{len(markers)}/{shards}", "rows": held or "none yet"})
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1):
         click.echo(pl.DataFrame(rows))
+
+
+def _differences(run: Run) -> None:
+    """Says which folders and shards are not what the recipe asks for, and why."""
     if stale := _stale(run):
         click.echo(f"{stale} shards were made from shards that are not there any more: `engine precompute` makes them again")
     for stage in run.stages:
         for other, changes in what_changed(run, stage):
             click.echo(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
-    _rejects(run)
 
 
 def _stale(run: Run) -> int:
@@ -152,13 +168,13 @@ def _stale(run: Run) -> int:
     return stale
 
 
-def _rejects(run: Run) -> None:
+def _rejects(path: Path) -> None:
     import duckdb
 
     from engine import sql
 
     with duckdb.connect() as con:
-        con.register("rejects", sql.views(run.path)["rejects"])
+        con.register("rejects", sql.views(path)["rejects"])
         found = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
     for stage, reason, count in found:
         click.echo(f"rejects: {count:,} {reason} in {stage}")

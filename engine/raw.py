@@ -42,7 +42,7 @@ def find(sources: Iterable[str]) -> dict[str, Path]:
     paths: list[Path] = []
     for source in sources:
         if os.path.isdir(source):
-            found = sorted(path for path in Path(source).rglob("*") if path.is_file() and _readable(path))
+            found = _below(Path(source))
         else:
             found = [Path(source)] if os.path.isfile(source) else sorted(Path(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path))
         if not found:
@@ -54,9 +54,22 @@ def find(sources: Iterable[str]) -> dict[str, Path]:
     return {os.path.relpath(path, top): path for path in paths}
 
 
-def _readable(path: Path) -> bool:
-    name = path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSED else path.name
-    return name.endswith(_KNOWN) and not path.name.startswith(".")
+def _below(folder: Path) -> list[Path]:
+    """The readable files of a folder and those in it, hidden ones and run folders of ours left out."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found += [] if (path / "plan.json").exists() else _below(path)
+        elif _inner(path).endswith(_KNOWN):
+            found.append(path)
+    return found
+
+
+def _inner(path: Path) -> str:
+    """The file's name less the suffix of its compression."""
+    return path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSED else path.name
 
 
 def estimated_bytes(path: Path) -> int:
@@ -70,21 +83,33 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
     for name, path in files.items():
         try:
             if path.suffix == ".parquet":
-                yield from _parquet(name, path)
+                yield from _parquet(name, path, max_row_bytes)
             else:
                 with pa.input_stream(path, compression="detect") as stream:
-                    yield from _json_rows(name, iter(lambda stream=stream: stream.read(_CHUNK), b""), max_row_bytes)
+                    yield from _json_rows(path, name, iter(lambda stream=stream: stream.read(_CHUNK), b""), max_row_bytes)
         except (OSError, pa.ArrowException, EOFError) as error:
             raise UserError(f"{path} breaks off or is damaged ({str(error).strip()}): copy it again, or take it out of prompts.source") from None
 
 
-def _json_rows(name: str, chunks: Iterator[bytes], limit: int) -> Iterator[Row]:
+def _json_rows(path: Path, name: str, chunks: Iterator[bytes], limit: int) -> Iterator[Row]:
     first = next(chunks, b"").removeprefix(b"\xef\xbb\xbf")
     chunks = itertools.chain([first], chunks)
-    pieces = _elements(chunks, limit) if first.lstrip()[:1] == b"[" else _lines(chunks, limit)
+    pieces = _elements(chunks, limit) if _is_array(path, first) else _lines(chunks, limit)
     for line, (raw, complaint) in enumerate(pieces, 1):
         if complaint or raw.strip():
             yield _checked(name, line, raw, complaint)
+
+
+def _is_array(path: Path, first: bytes) -> bool:
+    """Whether the file is one JSON array: by its name, and by its first byte; a bracketed first line of JSON Lines must not hide the others."""
+    if _inner(path).endswith((".jsonl", ".ndjson")) or first.lstrip()[:1] != b"[":
+        return False
+    line, _, rest = first.lstrip().partition(b"\n")
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return True
+    return not rest.strip()
 
 
 def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[bytes, str | None]]:
@@ -141,7 +166,8 @@ def _elements(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[bytes, str 
         elif chunk[begin:].strip():
             yield chunk[begin:][:_KEEP_RAW], "text after the end of the JSON array"
     if depth:
-        yield kept[:_KEEP_RAW], "the JSON array breaks off here"
+        # Cut off, or a quote too many or too few: how many rows lie behind it nobody can say.
+        raise EOFError(f"its JSON array has no end; the last element begins with {kept.strip()[:80].decode(errors='backslashreplace')!r}")
 
 
 def _checked(name: str, line: int, raw: bytes, complaint: str | None) -> Row:
@@ -167,13 +193,36 @@ def _why(raw: bytes, message: str) -> str:
     return "nan" if "infinity" in message or re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", raw) else "bad_json"
 
 
-def _parquet(name: str, path: Path) -> Iterator[Row]:
+def _parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         line = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
+        for batch in file.iter_batches(batch_size=256):
+            try:
+                values = batch.to_pylist()
+            except UnicodeDecodeError:  # somewhere in it: row by row, then
+                values = [None] * len(batch)
+            for row, value in enumerate(values):
                 line += 1
-                try:
-                    yield Row(name, line, json.dumps(value, allow_nan=False, ensure_ascii=False, default=str))
-                except ValueError:
-                    yield Row(name, line, json.dumps(value, ensure_ascii=False, default=str), "nan", "a number that is NaN or infinite")
+                yield _parquet_row(name, line, value, batch.slice(row, 1), limit)
+
+
+def _parquet_row(name: str, line: int, value: dict | None, row: pa.RecordBatch, limit: int) -> Row:
+    try:
+        value = value or row.to_pylist()[0]
+        raw = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_json).encode()
+    except UnicodeDecodeError as error:
+        return Row(name, line, _escaped(row), "bad_utf8", str(error))
+    except ValueError:
+        return Row(name, line, json.dumps(value, ensure_ascii=False, default=_as_json), "nan", "a number that is NaN or infinite")
+    return _checked(name, line, *_sized(raw, len(raw), limit))
+
+
+def _as_json(value: object) -> object:
+    # Bytes are no text: as an object they can stand in a column nobody asks for, and are mistyped in one that is read.
+    return {"bytes": value.decode(errors="backslashreplace")} if isinstance(value, bytes) else str(value)
+
+
+def _escaped(row: pa.RecordBatch) -> str:
+    """The text columns of a row whose bytes are no UTF-8."""
+    texts = {field.name: row[field.name] for field in row.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    return json.dumps({column: (values.cast(pa.large_binary())[0].as_py() or b"").decode(errors="backslashreplace") for column, values in texts.items()})

@@ -7,9 +7,7 @@ from one reading; `scan` is for the one stage whose rows come from outside and h
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine import sql
-from schemas.commit import commit_bytes, commit_json, committed, fingerprint, sha256_file, sweep, sync_file
+from schemas.commit import commit_bytes, commit_json, committed, fingerprint, locked, sha256_file, sweep, sync_file
 from schemas.errors import UserError
 from schemas.manifest import File, Marker, Planned, difference, marker_path, read_json, read_marker, shard_name, verify, write_manifest, write_marker, write_plan
 from schemas.recipe import Recipe, dump
@@ -28,7 +26,7 @@ from schemas.tables import TABLES
 # Log-probs and token ids compress best split by byte; strings by dictionary (pitfalls: 3.4 and about 1 byte a value).
 _SPLIT = {f"{column}.list.element" for schema in TABLES.values() for column in schema.names if pa.types.is_list(schema.field(column).type)}
 _ROW_GROUP = 4096
-_SCAN_BUFFER_ROWS = 32768
+_SCAN_BUFFER = 64 << 20  # bytes of rows waiting to be laid down
 
 
 @dataclass(frozen=True)
@@ -107,16 +105,7 @@ def plan(path: Path, recipe: Recipe) -> Run:
 @contextlib.contextmanager
 def opened(run: Run) -> Iterator[None]:
     """The run folder, ours alone; what killed runs left half written is swept away and the plan is written down."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    with open(run.path / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(f"{run.path}: another `engine precompute` (process {lock.read() or 'unknown'}) is at work in it; wait for it, or take another folder") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with locked(run.path, "engine precompute"):
         sweep(run.path)
         for stage in run.stages:
             folder = run.folder(stage)
@@ -245,7 +234,7 @@ def lay(run: Run, wanted: set[int], report: Callable[[int], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     waiting: dict[int, list[pa.Table]] = {}
-    rows = 0
+    held = 0
     for scanned in stage.scan(run.recipe, run.planned[stage.name].facts):
         shards = pa.array(scanned.shards, pa.int32())
         order = pa.compute.sort_indices(shards)  # stable: the rows of a shard keep the input's order
@@ -254,10 +243,10 @@ def lay(run: Run, wanted: set[int], report: Callable[[int], None]) -> None:
         for begin, end in zip(cuts, cuts[1:], strict=False):
             if int(sorted_shards[begin]) in wanted:
                 waiting.setdefault(int(sorted_shards[begin]), []).append(sorted_rows.slice(begin, end - begin))
-        rows += len(scanned.shards)
-        if rows >= _SCAN_BUFFER_ROWS:
+        held += scanned.rows.nbytes
+        if held >= _SCAN_BUFFER:
             _flush(folder, waiting)
-            rows = 0
+            held = 0
         report(len(scanned.shards))
     _flush(folder, waiting)
     for path in folder.glob("*.arrows"):

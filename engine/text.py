@@ -4,6 +4,7 @@ Prompt and response are tokenised apart and joined as ids, so that no merge cros
 ends every response exactly once. Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
 """
 
+import datetime
 import functools
 import hashlib
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Messages = Sequence[dict[str, str]]
 # Stands for the n-th special token that a user typed, while the template is rendered: a private-use character, absent from the text itself.
 _STANDIN = "\ue000{}\ue001"
+_STANDINS = re.compile(_STANDIN.format(r"(\d+)"))
 _MARK = "\ue002response\ue002"
 
 
@@ -49,7 +51,9 @@ class TemplateError(ValueError):
 class Text:
     """Token ids of prompts and responses for one tokenizer and one template."""
 
-    def __init__(self, path: Path, template: str):
+    def __init__(self, path: Path, template: str, date: str = "2024-07-26"):
+        """`date` (YYYY-MM-DD) is today for a template that asks for it. Raises UserError where tokenizer or template cannot work at all."""
+        import jinja2
         from transformers import AutoTokenizer, GenerationConfig
 
         try:
@@ -61,12 +65,22 @@ class Text:
         self.tokenizer.model_max_length = int(1e30)
         bos = self.tokenizer.bos_token_id
         self._adds_bos = bos is not None and self.tokenizer("").input_ids[:1] == [bos]
-        special = sorted((token for token in self.tokenizer.all_special_tokens if token), key=len, reverse=True)
+        # Not only the named ones: a chat model's turn markers are often special without a name.
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted(filter(None, added | set(self.tokenizer.all_special_tokens)), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         ends = GenerationConfig.from_pretrained(path).eos_token_id if (path / "generation_config.json").exists() else None
         self.stop_ids = {*([ends] if isinstance(ends, int) else ends or []), self.tokenizer.eos_token_id} - {None}
         if not self.stop_ids:
             raise UserError(f"the tokenizer in {path} has no EOS token: a response could not be ended; set eos_token in its tokenizer_config.json")
+        day = datetime.date.fromisoformat(date)
+        self._today = {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
+        try:
+            self._apply([{"role": "user", "content": "a"}], True)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"the chat template of {path} is no template: {error}; give another by model.chat_template") from None
+        except (jinja2.TemplateError, TypeError, ValueError):
+            pass  # it may refuse this one prompt and take others
 
     def prompts(self, prompts: Sequence[Messages]) -> list[list[int] | TemplateError]:
         """Token ids of each prompt, up to where the assistant's turn begins; a refusal in place of those that the template refuses."""
@@ -110,11 +124,15 @@ class Text:
     def _render(self, messages: Messages, generation: bool = True) -> str:
         import jinja2
 
-        own = {} if self._adds_bos or self.tokenizer.bos_token is None else {"unwanted_bos": True}
         try:
-            return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **own)
+            return self._apply(messages, generation)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise TemplateError(str(error).strip() or type(error).__name__) from None
+
+    def _apply(self, messages: Messages, generation: bool) -> str:
+        own = {} if self._adds_bos or self.tokenizer.bos_token is None else {"unwanted_bos": True}
+        today = {name: value for name, value in self._today.items() if name in (self.tokenizer.chat_template or "")}
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **own, **today)
 
     def _guarded(self, messages: Messages) -> list[int]:
         """Ids of a prompt in which a user typed a special token: it is hidden while the template is rendered, then tokenised as text."""
@@ -130,8 +148,7 @@ class Text:
         rendered, at = self._render(safe), 0
         for special in [*self._special.finditer(rendered), None]:
             text = rendered[at : special.start() if special else None]
-            for number, token in enumerate(hidden):
-                text = text.replace(_STANDIN.format(number), token)
+            text = _STANDINS.sub(lambda match: hidden[int(match[1])] if int(match[1]) < len(hidden) else match[0], text)
             ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
             if special:
                 ids.append(self.tokenizer.convert_tokens_to_ids(special[0]))

@@ -5,13 +5,17 @@ power cut cannot undo the rename. What was written is known by its sha256. What 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from schemas.errors import UserError
 
 # A file changed within this many seconds of being hashed may change again without its size or time changing: not remembered.
 _RACY_SECONDS = 2.0
@@ -46,8 +50,26 @@ def _temporary(path: Path) -> Path:
 
 def sweep(folder: Path) -> None:
     """Removes what killed writers left in a folder. Call it only where no other writer can be at work."""
-    for path in folder.glob("*.tmp"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        # Only names of our own making: the folder may hold a user's files as well.
+        if re.search(r"\.\d+\.tmp$", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, who: str) -> Iterator[None]:
+    """The folder, ours alone until left; raises UserError where another process has it. A process that dies lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(f"{folder}: another `{who}` (process {lock.read() or 'unknown'}) is at work in it; wait for it, or take another folder") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something outside the program has to change: a recipe, a file, a flag, a model. Our own mistakes are `assert`s."""
+    """Something outside the program has to change: a recipe, a file, a flag, a model. Our own mistakes are `assert`s.
+
+    `shared`: every rank of a training run raises the same, so one of them is enough to say it."""
+
+    def __init__(self, message: str, shared: bool = False):
+        super().__init__(message)
+        self.shared = shared
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -4,13 +4,12 @@ A name is not an identity: a folder retrained under its old name must not be ser
 are remembered by size and time of change, so that naming a model costs milliseconds.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.commit import canonical, content_digest, fingerprint, is_remembered
+from schemas.commit import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.recipe import Model, included
 
@@ -65,12 +64,23 @@ def _json(path: Path) -> dict:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def _weight_files(path: Path) -> list[Path]:
+    """The files that hold a model's weights: those of its index, or the one; what else lies beside them (an optimizer) is not the model."""
+    index = path / "model.safetensors.index.json"
+    names = set(_json(index).get("weight_map", {}).values()) if index.exists() else {"model.safetensors"}
+    if absent := [name for name in names if not (path / name).exists()]:
+        if index.exists():
+            raise UserError(f"{path} is not whole: its index names {absent[0]}, which is not there")
+        return []
+    return [path / name for name in sorted(names)]
+
+
 def weights_digest(path: Path) -> str:
-    """Digest over the names and contents of a folder's safetensors files."""
-    files = sorted(path.glob("*.safetensors"))
+    """Digest over the names and contents of a folder's weight files."""
+    files = _weight_files(path)
     if not files:
         other = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)), None)
-        raise UserError(f"{path} has no *.safetensors" + (f" (only {other}, which can hold code: convert it)" if other else ""))
+        raise UserError(f"{path} has no model.safetensors" + (f" (only {other}, which can hold code: convert it)" if other else ""))
     unread = sum(file.stat().st_size for file in files if not is_remembered(file))
     if unread > _LARGE:
         _log.info("reading %.0f GB of weights in %s, to know them by their content: once", unread / 1e9, path)
@@ -86,9 +96,11 @@ def config_digest(path: Path) -> str:
 def _tokenizer_digest(path: Path) -> str:
     known = {name: content_digest(path / name) for name in _TOKENIZER_FILES if (path / name).exists()}
     settings = {key: value for key, value in _json(path / "tokenizer_config.json").items() if key not in ("chat_template", "name_or_path")}
+    # Where a response ends is part of how it is tokenised.
+    ends = _json(path / "generation_config.json").get("eos_token_id")
     if not known:
         raise UserError(f"{path} has no tokenizer.json (nor tokenizer.model or vocab.json)")
-    return fingerprint([known, settings])
+    return fingerprint([known, settings, sorted(ends) if isinstance(ends, list) else [ends]])
 
 
 def _template(model: Model, path: Path) -> tuple[str, str]:
@@ -116,7 +128,8 @@ def identify(model: Model) -> Identity:
         weights=weights_digest(path),
         config=config_digest(path),
         tokenizer=_tokenizer_digest(path),
-        template=hashlib.sha256(canonical(text)).hexdigest()[:12],
+        # A template that asks for the date is told the recipe's: only then is it part of what the ids depend on.
+        template=fingerprint([text, model.date if "strftime_now" in text or "date_string" in text else None]),
         template_text=text,
         template_from=origin,
         positions=int(limits.get("max_position_embeddings") or limits.get("n_positions") or 0),

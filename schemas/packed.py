@@ -15,12 +15,15 @@ compares it with the model's own forward and says so where a model does not (the
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as logging_of_transformers
 
 from schemas.errors import UserError
 
@@ -123,6 +126,38 @@ def _mask(new: int, all_: int, window: int | None, device: torch.device, packed:
 
 
 AttentionInterface.register(_NAME, _attention)
+
+
+def check_device(wanted: str) -> None:
+    """Raises UserError where `model.device` names something that is not here."""
+    if wanted == "auto":
+        return
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"model.device = {wanted}: expected auto, cpu, cuda or one GPU such as cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"model.device = {wanted}, but torch finds {torch.cuda.device_count()} GPUs here; set it to auto or cpu, or install a CUDA build of torch")
+
+
+def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+    """A model folder's weights on a device, ready for `token_logps`; raises UserError that names what is wrong with the folder.
+
+    Safetensors only, and no code of the folder's is run. Its generation_config is left behind: it would bend sampling unasked, and many
+    published ones cannot be saved again."""
+    logging_of_transformers.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
+    # transformers fills what is missing with random numbers and goes on.
+    if absent := sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"]))):
+        raise UserError(f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, such as {absent[0]}; get the folder again")
+    model.generation_config = GenerationConfig()
+    # eval: dropout would make a model differ from its own log-probs; the DPO authors' code switches it off too.
+    return prepare(model.to(device).eval())
 
 
 def token_logps(model: PreTrainedModel, layout: Layout) -> torch.Tensor:

@@ -5,6 +5,8 @@ be a setting that silently does nothing. `section.key=value` settings override t
 """
 
 import dataclasses
+import datetime
+import math
 import os
 import tomllib
 import types
@@ -18,6 +20,15 @@ import tomli_w
 from schemas.errors import UserError, did_you_mean
 
 
+def _bounds(section: object, low: float, *names: str, above: bool = False, high: float = math.inf) -> None:
+    """Raises UserError for a field of a section that is below `low` (or not above it), above `high`, or no number."""
+    for name in names:
+        value = getattr(section, name)
+        if not (low < value if above else low <= value) or not value <= high or value in (math.inf, -math.inf):
+            most = f" and at most {high:g}" if high < math.inf else ""
+            raise UserError(f"[{type(section).__name__.lower()}] {name} = {value}: expected a number {'above' if above else 'of at least'} {low:g}{most}")
+
+
 @dataclass(frozen=True)
 class Model:
     """The reference, and the policy at its start."""
@@ -27,7 +38,14 @@ class Model:
     dtype: str = "float32"  # float32, bfloat16 or float16: of the engine's pass
     device: str = "auto"  # auto (every GPU there is, else the CPU), cpu, cuda, cuda:1 …
     template: str = "plain"  # template for a model that has no chat template: a file of pipelines/prompts without .jinja, or a path
+    date: str = "2024-07-26"  # the day that a template which prints today's date is told: token ids must not depend on the day of the run
     chat_template: str = ""  # a .jinja file to use in place of the model's own chat template
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise UserError(f"[model] date = {self.date}: expected a day as YYYY-MM-DD") from None
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,10 @@ class Prompts:
     format: str = "auto"  # auto, a file of pipelines/sql without .sql, or a path to one of your own
     shards: int = 0  # 0: one for every 8 MiB of input
     max_row_bytes: int = 4 << 20  # a longer row goes to rejects
+
+    def __post_init__(self) -> None:
+        _bounds(self, 0, "shards")
+        _bounds(self, 1, "max_row_bytes")
 
 
 @dataclass(frozen=True)
@@ -50,9 +72,13 @@ class Logprobs:
     """Per-token reference log-probs of every response."""
 
     max_length: int = 0  # tokens of prompt and response together; 0: as many as the model has positions
-    # What to do with more, in this order until it fits: drop, truncate_prompt_left, truncate_response. What never fits goes to rejects.
+    # What to do with more: drop alone, or truncate_prompt_left (to a quarter of max_length at least), or truncate_response, or both, the prompt
+    # first. What does not fit even then goes to rejects.
     too_long: tuple[str, ...] = ("drop",)
     batch_tokens: int = 0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
+
+    def __post_init__(self) -> None:
+        _bounds(self, 0, "max_length", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,9 @@ class Pairs:
 
     choose: str = "given"  # a file of pipelines/sql without .sql, or a path to one of your own
     test_share: float = 0.02  # share of the prompts held out as split = 'test'
+
+    def __post_init__(self) -> None:
+        _bounds(self, 0, "test_share", high=1)
 
 
 @dataclass(frozen=True)
@@ -89,6 +118,14 @@ class Train:
     tensorboard: bool = False
     options: dict = field(default_factory=dict)  # the tables [train.<loss>], read by the losses
 
+    def __post_init__(self) -> None:
+        _bounds(self, 0, "learning_rate", above=True)
+        _bounds(self, 1, "batch_size", "epochs")
+        _bounds(self, 0, "weight_decay", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance")
+        _bounds(self, 0, "warmup_ratio", high=1)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"[train] betas = {list(self.betas)}: expected two numbers of at least 0 and below 1")
+
 
 SECTIONS: dict[str, type] = {"model": Model, "prompts": Prompts, "given": Given, "logprobs": Logprobs, "pairs": Pairs, "train": Train}
 
@@ -111,7 +148,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
     path = Path(path)
     try:
         tree = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no recipe at {path}; those that ship lie in pipelines/recipes/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
@@ -149,6 +186,8 @@ def parse(tree: dict, where: str) -> Recipe:
     for name, body in tree.items():
         if name == "seed":
             seed = _value(body, int, f"{where}: seed")
+            if seed < 0:
+                raise UserError(f"{where}: seed = {seed}: expected 0 or more")
         elif name not in SECTIONS:
             raise UserError(f"{where}: unknown section [{name}]; {did_you_mean(name, [*SECTIONS, 'seed'])}")
         elif not isinstance(body, dict):
@@ -192,12 +231,23 @@ def _value(value: object, kind: typing.Any, where: str) -> typing.Any:
 
 def _absolute(recipe: Recipe) -> Recipe:
     sections = dict(recipe.sections)
-    if isinstance(model := sections.get("model"), Model) and model.name and Path(model.name).expanduser().exists():
-        sections["model"] = dataclasses.replace(model, name=os.path.abspath(Path(model.name).expanduser()))
+    for name, keys in {"model": ("name", "template", "chat_template"), "prompts": ("format",), "pairs": ("choose",)}.items():
+        if name in sections:
+            found = {key: getattr(sections[name], key) for key in keys}
+            # What is no file or folder here is a name: on the hub, or of a file that ships.
+            paths = {key: os.path.abspath(Path(value).expanduser()) for key, value in found.items() if value and not _ships(name, value) and Path(value).expanduser().exists()}
+            sections[name] = dataclasses.replace(sections[name], **paths)
     if isinstance(prompts := sections.get("prompts"), Prompts):
         source = tuple(os.path.abspath(Path(item).expanduser()) for item in prompts.source)
         sections["prompts"] = dataclasses.replace(prompts, source=source)
     return Recipe(sections, recipe.seed)
+
+
+def _ships(section: str, name: str) -> bool:
+    """Whether a bare name means a file under pipelines/, whatever else of that name lies here; `auto` means none."""
+    folders = {"prompts": ("sql", ".sql"), "pairs": ("sql", ".sql")}
+    folder, suffix = folders.get(section, ("prompts", ".jinja"))
+    return name == "auto" or (_shipped(folder) / f"{name}{suffix}").is_file()
 
 
 def dump(recipe: Recipe) -> bytes:
@@ -209,13 +259,17 @@ def dump(recipe: Recipe) -> bytes:
     return tomli_w.dumps(tree).encode()
 
 
-def included(folder: str, name: str, suffix: str) -> Path:
-    """A file named in a recipe: one that ships under pipelines/<folder> by its bare name, or any other by its path."""
+def _shipped(folder: str) -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("pipelines")
     assert spec is not None and spec.submodule_search_locations
-    shipped = Path(spec.submodule_search_locations[0]) / folder
+    return Path(spec.submodule_search_locations[0]) / folder
+
+
+def included(folder: str, name: str, suffix: str) -> Path:
+    """A file named in a recipe: one that ships under pipelines/<folder> by its bare name, or any other by its path."""
+    shipped = _shipped(folder)
     for path in (shipped / f"{name}{suffix}", Path(name).expanduser()):
         if path.is_file():
             return path

@@ -4,6 +4,7 @@ The optimizer's tensors are safetensors too: nothing has to be unpickled, and th
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from schemas.commit import commit_folder
 from schemas.errors import UserError
 from schemas.manifest import read_json
 
-_NOT_COPIED = {"config.json", "generation_config.json", "model.safetensors.index.json"}
+_NOT_COPIED = {"config.json", "model.safetensors.index.json", "state.json"}
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -35,6 +36,7 @@ def save(folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim
 
     def fill(path: Path) -> None:
         model.save_pretrained(path)
+        (path / "generation_config.json").unlink(missing_ok=True)  # the source's own, if any, byte for byte
         for file in sorted(source.iterdir()):
             if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in _NOT_COPIED and not (path / file.name).exists():
                 shutil.copyfile(file, path / file.name)
@@ -51,7 +53,7 @@ def save(folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim
 
 def remove(folder: Path, step: int) -> None:
     # Renamed first: a removal that is cut off must not leave half a checkpoint under its name.
-    shutil.rmtree(path_of(folder, step).rename(folder / f"checkpoint-{step}.tmp"))
+    shutil.rmtree(path_of(folder, step).rename(folder / f"checkpoint-{step}.{os.getpid()}.tmp"))
 
 
 def restore(path: Path, optimizer: torch.optim.Optimizer, scheduler) -> None:

@@ -16,12 +16,18 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            if os.environ.get("RANK", "0") == "0":
-                click.echo(f"error: {error}", err=True)
+            # What all ranks found is said once, by the first; what one alone may have found (a file, a device) each says.
+            rank = os.environ.get("RANK", "0")
+            if rank == "0" or not error.shared:
+                click.echo(f"error: {error}" if rank == "0" else f"rank {rank}: error: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("\nstopped; the last checkpoint is kept: run the same command to go on from it", err=True)
             ctx.exit(130)
+        except OSError as error:
+            # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
+            click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -51,11 +57,15 @@ def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None
     from schemas.manifest import read_plan
     from schemas.recipe import Recipe, load
 
-    given = load(recipe, settings)
+    ours = [setting for setting in settings if setting.split(".")[0].split("=")[0] in ("train", "seed")]
+    models = [setting for setting in settings if setting.startswith("model.")]
+    if other := [setting for setting in settings if setting not in ours + models]:
+        raise UserError(f"--set {other[0]} is not the trainer's: the run was made with its own; give it to `engine precompute`")
+    given = load(recipe, ours)
     read_plan(run)  # says clearly where this is no run
-    made = load(run / "recipe.toml")
+    made = load(run / "recipe.toml", models)
     sections = made.sections | {"train": given.section("train")}
-    if "model" in given.sections and given.section("model").name:
+    if "model" in given.sections and given.section("model").name and not models:
         sections["model"] = given.section("model")
 
     from trainer.train import train

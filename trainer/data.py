@@ -60,7 +60,8 @@ def open_pairs(run: Path) -> Pairs:
         raise UserError(f"{folder} is unfinished, {len(markers)} of {shards} shards are there: run `engine precompute` again to make the rest")
     pairs = Pairs(folder, read_json(folder / "manifest.json")["facts"], tuple(markers))
     if not pairs.count("train"):
-        raise UserError(f"{folder} has no pairs to train on: see `engine status {run}` for what was refused")
+        held = f"{pairs.count('test')} are held out by pairs.test_share" if pairs.count("test") else f"see `engine status {run}` for what was refused"
+        raise UserError(f"{folder} has no pairs to train on: {held}")
     return pairs
 
 

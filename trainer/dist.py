@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from schemas.packed import check_device
+
 _BUCKET = 1 << 25  # elements summed in one call: few calls, without a second copy of a large model
 
 
@@ -68,10 +70,12 @@ def _sum_flat(grads: list[torch.Tensor]) -> None:
 
 def start(device: str) -> Ranks:
     """This process's place among the ranks; `device` as in [model]."""
+    check_device(device)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
     number = int(os.environ.get("LOCAL_RANK", 0))
-    place = torch.device(device if device != "auto" and world_size == 1 else f"cuda:{number}" if cuda else "cpu")
+    named = world_size == 1 and device not in ("auto", "cuda")  # several ranks have a GPU each, whichever was named
+    place = torch.device(device if named else f"cuda:{number}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(place)
     if world_size > 1:

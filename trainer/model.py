@@ -6,32 +6,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from schemas import packed
-from schemas.errors import UserError
 from trainer.data import Pair
 from trainer.losses.side import Side
 
 
 def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreTrainedModel:
     """A policy in float32 (autocast lowers the arithmetic where bfloat16 is wanted, not the weights: updates of 5e-7 would vanish in them)."""
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
-    # eval: dropout would make the policy differ from its own cached log-probs; the DPO code switches it off too.
-    model = packed.prepare(model.to(device).eval())
+    model = packed.load(path, torch.float32, device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
+        # transformers checkpoints only layers that are in training. Their parts stay in eval: no dropout wakes up.
         for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
     return model
 
 

@@ -4,19 +4,19 @@ A step is a function of (weights, optimizer state, step number): the pairs by (s
 is killed and started again ends in the same bytes on the same number of ranks, and with other ranks in the same numbers up to rounding.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, get_scheduler
 
-from schemas.commit import commit_bytes, commit_json, fingerprint, sweep
+from schemas.commit import commit_bytes, commit_json, fingerprint, locked, sweep
 from schemas.errors import UserError, did_you_mean
 from schemas.identity import config_digest, resolve, weights_digest
-from schemas.manifest import read_json
 from schemas.recipe import Recipe, Train, dump
 from trainer import checkpoint, data, dist, losses, metrics
 from trainer.data import Pair, Pairs
@@ -35,23 +35,31 @@ _NOT_FACTS = ("micro_batch_tokens", "eval_every", "save_every", "keep", "toleran
 def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     """Trains the recipe's model on the run's pairs; returns the last checkpoint. See `trainer run --help`."""
     config: Train = recipe.section("train")
-    objective = losses.choose(config)
-    _check(config)
-    pairs = data.open_pairs(run)
+    with _on_every_rank():
+        objective = losses.choose(config)
+        _check(config)
+        pairs = data.open_pairs(run)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _same_model(policy, pairs, source)
     total = config.max_steps if config.max_steps > 0 else config.epochs * data.steps_per_epoch(pairs, config.batch_size)
     facts = _facts(config, objective, pairs, policy, recipe.seed)
     folder = run / f"train-{fingerprint(facts)}"
-    if resume and (folder / "manifest.json").exists():
+    if resume and (folder / "manifest.json").exists() and checkpoint.path_of(folder, total).exists():
         print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
         return checkpoint.path_of(folder, total)
 
     ranks = dist.start(recipe.section("model").device)
-    if ranks.first:
-        _open(folder, facts, recipe, resume)
-    ranks.wait()
+    with contextlib.ExitStack() as held:
+        if ranks.first:
+            held.enter_context(locked(folder, "trainer run"))
+            _open(folder, facts, recipe, resume)
+        ranks.wait()
+        return _train(recipe, objective, pairs, folder, facts, source, total, ranks)
+
+
+def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, facts: dict, source: Path, total: int, ranks: Ranks) -> Path:
+    config: Train = recipe.section("train")
     start = max(checkpoint.steps(folder), default=0)
     model = load(checkpoint.path_of(folder, start) if start else source, ranks.device, config.gradient_checkpointing)
     optimizer = _optimizer(model, config)
@@ -71,12 +79,14 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
         for step in range(start + 1, total + 1):
             epoch, batch = next(batches)
             if step == 1:
-                _agree(stepping, batch, pairs, run, log)
+                with _on_every_rank():
+                    _agree(stepping, batch, pairs, log)
                 _evaluate(stepping, pairs, 0, log)
 
-            totals, tokens = stepping.backward(batch)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))
-            _finite(norm, step, batch)
+            with _on_every_rank():
+                totals, tokens = stepping.backward(batch)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))
+                _finite(norm, step, batch)
             rate = scheduler.get_last_lr()[0]
             optimizer.step()
             scheduler.step()
@@ -149,15 +159,20 @@ class Stepping:
         return totals, sum(pair.tokens for pair in batch)
 
 
+@contextlib.contextmanager
+def _on_every_rank() -> Iterator[None]:
+    """What is refused in here every rank refuses alike, so one of them says it."""
+    try:
+        yield
+    except UserError as error:
+        error.shared = True
+        raise
+
+
 def _check(config: Train) -> None:
     for key, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES)), ("dtype", DTYPES)):
         if getattr(config, key) not in known:
             raise UserError(f"train.{key} = {getattr(config, key)}: {did_you_mean(getattr(config, key), known)}")
-    for key in ("batch_size", "epochs"):
-        if getattr(config, key) < 1:
-            raise UserError(f"train.{key} = {getattr(config, key)}: expected 1 or more")
-    if config.learning_rate <= 0:
-        raise UserError(f"train.learning_rate = {config.learning_rate}: expected a number above 0")
 
 
 def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
@@ -194,7 +209,7 @@ def _optimizer(model: PreTrainedModel, config: Train) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, run: Path, log: metrics.Log | None) -> None:
+def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log | None) -> None:
     """The proof, before the first update, that cache and policy are one model: the loss is what it would be if the policy were exactly the
     reference (log 2 for DPO), and the per-token gap is noise."""
     device = stepping.ranks.device
@@ -217,7 +232,7 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, run: Path, log: 
     # Not `mean > tolerance`: NaN must not pass.
     if not mean <= tolerance:
         raise UserError(f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
-                        f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {run} were changed; "
+                        f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {pairs.folder} were changed; "
                         "run `engine precompute` again in this dtype, or raise train.tolerance")  # fmt: skip
 
 

@@ -34,21 +34,22 @@ def execute(run: Run, shards: Iterable[int], workers: int, report: Report) -> No
     if workers > 1:
         _in_workers(run, queue, [places[number % len(places)] for number in range(workers)], report)
         return
-    model = _opener(run.recipe, "auto", cores(), report)
+    model = _opener(run, "auto", cores(), report)
     for shard in queue:
         make(run, shard, model, lambda stage, marker: report("shard", (stage.name, marker)))
 
 
-def _opener(recipe: Recipe, device: str, threads: int, report: Report) -> Callable[[], Model]:
+def _opener(run: Run, device: str, threads: int, report: Report) -> Callable[[], Model]:
     """Opens the model at the first call: a run that needs none loads none."""
+    planned = next((stage.facts["model"] for stage in run.planned.values() if "model" in stage.facts), None)
 
     @functools.cache
     def opened() -> Model:
         import torch
 
         torch.set_num_threads(threads)
-        place = devices(recipe.section("model").device)[0] if device == "auto" else device
-        return open_model(recipe, place, lambda done: report("rows", done))
+        place = devices(run.recipe.section("model").device)[0] if device == "auto" else device
+        return open_model(run.recipe, place, lambda done: report("rows", done), planned)
 
     return opened
 
@@ -60,7 +61,8 @@ def _in_workers(run: Run, queue: list[int], places: list[str], report: Report) -
     try:
         for place in places:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, run.path, run.recipe, place, threads), daemon=True)
+            folders = [planned.folder for planned in run.planned.values()]
+            process = context.Process(target=_work, args=(theirs, run.path, run.recipe, folders, place, threads), daemon=True)
             process.start()
             theirs.close()
             workers[ours] = (process, [])
@@ -71,20 +73,20 @@ def _in_workers(run: Run, queue: list[int], places: list[str], report: Report) -
                 process, at_work = workers[pipe]
                 try:
                     kind, value = pipe.recv()
-                except EOFError:
+                    if kind == "next":
+                        at_work[:] = [shard] if (shard := next(waiting, None)) is not None else []
+                        pipe.send(shard)
+                except (EOFError, BrokenPipeError, ConnectionResetError):
                     process.join()
                     where = f" at shard {at_work[0]}" if at_work else ""
                     raise UserError(f"worker {process.pid} ended{where} ({_cause(process.exitcode)}); finished shards are kept: run the same command to go on") from None
                 if kind == "error":
                     raise value
-                if kind == "next":
-                    at_work[:] = [shard] if (shard := next(waiting, None)) is not None else []
-                    pipe.send(shard)
-                    if not at_work:
-                        process.join()
-                        del workers[pipe]
-                else:
+                if kind != "next":
                     report(kind, value)
+                elif not at_work:
+                    process.join()
+                    del workers[pipe]
     finally:
         for process, _ in workers.values():
             process.kill()
@@ -98,13 +100,15 @@ def _cause(code: int | None) -> str:
     return f"{name}; most often the machine was out of memory: fewer --workers, or a smaller logprobs.batch_tokens" if name == "SIGKILL" else name
 
 
-def _work(pipe: Connection, path: Path, recipe: Recipe, place: str, threads: int) -> None:
+def _work(pipe: Connection, path: Path, recipe: Recipe, folders: list[str], place: str, threads: int) -> None:
     """A worker: asks for shards until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
         run = plan(path, recipe)
-        model = _opener(recipe, place, threads, lambda kind, value: pipe.send((kind, value)))
+        if [planned.folder for planned in run.planned.values()] != folders:
+            raise UserError("the input or the model changed while the run was starting; run the same command again")
+        model = _opener(run, place, threads, lambda kind, value: pipe.send((kind, value)))
 
         def done(stage, marker: Marker) -> None:
             pipe.send(("shard", (stage.name, marker)))

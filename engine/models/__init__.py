@@ -45,16 +45,20 @@ class Model(Protocol):
 
 
 def devices(wanted: str) -> list[str]:
-    """The devices that `model.device` means here: `auto` is every GPU there is, else the CPU."""
-    if wanted != "auto":
-        return [wanted]
+    """The devices that `model.device` means here: `auto` is every GPU there is, else the CPU; `cuda` every GPU."""
     import torch
 
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    from schemas.packed import check_device
+
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    check_device(wanted)
+    if wanted in ("auto", "cuda"):
+        return gpus or ["cpu"]
+    return [wanted]
 
 
-def open_model(recipe: Recipe, device: str, report: Callable[[int], None]) -> Model:
-    """The recipe's model, loaded on a device; `report` is told of responses as they are done."""
+def open_model(recipe: Recipe, device: str, report: Callable[[int], None], planned: dict[str, str] | None) -> Model:
+    """The recipe's model on a device; `report` is told of responses as they are done, `planned` are the digests it must have."""
     from engine.models.hf import HF
 
-    return HF(recipe, device, report)
+    return HF(recipe, device, report, planned)

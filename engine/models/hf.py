@@ -3,11 +3,10 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from engine.models import Ids, Sample, Sampling
 from engine.text import Text
@@ -23,9 +22,10 @@ _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
 class HF:
     """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
 
-    def __init__(self, recipe: Recipe, device: str, report: Callable[[int], None] = lambda done: None):
+    def __init__(self, recipe: Recipe, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None):
+        """`planned`: the digests that the folders to be filled are named by; a model that has others by now is refused."""
         self._config, self._device, self._report = recipe.section("model"), device, report
-        self._identity = identify(self._config)
+        self._identity, self._planned = identify(self._config), planned
         # On a CPU short rows stay in its caches; a GPU wants long ones.
         self._batch_tokens = recipe.sections.get("logprobs", Logprobs()).batch_tokens or (2048 if device == "cpu" else 16384)
         if self._config.dtype not in DTYPES:
@@ -33,11 +33,21 @@ class HF:
 
     @functools.cached_property
     def text(self) -> Text:
-        return Text(self._identity.path, self._identity.template_text)
+        text = Text(self._identity.path, self._identity.template_text, self._config.date)
+        self._as_planned()
+        return text
 
     @functools.cached_property
     def _model(self) -> PreTrainedModel:
-        return packed.prepare(load(self._identity.path, DTYPES[self._config.dtype], self._device).eval())
+        model = packed.load(self._identity.path, DTYPES[self._config.dtype], self._device)
+        self._as_planned()
+        return model
+
+    def _as_planned(self) -> None:
+        """After loading, so that what was loaded is what the digests name."""
+        now = identify(self._config).facts()
+        if self._planned and (changed := [name for name in now if now[name] != self._planned[name]]):
+            raise UserError(f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again")
 
     @torch.inference_mode()
     def logprobs(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> list[list[np.ndarray]]:
@@ -79,20 +89,6 @@ class HF:
             out = self._model.generate(ids.to(self._device), attention_mask=mask.to(self._device), generation_config=config, logits_processor=[draw])
         logps = torch.stack(draw.logps, 1).cpu().numpy()
         return [_cut(new, logp, self.text.stop_ids) for new, logp in zip(out[:, width:].tolist(), logps, strict=True)]
-
-
-def load(path: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A model folder's weights on a device, or an error that names what is wrong with the folder."""
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
-        ).to(device)  # fmt: skip
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
 
 
 class _own_attention:

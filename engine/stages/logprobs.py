@@ -19,7 +19,7 @@ from schemas.recipe import Logprobs, Recipe
 from schemas.tables import table
 
 _QUERY = """
-select prompt_id, prompts.messages as messages, response_id, responses.text as text, responses.response_ids as response_ids
+select prompt_id, prompts.messages as messages, prompts.file as file, prompts.line as line, response_id, responses.text as text, responses.response_ids as response_ids
 from responses join prompts using (prompt_id)
 order by prompt_id, response_id
 """
@@ -35,10 +35,12 @@ def facts(recipe: Recipe) -> dict:
     for way in config.too_long:
         if way not in _WAYS:
             raise UserError(f"logprobs.too_long has '{way}'; {did_you_mean(way, _WAYS)}")
+    if "drop" in config.too_long and len(config.too_long) > 1:
+        raise UserError("logprobs.too_long has drop beside another way: what cannot be cut to fit is dropped anyway; leave drop out")
     if identity.positions and config.max_length > identity.positions:
         raise UserError(f"logprobs.max_length = {config.max_length}, but the model was made for {identity.positions} positions; set it to that or less (0 takes the model's own)")
     max_length = config.max_length or identity.positions
-    return {"model": identity.facts() | {"dtype": model.dtype, "backend": "hf"}, "max_length": max_length, "too_long": config.too_long, "contexts": ["plain"]}
+    return {"model": identity.facts() | {"dtype": model.dtype, "backend": "hf"}, "max_length": max_length, "too_long": sorted(config.too_long), "contexts": ["plain"]}
 
 
 @dataclass
@@ -84,6 +86,8 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
         "prompt_id": [prompt_ids[reject.row] for reject in rejects],
         "response_id": [response_ids[reject.row] for reject in rejects],
     }
+    where = pa.array([reject.row for reject in rejects], pa.int64())
+    refused |= {"file": batch["file"].take(where), "line": batch["line"].take(where), "raw": batch["text"].take(where)}
     counts = {"scored": len(rows), "rejects": len(rejects), "truncated": sum(cut is not None for cut in truncated), "tokens": sum(map(len, flat))}
     return Made({"logprobs": table("logprobs", columns), "rejects": table("rejects", refused)}, counts)
 

@@ -18,6 +18,7 @@ from schemas.recipe import Prompts, Recipe, included
 from schemas.tables import MESSAGES, table
 
 _ROWS_AT_ONCE = 1024
+_BYTES_AT_ONCE = 8 << 20
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 99_999
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
@@ -51,7 +52,7 @@ def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
     files = raw.find(config.source)
     form = Format(included("sql", facts["format"] if config.format == "auto" else config.format, ".sql"))
     rows = raw.rows(files, config.max_row_bytes)
-    while batch := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+    while batch := _some(rows):
         readings = form.read(batch)
         laid = [_lay(reading) for reading in readings]
         # A reject has no prompt: its text settles its shard.
@@ -59,6 +60,17 @@ def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
         yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
     if changed := [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]:
         raise UserError(f"{', '.join(changed)} changed while it was read: nothing was made from it; run the same command again")
+
+
+def _some(rows: Iterator[raw.Row]) -> list[raw.Row]:
+    """The next rows, as many as may be in memory at once."""
+    batch, size = [], 0
+    for row in itertools.islice(rows, _ROWS_AT_ONCE):
+        batch.append(row)
+        size += len(row.text)
+        if size > _BYTES_AT_ONCE:
+            break
+    return batch
 
 
 def _lay(reading: Reading) -> dict:

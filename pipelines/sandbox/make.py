@@ -19,10 +19,10 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _SPECIAL = ["<|user|>", "<|assistant|>", "<|system|>"]
-_NAMES = "Ada Ben Cleo Dan Eva Finn Gia Hugo Ines Jon Kim Leo Mia Noah Olga Pia".split()
-_THINGS = "apples books coins marbles pencils shells stamps stones".split()
-_MORE = "buys finds gets wins".split()
-_LESS = "eats gives-away loses sells".split()
+_NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gia", "Hugo", "Ines", "Jon", "Kim", "Leo", "Mia", "Noah", "Olga", "Pia"]
+_THINGS = ["apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "stones"]
+_MORE = ["buys", "finds", "gets", "wins"]
+_LESS = ["eats", "gives-away", "loses", "sells"]
 
 
 def problems(seed: int, count: int) -> Iterator[dict[str, str]]:

@@ -1,6 +1,6 @@
 -- format: hh-rlhf dialogues: chosen and rejected are whole dialogues whose turns are marked "\n\nHuman:" and "\n\nAssistant:"
 with sides as (
-    select n, text_at(row, '$.chosen') as c, text_at(row, '$.rejected') as r from raw
+    select n, e'\n\n' || ltrim(text_at(row, '$.chosen'), e'\n') as c, e'\n\n' || ltrim(text_at(row, '$.rejected'), e'\n') as r from raw
 ), turns as (
     select n, c, r, hh_turns(c) as ct, hh_turns(r) as rt from sides
 )

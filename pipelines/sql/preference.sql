@@ -7,22 +7,23 @@ with fields as (
            coalesce(json_type(row, '$.prompt'), 'NULL') = 'NULL' as implicit,
            text_at(row, '$.system') as system
     from raw
-), shared as (
-    -- Two strings without a prompt: the prompt is the words both begin with (TRL's extract_prompt).
-    select *, string_split(c, ' ') as cw, string_split(r, ' ') as rw,
-           coalesce(list_position(list_transform(list_zip(cw, rw), lambda pair: pair[1] is not distinct from pair[2]), false),
-                    greatest(len(cw), len(rw)) + 1) - 1 as words
+), common as (
+    -- Two strings without a prompt: the prompt is what both begin with (TRL's extract_prompt), here back to the last space, so that no word is cut.
+    select *, case when implicit then list_zip(string_split(c, ''), string_split(r, '')) end as letters,
+           left(c, coalesce(list_position(list_transform(letters, lambda pair: pair[1] is not distinct from pair[2]), false), len(letters) + 1) - 1) as both_have
     from fields
+), shared as (
+    select *, coalesce(nullif(regexp_extract(both_have, '(?s)^(.*)\s', 1), ''), both_have) as shared_prompt from common
 )
 select n,
        list_concat(
            case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end,
            case when implicit and cm is not null then cm[:-2]
-                when implicit then [{role: 'user', content: array_to_string(cw[:words], ' ')}]
+                when implicit then [{role: 'user', content: shared_prompt}]
                 when p is not null then [{role: 'user', content: p}]
                 else pm end) as messages,
-       [{text: case when cm is not null then cm[-1].content when implicit then array_to_string(cw[words + 1:], ' ') else c end, score: 1.0},
-        {text: case when rm is not null then rm[-1].content when implicit then array_to_string(rw[words + 1:], ' ') else r end, score: 0.0}] as responses,
+       [{text: case when cm is not null then cm[-1].content when implicit then trim(substr(c, len(shared_prompt) + 1), e' \t\r\n') else c end, score: 1.0},
+        {text: case when rm is not null then rm[-1].content when implicit then trim(substr(r, len(shared_prompt) + 1), e' \t\r\n') else r end, score: 0.0}] as responses,
        case
            when (c is null and cm is null) or (r is null and rm is null) then 'missing_or_mistyped: chosen and rejected must be strings or message lists'
            when not implicit and p is null and pm is null then 'missing_or_mistyped: prompt must be a string or a message list'
@@ -32,6 +33,6 @@ select n,
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
            when cm is not null and not implicit and len(cm) > 1 and cm[:-2] <> coalesce(pm, [{role: 'user', content: p}])
                then 'prompts_differ: the sides do not begin with the prompt'
-           when implicit and c is not null and starts_with(c, e'\n\nHuman:') then 'hh_dialogue: this is the format hh'
+           when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'
        end as problem
 from shared

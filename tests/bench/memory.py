@@ -26,7 +26,7 @@ def write(path: Path, pairs: int) -> None:
     from pipelines.sandbox.make import problems
 
     draw = random.Random(1)
-    words = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
     with open(path, "w") as file:
         for number, problem in enumerate(problems(1, pairs)):
             pad = " ".join(draw.choices(words, k=60))
@@ -50,7 +50,7 @@ def child(work: str, folder: Path, out: Path) -> dict:
     if work == "reading":
         from trainer import data
 
-        import torch  # noqa: F401  what a trainer has in memory anyway
+        import torch
 
         pairs = data.open_pairs(out / "run")
         before, begun, tokens = peak_mb(), time.perf_counter(), 0

@@ -28,9 +28,13 @@ def test_help_loads_nothing_heavy(words):
         (["engine", "precompute", RECIPE, "-o", "{run}", "--set", "prompt.source=x"], 1, "did you mean 'prompts'?"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", prompts__format="hhh")], 1, "no 'hhh' in pipelines/sql"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="/nope")], 1, "no model folder at /nope"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{empty}")], 1, "no *.safetensors"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{empty}")], 1, "no model.safetensors"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999)], 1, "made for 256 positions"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut")], 1, "too_long has 'cut'"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="cuda")], 1, "torch finds 0 GPUs"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="gpu")], 1, "expected auto, cpu, cuda"),
+        (["engine", "precompute", RECIPE, "-o", "/dev/null/run", *settings(prompts__source="{data}", model__name="{model}")], 1, "/dev/null"),
+        (["engine", "precompute", "{empty}", "-o", "{run}"], 2, "is a directory"),
         (["engine", "status", "{run}"], 1, "is not a run folder"),
         (["engine", "sql"], 2, "name a run folder"),
         (["engine", "sql", "{run}"], 2, "no query, and no terminal"),
@@ -41,6 +45,12 @@ def test_mistakes_are_one_clear_sentence(words, code, said, tmp_path, pairs_file
     words = [str(word).format(run=tmp_path / "run", empty=tmp_path, data=pairs_file, model=model_path) for word in words]
     done = command(*words, code=code)
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_pipe_that_closes_is_no_success_for_work(precompute_words, tmp_path):
+    words = " ".join(f"'{word}'" for word in [sys.executable, "-m", "engine.cli", *map(str, precompute_words[1:]), "-o", str(tmp_path / "run")])
+    done = subprocess.run(["bash", "-c", f"({words}; echo ended with $? >&2) | true"], cwd=ROOT, capture_output=True, text=True)
+    assert "ended with 1" in done.stderr or list((tmp_path / "run").glob("pairs-*/manifest.json"))
 
 
 def test_the_ready_queries_are_listed():

@@ -22,7 +22,7 @@ def assistant(text):
 HH = "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: and?\n\nAssistant:"
 TURNS = [user("hi"), assistant("yo"), user("and?")]
 GOOD = {
-    "hh": [({"chosen": HH + " good", "rejected": HH + " bad"}, TURNS, ["good", "bad"])],
+    "hh": [({"chosen": HH + " good", "rejected": HH + " bad"}, TURNS, ["good", "bad"]), ({"chosen": HH[2:] + " good", "rejected": HH[2:] + " bad"}, TURNS, ["good", "bad"])],
     "preference": [
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, [user("q")], ["a", "b"]),
         ({"prompt": "q", "system": "s", "chosen": "a", "rejected": "b"}, [{"role": "system", "content": "s"}, user("q")], ["a", "b"]),
@@ -31,6 +31,8 @@ GOOD = {
         ({"chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, TURNS, ["a", "b"]),
         ({"prompt": None, "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, TURNS, ["a", "b"]),
         ({"chosen": "The sky is blue", "rejected": "The sky is green today"}, [user("The sky is")], ["blue", "green today"]),
+        ({"chosen": "Q\nAnswer one", "rejected": "Q\nAnother"}, [user("Q")], ["Answer one", "Another"]),
+        ({"chosen": "你好吗？很好", "rejected": "你好吗？不好"}, [user("你好吗？")], ["很好", "不好"]),
     ],
     "sharegpt": [
         ({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}},
@@ -85,6 +87,8 @@ BAD = [
     ("ultrafeedback", {"instruction": "q", "completions": []}, "missing_or_mistyped"),
     ("prompts", {"prompt": "q", "chosen": "a", "rejected": "b"}, "has_responses"),
     ("prompts", {}, "missing_or_mistyped"),
+    ("prompts", {"prompt": "q", "completion": "a", "label": True}, "has_responses"),
+    ("preference", {"chosen": HH[2:] + " a", "rejected": HH[2:] + " b"}, "hh_dialogue"),
 ]
 
 

@@ -110,6 +110,42 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     assert kept.tolist() == [[True, False, True, False], [False, True, False, False]]
 
 
+def test_the_folders_generation_config_bends_nothing(model_path, work, tmp_path):
+    import json
+    import shutil
+
+    own = tmp_path / "model"
+    shutil.copytree(model_path, own)
+    (own / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.7, "do_sample": True, "top_k": 2, "temperature": 0.3}))
+    prompts, _ = work
+    sampling = Sampling(temperature=1.0, max_tokens=8)
+    bent, plain = (open_hf(path).generate(prompts, [[1]] * 5, sampling) for path in (own, model_path))
+    assert [group[0].ids for group in bent] == [group[0].ids for group in plain]
+
+
+def test_weights_that_are_not_whole_are_refused(model_path, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    own = tmp_path / "model"
+    shutil.copytree(model_path, own)
+    tensors = load_file(own / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, own / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="not whole.*layers.1.mlp.up_proj"):
+        open_hf(own).logprobs([[1]], [[[2]]])
+
+
+def test_a_model_that_changed_since_the_plan_is_refused(model_path):
+    from schemas.identity import identify
+
+    planned = identify(Model(name=str(model_path))).facts() | {"weights": "another"}
+    recipe = Recipe({"model": Model(name=str(model_path))})
+    with pytest.raises(UserError, match="weights of the model.*changed while the run was going"):
+        HF(recipe, "cpu", planned=planned).logprobs([[1]], [[[2]]])
+
+
 @pytest.mark.parametrize(("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")])
 def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
     import shutil

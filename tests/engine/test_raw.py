@@ -64,11 +64,26 @@ def test_chunk_borders_do_not_matter(tmp_path, monkeypatch):
             assert [json.loads(row.text) for row in read(path)] == values, (size, path)
 
 
-@pytest.mark.parametrize(("text", "reasons"), [("[]", []), ("[ ]\n", []), ('[{"a":1}] x', [None, "bad_json"]), ('[{"a":1},{"a"', [None, "bad_json"]), ("", [])])
+@pytest.mark.parametrize(("text", "reasons"), [("[]", []), ("[ ]\n", []), ('[{"a":1}] x', [None, "bad_json"]), ("", []), ('["bad"]\n{"a":1}', ["not_an_object", None])])
 def test_the_ends_of_an_array(tmp_path, text, reasons):
     path = tmp_path / "x.json"
     path.write_text(text)
     assert [row.reason for row in read(path)] == reasons
+
+
+@pytest.mark.parametrize("text", ['[{"a":1},{"a"', '[{"a": "x"}, {"a": "y}, {"a": "z"}, {"a": "w"}]'])
+def test_an_array_without_an_end_stops_the_run(tmp_path, text):
+    """Cut off, or a quote missing: nobody can say how many rows are behind it."""
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="x.json breaks off or is damaged.*no end"):
+        read(path)
+
+
+def test_a_bracketed_first_line_does_not_hide_the_others(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('["bad"]\n' + f"{GOOD}\n" * 9)
+    assert [row.reason for row in read(path)] == ["not_an_object"] + [None] * 9
 
 
 def test_a_line_longer_than_memory_should_hold_is_cut(tmp_path):
@@ -102,6 +117,16 @@ def test_parquet_with_nan(tmp_path):
     assert bad.reason == "nan"
 
 
+def test_parquet_rows_are_checked_like_any(tmp_path):
+    path = tmp_path / "x.parquet"
+    text = pa.array([b"fine", b"\xff", b"x" * 5000, b"fine"]).view(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(text), text.buffers())
+    pq.write_table(pa.table({"prompt": text, "image": pa.array([b"1", b"2", b"3", b"\xfe"], pa.binary())}), path)
+    found = read(path)
+    assert [row.reason for row in found] == [None, "bad_utf8", "over_long", None]
+    assert json.loads(found[3].text)["image"] == {"bytes": "\\xfe"} and "\\xff" in found[1].text
+
+
 def test_a_damaged_parquet_file_stops_the_run(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 not really")
@@ -110,8 +135,8 @@ def test_a_damaged_parquet_file_stops_the_run(tmp_path):
 
 
 def test_folders_and_globs_in_a_fixed_order(tmp_path):
-    for name in ("b/2.jsonl", "a/1.jsonl.gz", "a/.hidden.jsonl", "a/readme.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("b/2.jsonl", "a/1.jsonl.gz", "a/.hidden.jsonl", "a/readme.md", "a/run/plan.json", "a/run/prompts-1/facts.json", "a/.cache/x.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     assert list(find([str(tmp_path)])) == ["a/1.jsonl.gz", "b/2.jsonl"]
     assert list(find([str(tmp_path / "b" / "*.jsonl"), str(tmp_path / "a")])) == ["b/2.jsonl", "a/1.jsonl.gz"]

@@ -116,6 +116,26 @@ def test_formats_of_the_answer(made_run, tmp_path):
     assert command("engine", "sql", made_run, "select * from pairs where false").stdout.startswith("no rows")
 
 
+def test_answers_that_are_hard_to_show(made_run, tmp_path):
+    joined = command("engine", "sql", made_run, "select * from responses join scores using (response_id) limit 2", "--format", "json").stdout
+    assert {"prompt_id", "prompt_id_2"} <= json.loads(joined.splitlines()[0]).keys()
+    for form in ("table", "csv", "json"):
+        command("engine", "sql", made_run, "select 1 as a, 2 as a, 'x'::blob as b, date '2020-01-01' as d, {'x': [1]} as s, null as n, 1::decimal(9,2) as c", "--format", form)
+    for text in ("select interval 1 month as i", "select union_value(a := 1) as u"):
+        done = subprocess.run([sys.executable, "-m", "engine.cli", "sql", str(made_run), text], cwd=ROOT, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and (done.returncode == 0 or "cast it" in done.stderr)
+
+
+def test_a_file_is_written_in_the_form_of_its_name(made_run, tmp_path):
+    text = "select pair_id from pairs"
+    for name in ("x.csv", "x.jsonl", "x.parquet"):
+        command("engine", "sql", made_run, text, "-o", tmp_path / name)
+    frames = pl.read_csv(tmp_path / "x.csv"), pl.read_ndjson(tmp_path / "x.jsonl"), pl.read_parquet(tmp_path / "x.parquet")
+    assert [len(frame) for frame in frames] == [303] * 3
+    assert "say what to write" in command("engine", "sql", made_run, text, "-o", tmp_path / "x", code=1).stderr
+    assert "error: " in command("engine", "sql", made_run, text, "-o", "/dev/null/x.csv", code=1).stderr
+
+
 def test_a_damaged_shard_is_not_read(made_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(made_run, run)

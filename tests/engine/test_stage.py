@@ -238,6 +238,51 @@ def test_status_names_a_changed_input(mixed, model_path, tmp_path, capsys):
     assert "input.mixed.jsonl (was" in capsys.readouterr().out
 
 
+def test_status_without_the_input_shows_what_there_is(mixed, model_path, tmp_path, capsys):
+    recipe = recipe_of(mixed, model_path, prompts__format="preference")
+    precompute(tmp_path / "run", recipe, 1)
+    mixed.unlink()
+    capsys.readouterr()
+    status(tmp_path / "run", recipe)
+    said = capsys.readouterr().out
+    assert "12 pairs" in said and "nothing to read at" in said and "rejects: 1 bad_json in prompts" in said
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(mixed, model_path, tmp_path):
+    recipe = recipe_of(mixed, model_path, prompts__format="preference")
+    run = plan(tmp_path / "run", recipe)
+    mixed.write_bytes(mixed.read_bytes() + b"\n{}")
+    from engine.stage import lay
+
+    with opened(run), pytest.raises(UserError, match="mixed.jsonl changed while it was read"):
+        lay(run, {0, 1, 2}, lambda count: None)
+
+
+def test_a_run_folder_among_the_sources_is_not_read(mixed, model_path, tmp_path):
+    for _ in range(2):
+        precompute(mixed.parent / "run", recipe_of(mixed.parent, model_path, prompts__format="preference"), 1)
+    assert len(list((mixed.parent / "run").glob("prompts-*"))) == 1
+
+
+def test_one_response_is_never_both_sides(model_path, tmp_path):
+    """A text twice in one comparison counts with its mean score; SQL of one's own that chooses it twice makes a reject."""
+    path = tmp_path / "u.jsonl"
+    path.write_text(json.dumps({"instruction": "q", "completions": [{"response": r, "score": s} for r, s in (("A", 5), ("A", 1), ("B", 4), ("C", 3.5))]}))
+    precompute(tmp_path / "run", recipe_of(path, model_path), 1)
+    assert [(row["chosen"], row["rejected"], row["chosen_score"], row["rejected_score"]) for _, row in rows(tmp_path / "run", "pairs")] == [("B", "A", 4.0, 3.0)]
+    own = tmp_path / "own.sql"
+    own.write_text("select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, score as chosen_score, score as rejected_score from scores -- mine")
+    precompute(tmp_path / "run", recipe_of(path, model_path, pairs__choose=own), 1)
+    assert {row["reason"] for _, row in rows(tmp_path / "run", "rejects")} == {"same_response"} and not rows(tmp_path / "run", "pairs")
+
+
+def test_rejects_of_every_stage_name_their_place(model_path, pairs_file, tmp_path):
+    precompute(tmp_path / "run", recipe_of(pairs_file, model_path, logprobs__max_length=36, logprobs__too_long="drop", prompts__format="preference"), 1)
+    found = [row for _, row in rows(tmp_path / "run", "rejects")]
+    assert {row["stage"] for row in found} == {"logprobs", "pairs"}
+    assert all(row["file"] == pairs_file.name and row["line"] > 0 and row["raw"] and row["detail"] and row["prompt_id"] and row["response_id"] for row in found)
+
+
 def test_stage_order_is_checked(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text("[model]\n[prompts]\nsource = 'x'\n[logprobs]\n")
@@ -262,6 +307,8 @@ def test_too_long_goes_where_the_recipe_says(model_path, pairs_file, tmp_path):
         assert len(rows(run, "pairs")) + sum(row["stage"] == "pairs" for row in refused) == 303
         assert all(len(row["prompt_ids"]) + len(row["response_ids"]) <= 36 for _, row in scored)
         found[name] = {row["truncated"] for _, row in scored}, {row["reason"] for row in refused}
+    with pytest.raises(UserError, match="drop beside another way"):
+        plan(tmp_path, recipe_of(pairs_file, model_path, logprobs__too_long='["drop", "truncate_response"]'))
     assert found["drop"] == ({None}, {"too_long", "no_logprobs"})
     assert found["prompt"] == ({"prompt"}, set()) or found["prompt"] == ({None, "prompt"}, set())
     assert found["response"][0] >= {"response"} and found["response"][1] <= {"too_long", "no_logprobs"}

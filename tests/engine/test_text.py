@@ -67,6 +67,37 @@ def test_the_models_own_template_and_typed_markers(chat):
     assert chat.end_id == chat.tokenizer.convert_tokens_to_ids("<|end|>")
 
 
+def test_markers_without_a_name_are_special_too(byte_tokenizer, tmp_path):
+    """As Llama 3 ships them: special in added_tokens, named nowhere. A user's are text, the template's own stay tokens."""
+    from tokenizers import AddedToken
+
+    byte_tokenizer.add_tokens([AddedToken(token, special=True) for token in ("<|start|>", "<|stop|>")])
+    byte_tokenizer.save_pretrained(tmp_path)
+    start, stop = byte_tokenizer.convert_tokens_to_ids(["<|start|>", "<|stop|>"])
+    text = Text(tmp_path, "{% for m in messages %}<|start|>{{ m.role }}<|stop|>{{ m.content }}{% endfor %}")
+    for content in ("hi<|start|>system", "hi </s>", "a<|stop|>b<|start|></s>"):
+        (ids,) = text.prompts([user(content)])
+        assert ids.count(start) == ids.count(stop) == 1 and 1 not in ids
+        assert text.tokenizer.decode(ids) == f"<|start|>user<|stop|>{content}"
+
+
+def test_many_typed_markers_take_no_longer_than_many_words(plain):
+    (ids,) = plain.prompts([user("</s>" * 20_000)])
+    assert len(ids) > 20_000 and 1 not in ids
+
+
+def test_a_template_is_told_the_recipes_day(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    template = "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ messages[0].content }}"
+    assert Text(tmp_path, template, "2031-02-03")._render(user("x")) == "03 Feb 2031 03 Feb 2031 x"
+
+
+def test_a_template_that_is_none_is_refused(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is no template"):
+        Text(tmp_path, "{% for m in messages %}")
+
+
 def test_a_guarded_prompt_is_the_plain_one_where_nothing_was_typed(plain):
     messages = [{"role": "system", "content": "be kind"}, *user("what is the answer?"), {"role": "assistant", "content": "the fox"}, *user("quick brown")]
     assert plain._guarded(messages) == plain.prompts([messages])[0]

@@ -17,8 +17,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert path.read_bytes() == b"old"
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "notes.tmp").touch()
     sweep(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["f"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f", "mine.tmp", "notes.tmp"]
 
 
 def test_a_folder_appears_whole(tmp_path):

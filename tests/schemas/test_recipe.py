@@ -24,6 +24,18 @@ def write(tmp_path, text):
         ("prompts = 3", "must be a section"),
         ("seed = 'x'", "seed must be int"),
         ("[train", "is not TOML"),
+        ("seed = -1", "seed = -1: expected 0 or more"),
+        ("[prompts]\nshards = -3", "shards = -3"),
+        ("[prompts]\nmax_row_bytes = 0", "max_row_bytes = 0"),
+        ("[logprobs]\nmax_length = -5", "max_length = -5: expected a number of at least 0"),
+        ("[pairs]\ntest_share = 1.5", "test_share = 1.5: expected a number of at least 0 and at most 1"),
+        ("[train]\nlearning_rate = nan", "learning_rate = nan"),
+        ("[train]\nlearning_rate = 0", "learning_rate = 0.0: expected a number above 0"),
+        ("[train]\nmax_grad_norm = -1", "max_grad_norm = -1"),
+        ("[train]\nkeep = -1", "keep = -1"),
+        ("[train]\nwarmup_ratio = 5", "warmup_ratio = 5"),
+        ("[train]\nbetas = [0.9]", "expected two numbers"),
+        ("[model]\ndate = 'today'", "expected a day as YYYY-MM-DD"),
     ],
 )
 def test_what_is_wrong_is_named_with_a_hint(tmp_path, text, hint):
@@ -61,6 +73,15 @@ def test_dump_and_load_are_inverse(tmp_path):
     path = tmp_path / "again.toml"
     path.write_bytes(dump(recipe))
     assert load(path) == recipe
+
+
+def test_files_named_in_a_recipe_are_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "mine.sql").touch()
+    (tmp_path / "hh").touch()  # a file of this name here does not hide the format that ships
+    monkeypatch.chdir(tmp_path)
+    recipe = load(RECIPE, ["prompts.format=mine.sql", "pairs.choose=mine.sql", "prompts.source=data"])
+    assert recipe.section("prompts").format == recipe.section("pairs").choose == str(tmp_path / "mine.sql")
+    assert load(RECIPE, ["prompts.format=hh"]).section("prompts").format == "hh"
 
 
 def test_a_section_that_is_not_there_is_named(tmp_path):

@@ -168,7 +168,7 @@ def test_other_weights_under_the_same_name_are_named(run, model_path, tmp_path):
         train(run, type(recipe)(recipe.sections | {"model": changed}, 0))
 
 
-@pytest.mark.parametrize(("key", "value", "said"), [("optimizer", "adam", "did you mean 'adamw'"), ("schedule", "cosin", "did you mean 'cosine'"), ("dtype", "float16", "did you mean"), ("batch_size", 0, "1 or more")])
+@pytest.mark.parametrize(("key", "value", "said"), [("optimizer", "adam", "did you mean 'adamw'"), ("schedule", "cosin", "did you mean 'cosine'"), ("dtype", "float16", "did you mean"), ("batch_size", 0, "at least 1")])
 def test_wrong_settings_are_named(run, key, value, said):
     with pytest.raises(UserError, match=said):
         train(run, recipe_for(run, **{f"train__{key}": value}))
@@ -190,6 +190,52 @@ def test_gradient_checkpointing_changes_no_metric(made_run, tmp_path):
         found.append(lines(train(run, recipe_for(run, train__max_steps=3, train__gradient_checkpointing=on)).parent))
     for a, b in zip(*found, strict=True):
         assert a == pytest.approx(b, abs=1e-5, rel=1e-5)
+
+
+def test_two_runs_of_the_same_settings_are_refused(run):
+    from schemas.commit import locked
+
+    recipe = recipe_for(run, train__max_steps=2)
+    folder = train(run, recipe).parent
+    (folder / "manifest.json").unlink()
+    with locked(folder, "trainer run"), pytest.raises(UserError, match="another `trainer run`.*is at work"):
+        train(run, recipe)
+    shutil.rmtree(folder / "checkpoint-2")
+    assert train(run, recipe).exists()
+
+
+def test_a_finished_run_whose_policy_is_gone_is_run_again(run):
+    recipe = recipe_for(run, train__max_steps=2)
+    last = train(run, recipe)
+    shutil.rmtree(last)
+    assert train(run, recipe) == last and last.exists()
+
+
+def variant(model_path, made, tmp_path, name, **values):
+    """A run on a model whose json file `name` has other values."""
+    own, path = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(model_path, own)
+    value = json.loads((own / name).read_text()) if (own / name).exists() else {}
+    (own / name).write_text(json.dumps(value | values))
+    command("engine", "precompute", RECIPE, "-o", path, *settings(prompts__source=made, prompts__shards=2, model__name=own))
+    return path, own
+
+
+def test_a_generation_config_that_cannot_be_saved_is_copied(model_path, pairs_file, tmp_path):
+    run, own = variant(model_path, pairs_file, tmp_path, "generation_config.json", temperature=0.9, top_p=0.6, do_sample=False)
+    last = train(run, recipe_for(run, train__max_steps=1))
+    assert (last / "generation_config.json").read_bytes() == (own / "generation_config.json").read_bytes()
+
+
+def test_dropout_stays_asleep_under_gradient_checkpointing(model_path, pairs_file, tmp_path, capfd):
+    run, _ = variant(model_path, pairs_file, tmp_path, "config.json", attention_dropout=0.3)
+    train(run, recipe_for(run, train__max_steps=1, train__gradient_checkpointing="true"))
+    assert "step 0: loss 0.693147" in capfd.readouterr().out
+
+
+def test_settings_that_are_not_the_trainers_are_refused(run):
+    said = command("trainer", "run", RECIPE, "-o", run, "--set", "logprobs.max_length=100", code=1).stderr
+    assert "--set logprobs.max_length=100 is not the trainer's" in said
 
 
 def test_tensorboard_has_the_curves(run):
