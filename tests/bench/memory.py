@@ -5,7 +5,7 @@
 Each size runs in processes of its own, on generated rows of about 1 kB. `prompts` is the recipe's [prompts] and [given] (reading, checking,
 laying down by shard, deduplicating); `precompute` the whole recipe with a tiny model; `reading` one epoch of the trainer's batches over the
 pairs it made. Prints the peak resident memory above that of an idle process with the same imports, and the ratio to the smallest size.
-The whole recipe is run up to --precompute-pairs: the model's own work does not depend on how many shards there are.
+The whole recipe takes a while with a model, so it is run up to --precompute-pairs only.
 """
 
 import argparse
