@@ -26,7 +26,7 @@ from schemas.tables import TABLES
 # Log-probs and token ids compress best split by byte; strings by dictionary (pitfalls: 3.4 and about 1 byte a value).
 _SPLIT = {f"{column}.list.element" for schema in TABLES.values() for column in schema.names if pa.types.is_list(schema.field(column).type)}
 _ROW_GROUP = 4096
-_SCAN_BUFFER = 64 << 20  # bytes of rows waiting to be laid down
+_SCAN_BUFFER = 16 << 20  # bytes of rows waiting to be laid down
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,11 @@ class Prompts:
 
     source: tuple[str, ...] = ()  # files, folders or globs: JSON Lines, JSON arrays, Parquet; .gz, .zst, .bz2
     format: str = "auto"  # auto, a file of pipelines/sql without .sql, or a path to one of your own
-    shards: int = 0  # 0: one for every 8 MiB of input
+    shards: int = 0  # 0: one for every 8 MiB of input, 4096 at most
     max_row_bytes: int = 4 << 20  # a longer row goes to rejects
 
     def __post_init__(self) -> None:
-        _bounds(self, 0, "shards")
+        _bounds(self, 0, "shards", high=99_999)  # five digits in a file's name
         _bounds(self, 1, "max_row_bytes")
 
 

@@ -83,6 +83,11 @@ def start(device: str) -> Ranks:
     return Ranks(rank, world_size, place)
 
 
+def is_first() -> bool:
+    """Whether this process is rank 0, also before `start`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -46,7 +46,8 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     facts = _facts(config, objective, pairs, policy, recipe.seed)
     folder = run / f"train-{fingerprint(facts)}"
     if resume and (folder / "manifest.json").exists() and checkpoint.path_of(folder, total).exists():
-        print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
+        if dist.is_first():
+            print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
         return checkpoint.path_of(folder, total)
 
     ranks = dist.start(recipe.section("model").device)

@@ -20,7 +20,7 @@ from schemas.tables import MESSAGES, table
 _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
 _SHARD_BYTES = 8 << 20
-_MAX_SHARDS = 99_999
+_MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
 _SCANNED = pa.schema([
     ("file", pa.string()), ("line", pa.int64()), ("prompt_id", pa.string()), ("row_id", pa.string()), ("messages", MESSAGES),
@@ -36,13 +36,14 @@ def facts(recipe: Recipe) -> dict:
         path = recognise(list(itertools.islice(raw.rows(files, config.max_row_bytes), 100)))
     else:
         path = included("sql", config.format, ".sql")
-    shards = config.shards or max(1, round(sum(map(raw.estimated_bytes, files.values())) / _SHARD_BYTES))
+    wanted = round(sum(map(raw.estimated_bytes, files.values())) / _SHARD_BYTES)
+    shards = config.shards or min(max(1, wanted), _MAX_SHARDS)
     return {
         "input": {name: content_digest(file) for name, file in files.items()},
         "format": path.stem,
         "format_sql": fingerprint([path.read_text(), included("sql", "macros", ".sql").read_text()]),
         "max_row_bytes": config.max_row_bytes,
-        "shards": min(shards, _MAX_SHARDS),
+        "shards": shards,
     }
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/bench/memory.py [--pairs 10000 100000 1000000] [--json]
 
-Each size runs in processes of its own, on generated rows of about 1 kB. `prompts` is the recipe's [prompts] and [given] (reading, checking,
+Every shard holds about 5,000 pairs, whatever the number of them, and each size runs in processes of its own, on generated rows of about 0.4 kB. `prompts` is the recipe's [prompts] and [given] (reading, checking,
 laying down by shard, deduplicating); `precompute` the whole recipe with a tiny model; `reading` one epoch of the trainer's batches over the
 pairs it made. Prints the peak resident memory above that of an idle process with the same imports, and the ratio to the smallest size.
 The whole recipe takes a while with a model, so it is run up to --precompute-pairs only.
@@ -29,7 +29,7 @@ def write(path: Path, pairs: int) -> None:
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
     with open(path, "w") as file:
         for number, problem in enumerate(problems(1, pairs)):
-            pad = " ".join(draw.choices(words, k=60))
+            pad = " ".join(draw.choices(words, k=8))
             row = {"prompt": f"{number} {problem['prompt']}", "chosen": f"{problem['chosen']} {pad}", "rejected": f"{problem['rejected']} {pad[::-1]}"}
             file.write(json.dumps(row) + "\n")
 
@@ -46,7 +46,7 @@ def child(work: str, folder: Path, out: Path) -> dict:
     recipe = out / f"{work}.toml"
     sections = "[prompts]\n[given]\n" if work == "prompts" else "[prompts]\n[given]\n[logprobs]\ntoo_long=['truncate_prompt_left','truncate_response']\n[pairs]\n"
     recipe.write_text(f"[model]\n{sections}")
-    settings = [f"prompts.source={folder / 'rows.jsonl'}", "prompts.format=preference", f"model.name={folder / 'model'}"]
+    settings = [f"prompts.shards={max(1, sum(1 for _ in open(folder / 'rows.jsonl')) // 5000)}", f"prompts.source={folder / 'rows.jsonl'}", "prompts.format=preference", f"model.name={folder / 'model'}"]
     if work == "reading":
         from trainer import data
 
