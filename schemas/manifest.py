@@ -52,11 +52,12 @@ def _marker(value: dict) -> Marker:
     return Marker(value["shard"], tuple(File(**file) for file in value["files"]), value["made_from"], value["counts"])
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, remedy: str = "delete it and run `engine precompute` again") -> dict:
+    """A JSON file of ours; raises UserError with the remedy where it is none any more."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: not JSON any more ({error}); the disk or a person changed it: delete it and run `engine precompute` again") from None
+        raise UserError(f"{path}: not JSON any more ({error}); the disk or a person changed it: {remedy}") from None
 
 
 def read_marker(folder: Path, shard: int) -> Marker | None:

@@ -210,7 +210,7 @@ def fields_of(kind: type, body: dict, where: str) -> typing.Any:
     hints = typing.get_type_hints(kind)
     for key in body:
         if key not in hints:
-            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, hints)}")
+            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, set(hints) - {'options'})}")
     return kind(**{key: _value(value, hints[key], f"{where} {key}") for key, value in body.items()})
 
 

@@ -56,14 +56,18 @@ def remove(folder: Path, step: int) -> None:
     shutil.rmtree(path_of(folder, step).rename(folder / f"checkpoint-{step}.{os.getpid()}.tmp"))
 
 
+def remedy(path: Path) -> str:
+    return f"delete {path} to go on from the checkpoint before it"
+
+
 def restore(path: Path, optimizer: torch.optim.Optimizer, scheduler) -> None:
     """Optimizer and schedule as they were; the weights are loaded from the same folder as any model's."""
-    position = read_json(path / "state.json")
+    position = read_json(path / "state.json", remedy(path))
     state: dict[int, dict[str, torch.Tensor]] = {}
     try:
         tensors = load_file(path / "optimizer.safetensors")
     except Exception as error:  # safetensors' own error is no OSError
-        raise UserError(f"{path}/optimizer.safetensors does not load ({error}): delete {path} to go on from the checkpoint before it") from None
+        raise UserError(f"{path}/optimizer.safetensors does not load ({error}): {remedy(path)}") from None
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value

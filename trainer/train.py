@@ -62,12 +62,16 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
 def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, facts: dict, source: Path, total: int, ranks: Ranks) -> Path:
     config: Train = recipe.section("train")
     start = max(checkpoint.steps(folder), default=0)
-    model = load(checkpoint.path_of(folder, start) if start else source, ranks.device, config.gradient_checkpointing)
+    begin = checkpoint.path_of(folder, start) if start else source
+    try:
+        model = load(begin, ranks.device, config.gradient_checkpointing)
+    except UserError as error:
+        raise UserError(f"{error}; {checkpoint.remedy(begin)}") if start else error from None
     optimizer = _optimizer(model, config)
     warmup = config.warmup_steps or round(config.warmup_ratio * total)
     scheduler = get_scheduler(SCHEDULES[config.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
     if start:
-        checkpoint.restore(checkpoint.path_of(folder, start), optimizer, scheduler)
+        checkpoint.restore(begin, optimizer, scheduler)
     log = metrics.Log(folder, start, total, config.tensorboard) if ranks.first else None
     if log:
         log.say(f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "

@@ -211,6 +211,20 @@ def test_a_finished_run_whose_policy_is_gone_is_run_again(run):
     assert train(run, recipe) == last and last.exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_says_how_to_go_on(run, name):
+    recipe = recipe_for(run, train__max_steps=6)
+    last = train(run, recipe)
+    whole = tree(last.parent)
+    (last.parent / "manifest.json").unlink()
+    (last / name).write_bytes(b"{")
+    with pytest.raises(UserError, match="delete .*checkpoint-6 to go on from the checkpoint before it"):
+        train(run, recipe)
+    shutil.rmtree(last)
+    train(run, recipe)
+    assert tree(last.parent) == whole
+
+
 def variant(model_path, made, tmp_path, name, **values):
     """A run on a model whose json file `name` has other values."""
     own, path = tmp_path / "model", tmp_path / "run"
