@@ -94,7 +94,7 @@ def _make(run: Run, gaps: dict, workers: int) -> None:
         progress.extra(f"{responses:,} responses" if responses else "")
 
     try:
-        local.execute(run, sorted(gaps), workers, report)
+        local.execute(run, gaps, workers, report)
     finally:
         progress.close()
 

@@ -43,9 +43,11 @@ def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> d
     return con
 
 
-def over(tables: dict[str, pa.Table], query: str, where: str) -> pa.Table:
-    """A stage's query over its shard's tables."""
+def over(tables: dict[str, pa.Table], query: str, where: str, settings: dict[str, object] | None = None) -> pa.Table:
+    """A stage's query over its shard's tables; it reads a setting by getvariable('name')."""
     with contextlib.closing(closed(tables)) as con:
+        for name, value in (settings or {}).items():
+            con.execute(f"SET VARIABLE {name} = ?", [value])
         try:
             return con.sql(query).to_arrow_table()
         except duckdb.Error as error:

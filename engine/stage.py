@@ -7,9 +7,10 @@ from one reading; `scan` is for the one stage whose rows come from outside and h
 """
 
 import contextlib
+import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine import sql
+from engine.models import Model, Uses
 from schemas.commit import commit_bytes, commit_json, committed, fingerprint, locked, sha256_file, sweep, sync_file
 from schemas.errors import UserError
 from schemas.manifest import File, Marker, Planned, difference, marker_path, read_json, read_marker, shard_name, verify, write_manifest, write_marker, write_plan
@@ -24,7 +26,11 @@ from schemas.recipe import Recipe, dump
 from schemas.tables import TABLES
 
 # Log-probs and token ids compress best split by byte; strings by dictionary (pitfalls: 3.4 and about 1 byte a value).
-_SPLIT = {f"{column}.list.element" for schema in TABLES.values() for column in schema.names if pa.types.is_list(schema.field(column).type)}
+_SPLIT = {
+    f"{field.name}.list.element"
+    for schema in TABLES.values() for field in schema
+    if pa.types.is_list(field.type) and (pa.types.is_integer(field.type.value_type) or pa.types.is_floating(field.type.value_type))
+}  # fmt: skip
 _ROW_GROUP = 4096
 _SCAN_BUFFER = 16 << 20  # bytes of rows waiting to be laid down
 
@@ -52,7 +58,8 @@ def _config_of(stage: str) -> Callable[[Recipe], dict]:
 @dataclass(frozen=True)
 class Stage:
     """`query` joins and orders the tables it `reads`, `fn(batch, recipe, model)` computes, `facts(recipe)` is what the rows depend on beside
-    the stages above; `version` grows when the code's meaning changes. With `scan(recipe, facts)` the batch is what it laid down."""
+    the stages above; `version` grows when the code's meaning changes. With `scan(recipe, facts)` the batch is what it laid down. `uses(recipe)`
+    is the model that `fn` is given a way to open, `settings(recipe)` the variables that its query may ask for by getvariable()."""
 
     name: str
     version: int
@@ -62,6 +69,8 @@ class Stage:
     query: str | Callable[[Recipe], str] = ""
     facts: Callable[[Recipe], dict] | None = None
     scan: Callable[[Recipe, dict], Iterator[Scanned]] | None = None
+    uses: Callable[[Recipe], Uses] | None = None
+    settings: Callable[[Recipe], dict[str, object]] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def plan(path: Path, recipe: Recipe) -> Run:
     planned: dict[str, Planned] = {}
     written: set[str] = set()
     for number, stage in enumerate(stages):
-        if missing := set(stage.reads) - written:
+        if missing := set(stage.reads) - written - {"scores"}:
             raise UserError(f"[{stage.name}] reads {', '.join(sorted(missing))}, which no section above it makes")
         written |= set(stage.writes)
         above = {other.name: planned[other.name].folder for other in stages[:number] if set(other.writes) & set(stage.reads)}
@@ -142,14 +151,16 @@ def missing(run: Run) -> dict[int, list[Stage]]:
     return result
 
 
-def make(run: Run, shard: int, model: Callable[[], object], done: Callable[[Stage, Marker], None]) -> None:
-    """One shard through all stages, those that are there already left as they are."""
+def make(run: Run, shard: int, stages: Collection[Stage], model: Callable[[Stage], Model], done: Callable[[Stage, Marker], None]) -> None:
+    """One shard through some of the stages, what is there already left as it is; `model(stage)` opens the model that the stage uses."""
     digests: dict[str, str] = {}
     for stage in run.stages:
         made_from = {other.name: digests[other.name] for other in run.above(stage)}
         marker = current(run, stage, shard, made_from)
+        if marker is None and stage not in stages:
+            return
         if marker is None:
-            made = stage.fn(_batch(run, stage, shard), run.recipe, model)
+            made = stage.fn(_batch(run, stage, shard), run.recipe, functools.partial(model, stage))
             marker = _commit(run.folder(stage), shard, made, made_from)
             done(stage, marker)
         digests[stage.name] = marker.digest
@@ -160,7 +171,7 @@ def _batch(run: Run, stage: Stage, shard: int) -> pa.Table:
         return _laid(run.folder(stage), shard)
     query = stage.query if isinstance(stage.query, str) else stage.query(run.recipe)
     tables = {name: read_shard(run, name, shard, run.above(stage)) for name in stage.reads}
-    return sql.over(tables, query, f"[{stage.name}]")
+    return sql.over(tables, query, f"[{stage.name}]", stage.settings(run.recipe) if stage.settings else {})
 
 
 def read_shard(run: Run, table: str, shard: int, stages: list[Stage]) -> pa.Table:
@@ -195,7 +206,7 @@ def _commit(folder: Path, shard: int, made: Made, made_from: dict[str, str]) -> 
 def write_parquet(rows: pa.Table, path: Path) -> None:
     """zstd, page checksums on; the same rows give the same bytes."""
     names = [f"{name}.list.element" if pa.types.is_list(rows.field(name).type) else name for name in rows.column_names]
-    split = [name for name in names if name in _SPLIT and not pa.types.is_struct(rows.field(name.split(".")[0]).type.value_type)]
+    split = [name for name in names if name in _SPLIT]
     pq.write_table(
         rows, path, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True,
         use_dictionary=[name for name in names if name not in split], use_byte_stream_split=split,

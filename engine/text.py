@@ -1,4 +1,4 @@
-"""Content ids, and text to token ids: the only place where either is made.
+"""Content ids, and text to token ids and back: the only place where either is made.
 
 Prompt and response are tokenised apart and joined as ids, so that no merge crosses the border, the template alone decides on BOS, and EOS
 ends every response exactly once. Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
+import pyarrow as pa
 
 from schemas.errors import UserError
 
@@ -42,6 +44,21 @@ def share(identity: str) -> float:
 
 def shard_of(identity: str, shards: int) -> int:
     return int(identity[:8], 16) % shards
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 60 bits that is a function of the parts: samples' seeds lie far apart, whatever stands beside them."""
+    return int(content_id("seed", *parts)[:15], 16)
+
+
+def lists(rows: Sequence, kind: str) -> pa.ListArray:
+    """An Arrow list column of int32 or float32 from sequences, without a Python object a token; None is null."""
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])
+    parts = [np.asarray(row, kind) for row in rows if row is not None]
+    values = pa.array(np.concatenate(parts) if parts else np.zeros(0, kind))
+    absent = pa.array([row is None for row in rows], pa.bool_()) if any(row is None for row in rows) else None
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=absent)
 
 
 class TemplateError(ValueError):
@@ -106,6 +123,18 @@ class Text:
             return []
         ids = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
         return [[*row, self.end_id] for row in ids]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of sampled responses, without the token that ended them or any other special one."""
+        return self.tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def single_ids(self, word: str) -> list[int]:
+        """Every token that a model may say this word by at the beginning of its answer; raises UserError where it is more than one token."""
+        found = [self.tokenizer(space + word, add_special_tokens=False).input_ids for space in ("", " ", "\n")]
+        ids = sorted({ids[0] for ids in found if len(ids) == 1})
+        if not ids:
+            raise UserError(f"'{word}' is not a single token of {self.tokenizer.name_or_path}: a judge's answer is read from the probabilities of single tokens; change [judge] low and high")
+        return ids
 
     @functools.cached_property
     def end_id(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from schemas.commit import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
-from schemas.recipe import Model, included
+from schemas.recipe import included
+from schemas.sections import Model
 
 _log = logging.getLogger("prefmill")
 _LARGE = 2_000_000_000  # bytes that take long enough to read for a user to wonder

@@ -51,13 +51,23 @@ def byte_tokenizer():
 @pytest.fixture(scope="session")
 def pairs_file(tmp_path_factory) -> Path:
     """303 preference rows, gzipped JSON Lines."""
-    from pipelines.sandbox.make import problems
-
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl.gz"
     with gzip.open(path, "wt") as file:
-        for problem in problems(5, 303):
-            file.write(json.dumps(problem) + "\n")
+        for row in preferences(10, 303):
+            file.write(json.dumps(row) + "\n")
     return path
+
+
+def preferences(seed: int, count: int):
+    """Preference rows whose sides differ in their manner, so that any model can learn them in a few steps; the chosen one is the longer."""
+    import random
+
+    from pipelines.sandbox import world
+
+    draw = random.Random(seed)
+    for _ in range(count):
+        found = world.problem(draw)
+        yield {"prompt": str(found), "chosen": world.write(found, found.steps(), 1), "rejected": world.write(found, found.steps(), 3)}
 
 
 def settings(**values) -> list[str]:

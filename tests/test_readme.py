@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT, SHARED, preferences
 
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) for line in block.splitlines() if line]
 BIN = Path(sys.executable).parent
@@ -33,10 +33,8 @@ def _dialogues(path: Path) -> None:
     import itertools
     import json
 
-    from pipelines.sandbox.make import problems
-
     def made():
-        for problem in problems(9, 120):
+        for problem in preferences(9, 120):
             start = f"\n\nHuman: {problem['prompt']}\n\nAssistant: "
             yield json.dumps({side: start + problem[side] for side in ("chosen", "rejected")}) + "\n"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from schemas.errors import UserError
-from schemas.recipe import Model, Recipe, Train, load
+from schemas.recipe import Recipe, load
+from schemas.sections import Model, Train
 from trainer import checkpoint, data, dist, losses, metrics
 from trainer.model import load as load_model
 from trainer.train import Stepping, groups_of

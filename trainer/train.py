@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, get_scheduler
 from schemas.commit import commit_bytes, commit_json, fingerprint, locked, sweep
 from schemas.errors import UserError, did_you_mean
 from schemas.identity import config_digest, resolve, weights_digest
-from schemas.recipe import Recipe, Train, dump
+from schemas.recipe import Recipe, dump
+from schemas.sections import Train
 from trainer import checkpoint, data, dist, losses, metrics
 from trainer.data import Pair, Pairs
 from trainer.dist import Ranks

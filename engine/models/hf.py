@@ -1,6 +1,7 @@
 """The model on transformers and torch: the embedded default, and what runs on a laptop. Safetensors only; no code from the hub is run."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -8,12 +9,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from engine.models import Ids, Sample, Sampling
+from engine.models import Ids, Sample, Uses
 from engine.text import Text
 from schemas import packed
 from schemas.errors import UserError
 from schemas.identity import identify
-from schemas.recipe import Logprobs, Recipe
+from schemas.sections import Sampling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
@@ -22,12 +23,12 @@ _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
 class HF:
     """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
 
-    def __init__(self, recipe: Recipe, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None):
+    def __init__(self, use: Uses, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None):
         """`planned`: the digests that the folders to be filled are named by; a model that has others by now is refused."""
-        self._config, self._device, self._report = recipe.section("model"), device, report
-        self._identity, self._planned = identify(self._config), planned
+        self._config, self._device, self._report = use.config, device, report
+        self._identity, self._planned, self._positions = identify(use.config), planned, use.positions
         # On a CPU short rows stay in its caches; a GPU wants long ones.
-        self._batch_tokens = recipe.sections.get("logprobs", Logprobs()).batch_tokens or (2048 if device == "cpu" else 16384)
+        self._batch_tokens = use.batch_tokens or (2048 if device == "cpu" else 16384)
         if self._config.dtype not in DTYPES:
             raise UserError(f"model.dtype = {self._config.dtype}: expected one of {', '.join(DTYPES)}")
 
@@ -49,6 +50,11 @@ class HF:
         if self._planned and (changed := [name for name in now if now[name] != self._planned[name]]):
             raise UserError(f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again")
 
+    def close(self) -> None:
+        self.__dict__.pop("_model", None)
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def logprobs(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> list[list[np.ndarray]]:
         """Groups of like length together under the token budget, each prompt run once for its responses (again where they exceed the budget)."""
@@ -66,24 +72,29 @@ class HF:
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
         """Sampling by Gumbel noise of each sample's own generator over transformers' `generate`: argmax(log p + noise) is a draw from p."""
-        jobs = [(len(prompt), i, k) for i, prompt in enumerate(prompts) for k in range(sampling.n)]
         found: list[list[Sample | None]] = [[None] * sampling.n for _ in prompts]
-        jobs.sort()
-        for begin in range(0, len(jobs), _GENERATE_ROWS):
-            rows = jobs[begin : begin + _GENERATE_ROWS]
-            for (_, i, k), sample in zip(rows, self._sample([(prompts[i], seeds[i][k]) for _, i, k in rows], sampling), strict=True):
-                found[i][k] = sample
-            self._report(len(rows))
+        # Where a prompt leaves less room than max_tokens, only prompts of its length go beside it, so that all end together.
+        rooms = [min(sampling.max_tokens, self._positions - len(prompt)) if self._positions else sampling.max_tokens for prompt in prompts]
+        assert all(room > 0 for room in rooms), "a prompt leaves no room for a response"
+        jobs = sorted((rooms[i], len(prompt), i, k) for i, prompt in enumerate(prompts) for k in range(sampling.n))
+        for room, group in itertools.groupby(jobs, key=lambda job: job[0]):
+            alike = list(group)
+            for begin in range(0, len(alike), _GENERATE_ROWS):
+                rows = alike[begin : begin + _GENERATE_ROWS]
+                samples = self._sample([(prompts[i], seeds[i][k]) for *_, i, k in rows], sampling, room)
+                for (*_, i, k), sample in zip(rows, samples, strict=True):
+                    found[i][k] = sample
+                self._report(len(rows))
         return found  # type: ignore[return-value]
 
-    def _sample(self, rows: list[tuple[Ids, int]], sampling: Sampling) -> list[Sample]:
+    def _sample(self, rows: list[tuple[Ids, int]], sampling: Sampling, room: int) -> list[Sample]:
         width = max(len(prompt) for prompt, _ in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, (prompt, _) in enumerate(rows):
             ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.tensor(prompt), 1
         stops = sorted(self.text.stop_ids)
-        config = GenerationConfig(do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=stops, pad_token_id=stops[0], use_cache=True)
+        config = GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=stops, pad_token_id=stops[0], use_cache=True)
         draw = _Draw([seed for _, seed in rows], sampling, self._device)
         with _own_attention(self._model):
             out = self._model.generate(ids.to(self._device), attention_mask=mask.to(self._device), generation_config=config, logits_processor=[draw])
@@ -105,7 +116,7 @@ class _own_attention:
 
 
 class _Draw(LogitsProcessor):
-    """Temperature and top_p, then Gumbel noise from each row's own generator; greedy decoding of the result is the draw.
+    """Temperature and the cuts of `cut`, then Gumbel noise from each row's own generator; greedy decoding of the result is the draw.
 
     `logps`: for each step the model's own log-prob of the token drawn in each row, before temperature."""
 
@@ -119,11 +130,21 @@ class _Draw(LogitsProcessor):
         own = scores.float().log_softmax(-1)
         wanted = own
         if self._sampling.temperature > 0:
-            wanted = _top_p((own / self._sampling.temperature).log_softmax(-1), self._sampling.top_p)
+            wanted = cut((own / self._sampling.temperature).log_softmax(-1), self._sampling)
             uniform = torch.stack([torch.rand(own.shape[1], generator=generator, dtype=torch.float64) for generator in self._generators])
             wanted = wanted.double() - (-uniform.clamp_min(math.ulp(0.0)).log()).log().to(wanted.device)
         self.logps.append(own.gather(1, wanted.argmax(-1, keepdim=True))[:, 0])
         return wanted
+
+
+def cut(logps: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Rows cut as vLLM cuts them: to the top_k likeliest tokens, of these to top_p, and to those of at least min_p times the likeliest's probability."""
+    out = float("-inf")
+    if sampling.min_p > 0:
+        logps = logps.masked_fill(logps < logps.max(-1, keepdim=True).values + math.log(sampling.min_p), out)
+    if 0 < sampling.top_k < logps.shape[1]:
+        logps = logps.masked_fill(logps < logps.topk(sampling.top_k).values[:, -1:], out)
+    return _top_p(logps.log_softmax(-1), sampling.top_p)
 
 
 def _top_p(logps: torch.Tensor, top_p: float) -> torch.Tensor:

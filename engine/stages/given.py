@@ -30,4 +30,4 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     return Made({"responses": table("responses", responses), "scores": table("scores", scores)}, {"responses": len(first)})
 
 
-STAGE = Stage(name="given", version=1, reads=("prompts",), writes=("responses", "scores"), query=_QUERY, fn=make)
+STAGE = Stage(name="given", version=2, reads=("prompts",), writes=("responses", "scores"), query=_QUERY, fn=make)

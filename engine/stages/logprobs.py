@@ -6,21 +6,25 @@ be, for all its responses alike: the responses of a pair share it.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
+from engine.instructions import quality_text, under
+from engine.models import Uses, backend
 from engine.stage import Made, Stage
-from engine.text import Text, TemplateError
+from engine.text import Text, TemplateError, lists
+from schemas.commit import fingerprint
 from schemas.errors import UserError, did_you_mean
-from schemas.identity import identify
-from schemas.recipe import Logprobs, Recipe
+from schemas.recipe import Recipe
+from schemas.sections import Logprobs
 from schemas.tables import table
 
 _QUERY = """
 select prompt_id, prompts.messages as messages, prompts.file as file, prompts.line as line, response_id, responses.text as text, responses.response_ids as response_ids
 from responses join prompts using (prompt_id)
+where fallback is null
 order by prompt_id, response_id
 """
 _WAYS = ("drop", "truncate_prompt_left", "truncate_response")
@@ -28,26 +32,43 @@ _WAYS = ("drop", "truncate_prompt_left", "truncate_response")
 _PROMPT_SHARE = 4
 
 
+def uses(recipe: Recipe) -> Uses:
+    config, model = recipe.section("logprobs"), recipe.section("model")
+    if config.backend == "vllm":
+        backend(replace(model, backend="vllm"))  # refuses where there is none
+    # Where vLLM serves other stages its settings are no part of this one's pass, and the other way round.
+    return Uses(model if config.backend == "vllm" else replace(model, backend="hf", vllm={}), config.backend, config.batch_tokens)
+
+
 def facts(recipe: Recipe) -> dict:
     config: Logprobs = recipe.section("logprobs")
-    model = recipe.section("model")
-    identity = identify(model)
     for way in config.too_long:
         if way not in _WAYS:
             raise UserError(f"logprobs.too_long has '{way}'; {did_you_mean(way, _WAYS)}")
     if "drop" in config.too_long and len(config.too_long) > 1:
         raise UserError("logprobs.too_long has drop beside another way: what cannot be cut to fit is dropped anyway; leave drop out")
-    if identity.positions and config.max_length > identity.positions:
-        raise UserError(f"logprobs.max_length = {config.max_length}, but the model was made for {identity.positions} positions; set it to that or less (0 takes the model's own)")
-    max_length = config.max_length or identity.positions
-    return {"model": identity.facts() | {"dtype": model.dtype, "backend": "hf"}, "max_length": max_length, "too_long": sorted(config.too_long), "contexts": ["plain"]}
+    quality = {"prompt": fingerprint(quality_text(config.quality_prompt)), "place": config.quality_place}
+    contexts = {context: quality if context == "quality" else None for context in config.contexts}
+    return {"model": uses(recipe).facts(), "max_length": max_length(recipe), "too_long": sorted(config.too_long), "contexts": contexts}
+
+
+def max_length(recipe: Recipe) -> int:
+    """Tokens of prompt and response together, 0 for no limit; raises UserError where the recipe asks for more than the model takes."""
+    config: Logprobs = recipe.section("logprobs")
+    positions = uses(recipe).positions
+    # vLLM scores a sequence as a prompt, and wants room for one token more.
+    most = positions - 1 if positions and config.backend == "vllm" else positions
+    if most and config.max_length > most:
+        less = " (less one with vLLM)" if config.backend == "vllm" else ""
+        raise UserError(f"logprobs.max_length = {config.max_length}, but the model was made for {positions} positions{less}; set it to that or less (0 takes the model's own)")
+    return config.max_length or most
 
 
 @dataclass
 class Scored:
-    """A prompt and those of its responses that will be scored; `rows` are their places in the batch."""
+    """A prompt in each context and those of its responses that will be scored; `rows` are their places in the batch."""
 
-    prompt: list[int]
+    prompts: list[list[int]]
     rows: list[int] = field(default_factory=list)
     responses: list[list[int]] = field(default_factory=list)
     truncated: list[str | None] = field(default_factory=list)
@@ -62,20 +83,21 @@ class Reject:
 
 def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     config: Logprobs = recipe.section("logprobs")
-    max_length = config.max_length or identify(recipe.section("model")).positions
     prompt_ids, response_ids = batch["prompt_id"].to_pylist(), batch["response_id"].to_pylist()
-    groups, rejects = tokenised(batch, prompt_ids, model().text, max_length, config.too_long) if len(batch) else ([], [])
-    token_logps = model().logprobs([group.prompt for group in groups], [group.responses for group in groups]) if groups else []
-    rows = [row for group in groups for row in group.rows]
+    groups, rejects = tokenised(batch, prompt_ids, model().text, max_length(recipe), config) if len(batch) else ([], [])
+    # Each prompt's contexts one after the other, all of its responses under each: the response's tokens are the same ones.
+    laid = [(number, group) for group in groups for number in range(len(config.contexts))]
+    token_logps = model().logprobs([group.prompts[number] for number, group in laid], [group.responses for _, group in laid]) if laid else []
+    rows = [row for _, group in laid for row in group.rows]
     flat = [logps for group in token_logps for logps in group]
-    truncated = [cut for group in groups for cut in group.truncated]
+    truncated = [cut for _, group in laid for cut in group.truncated]
     columns = {
         "prompt_id": [prompt_ids[row] for row in rows],
         "response_id": [response_ids[row] for row in rows],
-        "context": ["plain"] * len(rows),
-        "prompt_ids": lists([group.prompt for group in groups for _ in group.rows], np.int32),
-        "response_ids": lists([ids for group in groups for ids in group.responses], np.int32),
-        "token_logps": lists(flat, np.float32),
+        "context": [config.contexts[number] for number, group in laid for _ in group.rows],
+        "prompt_ids": lists([group.prompts[number] for number, group in laid for _ in group.rows], "int32"),
+        "response_ids": lists([ids for _, group in laid for ids in group.responses], "int32"),
+        "token_logps": lists(flat, "float32"),
         "logps": [float(np.sum(logps, dtype=np.float64)) for logps in flat],
         "truncated": truncated,
     }
@@ -92,41 +114,44 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     return Made({"logprobs": table("logprobs", columns), "rejects": table("rejects", refused)}, counts)
 
 
-def tokenised(batch: pa.Table, prompt_ids: list[str], text: Text, max_length: int, ways: Sequence[str]) -> tuple[list[Scored], list[Reject]]:
-    """The batch's prompts with their responses as token ids, none longer than max_length; and what could not be."""
+def tokenised(batch: pa.Table, prompt_ids: list[str], text: Text, limit: int, config: Logprobs) -> tuple[list[Scored], list[Reject]]:
+    """The batch's prompts with their responses as token ids, none longer than `limit` in any context; and what could not be."""
     texts, sampled = batch["text"].to_pylist(), batch["response_ids"].to_pylist()
     given = iter(text.responses([text for text, ids in zip(texts, sampled, strict=True) if ids is None]))
     responses = [next(given) if ids is None else ids for ids in sampled]
     runs = [list(run) for _, run in itertools.groupby(range(len(prompt_ids)), key=prompt_ids.__getitem__)]
-    prompts = text.prompts(batch["messages"].take(pa.array([run[0] for run in runs])).to_pylist())
+    messages = batch["messages"].take(pa.array([run[0] for run in runs])).to_pylist()
+    contexts = [text.prompts([_in_context(one, context, config) for one in messages]) for context in config.contexts]
     groups, rejects = [], []
-    for run, prompt in zip(runs, prompts, strict=True):
-        if isinstance(prompt, TemplateError):
-            rejects += [Reject(row, "template", f"the chat template refuses the messages: {prompt}") for row in run]
-        elif not prompt:
+    for run, prompts in zip(runs, zip(*contexts, strict=True), strict=True):
+        if error := next((prompt for prompt in prompts if isinstance(prompt, TemplateError)), None):
+            rejects += [Reject(row, "template", f"the chat template refuses the messages: {error}") for row in run]
+        elif not all(prompts):
             rejects += [Reject(row, "empty_prompt", "the rendered prompt has no tokens") for row in run]
         else:
-            group, refused = fit(prompt, run, [responses[row] for row in run], max_length, ways)
+            group, refused = fit(list(prompts), run, [responses[row] for row in run], limit, config.too_long)
             rejects += refused
             groups += [group] if group.rows else []
     return groups, rejects
 
 
-def fit(prompt: list[int], rows: list[int], responses: list[list[int]], max_length: int, ways: Sequence[str]) -> tuple[Scored, list[Reject]]:
-    """Cuts a prompt and its responses to max_length tokens together, by the ways allowed; what still does not fit is refused. 0 is no limit."""
+def _in_context(messages: list[dict], context: str, config: Logprobs) -> Sequence[dict[str, str]]:
+    return messages if context == "plain" else under(messages, quality_text(config.quality_prompt), config.quality_place)
+
+
+def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], limit: int, ways: Sequence[str]) -> tuple[Scored, list[Reject]]:
+    """Cuts a prompt (in each of its contexts) and its responses to `limit` tokens together, by the ways allowed; what still does not fit is
+    refused. A response is cut to what the longest context leaves, so that it is the same in all. 0 is no limit."""
     longest = max(map(len, responses))
-    kept, cut_prompt = prompt, False
-    if max_length and "truncate_prompt_left" in ways and len(prompt) + longest > max_length:
-        room = max(max_length - longest, max_length // _PROMPT_SHARE, 1)
-        # The first token stays: it is BOS, or what the template begins with.
-        kept = prompt if room >= len(prompt) else [*prompt[:1], *prompt[len(prompt) - room + 1 :]] if room > 1 else prompt[-1:]
-        cut_prompt = len(kept) < len(prompt)
+    kept = [_cut_left(prompt, longest, limit) if limit and "truncate_prompt_left" in ways else prompt for prompt in prompts]
+    cut_prompt = kept != prompts
+    used = max(map(len, kept))
     group, rejects = Scored(kept), []
     for row, response in zip(rows, responses, strict=True):
-        room = max_length - len(kept) if max_length else len(response)
+        room = limit - used if limit else len(response)
         cut = len(response) > room and "truncate_response" in ways and room > 0
         if len(response) > room and not cut:
-            rejects.append(Reject(row, "too_long", f"prompt {len(prompt)} + response {len(response)} tokens, more than max_length = {max_length}"))
+            rejects.append(Reject(row, "too_long", f"prompt {max(map(len, prompts))} + response {len(response)} tokens, more than max_length = {limit}"))
             continue
         group.rows.append(row)
         group.responses.append(response[:room] if cut else response)
@@ -134,12 +159,13 @@ def fit(prompt: list[int], rows: list[int], responses: list[list[int]], max_leng
     return group, rejects
 
 
-def lists(rows: Sequence, kind: type) -> pa.ListArray:
-    """An Arrow list column from sequences, without a Python object a token."""
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = np.concatenate([np.asarray(row, kind) for row in rows]) if len(rows) else np.zeros(0, kind)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+def _cut_left(prompt: list[int], longest: int, limit: int) -> list[int]:
+    """A prompt cut at the left, so that the longest response fits or a quarter of the limit is left to it."""
+    if len(prompt) + longest <= limit:
+        return prompt
+    room = max(limit - longest, limit // _PROMPT_SHARE, 1)
+    # The first token stays: it is BOS, or what the template begins with.
+    return prompt if room >= len(prompt) else [*prompt[:1], *prompt[len(prompt) - room + 1 :]] if room > 1 else prompt[-1:]
 
 
-STAGE = Stage(name="logprobs", version=1, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts)
+STAGE = Stage(name="logprobs", version=2, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)

@@ -1,75 +1,110 @@
 """Chosen and rejected: SQL that a person can read and run by hand chooses; here each choice gets all that the trainer needs.
 
-A choice whose log-probs are missing (its response went to rejects) is itself a reject, so that nothing is lost in silence.
+What the SQL says falls out (ties, missing scores) is counted by its reason. A choice that cannot be made a pair (its response went to
+rejects, both sides say the same) is itself a reject, so that nothing is lost in silence.
 """
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import choice
+from engine.edits import masks
 from engine.stage import Made, Stage
 from engine.text import content_id, share
-from schemas.commit import fingerprint
 from schemas.identity import identify
-from schemas.recipe import Pairs, Recipe, included
+from schemas.recipe import Recipe
+from schemas.sections import Pairs
 from schemas.tables import TABLES, table
 
 _QUERY = """
 with choice as ({choose}),
 once as (select prompt_id, chosen_response_id, rejected_response_id, max(chosen_score) as chosen_score, min(rejected_score) as rejected_score,
-                count(*) as times from choice group by all),
-plain as (select * from logprobs where context = 'plain')
-select once.*, prompts.file as file, prompts.line as line, prompts.prompt as prompt, c.text as chosen, r.text as rejected, c.source as source,
-       cl.prompt_ids as prompt_ids, cl.response_ids as chosen_ids, rl.response_ids as rejected_ids,
+                skipped, source, count(*) as times from choice group by all),
+plain as (select * from logprobs where context = 'plain'),
+quality as (select * from logprobs where context = 'quality')
+select once.* exclude (source), prompts.file as file, prompts.line as line, prompts.prompt as prompt, c.text as chosen, r.text as rejected,
+       coalesce(once.source, c.source) as source, cl.prompt_ids as prompt_ids, cl.response_ids as chosen_ids, rl.response_ids as rejected_ids,
        cl.token_logps as ref_chosen_token_logps, rl.token_logps as ref_rejected_token_logps, cl.logps as ref_chosen_logps, rl.logps as ref_rejected_logps,
+       cq.prompt_ids as quality_prompt_ids, cq.token_logps as ref_chosen_quality_token_logps, rq.token_logps as ref_rejected_quality_token_logps,
        len(cl.prompt_ids)::int as prompt_length, len(cl.response_ids)::int as chosen_length, len(rl.response_ids)::int as rejected_length
 from once
-join prompts using (prompt_id)
-join responses c on c.response_id = chosen_response_id
-join responses r on r.response_id = rejected_response_id
+left join prompts on prompts.prompt_id = once.prompt_id
+left join responses c on c.response_id = chosen_response_id and c.prompt_id = once.prompt_id
+left join responses r on r.response_id = rejected_response_id and r.prompt_id = once.prompt_id
 left join plain cl on cl.response_id = chosen_response_id
 left join plain rl on rl.response_id = rejected_response_id
-order by prompt_id, chosen_response_id, rejected_response_id
+left join quality cq on cq.response_id = chosen_response_id
+left join quality rq on rq.response_id = rejected_response_id
+order by once.prompt_id, chosen_response_id, rejected_response_id, skipped
 """
+_WHY = {
+    "no_response": "the SQL names a response that there is not, or that answers another prompt",
+    "same_response": "the SQL chose one response as chosen and as rejected",
+    "same_text": "chosen and rejected say the same",
+    "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
+}
 
 
 def facts(recipe: Recipe) -> dict:
     """`reference` is what the trainer compares its policy with, so that a pairs folder can travel alone."""
     config: Pairs = recipe.section("pairs")
     model = recipe.section("model")
-    return {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(_choice(recipe)), "test_share": config.test_share, "reference": identify(model).facts() | {"dtype": model.dtype}}
-
-
-def _choice(recipe: Recipe) -> str:
-    return included("sql", recipe.section("pairs").choose, ".sql").read_text().rstrip().removesuffix(";")
+    reference = identify(model).facts() | {"dtype": model.dtype}
+    return {"test_share": config.test_share, "diff": config.diff, "reference": reference, **choice.facts(recipe, "pairs")}
 
 
 def query(recipe: Recipe) -> str:
-    # The newline ends a comment on the file's last line.
-    return _QUERY.format(choose=_choice(recipe) + "\n")
+    return _QUERY.format(choose=choice.sql(recipe, "pairs"))
+
+
+def settings(recipe: Recipe) -> dict[str, object]:
+    return choice.settings(recipe, "pairs")
 
 
 def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     config: Pairs = recipe.section("pairs")
-    scored = pc.and_(pc.is_valid(batch["ref_chosen_logps"]), pc.is_valid(batch["ref_rejected_logps"]))
-    one = pc.equal(batch["chosen_response_id"], batch["rejected_response_id"])
-    rows, lost = batch.filter(pc.and_(scored, pc.invert(one))), batch.filter(pc.or_(pc.invert(scored), one))
-    pair_ids = [content_id(c, r) for c, r in zip(rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True)]
+    skipped = pc.is_valid(batch["skipped"])
+    counts = {f"skipped_{row['values']}": row["counts"] for row in batch["skipped"].filter(skipped).value_counts().to_pylist()}
+    chosen = batch.filter(pc.invert(skipped))
+    why = _why(chosen)
+    rows, lost = chosen.filter(pc.is_null(why)), chosen.filter(pc.is_valid(why))
     split = ["test" if share(prompt) < config.test_share else "train" for prompt in rows["prompt_id"].to_pylist()]
+    repeated = (pc.sum(chosen["times"]).as_py() or 0) - len(chosen)
+    counts |= {"train": split.count("train"), "test": split.count("test"), "rejects": len(lost), "repeated": int(repeated)}
     columns = {name: rows[name] for name in TABLES["pairs"].names if name in rows.column_names}
-    same = pc.equal(lost["chosen_response_id"], lost["rejected_response_id"])
-    refused = {
-        "stage": ["pairs"] * len(lost),
-        "reason": pc.if_else(same, "same_response", "no_logprobs"),
-        "detail": pc.if_else(same, "the SQL chose one response as chosen and as rejected", "a response of the pair has no log-probs: see the reject of logprobs for it"),
-        "file": lost["file"],
-        "line": lost["line"],
-        "prompt_id": lost["prompt_id"],
-        "response_id": pc.if_else(pc.is_null(lost["ref_chosen_logps"]), lost["chosen_response_id"], lost["rejected_response_id"]),
-        "raw": pc.if_else(pc.is_null(lost["ref_chosen_logps"]), lost["chosen"], lost["rejected"]),
+    columns["pair_id"] = [content_id(c, r) for c, r in zip(rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True)]
+    columns |= {"split": split} | _masks(rows, config.diff)
+    return Made({"pairs": table("pairs", columns), "rejects": _refused(lost, why.filter(pc.is_valid(why)))}, counts)
+
+
+def _why(rows: pa.Table) -> pa.Array:
+    """For each choice why it is no pair, null where it is one."""
+    reason = pa.nulls(len(rows), pa.string())
+    tests = {
+        "no_logprobs": pc.or_(pc.is_null(rows["ref_chosen_logps"]), pc.is_null(rows["ref_rejected_logps"])),
+        "same_text": pc.fill_null(pc.equal(rows["chosen"], rows["rejected"]), False),
+        "same_response": pc.fill_null(pc.equal(rows["chosen_response_id"], rows["rejected_response_id"]), False),
+        "no_response": pc.or_(pc.is_null(rows["chosen"]), pc.is_null(rows["rejected"])),
     }
-    repeated = (pc.sum(batch["times"]).as_py() or 0) - len(batch)
-    counts = {"train": split.count("train"), "test": split.count("test"), "rejects": len(lost), "repeated": int(repeated)}
-    return Made({"pairs": table("pairs", columns | {"pair_id": pair_ids, "split": split}), "rejects": table("rejects", refused)}, counts)
+    for name, holds in tests.items():
+        reason = pc.if_else(holds, name, reason)
+    return reason.combine_chunks() if isinstance(reason, pa.ChunkedArray) else reason
 
 
-STAGE = Stage(name="pairs", version=1, reads=("prompts", "responses", "scores", "logprobs"), writes=("pairs", "rejects"), query=query, fn=make, facts=facts)
+def _masks(rows: pa.Table, diff: str) -> dict[str, pa.Array]:
+    sides = [rows[name].combine_chunks() for name in ("chosen_ids", "rejected_ids")]
+    found = [masks(c, r, diff) for c, r in zip(*(side.to_pylist() for side in sides), strict=True)]
+    return {f"{name}_edit_mask": pa.array([pair[number] for pair in found], TABLES["pairs"].field(f"{name}_edit_mask").type) for number, name in enumerate(("chosen", "rejected"))}
+
+
+def _refused(lost: pa.Table, why: pa.Array) -> pa.Table:
+    chosen_side = pc.or_(pc.is_null(lost["ref_chosen_logps"]), pc.equal(why, "same_text"))
+    return table("rejects", {
+        "stage": ["pairs"] * len(lost), "reason": why, "detail": [_WHY[reason] for reason in why.to_pylist()],
+        "file": lost["file"], "line": lost["line"], "prompt_id": lost["prompt_id"],
+        "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
+        "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),
+    })  # fmt: skip
+
+
+STAGE = Stage(name="pairs", version=2, reads=("prompts", "responses", "scores", "logprobs"), writes=("pairs", "rejects"), query=query, fn=make, facts=facts, settings=settings)

@@ -23,12 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 
 def write(path: Path, pairs: int) -> None:
-    from pipelines.sandbox.make import problems
+    from pipelines.sandbox import world
 
     draw = random.Random(1)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
     with open(path, "w") as file:
-        for number, problem in enumerate(problems(1, pairs)):
+        for number, problem in enumerate(world.pairs(1, pairs)):
             pad = " ".join(draw.choices(words, k=8))
             row = {"prompt": f"{number} {problem['prompt']}", "chosen": f"{problem['chosen']} {pad}", "rejected": f"{problem['rejected']} {pad[::-1]}"}
             file.write(json.dumps(row) + "\n")

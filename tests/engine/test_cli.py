@@ -29,7 +29,7 @@ def test_help_loads_nothing_heavy(words):
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", prompts__format="hhh")], 1, "no 'hhh' in pipelines/sql"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="/nope")], 1, "no model folder at /nope"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{empty}")], 1, "no model.safetensors"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999)], 1, "made for 256 positions"),
+        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999)], 1, "made for 512 positions"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut")], 1, "too_long has 'cut'"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="cuda")], 1, "torch finds 0 GPUs"),
         (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="gpu")], 1, "expected auto, cpu, cuda"),

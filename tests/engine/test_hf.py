@@ -5,14 +5,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.models import Sampling
+from engine.models import Uses
 from engine.models.hf import HF, _batches, _top_p
 from schemas.errors import UserError
-from schemas.recipe import Logprobs, Model, Recipe
+from schemas.sections import Model, Sampling
 
 
-def open_hf(path, **logprobs):
-    return HF(Recipe({"model": Model(name=str(path)), "logprobs": Logprobs(**logprobs)}), "cpu")
+def open_hf(path, dtype="float32", planned=None, **use):
+    return HF(Uses(Model(name=str(path), dtype=dtype), "hf", **use), "cpu", planned=planned)
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,8 @@ def test_a_model_that_changed_since_the_plan_is_refused(model_path):
     from schemas.identity import identify
 
     planned = identify(Model(name=str(model_path))).facts() | {"weights": "another"}
-    recipe = Recipe({"model": Model(name=str(model_path))})
     with pytest.raises(UserError, match="weights of the model.*changed while the run was going"):
-        HF(recipe, "cpu", planned=planned).logprobs([[1]], [[[2]]])
+        open_hf(model_path, planned=planned).logprobs([[1]], [[[2]]])
 
 
 @pytest.mark.parametrize(("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")])
@@ -154,4 +153,4 @@ def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
     shutil.copytree(model_path, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=message):
-        HF(Recipe({"model": Model(name=str(broken), dtype=dtype)}), "cpu").logprobs([[1]], [[[2]]])
+        open_hf(broken, dtype).logprobs([[1]], [[[2]]])

@@ -211,7 +211,7 @@ def change_config(path):
 @pytest.mark.parametrize(
     ("change", "fact"),
     [(change_weights, "model.weights"), (change_template, "model.template"), (change_tokenizer, "model.tokenizer"), (change_config, "model.config"),
-     ({"logprobs__max_length": 100}, "max_length (was 256, is 100)"), ({"model__dtype": "bfloat16"}, "model.dtype"), ({"pairs__test_share": 0.5}, "test_share"),
+     ({"logprobs__max_length": 100}, "max_length (was 512, is 100)"), ({"model__dtype": "bfloat16"}, "model.dtype"), ({"pairs__test_share": 0.5}, "test_share"),
      ({"prompts__max_row_bytes": 9999}, "max_row_bytes")],
 )  # fmt: skip
 def test_status_names_the_fact_that_changed(mixed, own_model, tmp_path, capsys, change, fact):
@@ -277,7 +277,7 @@ def test_one_response_is_never_both_sides(model_path, tmp_path):
 
 
 def test_rejects_of_every_stage_name_their_place(model_path, pairs_file, tmp_path):
-    precompute(tmp_path / "run", recipe_of(pairs_file, model_path, logprobs__max_length=36, logprobs__too_long="drop", prompts__format="preference"), 1)
+    precompute(tmp_path / "run", recipe_of(pairs_file, model_path, logprobs__max_length=76, logprobs__too_long="drop", prompts__format="preference"), 1)
     found = [row for _, row in rows(tmp_path / "run", "rejects")]
     assert {row["stage"] for row in found} == {"logprobs", "pairs"}
     assert all(row["file"] == pairs_file.name and row["line"] > 0 and row["raw"] and row["detail"] and row["prompt_id"] and row["response_id"] for row in found)
@@ -301,11 +301,11 @@ def test_too_long_goes_where_the_recipe_says(model_path, pairs_file, tmp_path):
     found = {}
     for name, ways in {"drop": '["drop"]', "prompt": '["truncate_prompt_left"]', "response": '["truncate_response"]', "both": '["truncate_prompt_left", "truncate_response"]'}.items():
         run = tmp_path / name
-        precompute(run, recipe_of(pairs_file, model_path, logprobs__max_length=36, logprobs__too_long=ways), 1)
+        precompute(run, recipe_of(pairs_file, model_path, logprobs__max_length=76, logprobs__too_long=ways), 1)
         scored, refused = rows(run, "logprobs"), [row for _, row in rows(run, "rejects")]
         assert len(scored) + sum(row["stage"] == "logprobs" for row in refused) == len(rows(run, "responses")) == 606
         assert len(rows(run, "pairs")) + sum(row["stage"] == "pairs" for row in refused) == 303
-        assert all(len(row["prompt_ids"]) + len(row["response_ids"]) <= 36 for _, row in scored)
+        assert all(len(row["prompt_ids"]) + len(row["response_ids"]) <= 76 for _, row in scored)
         found[name] = {row["truncated"] for _, row in scored}, {row["reason"] for row in refused}
     with pytest.raises(UserError, match="drop beside another way"):
         plan(tmp_path, recipe_of(pairs_file, model_path, logprobs__too_long='["drop", "truncate_response"]'))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from schemas.identity import identify
-from schemas.recipe import Model
+from schemas.sections import Model
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import pytest
 
 from schemas.errors import UserError
-from schemas.recipe import Model, Prompts, Train, dump, load
+from schemas.recipe import dump, load
+from schemas.sections import Model, Prompts, Train
 from tests.conftest import RECIPE
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import UserError
-from schemas.recipe import Train
+from schemas.sections import Train
 from trainer import losses
 from trainer.losses import dpo
 from trainer.losses.side import Side

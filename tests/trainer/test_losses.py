@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import UserError
-from schemas.recipe import Train
+from schemas.sections import Train
 from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, side
 from trainer import losses
 from trainer.losses import LOSSES, choose, described, dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, simpo, wpo

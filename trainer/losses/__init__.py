@@ -8,7 +8,8 @@ from types import ModuleType
 import torch
 
 from schemas.errors import UserError, did_you_mean
-from schemas.recipe import Train, fields_of
+from schemas.recipe import fields_of
+from schemas.sections import Train
 from trainer.losses import dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, sft, simpo, wpo
 from trainer.losses.side import Side
 
