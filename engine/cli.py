@@ -10,31 +10,20 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import UserError
+from schemas.errors import in_one_sentence
 
 _SETTING = "section.key=value, over the recipe's own; may be given several times."
 
 
 class Group(click.Group):
-    """A UserError is one clear sentence, Ctrl-C says what is kept; anything else is our mistake and keeps its traceback."""
-
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("\nstopped; what is finished is kept: run the same command to go on", err=True)
-            ctx.exit(130)
+            with in_one_sentence("what is finished is kept: run the same command to go on"):
+                return super().invoke(ctx)
         except BrokenPipeError:
             # `engine sql … | head`: whoever read us has seen enough. Work that was cut off by it is not done.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0 if ctx.invoked_subcommand in ("sql", "status") else 1)
-        except OSError as error:
-            # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
-            click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
-            ctx.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -86,6 +75,28 @@ def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
 
     read_plan(run)  # says clearly where this is no run
     job.status(run, load(recipe or run / "recipe.toml", settings))
+
+
+@main.command()
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the run's own recipe: verify.sample, verify.tolerance, train.dtype.")
+def verify(run: Path, settings: tuple[str, ...]) -> None:
+    """Score a sample of a RUN's log-probs again, in other ways, and fail where they differ.
+
+    By the trainer's own forward, and by the other backend where it is installed. Every file's digest is taken anew; BOS, EOS and the border of
+    prompt and response are counted. What was found lies in RUN/verify.json.
+
+    \b
+    Example:
+      engine verify runs/hh
+      engine verify runs/hh --set verify.sample=500 --set train.dtype=bfloat16
+    """
+    from engine import verify as job
+    from schemas.manifest import read_plan
+    from schemas.recipe import load
+
+    read_plan(run)  # says clearly where this is no run
+    job.check(run, load(run / "recipe.toml", settings))
 
 
 @main.command()

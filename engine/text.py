@@ -126,6 +126,8 @@ class Text:
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of sampled responses, without the token that ended them or any other special one."""
+        if not rows:
+            return []
         return self.tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def single_ids(self, word: str) -> list[int]:

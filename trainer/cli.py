@@ -6,28 +6,13 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import UserError
+from schemas.errors import UserError, in_one_sentence
 
 
 class Group(click.Group):
-    """A UserError is one clear sentence, on rank 0 alone; Ctrl-C says what is kept."""
-
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with in_one_sentence("the last checkpoint is kept: run the same command to go on from it"):
             return super().invoke(ctx)
-        except UserError as error:
-            # What all ranks found is said once, by the first; what one alone may have found (a file, a device) each says.
-            rank = os.environ.get("RANK", "0")
-            if rank == "0" or not error.shared:
-                click.echo(f"error: {error}" if rank == "0" else f"rank {rank}: error: {error}", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("\nstopped; the last checkpoint is kept: run the same command to go on from it", err=True)
-            ctx.exit(130)
-        except OSError as error:
-            # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
-            click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
-            ctx.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

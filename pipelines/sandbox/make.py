@@ -1,16 +1,21 @@
 """Makes the sandbox's tiny model: one small Llama that answers, rates, rewrites and reacts to the quality prompt, in the project's own words.
 
-    python -m pipelines.sandbox.make FOLDER [STEPS]        writes a model folder in Hugging Face form
+    python -m pipelines.sandbox.make FOLDER        writes a model folder in Hugging Face form; three quarters of an hour on two cores
 
 It is trained on the world's problems through the very files in pipelines/prompts that real models are asked with. Its plain answers are careless
 as the texts it learnt from are: about two of five have a slip; under the quality prompt all are right. So there is something to learn, and
-something that the quality prompt brings out. It stands in `model/`, committed, in float16; this script makes it again from nothing.
+something that the quality prompt brings out. To find another's slip is the hardest of its jobs: one mark for a whole response teaches it
+nothing in a hundred thousand examples, so a second part of the training says for every token whether a slip has happened by then, to heads on
+the upper layers that are thrown away afterwards. The model stands in `model/`, committed, in float16; this script makes it again from nothing.
 """
 
+import functools
 import math
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.sandbox import world
@@ -21,13 +26,20 @@ TEMPLATE = (
 )
 _SPECIAL = ["<|user|>", "<|assistant|>", "<|system|>"]
 _VOCABULARY = 1024
-STEPS = 2000
 # A word, a digit or a sign, each with the space before it: nothing merges across them, so digits stay single.
 _PIECES = r" ?[A-Za-z]+| ?[0-9]| ?[^A-Za-z0-9\s]|\s+"
 SLIPS = 0.38  # share of careless answers that the model learns from
 _SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 512}
 
-Example = tuple[str, str]  # what the user says, what the assistant answers
+
+@dataclass(frozen=True)
+class Example:
+    """What the user says and what the assistant answers. Of a response to be rated: where in `asked` it stands, and where it goes wrong, if it does."""
+
+    asked: str
+    answer: str
+    response: tuple[int, int] | None = None
+    wrong_from: int | None = None
 
 
 # The four jobs.
@@ -36,7 +48,7 @@ Example = tuple[str, str]  # what the user says, what the assistant answers
 def answering(draw: random.Random) -> Example:
     found = world.problem(draw)
     steps = world.careless(found, draw) if draw.random() < SLIPS else found.steps()
-    return str(found), world.write(found, steps, draw.randrange(world.MANNERS))
+    return Example(str(found), world.write(found, steps, draw.randrange(world.MANNERS)))
 
 
 def answering_well(draw: random.Random) -> Example:
@@ -44,24 +56,26 @@ def answering_well(draw: random.Random) -> Example:
 
     found = world.problem(draw)
     asked = under([{"role": "user", "content": str(found)}], quality_text("quality"))
-    return asked[0]["content"], world.write(found, found.steps(), draw.randrange(world.MANNERS))
+    return Example(asked[0]["content"], world.write(found, found.steps(), draw.randrange(world.MANNERS)))
 
 
 def rating(draw: random.Random) -> Example:
     """5 for a right answer, else 1 to 3 by how far it is right; 1 for what is cut off or answers another question."""
     found = world.problem(draw)
     manner, kind = draw.randrange(world.MANNERS), draw.random()
-    response = world.write(found, found.steps(), manner)
+    good = response = world.write(found, found.steps(), manner)
     if 0.45 < kind < 0.9:
         response = world.write(found, world.careless(found, draw), manner)
     elif kind >= 0.95:
-        response = response[: draw.randrange(len(response) // 2)]
+        response = good[: draw.randrange(len(good) // 2)]
     elif kind >= 0.9:
         other = world.problem(draw)
         response = world.write(other, other.steps(), manner)
     right = world.said(response) == found.answer() and world.right_steps(found, response) == 1
     mark = 5 if right else 1 + math.floor(3 * world.right_steps(found, response)) if kind < 0.9 else 1
-    return _asked("judge_rating", conversation=str(found), response=response), str(mark)
+    asked = _asked("judge_rating", conversation=str(found), response=response)
+    begin = asked.rindex("Response:\n") + len("Response:\n")
+    return Example(asked, str(mark), (begin, begin + len(response)), None if right else begin + len(os.path.commonprefix([good, response])))
 
 
 def rewriting(draw: random.Random) -> Example:
@@ -71,22 +85,35 @@ def rewriting(draw: random.Random) -> Example:
     right = world.write(found, found.steps(), manner)
     draft = world.write(found, world.careless(found, draw), manner) if draw.random() < 0.9 else right
     reference = world.write(found, found.steps(), draw.randrange(world.MANNERS))
-    return _asked("rewrite_maths", conversation=str(found), rejected=draft, chosen=reference), right
+    return Example(_asked("rewrite_maths", conversation=str(found), rejected=draft, chosen=reference), right)
+
+
+@functools.cache
+def _instruction(name: str):
+    from engine.instructions import Instruction
+
+    return Instruction(name)
 
 
 def _asked(name: str, **values: str) -> str:
-    import functools
-
-    from engine.instructions import Instruction
-
-    if name not in _INSTRUCTIONS:
-        _INSTRUCTIONS[name] = functools.partial(Instruction(name))
-    return _INSTRUCTIONS[name](**values)[0]["content"]
+    return _instruction(name)(**values)[0]["content"]
 
 
-_INSTRUCTIONS: dict[str, Callable] = {}
-# job, examples of it in a step, weight of its loss
-JOBS: tuple[tuple[Callable[[random.Random], Example], int, float], ...] = ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0))
+@dataclass(frozen=True)
+class Part:
+    """A part of the training: its steps, how many examples of each job a step has and what its loss weighs, and whether slips are pointed out."""
+
+    steps: int
+    jobs: tuple[tuple[Callable[[random.Random], Example], int, float], ...]
+    rate: float
+    constant: float  # share of the steps before the learning rate falls
+    slips_shown: bool
+
+
+PARTS = (
+    Part(1000, ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0)), 2e-3, 1.0, False),
+    Part(1500, ((answering, 24, 1.0), (answering_well, 12, 0.5), (rating, 64, 1.0), (rewriting, 12, 1.0)), 1.5e-3, 0.4, True),
+)
 
 
 # The model.
@@ -102,7 +129,8 @@ def new_model(seed: int, **shape: int):
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     draw = random.Random(0)
-    texts = (text for job, _, _ in JOBS for _ in range(400) for text in job(draw))
+    examples = (job(draw) for job, _, _ in PARTS[0].jobs for _ in range(400))
+    texts = (text for example in examples for text in (example.asked, example.answer))
     learn = trainers.BpeTrainer(vocab_size=_VOCABULARY - 4, special_tokens=[], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     backend.train_from_iterator(texts, learn)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=_SPECIAL)
@@ -112,57 +140,80 @@ def new_model(seed: int, **shape: int):
     return tokenizer, LlamaForCausalLM(config)
 
 
-def batches(tokenizer, job: Callable, count: int, seed: int) -> Iterator[tuple]:
-    """(ids, targets) of `count` examples each, without end; only the assistant's words are targets."""
+@dataclass(frozen=True)
+class Batch:
+    """ids (B, T); targets (B, T), -100 but for the assistant's words; slips (B, T): of a response to be rated and what follows it 1 where it has gone
+    wrong by then and 0 where not, -1 elsewhere."""
+
+    ids: object
+    targets: object
+    slips: object
+
+
+def batches(tokenizer, job: Callable[[random.Random], Example], count: int, seed: int) -> Iterator[Batch]:
+    """Batches of `count` examples of a job, without end."""
     import torch
 
     draw = random.Random(seed)
     while True:
-        asked, answers = zip(*(job(draw) for _ in range(count)), strict=True)
-        prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True) for text in asked]
-        prompts = tokenizer(prompts, add_special_tokens=False).input_ids
-        answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(answers), add_special_tokens=False).input_ids]
-        width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        examples = [job(draw) for _ in range(count)]
+        prompts = [tokenizer.apply_chat_template([{"role": "user", "content": one.asked}], tokenize=False, add_generation_prompt=True) for one in examples]
+        coded = tokenizer(prompts, add_special_tokens=False, return_offsets_mapping=True)
+        answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([one.answer for one in examples], add_special_tokens=False).input_ids]
+        width = max(len(p) + len(a) for p, a in zip(coded.input_ids, answers, strict=True))
         width += -width % 32  # few widths: oneDNN prepares its kernels anew for each
-        ids, targets = torch.zeros(count, width, dtype=torch.long), torch.full((count, width), -100)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids, targets, slips = (torch.full((count, width), value) for value in (0, -100, -1))
+        for row, (one, text, prompt, places, answer) in enumerate(zip(examples, prompts, coded.input_ids, coded.offset_mapping, answers, strict=True)):
             end = len(prompt) + len(answer)
             ids[row, :end] = torch.tensor([*prompt, *answer])
             targets[row, len(prompt) : end] = torch.tensor(answer)
-        yield ids, targets
+            if one.response:
+                shift = text.index(one.asked)
+                known = [(at, b - shift) for at, (a, b) in enumerate(places) if b - shift > one.response[0]]
+                for at, last in known:
+                    slips[row, at] = int(one.wrong_from is not None and (last > one.wrong_from or last > one.response[1]))
+        yield Batch(ids, targets, slips)
 
 
-def train(tokenizer, model, seed: int, steps: int, rate: float = 2e-3) -> None:
-    """Next-token training on the assistant's words of all jobs at once; the learning rate falls to nothing over the second half."""
+def train(tokenizer, model, part: Part, seed: int) -> None:
+    """Next-token training on the assistant's words of all jobs at once."""
     import torch
 
     model.set_attn_implementation("eager")  # at these lengths faster than SDPA's backward on a CPU
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-    streams = [batches(tokenizer, job, count, seed + number) for number, (job, count, _) in enumerate(JOBS)]
-    for step in range(steps):
+    heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, 1) for _ in range(model.config.num_hidden_layers)) if part.slips_shown else None
+    parameters = [*model.parameters(), *(heads.parameters() if heads else ())]
+    optimizer = torch.optim.AdamW(parameters, lr=part.rate, betas=(0.9, 0.98), weight_decay=0.05)
+    streams = [batches(tokenizer, job, count, seed + number) for number, (job, count, _) in enumerate(part.jobs)]
+    for step in range(part.steps):
+        falling = (1 - step / part.steps) / (1 - part.constant) if part.constant < 1 else 1.0
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 100, 2 * (1 - step / steps))
+            group["lr"] = part.rate * min(1, (step + 1) / 100, falling)
         said = []
-        for (_, _, weight), stream in zip(JOBS, streams, strict=True):
-            loss = _loss(model, *next(stream))
-            (weight * loss).backward()
+        for (_, _, weight), stream in zip(part.jobs, streams, strict=True):
+            loss, slips = _losses(model, heads, next(stream))
+            (weight * loss + slips).backward()
             said.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == steps - 1:
-            losses = ", ".join(f"{job.__name__} {loss:.3f}" for (job, _, _), loss in zip(JOBS, said, strict=True))
-            print(f"step {step + 1} of {steps}: {losses}", flush=True)
+        if step % 50 == 0 or step == part.steps - 1:
+            losses = ", ".join(f"{job.__name__} {loss:.3f}" for (job, _, _), loss in zip(part.jobs, said, strict=True))
+            print(f"step {step + 1} of {part.steps}: {losses}", flush=True)
 
 
-def _loss(model, ids, targets):
-    """Mean over the answers' tokens."""
+def _losses(model, heads, batch: Batch):
+    """The mean over the answers' tokens; and, where slips are shown, what the heads on the upper layers miss of them."""
     import torch
     import torch.nn.functional as F
 
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(ids).logits[:, :-1]
-    return F.cross_entropy(logits.float().flatten(0, 1), targets[:, 1:].flatten())
+        out = model.base_model(batch.ids, output_hidden_states=heads is not None)
+        logits = model.get_output_embeddings()(out.last_hidden_state)[:, :-1]
+        guesses = [head(hidden)[..., 0] for head, hidden in zip(heads, out.hidden_states[1:], strict=True)] if heads else []
+    loss, known = F.cross_entropy(logits.float().flatten(0, 1), batch.targets[:, 1:].flatten()), batch.slips >= 0
+    if not heads or not known.any():
+        return loss, 0.0
+    return loss, sum(F.binary_cross_entropy_with_logits(guess.float()[known], batch.slips[known].float()) for guess in guesses[2:])
 
 
 def save(tokenizer, model, path: Path) -> None:
@@ -175,15 +226,17 @@ def save(tokenizer, model, path: Path) -> None:
     model.save_pretrained(path)
 
 
-def make(path: Path, steps: int = STEPS, seed: int = 0) -> None:
+def make(path: Path, seed: int = 0) -> None:
     import torch
 
     tokenizer, model = new_model(seed)
-    train(tokenizer, model, seed + 1, steps)
+    for number, part in enumerate(PARTS):
+        torch.manual_seed(seed + number + 1)
+        train(tokenizer, model, part, seed + 1 + 100 * number)
     save(tokenizer, model.to(torch.float16), path)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m pipelines.sandbox.make FOLDER [STEPS]")
-    make(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m pipelines.sandbox.make FOLDER")
+    make(Path(sys.argv[1]))

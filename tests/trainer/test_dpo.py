@@ -22,7 +22,8 @@ def side(t, seed, same=False):
     mask = (torch.arange(t) < lengths[:, None]).double()
     ref = -torch.rand(B, t, generator=draw, dtype=torch.float64) * 4 * mask
     policy = ref.clone() if same else -torch.rand(B, t, generator=draw, dtype=torch.float64) * 4 * mask
-    return Side(policy.requires_grad_(), ref, mask)
+    edits = (torch.rand(B, t, generator=draw) < 0.4).double() * mask
+    return Side(policy.requires_grad_(), ref, mask, edits)
 
 
 def preference_loss(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta, label_smoothing=0.0):

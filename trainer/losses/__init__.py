@@ -10,10 +10,10 @@ import torch
 from schemas.errors import UserError, did_you_mean
 from schemas.recipe import fields_of
 from schemas.sections import Train
-from trainer.losses import dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, sft, simpo, wpo
+from trainer.losses import bmc, dpo, dpop, hinge, ipo, ipo_bmc, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, sft, simpo, wpo
 from trainer.losses.side import Side
 
-_FILES = (dpo, robust_dpo, ipo, rpo, simpo, orpo, hinge, length_normalised_dpo, dpop, r_dpo, ld_dpo, wpo)
+_FILES = (dpo, robust_dpo, ipo, rpo, bmc, ipo_bmc, simpo, orpo, hinge, length_normalised_dpo, dpop, r_dpo, ld_dpo, wpo)
 LOSSES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _FILES}
 
 
@@ -28,6 +28,11 @@ class Objective:
     def __call__(self, chosen: Side, rejected: Side) -> torch.Tensor:
         """(B,) one number a pair."""
         return LOSSES[self.name].loss(chosen, rejected, self.config) + sft.term(chosen, self.sft)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns of `pairs` that it takes beside what every loss takes."""
+        return LOSSES[self.name].NEEDS
 
     @property
     def beta(self) -> float:

@@ -12,6 +12,7 @@ class Side:
     token_logps: torch.Tensor
     ref_token_logps: torch.Tensor
     mask: torch.Tensor
+    edit_mask: torch.Tensor | None = None  # 1 where the token is in the diff of the two responses; there where the loss's NEEDS name it
 
     @property
     def logps(self) -> torch.Tensor:

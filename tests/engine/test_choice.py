@@ -1,0 +1,91 @@
+"""Every way to choose pairs, on a handful of responses whose choice can be made by hand; what falls out is counted, not lost."""
+
+import pytest
+
+from engine import choice, sql
+from schemas.errors import UserError
+from schemas.recipe import Recipe, included
+from schemas.sections import Check, Judge, Pairs
+from schemas.tables import table
+
+RESPONSES = {
+    "response_id": ["a1", "a2", "a3", "b1", "b2", "c1", "c2", "d1", "a9", "a8"],
+    "prompt_id": ["a", "a", "a", "b", "b", "c", "c", "d", "a", "a"],
+    "source": ["generated"] * 8 + ["rewritten"] * 2,
+    "text": list("uvwxyzstqp"),
+    "parent_id": [None] * 8 + ["a3", "a2"],
+    "reference_id": [None] * 8 + ["a1", "a1"],
+    "fallback": [None] * 9 + ["copy"],
+}
+# Prompt a: 5, 3, 1; b: a tie; c: one without a score; d: alone. The scores of another scorer must not count, and two of one scorer are averaged.
+SCORES = {
+    "prompt_id": ["a", "a", "a", "a", "b", "b", "c", "c", "d", "a"],
+    "response_id": ["a1", "a2", "a3", "a3", "b1", "b2", "c1", "c2", "d1", "a3"],
+    "scorer": ["rating"] * 9 + ["given"],
+    "score": [5.0, 3.0, 0.0, 2.0, 4.0, 4.0, 2.0, None, 1.0, 99.0],
+}
+
+
+def chosen(name: str, **settings) -> tuple[set, dict]:
+    """(chosen, rejected, their scores) of all pairs, and how many fell out by reason."""
+    recipe = Recipe({"judge": Judge(), "pairs": Pairs(choose=name, **settings)}, seed=3)
+    tables = {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}
+    rows = sql.over(tables, choice.sql(recipe, "pairs"), name, choice.settings(recipe, "pairs")).to_pylist()
+    skipped = [row["skipped"] for row in rows if row["skipped"]]
+    assert len({row["prompt_id"] for row in rows}) >= (1 if name == "rewritten_vs_parent" else 3)
+    return (
+        {(row["chosen_response_id"], row["rejected_response_id"], row["chosen_score"], row["rejected_score"]) for row in rows if not row["skipped"]},
+        {reason: skipped.count(reason) for reason in skipped},
+    )
+
+
+def test_best_vs_worst():
+    assert chosen("best_vs_worst") == ({("a1", "a3", 5.0, 1.0)}, {"tie": 1, "no_score": 2})
+
+
+def test_best_vs_random_is_the_same_for_a_seed_and_never_the_best():
+    pairs, skipped = chosen("best_vs_random")
+    ((best, other, score, lower),) = pairs
+    assert (best, score, lower) == ("a1", 5.0, {"a2": 3.0, "a3": 1.0}[other]) and skipped == {"tie": 1, "no_score": 2}
+    assert chosen("best_vs_random") == (pairs, skipped)
+
+
+def test_all_pairs():
+    assert chosen("all_pairs") == ({("a1", "a2", 5.0, 3.0), ("a1", "a3", 5.0, 1.0), ("a2", "a3", 3.0, 1.0)}, {"tie": 1, "no_score": 1})
+
+
+def test_above_margin():
+    assert chosen("above_margin", margin=2.5) == ({("a1", "a3", 5.0, 1.0)}, {"tie": 1, "no_score": 1, "below_margin": 2})
+
+
+def test_rewritten_vs_parent_falls_back_to_what_the_rewrite_was_made_of():
+    assert chosen("rewritten_vs_parent") == ({("a9", "a3", None, 1.0), ("a1", "a2", 5.0, 3.0)}, {})
+
+
+def test_given_goes_by_the_comparison():
+    recipe = Recipe({"pairs": Pairs(choose="given")})
+    rows = {"prompt_id": list("aaaaab"), "response_id": ["1", "2", "1", "3", "2", "4"], "scorer": ["given"] * 6, "comparison_id": list("xxyyzw"), "score": [1.0, 0.0, 2.0, 2.0, 1.0, 1.0]}
+    found = sql.over({"scores": table("scores", rows), "responses": table("responses")}, choice.sql(recipe, "pairs"), "given").to_pylist()
+    assert sorted((row["chosen_response_id"], row["rejected_response_id"], row["skipped"]) for row in found if row["skipped"] is None) == [("1", "2", None)]
+    assert sorted(row["skipped"] for row in found if row["skipped"]) == ["no_score", "no_score", "tie"]
+
+
+@pytest.mark.parametrize("path", sorted(included("sql", "given", ".sql").parent.glob("*.sql")), ids=lambda path: path.stem)
+def test_every_way_runs_by_hand_and_says_what_it_is(path):
+    """Without variables and without our wrapper, as `engine sql RUN \"$(cat file)\"` runs it."""
+    first = path.read_text().splitlines()[0]
+    assert first.split(":")[0] in ("-- pairs", "-- query", "-- format", "-- macros") and len(first) > 30
+    if first.startswith("-- pairs"):
+        sql.over({"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}, path.read_text(), path.stem)
+
+
+def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_them():
+    pairs = Pairs(choose="best_vs_worst")
+    with pytest.raises(UserError, match=r"scores of 'rating', which \[judge\] with kinds = \[\"rating\"\] above it would make; .*\(check\)"):
+        choice.facts(Recipe({"check": Check(), "pairs": pairs}), "pairs")
+    with pytest.raises(UserError, match=r"\[judge\]"):
+        choice.facts(Recipe({"pairs": pairs, "judge": Judge()}), "pairs")
+    with pytest.raises(UserError, match="scorer = ratings: expected one of"):
+        choice.facts(Recipe({"pairs": Pairs(choose="best_vs_worst", scorer="ratings")}), "pairs")
+    assert choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")["scorer"] == "rating"
+    assert "margin" not in choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")

@@ -1,0 +1,161 @@
+"""A mark is the expectation over its tokens' probabilities; a preference known in advance comes out of the pairwise judge, whatever it likes to see first."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from engine.instructions import Instruction
+from engine.models import Sample
+from engine.stages import judge
+from engine.stages.check import load as load_check
+from schemas.errors import UserError
+from schemas.recipe import Recipe
+from schemas.sections import Judge, Model
+from schemas.tables import MESSAGES
+
+TEXTS = {"p1": ["short", "a longer one", "the longest one of all", "short"], "p2": ["x", "yy"]}
+
+
+def batch() -> pa.Table:
+    rows = [(prompt, f"{prompt}{n}", text) for prompt, texts in TEXTS.items() for n, text in enumerate(texts)]
+    return pa.table({
+        "prompt_id": [row[0] for row in rows], "response_id": [row[1] for row in rows], "text": [row[2] for row in rows],
+        "messages": pa.array([[{"role": "user", "content": f"question {row[0]}"}] for row in rows], MESSAGES), "file": ["f"] * len(rows), "line": list(range(len(rows))),
+    })  # fmt: skip
+
+
+def made(config: Judge, model, path) -> list[dict]:
+    return judge.make(batch(), Recipe({"model": Model(name=str(path)), "judge": config}), lambda: model).tables["scores"].to_pylist()
+
+
+class Known:
+    """A judge whose mind is known: it prefers the longer response by `favour` (log-odds) and what stands first by `first`; or, with `garbage`, says
+    nothing that was asked for."""
+
+    def __init__(self, text, favour: float, first: float, garbage: bool = False):
+        self.text, self.favour, self.first, self.garbage = _Spy(text), favour, first, garbage
+
+    def logprobs(self, prompts, responses):
+        found = []
+        for prompt, tokens in zip(prompts, responses, strict=True):
+            asked = self.text.said[tuple(prompt)]
+            if self.garbage:
+                found.append([np.array([-9.0], np.float32) for _ in tokens])
+                continue
+            a, b = asked.split("Response A:\n")[1].split("\n\nBetter response:")[0].split("\n\nResponse B:\n")
+            p = 1 / (1 + np.exp(-(self.favour * np.sign(len(a) - len(b)) + self.first)))
+            by_letter = {"A": 0.9 * p, "B": 0.9 * (1 - p)}
+            letters = [self.text.tokenizer.decode(token).strip() for token in tokens]
+            found.append([np.array([np.log(by_letter[letter] / letters.count(letter))], np.float32) for letter in letters])
+        return found
+
+    def generate(self, prompts, seeds, sampling):
+        ids = self.text.tokenizer("I would rather not say", add_special_tokens=False).input_ids
+        return [[Sample(ids, np.zeros(len(ids), np.float32), "length")] for _ in prompts]
+
+
+class _Spy:
+    """A Text that remembers what its prompts said."""
+
+    def __init__(self, text):
+        self._text, self.said = text, {}
+
+    def __getattr__(self, name):
+        return getattr(self._text, name)
+
+    def prompts(self, questions):
+        ids = self._text.prompts(questions)
+        self.said |= {tuple(row): question[0]["content"] for row, question in zip(ids, questions, strict=True)}
+        return ids
+
+
+@pytest.fixture(scope="module")
+def hf(model_path):
+    from tests.engine.test_hf import open_hf
+
+    return open_hf(model_path)
+
+
+@pytest.mark.parametrize("favour", [1.5, -1.5])
+@pytest.mark.parametrize("first", [0.0, 1.0, -4.0])
+def test_a_known_preference_comes_out_whatever_is_shown_first(hf, model_path, favour, first):
+    found = made(Judge(kinds=("pairwise",)), Known(hf.text, favour, first), model_path)
+    lengths = {f"{prompt}{n}": len(text) for prompt, texts in TEXTS.items() for n, text in enumerate(texts)}
+    assert len(found) == 2 * (5 + 1)  # p1 has two equal texts, which are not held against each other
+    for a, b in zip(found[::2], found[1::2], strict=True):
+        assert a["comparison_id"] == b["comparison_id"] and a["score"] + b["score"] == pytest.approx(1)
+        longer = lengths[a["response_id"]] > lengths[b["response_id"]]
+        assert (a["score"] > 0.5) == (longer == (favour > 0)), "a label is inverted"
+        assert a["agreed"] == b["agreed"] == (abs(favour) > abs(first))
+        # Both orders are kept: shown first, then shown second.
+        sign = 1 if longer else -1
+        assert a["distribution"] == pytest.approx([1 / (1 + np.exp(-(favour * sign + first))), 1 / (1 + np.exp(-(favour * sign - first)))], abs=1e-5)
+        assert b["distribution"] == pytest.approx([1 - a["distribution"][1], 1 - a["distribution"][0]]) and a["mass"] == pytest.approx(0.9, abs=1e-5)
+
+
+def test_a_judge_that_only_likes_the_first_place_says_nothing(hf, model_path):
+    found = made(Judge(kinds=("pairwise",)), Known(hf.text, 0.0, 3.0), model_path)
+    assert all(row["score"] == pytest.approx(0.5) and not row["agreed"] for row in found)
+
+
+@pytest.mark.parametrize("kinds", [("rating",), ("pairwise",), ("rating", "pairwise")])
+def test_garbage_is_a_null_score_with_its_words_and_no_row_is_lost(hf, model_path, kinds):
+    found = made(Judge(kinds=kinds), Known(hf.text, 1.0, 0.0, garbage=True), model_path)
+    assert len(found) == 6 * ("rating" in kinds) + 12 * ("pairwise" in kinds)
+    assert all(row["score"] is None and "rather not say" in row["answer"] for row in found)
+
+
+def test_a_mark_is_the_expectation_over_the_marks_tokens(hf, model_path):
+    """Against all logits of the model's own forward, the marks' probabilities summed over the tokens that say them."""
+    found = made(Judge(min_mass=0.0, low=2, high=4), hf, model_path)
+    ask = Instruction("judge_rating")
+    for row, (prompt, text) in zip(found, [(prompt, text) for prompt, texts in TEXTS.items() for text in texts], strict=True):
+        (ids,) = hf.text.prompts([ask(conversation=f"question {prompt}", response=text)])
+        with torch.no_grad():
+            hf._model.config._attn_implementation = "sdpa"
+            p = hf._model(torch.tensor([ids]), use_cache=False).logits[0, -1].double().softmax(-1)
+            hf._model.config._attn_implementation = "prefmill_packed"
+        marks = np.array([sum(p[token].item() for token in hf.text.single_ids(str(mark))) for mark in (2, 3, 4)])
+        assert row["mass"] == pytest.approx(marks.sum(), abs=1e-6)
+        assert row["distribution"] == pytest.approx((marks / marks.sum()).tolist(), abs=1e-5)
+        assert row["score"] == pytest.approx((marks * [2, 3, 4]).sum() / marks.sum(), abs=1e-4) and row["answer"] is None
+
+
+def test_below_min_mass_the_score_is_null(hf, model_path):
+    found = made(Judge(min_mass=0.99), hf, model_path)
+    assert all(row["score"] is None and row["answer"] is not None and row["mass"] < 0.99 for row in found)
+
+
+def test_what_is_too_long_to_ask_about_is_a_null_score_and_a_reject(hf, model_path):
+    long = batch().to_pylist()
+    long[0]["text"] = "word " * 600
+    result = judge.make(pa.Table.from_pylist(long, schema=batch().schema), Recipe({"model": Model(name=str(model_path)), "judge": Judge(min_mass=0.0)}), lambda: hf)
+    scores, rejects = result.tables["scores"].to_pylist(), result.tables["rejects"].to_pylist()
+    assert len(scores) == 6 and scores[0]["score"] is None and all(row["score"] for row in scores[1:])
+    assert [(row["reason"], row["response_id"], row["line"]) for row in rejects] == [("too_long", "p10", 0)]
+
+
+def test_marks_of_several_tokens_are_refused():
+    with pytest.raises(UserError, match="two digits, the first below the second"):
+        Judge(low=1, high=10)
+
+
+def test_check_scores_by_a_function_and_survives_it(tmp_path):
+    from engine.stages import check
+
+    path = tmp_path / "mine.py"
+    path.write_text("def score(messages, response):\n    assert response != 'x', 'no x'\n    return None if response == 'yy' else len(response)\n")
+    recipe = Recipe({"check": __import__("schemas.sections", fromlist=["Check"]).Check(f"{path}:score")})
+    result = check.make(batch(), recipe, None)
+    assert [row["score"] for row in result.tables["scores"].to_pylist()] == [5, 12, 22, 5, None, None]
+    assert [(row["reason"], row["detail"], row["response_id"]) for row in result.tables["rejects"].to_pylist()] == [("check_failed", "AssertionError: no x", "p20")]
+    before = check.facts(recipe)
+    path.write_text(path.read_text() + "# other\n")
+    assert check.facts(recipe) != before
+    for name, said in {"nowhere:f": "does not import: ModuleNotFoundError", f"{path}:scores": "did you mean 'score'", "score": "expected package.module:name"}.items():
+        with pytest.raises(UserError, match=said):
+            load_check(name)
+    assert json.dumps(before)
