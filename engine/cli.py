@@ -80,7 +80,8 @@ def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the run's own recipe: verify.sample, verify.tolerance, train.dtype.")
-def verify(run: Path, settings: tuple[str, ...]) -> None:
+@click.option("--both/--trainer-alone", default=True, show_default=True, help="Also by the other backend, where it is installed; or by the trainer's forward alone.")
+def verify(run: Path, settings: tuple[str, ...], both: bool) -> None:
     """Score a sample of a RUN's log-probs again, in other ways, and fail where they differ.
 
     By the trainer's own forward, and by the other backend where it is installed. Every file's digest is taken anew; BOS, EOS and the border of
@@ -96,7 +97,7 @@ def verify(run: Path, settings: tuple[str, ...]) -> None:
     from schemas.recipe import load
 
     read_plan(run)  # says clearly where this is no run
-    job.check(run, load(run / "recipe.toml", settings))
+    job.check(run, load(run / "recipe.toml", settings), both)
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """What `engine precompute` and `engine status` do and show: the plan, the shards on their way, the totals."""
 
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,10 @@ def precompute(path: Path, recipe: Recipe, workers: int) -> None:
 
 def _announce(run: Run) -> None:
     for stage in run.stages:
+        if stage.uses:
+            use = stage.uses(run.recipe)
+            click.echo(f"[{stage.name}] runs {use.config.name} on {'vLLM' if use.backend == 'vllm' else 'transformers'}, {use.config.dtype}")
+    for stage in run.stages:
         folder = run.folder(stage)
         have = len(list(folder.glob("[0-9]*.json")))
         click.echo(f"{folder.name}: {have} of {run.shards} shards there" if have else f"{folder.name}: to make, {run.shards} shard{'s' * (run.shards > 1)}")
@@ -83,15 +88,16 @@ def _make(run: Run, gaps: dict, workers: int) -> None:
             lay(run, scanned, progress.advance)
         finally:
             progress.close()
-    progress, responses = Progress("making", sum(map(len, gaps.values())), "shards"), 0
+    progress, responses, lock = Progress("making", sum(map(len, gaps.values())), "shards"), 0, threading.Lock()
 
     def report(kind: str, value) -> None:
         nonlocal responses
-        if kind == "shard":
-            progress.advance()
-        else:
-            responses += value
-        progress.extra(f"{responses:,} responses" if responses else "")
+        with lock:  # several shards may be under way in threads
+            if kind == "shard":
+                progress.advance()
+            else:
+                responses += value
+            progress.extra(f"{responses:,} responses" if responses else "")
 
     try:
         local.execute(run, gaps, workers, report)
@@ -113,7 +119,9 @@ def _totals(run: Run, manifests: dict[str, dict]) -> None:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    shown = [f"{name} {counts[name]:,}" for name in ("train", "test", "truncated", "rejects", "repeated", "duplicates") if counts.get(name)]
+    names = ["train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated"]
+    names += sorted(name for name in counts if name.startswith(("skipped_", "fallback_")))
+    shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in [*names, "rejects", "repeated", "duplicates"] if counts.get(name)]
     return f" ({', '.join(shown)})" if shown else ""
 
 

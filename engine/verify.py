@@ -29,7 +29,7 @@ from schemas.sections import Train, Verify
 _SHARDS = 8  # that the sample is taken from
 
 
-def check(path: Path, recipe: Recipe) -> None:
+def check(path: Path, recipe: Recipe, both: bool = True) -> None:
     """Prints what was found, writes it to RUN/verify.json, and raises UserError where it is not as it should be."""
     config: Verify = recipe.sections.get("verify", Verify())
     run = plan(path, recipe)
@@ -42,7 +42,7 @@ def check(path: Path, recipe: Recipe) -> None:
     text = Text(identify(recipe.section("model")).path, identify(recipe.section("model")).template_text, recipe.section("model").date)
     ids = _ids(rows, text)
     click.echo(f"token ids of {len(rows):,} rows: " + ", ".join(f"{name} {count}" for name, count in ids.items()))
-    gaps = _gaps(rows, recipe)
+    gaps = _gaps(rows, recipe, both)
     _print(gaps)
     exact = recipe.section("model").dtype == "float32" and recipe.sections.get("train", Train()).dtype == "float32"
     tolerance = config.tolerance or (1e-3 if exact else 0.05)
@@ -102,12 +102,14 @@ def _ids(rows: list[dict], text: Text) -> dict[str, int]:
     return dict(found)
 
 
-def _gaps(rows: list[dict], recipe: Recipe) -> list[dict]:
+def _gaps(rows: list[dict], recipe: Recipe, both: bool) -> list[dict]:
     """For each other way of computing them how far the log-probs lie from the cached ones, nat a token."""
     model, cached = recipe.section("model"), recipe.section("logprobs").backend
     want = [np.asarray(row["token_logps"], np.float32) for row in rows]
     prompts, responses = [row["prompt_ids"] for row in rows], [[row["response_ids"]] for row in rows]
     found = [_gap(f"trainer ({recipe.sections.get('train', Train()).dtype})", want, _trainers(prompts, responses, recipe))]
+    if not both:
+        return found
     other = "vllm" if cached == "hf" else "hf"
     try:
         use = Uses(model if other == "vllm" else replace(model, vllm={}), backend(replace(model, backend=other)))

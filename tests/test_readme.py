@@ -1,5 +1,6 @@
 """Every command in the README runs, as it stands there."""
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.sandbox import world
 from tests.conftest import ROOT, SHARED, preferences
 
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) for line in block.splitlines() if line]
@@ -24,6 +26,7 @@ def folder(tmp_path_factory, model_path):
     (path / ".venv").symlink_to(sys.prefix)
     (path / "stories260K").symlink_to(model_path)
     _dialogues(path / "hh-harmless.jsonl.gz")
+    (path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in world.prompts(12, 40)))
     return path
 
 
@@ -31,7 +34,6 @@ def _dialogues(path: Path) -> None:
     """120 dialogues in the form of hh-rlhf: real ones where there are any, else word problems."""
     import gzip
     import itertools
-    import json
 
     def made():
         for problem in preferences(9, 120):
@@ -55,7 +57,7 @@ def run(line: str, folder: Path) -> str:
 
 
 def test_the_readme_names_what_the_tests_know():
-    assert {shlex.split(line)[0] for line in COMMANDS} == {"./pipelines/demo", "./tests/run", "engine", "trainer", "torchrun"}
+    assert {shlex.split(line)[0] for line in COMMANDS} == {"./pipelines/demo", "./tests/run", "engine", "trainer", "torchrun", "python"}
     assert len(COMMANDS) == len(set(COMMANDS))
 
 
@@ -68,5 +70,6 @@ def test_set_up_commands(folder):
     """Where the environment was made by pipelines/install (as `./tests/run` does), it is found and used: no second installation."""
     if not list(Path(sys.prefix).glob(".prefmill-*")):
         pytest.skip("this environment was not made by pipelines/install")
-    assert "test at step 40" in run("./pipelines/demo", folder)
+    said = run("./pipelines/demo", folder)
+    assert "BMC" in said.rsplit("8. Right answers", 1)[1] and (folder / "runs" / "demo" / "recipe.toml").exists()
     assert "test_imports_go_one_way" in run("./tests/run --collect-only -q tests/test_layout.py", folder)

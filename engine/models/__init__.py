@@ -130,10 +130,7 @@ def open_model(use: Uses, place: str, threads: int, report: Callable[[int], None
     if use.backend == "vllm":
         from engine.models.vllm import VLLM
 
-        return VLLM(use, place, threads, report, planned)
-    import torch
-
+        return VLLM(use, place, threads, report, planned).start()
     from engine.models.hf import HF
 
-    torch.set_num_threads(threads)
-    return HF(use, place, report, planned)
+    return HF(use, place, report, planned, threads)

@@ -23,8 +23,11 @@ _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
 class HF:
     """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
 
-    def __init__(self, use: Uses, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None):
-        """`planned`: the digests that the folders to be filled are named by; a model that has others by now is refused."""
+    def __init__(self, use: Uses, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None, threads: int = 0):
+        """`planned`: the digests that the folders to be filled are named by; a model that has others by now is refused. `threads`: torch's, until
+        `close`; 0 leaves them as they are."""
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or self._threads_before)
         self._config, self._device, self._report = use.config, device, report
         self._identity, self._planned, self._positions = identify(use.config), planned, use.positions
         # On a CPU short rows stay in its caches; a GPU wants long ones.
@@ -52,6 +55,8 @@ class HF:
 
     def close(self) -> None:
         self.__dict__.pop("_model", None)
+        # As it was: what is computed in this process afterwards must not depend on whether there was anything to do here.
+        torch.set_num_threads(self._threads_before)
         if self._device != "cpu":
             torch.cuda.empty_cache()
 

@@ -66,7 +66,7 @@ class _Request:
 
 
 class VLLM:
-    """Implements `engine.models.Model`. The engine is started at the first call of a verb."""
+    """Implements `engine.models.Model`. The engine is started by `start`, or at the first call of a verb."""
 
     def __init__(self, use: Uses, place: str, threads: int, report: Callable[[int], None] = lambda done: None, planned: dict | None = None):
         """`place`: cpu, or cuda: and the numbers of its GPUs. `planned`: the digests that the model must have."""
@@ -77,11 +77,21 @@ class VLLM:
         self._changed = threading.Condition()
         self._engine: _Engine | None = None
         self._supervisor: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._wanted = False
 
     @functools.cached_property
     def text(self) -> Text:
         return Text(self._identity.path, self._identity.template_text, self._config.date)
+
+    def start(self) -> "VLLM":
+        """Starts the engine, so that it loads while the first requests are being made; a verb's call does so too."""
+        with self._changed:
+            self._wanted = True
+            if self._supervisor is None:
+                self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+                self._supervisor.start()
+            self._changed.notify_all()
+        return self
 
     def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
         chosen = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")} | {"stop_token_ids": sorted(self.text.stop_ids)}
@@ -138,10 +148,7 @@ class VLLM:
             self._pending |= {request.message[0]: request for request in new}
             if self._engine and self._engine.ready:
                 self._engine.send([request.message for request in new])
-            if self._supervisor is None:
-                self._supervisor = threading.Thread(target=self._supervise, daemon=True)
-                self._supervisor.start()
-            self._changed.notify_all()
+        self.start()
         call.done.wait()
         if call.error:
             raise call.error
@@ -152,9 +159,10 @@ class VLLM:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._pending or self._closed)
+                    self._changed.wait_for(lambda: self._wanted or self._pending or self._closed)
                     if self._closed:
                         return
+                    self._wanted = False
                     engine = self._engine = _Engine(self._settings(), self._environment())
                 try:
                     self._listen(engine)

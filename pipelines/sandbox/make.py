@@ -1,11 +1,11 @@
 """Makes the sandbox's tiny model: one small Llama that answers, rates, rewrites and reacts to the quality prompt, in the project's own words.
 
-    python -m pipelines.sandbox.make FOLDER        writes a model folder in Hugging Face form; three quarters of an hour on two cores
+    python -m pipelines.sandbox.make FOLDER        writes a model folder in Hugging Face form; an hour on two cores
 
 It is trained on the world's problems through the very files in pipelines/prompts that real models are asked with. Its plain answers are careless
 as the texts it learnt from are: about two of five have a slip; under the quality prompt all are right. So there is something to learn, and
 something that the quality prompt brings out. To find another's slip is the hardest of its jobs: one mark for a whole response teaches it
-nothing in a hundred thousand examples, so a second part of the training says for every token whether a slip has happened by then, to heads on
+nothing in a hundred thousand examples, so the later parts of the training say for every token whether a slip has happened by then, to heads on
 the upper layers that are thrown away afterwards. The model stands in `model/`, committed, in float16; this script makes it again from nothing.
 """
 
@@ -101,18 +101,22 @@ def _asked(name: str, **values: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the training: its steps, how many examples of each job a step has and what its loss weighs, and whether slips are pointed out."""
+    """A part of the training: its steps, how many examples of each job a step has and what its loss weighs, whether slips are pointed out, and the
+    learning rate: `rate`, and from the share `constant` of the steps on falling to `end`."""
 
     steps: int
     jobs: tuple[tuple[Callable[[random.Random], Example], int, float], ...]
-    rate: float
-    constant: float  # share of the steps before the learning rate falls
     slips_shown: bool
+    rate: float
+    constant: float
+    end: float
 
 
+# First to speak, answer and rewrite; then to see slips; then above all to rate.
 PARTS = (
-    Part(1000, ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0)), 2e-3, 1.0, False),
-    Part(1500, ((answering, 24, 1.0), (answering_well, 12, 0.5), (rating, 64, 1.0), (rewriting, 12, 1.0)), 1.5e-3, 0.4, True),
+    Part(1000, ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0)), False, 2e-3, 1.0, 2e-3),
+    Part(750, ((answering, 24, 1.0), (answering_well, 12, 0.5), (rating, 64, 1.0), (rewriting, 12, 1.0)), True, 1.5e-3, 0.8, 1.25e-3),
+    Part(600, ((answering, 16, 0.5), (answering_well, 6, 0.3), (rating, 96, 2.0), (rewriting, 8, 0.5)), True, 1.5e-3, 0.5, 0.0),
 )
 
 
@@ -185,9 +189,9 @@ def train(tokenizer, model, part: Part, seed: int) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=part.rate, betas=(0.9, 0.98), weight_decay=0.05)
     streams = [batches(tokenizer, job, count, seed + number) for number, (job, count, _) in enumerate(part.jobs)]
     for step in range(part.steps):
-        falling = (1 - step / part.steps) / (1 - part.constant) if part.constant < 1 else 1.0
+        fallen = max(0.0, step / part.steps - part.constant) / (1 - part.constant) if part.constant < 1 else 0.0
         for group in optimizer.param_groups:
-            group["lr"] = part.rate * min(1, (step + 1) / 100, falling)
+            group["lr"] = min(1, (step + 1) / 100) * (part.rate + fallen * (part.end - part.rate))
         said = []
         for (_, _, weight), stream in zip(part.jobs, streams, strict=True):
             loss, slips = _losses(model, heads, next(stream))

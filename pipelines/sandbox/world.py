@@ -22,6 +22,8 @@ _THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps",
 _HOLDERS = ("bags", "boxes", "bowls", "rows")
 _MORE = ("buys", "finds", "gets", "wins")
 _LESS = ("breaks", "loses", "sells", "gives away")
+# What goes wrong, and how often: a story is misread more easily than a sum is got wrong.
+_SLIPS, _SHARES = ("sign", "copy", "sum"), (5, 3, 2)
 _SIGN = {verb: "+" for verb in _MORE} | {verb: "-" for verb in _LESS}
 
 
@@ -105,7 +107,7 @@ def careless(found: Problem, draw: random.Random) -> list[Step]:
     """The steps with one slip, by which the answer is wrong and still a number from 1 to 99."""
     right = found.steps()
     while True:
-        steps = found.steps((draw.randrange(len(right)), draw.choice(("sum", "sign", "copy"))), draw)
+        steps = found.steps((draw.randrange(len(right)), draw.choices(_SLIPS, _SHARES)[0]), draw)
         if steps[-1].result != right[-1].result and all(0 < step.result < 100 for step in steps):
             return steps
 

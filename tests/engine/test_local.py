@@ -1,0 +1,30 @@
+"""Phases: one model at a time, each stage in one phase, in order."""
+
+from engine.executors.local import phases
+from engine.stage import plan
+from schemas.recipe import load
+
+RECIPE = "[model]\n[prompts]\nformat='prompts'\nshards=2\n[generate]\n[judge]\n[rewrite]\n[logprobs]\n[pairs]\nchoose='rewritten_vs_parent'\n"
+
+
+def named(tmp_path, model_path, monkeypatch, *settings):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "r.toml").write_text(RECIPE)
+    monkeypatch.setattr("engine.models._vllm", lambda: True)
+    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", *settings]))
+    found = phases(run)
+    assert [stage for phase in found for stage in phase.stages] == list(run.stages)
+    return [[stage.name for stage in phase.stages] for phase in found]
+
+
+def test_one_model_is_one_phase(tmp_path, model_path, monkeypatch):
+    assert len(named(tmp_path, model_path, monkeypatch, "model.backend=hf")) == 1
+    assert len(named(tmp_path, model_path, monkeypatch, "model.backend=hf", "logprobs.batch_tokens=99")) == 1
+
+
+def test_another_backend_or_model_begins_a_phase(tmp_path, model_path, monkeypatch):
+    made = ["prompts", "generate", "judge", "rewrite"]
+    assert named(tmp_path, model_path, monkeypatch, "model.backend=vllm") == [made, ["logprobs", "pairs"]]
+    assert named(tmp_path, model_path, monkeypatch, "model.backend=vllm", "logprobs.backend=vllm") == [[*made, "logprobs", "pairs"]]
+    (tmp_path / "other").symlink_to(model_path)
+    assert named(tmp_path, model_path, monkeypatch, "model.backend=hf", f"rewrite.model={tmp_path / 'other'}") == [made[:3], ["rewrite"], ["logprobs", "pairs"]]
