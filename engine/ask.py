@@ -1,6 +1,7 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
 import contextlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def _show(rows: pa.Table, form: str) -> None:
         if frame.is_empty():
             click.echo(f"no rows ({', '.join(frame.columns)})")
             return
-        with pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True, tbl_rows=_SHOWN_ROWS, tbl_cols=-1, fmt_str_lengths=60, fmt_float="full", fmt_table_cell_list_len=6):
+        with pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True, tbl_rows=_SHOWN_ROWS, tbl_cols=-1, fmt_str_lengths=60, fmt_float="full", fmt_table_cell_list_len=6, tbl_width_chars=_width()):
             click.echo(frame.head(_SHOWN_ROWS))
         if len(frame) > _SHOWN_ROWS:
             click.echo(f"{_SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all")
@@ -77,6 +78,11 @@ def _show(rows: pa.Table, form: str) -> None:
         click.echo(_flat(frame).write_csv(), nl=False)
     else:
         click.echo(_text_bytes(frame).write_ndjson(), nl=False)
+
+
+def _width() -> int:
+    """The terminal's, or where there is none enough for a dozen columns."""
+    return max(shutil.get_terminal_size((160, 0)).columns, 80)
 
 
 def _named_apart(rows: pa.Table) -> pa.Table:

@@ -3,7 +3,13 @@
 Such a file is a SELECT over responses, scores and prompts that gives prompt_id, chosen_response_id, rejected_response_id, chosen_score and
 rejected_score; where it has a column `skipped`, a row in which that is not null is not chosen but counted under that reason (tie, no_score …);
 where it has a column `source`, that is the pair's in place of the chosen response's. It may ask for getvariable('scorer'), ('margin') and ('seed').
+A line `-- needs: rewrite` names the section without which it chooses nothing, `-- needs: scores` the one that makes the scorer's scores.
 """
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.commit import fingerprint
 from schemas.errors import UserError
@@ -26,22 +32,34 @@ def settings(recipe: Recipe, section: str) -> dict[str, object]:
 
 
 def facts(recipe: Recipe, section: str) -> dict:
-    """What the choice depends on; raises UserError where no section above makes the scores that it asks for."""
+    """What the choice depends on; raises UserError where no section above makes what the file needs, or a setting would do nothing."""
     config, text = recipe.section(section), sql(recipe, section)
-    found = {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(text)}
-    if "'scorer'" in text:
-        if "'no_score'" in text:  # without scores everything would fall out
-            _check_scorer(recipe, section, config.scorer)
-        found["scorer"] = config.scorer
-    if "'margin'" in text:
-        found["margin"] = config.margin
-    if "'seed'" in text:
-        found["seed"] = recipe.seed
-    return found
-
-
-def _check_scorer(recipe: Recipe, section: str, scorer: str) -> None:
     above = list(recipe.sections)[: list(recipe.sections).index(section)]
+    for need in _needs(text):
+        if need == "scores":
+            _check_scorer(recipe, section, config.scorer, above)
+        elif need not in above:
+            raise UserError(f"[{section}] choose = {config.choose} chooses among what [{need}] makes: add [{need}] above it, or choose in another way")
+    if config.margin and "'margin'" not in text:
+        raise UserError(f"[{section}] margin = {config.margin:g} does nothing: {config.choose} does not ask for it; choose = above_margin does")
+    found = {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(text)}
+    asked = {"scorer": config.scorer, "margin": config.margin, "seed": recipe.seed}
+    return found | {name: value for name, value in asked.items() if f"'{name}'" in text}
+
+
+def _needs(text: str) -> list[str]:
+    """What a line `-- needs: …` at the file's beginning names: sections, or `scores` for those of the recipe's scorer."""
+    line = re.search(r"^-- needs: (.+)$", text, re.MULTILINE)
+    return line[1].replace(",", " ").split() if line else []
+
+
+def skipped(batch: pa.Table) -> dict[str, int]:
+    """How many choices fell out, by reason."""
+    reasons = batch["skipped"].filter(pc.is_valid(batch["skipped"]))
+    return {f"skipped_{row['values']}": row["counts"] for row in reasons.value_counts().to_pylist()}
+
+
+def _check_scorer(recipe: Recipe, section: str, scorer: str, above: list[str]) -> None:
     if scorer not in _SCORERS:
         raise UserError(f"[{section}] scorer = {scorer}: expected one of {', '.join(_SCORERS)}")
     maker, kind = _SCORERS[scorer]

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from engine.raw import Row
+from engine.sql import ctrl_c
 from schemas.errors import UserError
 from schemas.recipe import included
 
@@ -60,7 +61,8 @@ class Format:
         self._con.register("raw_text", pa.table([pa.array(column, field.type) for column, field in zip(columns, _RAW, strict=True)], schema=_RAW))
         self._con.execute("create or replace temp view raw as select n, file, line, row::json as row from raw_text")
         try:
-            answers = self._con.sql(self.sql).to_arrow_table().to_pylist()
+            with ctrl_c():
+                answers = self._con.sql(self.sql).to_arrow_table().to_pylist()
         except duckdb.ConversionException as error:
             # One row that the SQL cannot convert must not take the others with it.
             if len(rows) > 1:

@@ -20,14 +20,20 @@ PLACES = ("last_user", "first_user", "system")
 class Instruction:
     """A template by the name of its file (pipelines/prompts/NAME.txt) or by its path; `digest` is of its text."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *values: str):
+        """`values`: what it will be given; a file that cannot be filled with them is refused now."""
         self.path = included("prompts", name, ".txt")
-        text = self.path.read_text().strip()
+        try:
+            text = self.path.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
         self.digest = fingerprint(text)
         try:
             self._template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{self.path}: line {error.lineno} is no template: {error.message}") from None
+        if values:
+            self(**dict.fromkeys(values, "text"))
 
     def __call__(self, **values: str) -> list[dict[str, str]]:
         """The messages that ask; raises UserError where the file uses a value that there is not."""
@@ -35,6 +41,8 @@ class Instruction:
             content = self._template.render(**values)
         except jinja2.UndefinedError as error:
             raise UserError(f"{self.path}: {error}; it may use {', '.join(sorted(values))}") from None
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise UserError(f"{self.path} cannot be filled: {error}; what it is given are texts: {', '.join(sorted(values))}") from None
         return [{"role": "user", "content": content}]
 
 

@@ -65,10 +65,10 @@ def precompute(path: Path, recipe: Recipe, workers: int) -> None:
 
 
 def _announce(run: Run) -> None:
-    for stage in run.stages:
-        if stage.uses:
-            use = stage.uses(run.recipe)
-            click.echo(f"[{stage.name}] runs {use.config.name} on {'vLLM' if use.backend == 'vllm' else 'transformers'}, {use.config.dtype}")
+    for phase in local.phases(run):
+        if phase.use:
+            names = ", ".join(stage.name for stage in phase.stages if stage.uses)
+            click.echo(f"{names}: {phase.use.config.name} on {'vLLM' if phase.use.backend == 'vllm' else 'transformers'}, {phase.use.config.dtype}")
     for stage in run.stages:
         folder = run.folder(stage)
         have = len(list(folder.glob("[0-9]*.json")))

@@ -49,9 +49,21 @@ def over(tables: dict[str, pa.Table], query: str, where: str, settings: dict[str
         for name, value in (settings or {}).items():
             con.execute(f"SET VARIABLE {name} = ?", [value])
         try:
-            return con.sql(query).to_arrow_table()
+            with ctrl_c():
+                return con.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{where}: its SQL fails: {error}") from None
+
+
+@contextlib.contextmanager
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C in the middle of a query comes out of DuckDB as an error of its own: here it is Ctrl-C again."""
+    try:
+        yield
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from None
+        raise
 
 
 def views(run: Path) -> dict[str, ds.Dataset]:

@@ -8,6 +8,7 @@ import datetime
 import functools
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ class Text:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}") from None
         self.tokenizer.chat_template = template
+        # split_special_tokens is a field of the one tokenizer underneath, so two threads at once would give each other's ids.
+        self._coding = threading.Lock()
         # Warnings about a length the tokenizer believes in are noise here: max_length is ours to judge.
         self.tokenizer.model_max_length = int(1e30)
         bos = self.tokenizer.bos_token_id
@@ -108,7 +111,7 @@ class Text:
             except TemplateError as error:
                 rendered.append(error)
         plain = [text for text, messages in zip(rendered, prompts, strict=True) if isinstance(text, str) and not self._typed(messages)]
-        ids = iter(self.tokenizer(plain, add_special_tokens=False).input_ids if plain else [])
+        ids = iter(self._ids(plain) if plain else [])
         result: list[list[int] | TemplateError] = []
         for text, messages in zip(rendered, prompts, strict=True):
             if isinstance(text, TemplateError):
@@ -121,8 +124,12 @@ class Text:
         """Token ids of each response, EOS at the end."""
         if not texts:
             return []
-        ids = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-        return [[*row, self.end_id] for row in ids]
+        return [[*row, self.end_id] for row in self._ids(list(texts), split_special_tokens=True)]
+
+    def _ids(self, text, split_special_tokens: bool = False):
+        """Token ids of a text or of each of a list, nothing added; what looks like a special token is one, or with `split_special_tokens` is text."""
+        with self._coding:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens).input_ids
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of sampled responses, without the token that ended them or any other special one."""
@@ -132,7 +139,11 @@ class Text:
 
     def single_ids(self, word: str) -> list[int]:
         """Every token that a model may say this word by at the beginning of its answer; raises UserError where it is more than one token."""
-        found = [self.tokenizer(space + word, add_special_tokens=False).input_ids for space in ("", " ", "\n")]
+        found = [self._ids(space + word) for space in ("", " ")]
+        # After a line's end, where tokenizers that put a space in front of every text do not.
+        line = self._ids("\n")
+        if (after := self._ids("\n" + word))[: len(line)] == line:
+            found.append(after[len(line) :])
         ids = sorted({ids[0] for ids in found if len(ids) == 1})
         if not ids:
             raise UserError(f"'{word}' is not a single token of {self.tokenizer.name_or_path}: a judge's answer is read from the probabilities of single tokens; change [judge] low and high")
@@ -147,7 +158,7 @@ class Text:
             after = self._render(turns, generation=False).partition(_MARK)[2]
         except TemplateError:
             return fallback
-        return next((token for token in self.tokenizer(after, add_special_tokens=False).input_ids if token in self.stop_ids), fallback)
+        return next((token for token in self._ids(after) if token in self.stop_ids), fallback)
 
     def _typed(self, messages: Messages) -> bool:
         return self._special is not None and any(self._special.search(message["content"]) for message in messages)
@@ -180,7 +191,7 @@ class Text:
         for special in [*self._special.finditer(rendered), None]:
             text = rendered[at : special.start() if special else None]
             text = _STANDINS.sub(lambda match: hidden[int(match[1])] if int(match[1]) < len(hidden) else match[0], text)
-            ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+            ids += self._ids(text, split_special_tokens=True) if text else []
             if special:
                 ids.append(self.tokenizer.convert_tokens_to_ids(special[0]))
                 at = special.end()

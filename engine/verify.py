@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from engine.executors.local import cores
 from engine.models import Uses, backend, open_model, places
+from engine.models import use as use_of
 from engine.stage import Run, plan, read_file
 from engine.stages import logprobs
 from engine.text import Text, share
@@ -112,11 +113,14 @@ def _gaps(rows: list[dict], recipe: Recipe, both: bool) -> list[dict]:
         return found
     other = "vllm" if cached == "hf" else "hf"
     try:
-        use = Uses(model if other == "vllm" else replace(model, vllm={}), backend(replace(model, backend=other)))
+        use = use_of(model, backend(replace(model, backend=other)))
     except UserError:
         click.echo("vLLM is not installed here: the log-probs are compared with the trainer's forward alone")
         return found
     fits = [number for number in range(len(rows)) if not use.positions or other == "hf" or len(prompts[number]) + len(responses[number][0]) < use.positions]
+    if not fits:
+        click.echo("no row of the sample fits the other backend's positions: compared with the trainer's forward alone")
+        return found
     opened = open_model(use, places(use)[0], cores(), lambda done: None, None)
     try:
         logps = opened.logprobs([prompts[number] for number in fits], [responses[number] for number in fits])
@@ -132,8 +136,11 @@ def _trainers(prompts: list, responses: list, recipe: Recipe) -> list[np.ndarray
     from engine.models.hf import HF
 
     model = HF(logprobs.uses(Recipe(recipe.sections | {"model": replace(recipe.section("model"), dtype="float32"), "logprobs": replace(recipe.section("logprobs"), backend="hf")})), places(Uses(recipe.section("model"), "hf"))[0])
-    with torch.autocast(torch.device(model._device).type, torch.bfloat16, enabled=recipe.sections.get("train", Train()).dtype == "bfloat16"):
-        return [group[0] for group in model.logprobs(prompts, responses)]
+    try:
+        with torch.autocast(torch.device(model._device).type, torch.bfloat16, enabled=recipe.sections.get("train", Train()).dtype == "bfloat16"):
+            return [group[0] for group in model.logprobs(prompts, responses)]
+    finally:
+        model.close()  # the other backend wants the memory
 
 
 def _gap(way: str, want: list[np.ndarray], got: list[np.ndarray]) -> dict:

@@ -90,11 +90,18 @@ def _section(kind: type, body: dict, where: str) -> object:
     """A section's keys; the tables within it (as [train.dpo]) go whole into the field that takes them."""
     body = dict(body)
     if kind in (Train, Model):
-        tables = {key: {k: v.value if isinstance(v, _Typed) else v for k, v in body.pop(key).items()} for key in [key for key, value in body.items() if isinstance(value, dict)]}
+        tables = {key: _plain(body.pop(key)) for key in [key for key, value in body.items() if isinstance(value, dict)]}
         if kind is Model and (other := tables.keys() - {"vllm"}):
             raise UserError(f"{where} has no table [model.{min(other)}]; there is [model.vllm]")
         body |= {"options": tables} if kind is Train else tables
     return fields_of(kind, body, where)
+
+
+def _plain(value: object) -> typing.Any:
+    """A table with what was typed on the command line taken as TOML reads it."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.value if isinstance(value, _Typed) else value
 
 
 def fields_of(kind: type, body: dict, where: str) -> typing.Any:

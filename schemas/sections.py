@@ -18,7 +18,10 @@ def _bounds(section: object, low: float, *names: str, above: bool = False, high:
 
 def _one_of(section: object, name: str, values: tuple[str, ...]) -> None:
     """Raises UserError for a field, or an item of it, that is none of these."""
-    for value in (found,) if isinstance(found := getattr(section, name), str) else found:
+    found = getattr(section, name)
+    if not isinstance(found, str) and (not found or len(set(found)) < len(found)):
+        raise UserError(f"[{type(section).__name__.lower()}] {name} = {list(found)}: expected at least one, and none twice")
+    for value in (found,) if isinstance(found, str) else found:
         if value not in values:
             raise UserError(f"[{type(section).__name__.lower()}] {name} = {value}; {did_you_mean(value, values)}")
 
@@ -46,6 +49,9 @@ class Model:
         except ValueError:
             raise UserError(f"[model] date = {self.date}: expected a day as YYYY-MM-DD") from None
         _bounds(self, 0, "timeout", above=True)
+        for name in ("max_model_len", "tensor_parallel_size", "pipeline_parallel_size"):
+            if name in self.vllm and (type(self.vllm[name]) is not int or self.vllm[name] < 1):
+                raise UserError(f"[model.vllm] {name} = {self.vllm[name]}: expected a whole number of at least 1")
         _one_of(self, "backend", ("auto", "vllm", "hf"))
 
 

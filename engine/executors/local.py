@@ -15,7 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
 from pathlib import Path
@@ -47,15 +47,12 @@ def phases(run: Run) -> list[Phase]:
     for stage in run.stages:
         use = stage.uses(run.recipe) if stage.uses else None
         last = found[-1] if found else None
-        if last and (use is None or last.use is None or _one_model(use, last.use)):
-            found[-1] = Phase((*last.stages, stage), last.use or use)
+        if last and (use is None or last.use is None or (use.config, use.backend) == (last.use.config, last.use.backend)):
+            both = replace(use, batch_tokens=use.batch_tokens or last.use.batch_tokens) if use and last.use else last.use or use
+            found[-1] = Phase((*last.stages, stage), both)
         else:
             found.append(Phase((stage,), use))
     return found
-
-
-def _one_model(a: Uses, b: Uses) -> bool:
-    return a.config == b.config and a.backend == b.backend and (a.backend == "vllm" or a.batch_tokens == b.batch_tokens or not (a.batch_tokens and b.batch_tokens))
 
 
 def execute(run: Run, gaps: dict[int, list[Stage]], workers: int, report: Report) -> None:
@@ -103,7 +100,9 @@ def _work_through(run: Run, phase: Phase, place: str, threads: int, next_shard: 
         with ThreadPoolExecutor(_SHARDS_UNDER_WAY) as pool:
             under_way = [pool.submit(one_after_another) for _ in range(_SHARDS_UNDER_WAY)]
             try:
-                wait(under_way)
+                # With a time-out: polars installs its own handler of Ctrl-C, under which a wait without one is not interrupted.
+                while wait(under_way, timeout=0.5).not_done:
+                    pass
             except BaseException:
                 stop.set()
                 model.close()

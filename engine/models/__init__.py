@@ -74,7 +74,12 @@ class Uses:
 def uses(recipe: Recipe, name: str = "") -> Uses:
     """The recipe's model, or under its settings another one, run by what `model.backend` says."""
     config: Config = recipe.section("model")
-    return Uses(replace(config, name=name, revision="main", chat_template="") if name else config, backend(config))
+    return use(replace(config, name=name, revision="main", chat_template="") if name else config, backend(config))
+
+
+def use(config: Config, who: str, batch_tokens: int = 0) -> Uses:
+    """Uses of a model by `who`; what the other backend alone would look at is left out, so that equal uses are equal."""
+    return Uses(replace(config, backend=who, vllm=config.vllm if who == "vllm" else {}), who, batch_tokens)
 
 
 def backend(config: Config) -> str:

@@ -78,6 +78,7 @@ class VLLM:
         self._engine: _Engine | None = None
         self._supervisor: threading.Thread | None = None
         self._closed = self._wanted = False
+        self._moved = False  # whether anything was answered since the last death
 
     @functools.cached_property
     def text(self) -> Text:
@@ -149,7 +150,8 @@ class VLLM:
             if self._engine and self._engine.ready:
                 self._engine.send([request.message for request in new])
         self.start()
-        call.done.wait()
+        while not call.done.wait(0.5):  # not without a time-out: Ctrl-C would not end it (polars has a handler of its own)
+            pass
         if call.error:
             raise call.error
         return call.answers
@@ -204,7 +206,9 @@ class VLLM:
                 return
             self._engine = None
             for request in self._pending.values():
-                request.deaths += 1
+                # What waits beside others that are answered is no cause; a cause is left alone with its like in the end.
+                request.deaths = 1 if self._moved else request.deaths + 1
+            self._moved = False
             if max((request.deaths for request in self._pending.values()), default=0) >= DEATHS:
                 raise UserError(f"vLLM's engine ended {DEATHS} times with the same requests under way (the last time it {cause}); its last words: {engine.last_words()}; "
                                 "finished shards are kept; smaller engine arguments in [model.vllm] may help: max_num_seqs, max_model_len, gpu_memory_utilization")  # fmt: skip
@@ -212,6 +216,7 @@ class VLLM:
     def _take(self, answers: list[tuple]) -> None:
         with self._changed:
             finished = [(self._pending.pop(key), answer) for key, answer in answers if key in self._pending]
+            self._moved = self._moved or bool(finished)
         for request, answer in finished:
             request.call.answers[request.number] = answer
             request.call.left -= 1

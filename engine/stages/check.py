@@ -32,7 +32,12 @@ order by prompt_id, response_id
 def facts(recipe: Recipe) -> dict:
     name = recipe.section("check").function
     function = load(name)
-    return {"function": name.rsplit("/", 1)[-1], "source": sha256_file(Path(inspect.getfile(inspect.unwrap(function))))}
+    # The module's file, not the function's: what scores may be any object that can be called.
+    place = name.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    if not file or not callable(function):
+        raise UserError(f"[check] function = '{name}': {place} has no source file, so that its scores could not be told from those of another version; wrap it in a file of your own")
+    return {"function": name.rsplit("/", 1)[-1], "source": sha256_file(Path(file))}
 
 
 @functools.cache

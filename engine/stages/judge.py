@@ -34,9 +34,9 @@ def facts(recipe: Recipe) -> dict:
     config: Judge = recipe.section("judge")
     own = {}
     if "rating" in config.kinds:
-        own |= {"rating_prompt": Instruction(config.rating_prompt).digest, "marks": [config.low, config.high]}
+        own |= {"rating_prompt": Instruction(config.rating_prompt, "conversation", "response").digest, "marks": [config.low, config.high]}
     if "pairwise" in config.kinds:
-        own |= {"pairwise_prompt": Instruction(config.pairwise_prompt).digest}
+        own |= {"pairwise_prompt": Instruction(config.pairwise_prompt, "conversation", "a", "b").digest}
     return {"model": uses(recipe).facts(), "kinds": sorted(config.kinds), "min_mass": config.min_mass} | own
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.instructions import quality_text, under
-from engine.models import Uses, backend
+from engine.models import Uses, backend, use
 from engine.stage import Made, Stage
 from engine.text import Text, TemplateError, lists
 from schemas.commit import fingerprint
@@ -36,8 +36,7 @@ def uses(recipe: Recipe) -> Uses:
     config, model = recipe.section("logprobs"), recipe.section("model")
     if config.backend == "vllm":
         backend(replace(model, backend="vllm"))  # refuses where there is none
-    # Where vLLM serves other stages its settings are no part of this one's pass, and the other way round.
-    return Uses(model if config.backend == "vllm" else replace(model, backend="hf", vllm={}), config.backend, config.batch_tokens)
+    return use(model, config.backend, config.batch_tokens)
 
 
 def facts(recipe: Recipe) -> dict:
@@ -129,7 +128,7 @@ def tokenised(batch: pa.Table, prompt_ids: list[str], text: Text, limit: int, co
         elif not all(prompts):
             rejects += [Reject(row, "empty_prompt", "the rendered prompt has no tokens") for row in run]
         else:
-            group, refused = fit(list(prompts), run, [responses[row] for row in run], limit, config.too_long)
+            group, refused = fit(list(prompts), run, [responses[row] for row in run], limit, config.too_long, config.contexts.index("plain"))
             rejects += refused
             groups += [group] if group.rows else []
     return groups, rejects
@@ -139,11 +138,11 @@ def _in_context(messages: list[dict], context: str, config: Logprobs) -> Sequenc
     return messages if context == "plain" else under(messages, quality_text(config.quality_prompt), config.quality_place)
 
 
-def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], limit: int, ways: Sequence[str]) -> tuple[Scored, list[Reject]]:
-    """Cuts a prompt (in each of its contexts) and its responses to `limit` tokens together, by the ways allowed; what still does not fit is
-    refused. A response is cut to what the longest context leaves, so that it is the same in all. 0 is no limit."""
+def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], limit: int, ways: Sequence[str], plain: int = 0) -> tuple[Scored, list[Reject]]:
+    """Cuts a prompt (in each of its contexts, prompts[plain] the bare one) and its responses to `limit` tokens together, by the ways allowed; what
+    still does not fit is refused. A response is cut to what the longest context leaves, so that it is the same in all. 0 is no limit."""
     longest = max(map(len, responses))
-    kept = [_cut_left(prompt, longest, limit) if limit and "truncate_prompt_left" in ways else prompt for prompt in prompts]
+    kept = _cut_left(prompts, plain, longest, limit) if limit and "truncate_prompt_left" in ways else prompts
     cut_prompt = kept != prompts
     used = max(map(len, kept))
     group, rejects = Scored(kept), []
@@ -159,13 +158,25 @@ def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], l
     return group, rejects
 
 
-def _cut_left(prompt: list[int], longest: int, limit: int) -> list[int]:
-    """A prompt cut at the left, so that the longest response fits or a quarter of the limit is left to it."""
-    if len(prompt) + longest <= limit:
-        return prompt
-    room = max(limit - longest, limit // _PROMPT_SHARE, 1)
-    # The first token stays: it is BOS, or what the template begins with.
-    return prompt if room >= len(prompt) else [*prompt[:1], *prompt[len(prompt) - room + 1 :]] if room > 1 else prompt[-1:]
+def _cut_left(prompts: list[list[int]], plain: int, longest: int, limit: int) -> list[list[int]]:
+    """A prompt cut at the left in all of its contexts alike, so that the longest response fits or a quarter of the limit is left to it. What a context
+    adds (the quality prompt) is kept whole: cut are the tokens that all contexts end with."""
+    over = max(map(len, prompts)) + longest - limit
+    own = prompts[plain]
+    cut = min(over, len(own) - min(len(own), max(limit // _PROMPT_SHARE, 1)))
+    shared = min(_common_suffix(own, prompt) for prompt in prompts)
+    if cut <= 0 or (len(prompts) > 1 and cut >= shared):
+        return prompts
+    found = []
+    for prompt in prompts:
+        # The first token stays: it is BOS, or what the template begins with.
+        begin = len(prompt) - shared if prompt is not own else min(1, len(own) - cut - 1)
+        found.append([*prompt[:begin], *prompt[begin + cut :]])
+    return found
+
+
+def _common_suffix(a: list[int], b: list[int]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=False)) if x != y), min(len(a), len(b)))
 
 
 STAGE = Stage(name="logprobs", version=2, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)

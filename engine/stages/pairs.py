@@ -63,9 +63,8 @@ def settings(recipe: Recipe) -> dict[str, object]:
 
 def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     config: Pairs = recipe.section("pairs")
-    skipped = pc.is_valid(batch["skipped"])
-    counts = {f"skipped_{row['values']}": row["counts"] for row in batch["skipped"].filter(skipped).value_counts().to_pylist()}
-    chosen = batch.filter(pc.invert(skipped))
+    counts = choice.skipped(batch)
+    chosen = batch.filter(pc.is_null(batch["skipped"]))
     why = _why(chosen)
     rows, lost = chosen.filter(pc.is_null(why)), chosen.filter(pc.is_valid(why))
     split = ["test" if share(prompt) < config.test_share else "train" for prompt in rows["prompt_id"].to_pylist()]

@@ -8,6 +8,7 @@ Distances are Levenshtein's, in words, so that they mean the same under any toke
 import re
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
@@ -24,13 +25,13 @@ from schemas.tables import table
 _QUERY = """
 with choice as ({choose})
 select distinct choice.prompt_id as prompt_id, prompts.messages as messages, prompts.file as file, prompts.line as line,
-       chosen_response_id, rejected_response_id, rejected_response_id as response_id, c.text as chosen, r.text as rejected
+       chosen_response_id, rejected_response_id, rejected_response_id as response_id, c.text as chosen, r.text as rejected,
+       coalesce(skipped, case when c.text is null or r.text is null then 'no_response' when c.text = r.text then 'same_text' end) as skipped
 from choice
-join prompts using (prompt_id)
-join responses c on c.response_id = chosen_response_id
-join responses r on r.response_id = rejected_response_id
-where skipped is null and chosen_response_id <> rejected_response_id and c.text <> r.text
-order by prompt_id, chosen_response_id, rejected_response_id
+join prompts on prompts.prompt_id = choice.prompt_id
+left join responses c on c.response_id = chosen_response_id
+left join responses r on r.response_id = rejected_response_id
+order by choice.prompt_id, chosen_response_id, rejected_response_id, skipped
 """
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -41,13 +42,15 @@ def uses(recipe: Recipe) -> Uses:
 
 def facts(recipe: Recipe) -> dict:
     config: Rewrite = recipe.section("rewrite")
-    own = {"prompt": Instruction(config.prompt).digest, "sampling": sampling_facts(config), "too_far": config.too_far, "seed": recipe.seed}
+    own = {"prompt": Instruction(config.prompt, "conversation", "chosen", "rejected").digest, "sampling": sampling_facts(config), "too_far": config.too_far, "seed": recipe.seed}
     return {"model": uses(recipe).facts(), **own, **choice.facts(recipe, "rewrite")}
 
 
 def make(batch: pa.Table, recipe: Recipe, model) -> Made:
+    counts = choice.skipped(batch)
+    batch = batch.filter(pc.is_null(batch["skipped"]))
     if not len(batch):
-        return Made({})
+        return Made({}, counts)
     config: Rewrite = recipe.section("rewrite")
     rows, ask, text = batch.select(["prompt_id", "chosen_response_id", "rejected_response_id", "chosen", "rejected"]).to_pylist(), Instruction(config.prompt), model().text
     asked = [conversation(messages) for messages in batch["messages"].to_pylist()]
@@ -57,7 +60,7 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     seeds = [[seed_of(recipe.seed, "rewrite", rows[number]["chosen_response_id"], rows[number]["rejected_response_id"])] for number in fit]
     samples = [group[0] for group in model().generate([prompts[number] for number in fit], seeds, config)]
     # The reference model's own tokens, where it is the one that wrote them; else the text is tokenised for it by logprobs.
-    own = uses(recipe).config == model_of(recipe).config
+    own = uses(recipe).facts() == model_of(recipe).facts()
     made = []
     for number, sample, said in zip(fit, samples, text.decode([sample.ids for sample in samples]), strict=True):
         kept = {"response_ids": sample.ids, "sampled_token_logps": sample.token_logps} if own and said == said.strip() else {}
@@ -66,7 +69,7 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     made += [_rewritten(rows[number], "", "stop", config.too_far) | {"fallback": reason, "finish_reason": None} for number, (reason, _) in reasons.items()]
     columns = {name: [row.get(name) for row in made] for name in made[0] | {"response_ids": 0, "sampled_token_logps": 0}}
     columns |= {"response_ids": lists(columns["response_ids"], "int32"), "sampled_token_logps": lists(columns["sampled_token_logps"], "float32")}
-    counts = {"rewritten": sum(row["fallback"] is None for row in made), "rejects": len(reasons)}
+    counts |= {"rewritten": sum(row["fallback"] is None for row in made), "rejects": len(reasons)}
     for row in made:
         if row["fallback"]:
             counts[f"fallback_{row['fallback']}"] = counts.get(f"fallback_{row['fallback']}", 0) + 1

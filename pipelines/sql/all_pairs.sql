@@ -1,4 +1,5 @@
 -- pairs: every two responses of a prompt, the better rated against the worse
+-- needs: scores
 with rated as (
     select prompt_id, response_id, avg(score) as score
     from responses left join (select * from scores where scorer = coalesce(getvariable('scorer'), 'rating')) using (prompt_id, response_id)

@@ -1,4 +1,5 @@
 -- pairs: of each prompt's responses the best rated against one of the others, drawn at random but always the same for a seed
+-- needs: scores
 with rated as (
     select prompt_id, response_id, avg(score) as score
     from responses left join (select * from scores where scorer = coalesce(getvariable('scorer'), 'rating')) using (prompt_id, response_id)

@@ -1,4 +1,5 @@
 -- pairs: of each prompt's responses the best rated against the worst; prompts whose responses are all rated alike fall out
+-- needs: scores
 with rated as (
     select prompt_id, response_id, avg(score) as score
     from responses left join (select * from scores where scorer = coalesce(getvariable('scorer'), 'rating')) using (prompt_id, response_id)

@@ -1,4 +1,5 @@
 -- pairs: as the data gave them: of the responses compared with each other, the best against the worst; ties and missing scores fall out
+-- needs: given
 with once as (
     -- A text that stands twice in one comparison is one response, with the mean of its scores.
     select prompt_id, comparison_id, response_id, avg(score) as score

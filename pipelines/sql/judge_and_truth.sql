@@ -10,7 +10,7 @@ with truth as (
     where a.truth > b.truth and a.score is not null and b.score is not null
 )
 select scorer, responses, mean_if_right, mean_if_wrong, correlation, agrees
-from (select scorer, count(score) as responses, avg(score) filter (truth > 0.5) as mean_if_right, avg(score) filter (truth <= 0.5) as mean_if_wrong,
-             corr(score, truth) as correlation from rated group by scorer)
-left join (select scorer, avg(agrees) as agrees from matched group by scorer) using (scorer)
+from (select scorer, count(score) as responses, round(avg(score) filter (truth > 0.5), 3) as mean_if_right, round(avg(score) filter (truth <= 0.5), 3) as mean_if_wrong,
+             round(corr(score, truth), 3) as correlation from rated group by scorer)
+left join (select scorer, round(avg(agrees), 3) as agrees from matched group by scorer) using (scorer)
 order by scorer

@@ -10,7 +10,7 @@ with rated as (
 )
 select scorer, scored, unscored, first_place_gains, orders_agree, longer_wins
 from (select scorer, count(score) as scored, count(*) - count(score) as unscored,
-             avg(distribution[1] - distribution[2]) filter (scorer = 'pairwise') as first_place_gains, avg(agreed::int) as orders_agree
+             round(avg(distribution[1] - distribution[2]) filter (scorer = 'pairwise'), 3) as first_place_gains, round(avg(agreed::int), 3) as orders_agree
       from scores group by scorer)
-left join (select scorer, avg(longer_wins::int) as longer_wins from matched group by scorer) using (scorer)
+left join (select scorer, round(avg(longer_wins::int), 3) as longer_wins from matched group by scorer) using (scorer)
 order by scorer

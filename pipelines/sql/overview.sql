@@ -1,4 +1,4 @@
 -- query: the pairs by split and source: how many, how long, and the reference's own preference
-select split, source, count(*) as pairs, avg(prompt_length) as prompt_length, avg(chosen_length) as chosen_length, avg(rejected_length) as rejected_length,
-       avg((ref_chosen_logps > ref_rejected_logps)::int) as ref_prefers_chosen
+select split, source, count(*) as pairs, round(avg(prompt_length), 3) as prompt_length, round(avg(chosen_length), 3) as chosen_length, round(avg(rejected_length), 3) as rejected_length,
+       round(avg((ref_chosen_logps > ref_rejected_logps)::int), 3) as ref_prefers_chosen
 from pairs group by split, source order by split, source

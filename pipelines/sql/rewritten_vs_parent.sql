@@ -1,4 +1,5 @@
 -- pairs: a rewrite against the response it mends (BMC); where the rewrite cannot serve, the two it came from, with source 'fallback'
+-- needs: rewrite
 with rated as (
     select response_id, avg(score) as score from scores where scorer = coalesce(getvariable('scorer'), 'rating') group by all
 )

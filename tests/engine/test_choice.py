@@ -89,3 +89,12 @@ def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_th
         choice.facts(Recipe({"pairs": Pairs(choose="best_vs_worst", scorer="ratings")}), "pairs")
     assert choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")["scorer"] == "rating"
     assert "margin" not in choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")
+
+
+def test_what_would_choose_nothing_or_do_nothing_is_refused():
+    with pytest.raises(UserError, match=r"chooses among what \[given\] makes: add \[given\] above it"):
+        choice.facts(Recipe({"pairs": Pairs()}), "pairs")
+    with pytest.raises(UserError, match=r"among what \[rewrite\] makes"):
+        choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="rewritten_vs_parent")}), "pairs")
+    with pytest.raises(UserError, match="margin = 2 does nothing: best_vs_worst does not ask for it"):
+        choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="best_vs_worst", margin=2.0)}), "pairs")

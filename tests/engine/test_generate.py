@@ -102,6 +102,8 @@ def test_prompts_that_leave_no_room_are_rejects_and_those_that_leave_little_are_
         ("generate.top_p=1.5", "top_p = 1.5: expected a number above 0 and at most 1"),
         ("generate.temprature=1", "did you mean 'temperature'"),
         ("model.backend=vlm", "did you mean 'vllm'"),
+        ("model.vllm.max_model_len=8k", "max_model_len = 8k: expected a whole number"),
+        ("model.vllm.tensor_parallel_size=0", "tensor_parallel_size = 0: expected a whole number of at least 1"),
         ("model.llvm.x=1", r"has no table \[model.llvm\]"),
     ],
 )
@@ -122,5 +124,7 @@ def test_the_backend_is_a_fact(words, tmp_path, monkeypatch):
     assert plan(tmp_path, load(words[2], [word for word in words[3:] if word != "--set"] + ["model.backend=hf"])).planned["generate"].facts["model"] == facts
     fewer = plan(tmp_path, load(words[2], [word for word in words[3:] if word != "--set"] + ["model.vllm.max_num_seqs=3"])).planned["generate"]
     assert fewer.folder == planned.folder, "how much runs side by side is no fact"
+    nested = load(words[2], ["model.vllm.compilation_config.level=0"]).section("model").vllm
+    assert nested == {"compilation_config": {"level": 0}}
     more = plan(tmp_path, load(words[2], [word for word in words[3:] if word != "--set"] + ["model.vllm.quantization=fp8"])).planned["generate"]
     assert more.facts["model"]["vllm"] == {"quantization": "fp8"}

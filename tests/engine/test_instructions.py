@@ -24,6 +24,12 @@ def test_a_file_of_ones_own_and_its_mistakes(tmp_path):
     own.write_text("one\n{% if %}")
     with pytest.raises(UserError, match="mine.txt: line 2 is no template"):
         Instruction(str(own))
+    own.write_text("{{ response + 1 }}")
+    with pytest.raises(UserError, match="mine.txt cannot be filled"):
+        Instruction(str(own), "response")
+    own.write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="mine.txt is not UTF-8"):
+        Instruction(str(own))
     with pytest.raises(UserError, match="did you mean 'judge_rating'"):
         Instruction("judge_ratings")
 

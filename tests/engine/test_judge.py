@@ -13,7 +13,7 @@ from engine.stages import judge
 from engine.stages.check import load as load_check
 from schemas.errors import UserError
 from schemas.recipe import Recipe
-from schemas.sections import Judge, Model
+from schemas.sections import Check, Judge, Model
 from schemas.tables import MESSAGES
 
 TEXTS = {"p1": ["short", "a longer one", "the longest one of all", "short"], "p2": ["x", "yy"]}
@@ -148,14 +148,19 @@ def test_check_scores_by_a_function_and_survives_it(tmp_path):
 
     path = tmp_path / "mine.py"
     path.write_text("def score(messages, response):\n    assert response != 'x', 'no x'\n    return None if response == 'yy' else len(response)\n")
-    recipe = Recipe({"check": __import__("schemas.sections", fromlist=["Check"]).Check(f"{path}:score")})
+    recipe = Recipe({"check": Check(f"{path}:score")})
     result = check.make(batch(), recipe, None)
     assert [row["score"] for row in result.tables["scores"].to_pylist()] == [5, 12, 22, 5, None, None]
     assert [(row["reason"], row["detail"], row["response_id"]) for row in result.tables["rejects"].to_pylist()] == [("check_failed", "AssertionError: no x", "p20")]
     before = check.facts(recipe)
     path.write_text(path.read_text() + "# other\n")
     assert check.facts(recipe) != before
-    for name, said in {"nowhere:f": "does not import: ModuleNotFoundError", f"{path}:scores": "did you mean 'score'", "score": "expected package.module:name"}.items():
+    path.write_text("class Length:\n    def __call__(self, messages, response):\n        return len(response)\nscore = Length()\n")
+    load_check.cache_clear()
+    assert check.facts(recipe)["source"] != before["source"] and check.make(batch(), recipe, None).counts["checked"] == 6
+    with pytest.raises(UserError, match="has no source file"):
+        check.facts(Recipe({"check": Check("builtins:len")}))
+    for name, said in {"nowhere:f": "does not import: ModuleNotFoundError", f"{path}:scores": "has no function scores", "score": "expected package.module:name"}.items():
         with pytest.raises(UserError, match=said):
             load_check(name)
     assert json.dumps(before)

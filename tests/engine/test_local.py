@@ -11,6 +11,7 @@ def named(tmp_path, model_path, monkeypatch, *settings):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
     (tmp_path / "r.toml").write_text(RECIPE)
     monkeypatch.setattr("engine.models._vllm", lambda: True)
+    monkeypatch.setattr("engine.models._gpu", lambda: False)
     run = plan(tmp_path / "run", load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", *settings]))
     found = phases(run)
     assert [stage for phase in found for stage in phase.stages] == list(run.stages)
@@ -19,7 +20,13 @@ def named(tmp_path, model_path, monkeypatch, *settings):
 
 def test_one_model_is_one_phase(tmp_path, model_path, monkeypatch):
     assert len(named(tmp_path, model_path, monkeypatch, "model.backend=hf")) == 1
+    assert len(named(tmp_path, model_path, monkeypatch)) == 1, "auto that comes to hf is hf"
+
+
+def test_a_phase_keeps_the_bound_on_memory(tmp_path, model_path, monkeypatch):
     assert len(named(tmp_path, model_path, monkeypatch, "model.backend=hf", "logprobs.batch_tokens=99")) == 1
+    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", "logprobs.batch_tokens=99"]))
+    assert phases(run)[0].use.batch_tokens == 99
 
 
 def test_another_backend_or_model_begins_a_phase(tmp_path, model_path, monkeypatch):

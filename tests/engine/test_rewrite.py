@@ -53,7 +53,7 @@ class Says:
 
 def batch(rows: list[dict]) -> pa.Table:
     columns = {name: [row[name] for row in rows] for name in ("prompt_id", "chosen_response_id", "rejected_response_id", "chosen", "rejected")}
-    columns |= {"response_id": columns["rejected_response_id"], "file": ["f"] * len(rows), "line": list(range(len(rows)))}
+    columns |= {"response_id": columns["rejected_response_id"], "file": ["f"] * len(rows), "line": list(range(len(rows))), "skipped": pa.array([row.get("skipped") for row in rows], pa.string())}
     return pa.table(columns | {"messages": pa.array([[{"role": "user", "content": row.get("asked", "What is it?")}] for row in rows], MESSAGES)})
 
 
@@ -68,6 +68,7 @@ def test_no_row_is_lost_whatever_the_rewriter_says(model_path):
     assert [found[f"r{n}"]["fallback"] for n in range(6)] == [None, "empty", found["r2"]["fallback"], "copy", "too_far", "too_long"]
     assert len({row["response_id"] for row in found.values()}) == 6 and [row["response_id"] for row in result.tables["rejects"].to_pylist()] == ["r5"]
     assert found["r0"]["response_ids"] and len(found["r0"]["response_ids"]) == len(found["r0"]["sampled_token_logps"])
+    assert rewrite.make(batch([ROW | {"skipped": "tie"}]), recipe, None).counts == {"skipped_tie": 1}
     assert result.counts["rewritten"] + sum(count for name, count in result.counts.items() if name.startswith("fallback_")) == 6
 
 
@@ -75,14 +76,20 @@ def test_another_models_tokens_are_not_kept(model_path, tmp_path):
     """Its ids mean nothing to the reference model: the text is tokenised for that one by logprobs."""
     import shutil
 
+    from safetensors.torch import load_file, save_file
+
     from tests.engine.test_hf import open_hf
 
-    other = tmp_path / "other"
+    other, alias = tmp_path / "other", tmp_path / "alias"
     shutil.copytree(model_path, other)
-    recipe = Recipe({"model": Model(name=str(model_path)), "judge": Judge(), "rewrite": Rewrite(model=str(other))})
-    assert rewrite.uses(recipe).config.name == str(other)
-    (row,) = rewrite.make(batch([ROW]), recipe, lambda: Says(open_hf(model_path).text, ["First we add: it is nine."])).tables["responses"].to_pylist()
-    assert row["fallback"] is None and row["response_ids"] is None and row["sampled_token_logps"] is None
+    alias.symlink_to(model_path)
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    for path, kept in ((other, False), (alias, True)):
+        recipe = Recipe({"model": Model(name=str(model_path)), "judge": Judge(), "rewrite": Rewrite(model=str(path))})
+        assert rewrite.uses(recipe).config.name == str(path)
+        (row,) = rewrite.make(batch([ROW]), recipe, lambda: Says(open_hf(model_path).text, ["First we add: it is nine."])).tables["responses"].to_pylist()
+        assert row["fallback"] is None and (row["response_ids"] is not None) == (row["sampled_token_logps"] is not None) == kept
 
 
 def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):

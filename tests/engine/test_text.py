@@ -5,6 +5,7 @@ import pytest
 from engine.text import TemplateError, Text, content_id, prompt_id, share, shard_of
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
+from tests.conftest import SHARED
 from schemas.recipe import included
 
 PLAIN = included("prompts", "plain", ".jinja").read_text()
@@ -136,3 +137,31 @@ def test_ids_are_of_the_content_alone():
     ids = [content_id(n) for n in range(4000)]
     assert 0.08 < sum(share(i) < 0.1 for i in ids) / 4000 < 0.12
     assert {shard_of(i, 7) for i in ids} == set(range(7))
+
+
+def test_threads_do_not_give_each_others_ids(model_path):
+    """split_special_tokens is one field of the one tokenizer underneath: prompts in one thread, responses in another."""
+    import threading
+
+    text = Text(model_path, (model_path / "chat_template.jinja").read_text())
+    prompts, texts = [[{"role": "user", "content": f"question {n}"}] for n in range(200)], [f"answer <|user|> {n}" for n in range(200)]
+    want, wrong, stop = (text.prompts(prompts), text.responses(texts)), [], threading.Event()
+
+    def again(number: int, of) -> None:
+        while not stop.is_set():
+            wrong.extend([number] * (of() != want[number]))
+
+    threads = [threading.Thread(target=again, args=pair) for pair in ((0, lambda: text.prompts(prompts)), (1, lambda: text.responses(texts)), (0, lambda: text.prompts(prompts)))]
+    [thread.start() for thread in threads]
+    stop.wait(2)
+    stop.set()
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models")
+def test_marks_are_found_where_a_tokenizer_puts_a_space_in_front_of_every_text():
+    path = SHARED / "models" / "stories260K"
+    text = Text(path, "x")
+    (mark,) = text.single_ids("5")
+    assert text.tokenizer("Rating:\n5", add_special_tokens=False).input_ids[-1] == mark

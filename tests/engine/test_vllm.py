@@ -119,15 +119,15 @@ def test_calls_of_several_threads_are_served_together(vllm, prompts):
     assert all([[s.ids for s in group] for group in found[number]] == [[s.ids for s in group] for group in want] for number in range(3))
 
 
-def strike(model, how: signal.Signals, times: int) -> threading.Thread:
-    """Sends a signal to the engine's process each time that it is up and has work."""
+def strike(model, how: signal.Signals, times: int, after: float = 0.05) -> threading.Thread:
+    """Sends a signal to the engine's process each time that it is up and has work, so many seconds later."""
 
     def run() -> None:
         struck: set[int] = set()
         while len(struck) < times and not model._closed:
             engine = model._engine
             if engine and engine.ready and model._pending and engine.process.pid not in struck:
-                time.sleep(0.05)
+                time.sleep(after)
                 struck.add(engine.process.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(engine.process.pid, how)
@@ -156,7 +156,7 @@ def test_a_silent_engine_is_replaced(vllm, prompts):
 
 
 def test_an_engine_that_dies_again_and_again_is_an_error_and_leaves_nothing(vllm, prompts):
-    strike(vllm, signal.SIGKILL, 3)
+    strike(vllm, signal.SIGKILL, 3, after=0.0)
     with pytest.raises(UserError, match="ended 3 times with the same requests under way .*SIGKILL.*finished shards are kept"):
         vllm.generate(prompts * 20, [[i, i + 1] for i in range(20 * len(prompts))], SAMPLED)
     with pytest.raises(UserError, match="stopped"):
