@@ -60,8 +60,8 @@ def ctrl_c() -> Iterator[None]:
     """Ctrl-C in the middle of a query comes out of DuckDB as an error of its own: here it is Ctrl-C again."""
     try:
         yield
-    except (duckdb.InterruptException, RuntimeError) as error:
-        if isinstance(error, duckdb.InterruptException) or "interrupted" in str(error).lower():
+    except (duckdb.Error, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or "interrupted" in str(error).lower() or "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from None
         raise
 

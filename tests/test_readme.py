@@ -26,7 +26,7 @@ def folder(tmp_path_factory, model_path):
     (path / ".venv").symlink_to(sys.prefix)
     (path / "stories260K").symlink_to(model_path)
     _dialogues(path / "hh-harmless.jsonl.gz")
-    (path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in world.prompts(12, 40)))
+    (path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in world.prompts(12, 16)))
     return path
 
 

@@ -66,7 +66,7 @@ def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "what is finished is kept" in said and "Traceback" not in said
+    assert process.returncode == 130 and "what is finished is kept" in said and "Traceback" not in said, said
     assert "/40" in command("engine", "status", tmp_path / "run").stdout
 
 
