@@ -31,12 +31,12 @@ def folder(tmp_path_factory, model_path):
 
 
 def _dialogues(path: Path) -> None:
-    """120 dialogues in the form of hh-rlhf: real ones where there are any, else word problems."""
+    """48 dialogues in the form of hh-rlhf: real ones where there are any, else word problems."""
     import gzip
     import itertools
 
     def made():
-        for problem in preferences(9, 120):
+        for problem in preferences(9, 48):
             start = f"\n\nHuman: {problem['prompt']}\n\nAssistant: "
             yield json.dumps({side: start + problem[side] for side in ("chosen", "rejected")}) + "\n"
 
@@ -44,7 +44,7 @@ def _dialogues(path: Path) -> None:
     with gzip.open(path, "wt") as out:
         if real.exists():
             with gzip.open(real, "rt") as rows:
-                out.writelines(itertools.islice(rows, 120))
+                out.writelines(itertools.islice(rows, 48))
         else:
             out.writelines(made())
 
