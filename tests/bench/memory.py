@@ -88,7 +88,7 @@ def main() -> None:
                 done = subprocess.run([sys.executable, __file__, "--child", work, name, name], stdout=subprocess.PIPE, text=True, check=True)
                 row = json.loads(done.stdout.splitlines()[-1])
                 first.setdefault(work, row["mb"])
-                row = {"work": work, "pairs": pairs, "mb": round(row["mb"]), "ratio": round(row["mb"] / first[work], 2), "pairs_per_second": round(row["rate"])}
+                row = {"work": work, "pairs": pairs, "mb": round(row["mb"]), "ratio": round(row["mb"] / max(first[work], 1), 2), "pairs_per_second": round(row["rate"])}
                 print(json.dumps(row) if args.json else "{work:<12} {pairs:>9,} pairs  {mb:>6,} MB  {ratio:>5.2f} x the smallest  {pairs_per_second:>8,} pairs/s".format(**row), flush=True)
 
 

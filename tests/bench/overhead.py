@@ -2,7 +2,7 @@
 
     python tests/bench/overhead.py [--prompts 1000] [--rounds 3] [--json]
 
-generate   `engine precompute` with [prompts] and [generate] on vLLM, over a script that calls vLLM's `LLM.generate` once on the same prompts with
+generate   `engine precompute` with [generate] on vLLM, the prompts imported beforehand, in shards of 1,000, over a script that calls vLLM's `LLM.generate` once on the same prompts with
            the same engine arguments and seeds. Both are whole processes; `work` generate is their time for N prompts less their time for one prompt,
            so that loading cancels out; generate+start is the whole.
 logprobs   the [logprobs] stage (query, tokenising, forward, Parquet) over one call of the backend's own `logprobs` on the same token ids, the model
@@ -74,9 +74,12 @@ def generate(folder: Path, count: int, rounds: int) -> list[dict]:
         for size in (1, count):
             prompts, recipe, run = folder / f"{size}.jsonl", folder / f"{size}.toml", folder / f"run-{size}-{number}"
             write_prompts(prompts, size)
-            recipe.write_text(_GENERATE.format(shards=max(1, size // 250)))
+            recipe.write_text(_GENERATE.format(shards=max(1, size // 1000)))
             ours = ("-m", "engine.cli", "precompute", recipe, "-o", run, "--set", f"prompts.source={prompts}", "--set", f"model.name={MODEL}")
             bare = (__file__, "--bare", prompts)
+            imported = folder / "prompts.toml"
+            imported.write_text(recipe.read_text().split("[generate]")[0])
+            timed("-m", "engine.cli", "precompute", imported, *ours[4:])
             for name, words in (("ours", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("ours", ours)):
                 times.setdefault((name, size), []).append(timed(*words))
     at = {key: statistics.median(found) for key, found in times.items()}
