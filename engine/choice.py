@@ -3,6 +3,7 @@
 Such a file is a SELECT over responses, scores and prompts that gives prompt_id, chosen_response_id, rejected_response_id, chosen_score and
 rejected_score; where it has a column `skipped`, a row in which that is not null is not chosen but counted under that reason (tie, no_score …);
 where it has a column `source`, that is the pair's in place of the chosen response's. It may ask for getvariable('scorer'), ('margin') and ('seed').
+A file that begins with `-- baseline:` gives prompt_id and response_id of one response a prompt, RPO's baseline beside the two.
 A line `-- needs: rewrite` names the section without which it chooses nothing, `-- needs: scores` the one that makes the scorer's scores.
 """
 
@@ -12,18 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.commit import fingerprint
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 from schemas.recipe import Recipe, included
 
 # Who writes a scorer's scores: section, and the kind it must have there.
-_SCORERS = {"given": ("given", None), "check": ("check", None), "rating": ("judge", "rating"), "pairwise": ("judge", "pairwise"), "prompt_gain": ("prompt_gain", None)}
+SCORERS = {"given": ("given", None), "check": ("check", None), "rating": ("judge", "rating"), "pairwise": ("judge", "pairwise"), "prompt_gain": ("prompt_gain", None)}
 
 
 def sql(recipe: Recipe, section: str) -> str:
     """A query that gives, for each choice of the section's `choose`, the columns above; what the file leaves out is null."""
-    text = included("sql", recipe.section(section).choose, ".sql").read_text().rstrip().removesuffix(";")
+    return f"select * from ({_file(recipe.section(section).choose)}) union all by name select null::varchar as skipped, null::varchar as source where false"
+
+
+def baseline(recipe: Recipe) -> str:
+    """A query that gives prompt_id and response_id of each prompt's baseline, the first by its id where the file names several; none without pairs.baseline."""
+    name = recipe.section("pairs").baseline
+    if not name:
+        return "select null::varchar as prompt_id, null::varchar as response_id where false"
+    return f"select prompt_id, min(response_id) as response_id from ({_file(name)}) group by prompt_id"
+
+
+def _file(name: str) -> str:
     # The newline ends a comment on the file's last line.
-    return f"select * from ({text}\n) union all by name select null::varchar as skipped, null::varchar as source where false"
+    return included("sql", name, ".sql").read_text().rstrip().removesuffix(";") + "\n"
 
 
 def settings(recipe: Recipe, section: str) -> dict[str, object]:
@@ -34,17 +46,40 @@ def settings(recipe: Recipe, section: str) -> dict[str, object]:
 def facts(recipe: Recipe, section: str) -> dict:
     """What the choice depends on; raises UserError where no section above makes what the file needs, or a setting would do nothing."""
     config, text = recipe.section(section), sql(recipe, section)
-    above = list(recipe.sections)[: list(recipe.sections).index(section)]
-    for need in _needs(text):
-        if need == "scores":
-            _check_scorer(recipe, section, config.scorer, above)
-        elif need not in above:
-            raise UserError(f"[{section}] choose = {config.choose} chooses among what [{need}] makes: add [{need}] above it, or choose in another way")
+    _check_needs(recipe, section, "choose", text)
     if config.margin and "'margin'" not in text:
         raise UserError(f"[{section}] margin = {config.margin:g} does nothing: {config.choose} does not ask for it; choose = above_margin does")
     found = {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(text)}
+    return found | _asked(recipe, section, text)
+
+
+def baseline_facts(recipe: Recipe) -> dict:
+    """As `facts`, of the baseline."""
+    name, text = recipe.section("pairs").baseline, baseline(recipe)
+    if not name:
+        return {}
+    _check_needs(recipe, "pairs", "baseline", text)
+    return {"baseline": name.rsplit("/", 1)[-1], "baseline_sql": fingerprint(text), **_asked(recipe, "pairs", text)}
+
+
+def _asked(recipe: Recipe, section: str, text: str) -> dict:
+    """The settings that the SQL asks for."""
+    config = recipe.section(section)
     asked = {"scorer": config.scorer, "margin": config.margin, "seed": recipe.seed}
-    return found | {name: value for name, value in asked.items() if f"'{name}'" in text}
+    return {name: value for name, value in asked.items() if f"'{name}'" in text}
+
+
+def _check_needs(recipe: Recipe, section: str, key: str, text: str) -> None:
+    config = recipe.section(section)
+    for need in _needs(text):
+        if need == "scores":
+            check_scorer(recipe, section, f"{key} = {getattr(config, key)} goes by", config.scorer)
+        elif need not in _above(recipe, section):
+            raise UserError(f"[{section}] {key} = {getattr(config, key)} chooses among what [{need}] makes: add [{need}] above it, or choose in another way")
+
+
+def _above(recipe: Recipe, section: str) -> list[str]:
+    return list(recipe.sections)[: list(recipe.sections).index(section)]
 
 
 def _needs(text: str) -> list[str]:
@@ -59,12 +94,14 @@ def skipped(batch: pa.Table) -> dict[str, int]:
     return {f"skipped_{row['values']}": row["counts"] for row in reasons.value_counts().to_pylist()}
 
 
-def _check_scorer(recipe: Recipe, section: str, scorer: str, above: list[str]) -> None:
-    if scorer not in _SCORERS:
-        raise UserError(f"[{section}] scorer = {scorer}: expected one of {', '.join(_SCORERS)}")
-    maker, kind = _SCORERS[scorer]
+def check_scorer(recipe: Recipe, section: str, asks: str, scorer: str) -> None:
+    """Raises UserError where no section above makes a scorer's scores; `asks` is the setting that goes by them."""
+    above = _above(recipe, section)
+    if scorer not in SCORERS:
+        raise UserError(f"[{section}] {asks} the scores of '{scorer}': {did_you_mean(scorer, SCORERS)}")
+    maker, kind = SCORERS[scorer]
     if maker not in above or (kind and kind not in recipe.section(maker).kinds):
-        able = [name for name, (maker, kind) in _SCORERS.items() if maker in above and (not kind or kind in recipe.section(maker).kinds)]
+        able = [name for name, (maker, kind) in SCORERS.items() if maker in above and (not kind or kind in recipe.section(maker).kinds)]
         what = f'[{maker}] with kinds = ["{kind}"]' if kind else f"[{maker}]"
-        raise UserError(f"[{section}] choose = {recipe.section(section).choose} goes by the scores of '{scorer}', which {what} above it would make; "
-                        f"add that, or set {section}.scorer to one that there is ({', '.join(able) or 'none yet'})")  # fmt: skip
+        raise UserError(f"[{section}] {asks} the scores of '{scorer}', which {what} above it would make; "
+                        f"add that, or name one that there is ({', '.join(able) or 'none yet'})")  # fmt: skip

@@ -185,6 +185,8 @@ class Pairs:
     choose: str = "given"
     scorer: str = "rating"  # whose scores they choose by: given, rating, pairwise, prompt_gain or check
     margin: float = 0.0  # above_margin: the least gap between the scores
+    scored_by: tuple[str, ...] = ()  # scorers that must have rated both responses: a choice without their scores goes to rejects
+    baseline: str = ""  # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a SQL file of your own
     diff: str = "levenshtein"  # how the edit masks are found: levenshtein (BMC's paper) or difflib (its code)
     test_share: float = 0.02  # share of the prompts held out as split = 'test'
 

@@ -14,6 +14,7 @@ IDS = pa.list_(pa.int32())
 LOGPS = pa.list_(pa.float32())
 MASK = pa.list_(pa.bool_())
 PROBABILITIES = pa.list_(pa.float64())
+SCORES = pa.map_(pa.string(), pa.float64())
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 GIVEN = pa.list_(pa.struct([("comparison_id", pa.string()), ("text", pa.string()), ("score", pa.float64())]))
 
@@ -70,8 +71,8 @@ TABLES: dict[str, pa.Schema] = {
         _column("rejected_response_id", pa.string(), "the other one"),
         _column("split", pa.string(), "train or test, by the prompt's digest"),
         _column("source", pa.string(), "source of the chosen response"),
-        _column("chosen_score", pa.float64(), "score of the chosen response, if any"),
-        _column("rejected_score", pa.float64(), "score of the rejected response, if any"),
+        _column("chosen_score", pa.float64(), "score that the choice went by, of the chosen response, if any"),
+        _column("rejected_score", pa.float64(), "score that the choice went by, of the rejected response, if any"),
         _column("prompt_ids", IDS, "token ids of the prompt, shared by both sides"),
         _column("chosen_ids", IDS, "token ids of the chosen response"),
         _column("rejected_ids", IDS, "token ids of the rejected response"),
@@ -82,6 +83,11 @@ TABLES: dict[str, pa.Schema] = {
         _column("quality_prompt_ids", IDS, "token ids of the prompt under the quality prompt; null where the recipe has no such context"),
         _column("ref_chosen_quality_token_logps", LOGPS, "reference log-prob of each chosen token under the quality prompt, nat"),
         _column("ref_rejected_quality_token_logps", LOGPS, "reference log-prob of each rejected token under the quality prompt, nat"),
+        _column("chosen_scores", SCORES, "scorer -> mean score of the chosen response, of every scorer that rated it"),
+        _column("rejected_scores", SCORES, "scorer -> mean score of the rejected response"),
+        _column("baseline_response_id", pa.string(), "the pair's baseline response (RPO's y0); null where the recipe has no pairs.baseline"),
+        _column("baseline_ids", IDS, "token ids of the baseline response"),
+        _column("ref_baseline_token_logps", LOGPS, "reference log-prob of each baseline token, nat"),
         _column("ref_chosen_logps", pa.float64(), "sum of ref_chosen_token_logps"),
         _column("ref_rejected_logps", pa.float64(), "sum of ref_rejected_token_logps"),
         _column("prompt_length", pa.int32(), "tokens"),

@@ -100,6 +100,38 @@ def made_run(tmp_path_factory, precompute_words) -> Path:
     return run
 
 
+RICH_RECIPE = """
+[model]
+[prompts]
+shards = 2
+[given]
+[generate]
+n = 1
+max_tokens = 9
+[logprobs]
+contexts = ["plain", "quality"]
+[prompt_gain]
+[pairs]
+baseline = "sample"
+scored_by = ["prompt_gain", "given"]
+test_share = 0.2
+[train]
+batch_size = 16
+learning_rate = 3e-3
+save_every = 0
+"""
+
+
+@pytest.fixture(scope="session")
+def rich_run(tmp_path_factory, model_path) -> Path:
+    """A finished run from whose one cache every loss can be trained; tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("rich")
+    (folder / "rich.toml").write_text(RICH_RECIPE)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(4, 50)))
+    command("engine", "precompute", folder / "rich.toml", "-o", folder / "run", *settings(prompts__source=folder / "rows.jsonl", model__name=model_path))
+    return folder / "run"
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file's bytes by its path below the folder; the lock and the events for people are not part of what was made."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}

@@ -90,15 +90,16 @@ def evaluate(run: Path, policy: Path | None, settings: tuple[str, ...], form: st
 
 @main.command()
 def losses() -> None:
-    """List the losses: what each is, its equation, its keys in [train.<loss>] with their defaults, and the columns it needs."""
+    """List the losses: what each is, its equation, its keys in [train.<loss>] with their defaults, and what it needs of the pairs."""
     from trainer.losses import LOSSES, described
 
-    for name, module in LOSSES.items():
-        what, equation, keys = described(name)
+    for name in LOSSES:
+        what, equation, keys, needs = described(name)
         click.echo(f"{click.style(name, bold=True)}  {what}")
         for line in equation:
             click.echo(f"    {line}")
-        click.echo(f"    keys: {keys}" + (f"; needs {', '.join(module.NEEDS)}" if module.NEEDS else "") + "\n")
+        click.echo(f"    keys: {keys}")
+        click.echo(f"    needs {needs}\n" if needs else "")
     click.echo("choose one with train.loss = \"name\"; [train.sft] weight and kind add an SFT term to any of them")
 
 

@@ -15,15 +15,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 from schemas.manifest import Marker, read_json, read_markers, read_plan, verify
 
 COLUMNS = ("pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")
-# What a loss may need beside them, and what makes it.
-MADE_BY = {
-    "chosen_edit_mask": "an older prefmill made these pairs: run `engine precompute` again",
-    "rejected_edit_mask": "an older prefmill made these pairs: run `engine precompute` again",
-}
+# What a loss may need beside them, by the name in its NEEDS: what it is, its columns, and what makes it. A scorer's scores are "score.<scorer>".
+WANTED = {
+    "edit_mask": ("edit masks", ("chosen_edit_mask", "rejected_edit_mask"), "[pairs] makes them (a folder without them is an older prefmill's)"),
+    "quality": (
+        "log-probs under the quality prompt", ("quality_prompt_ids", "ref_chosen_quality_token_logps", "ref_rejected_quality_token_logps"),
+        'set contexts = ["plain", "quality"] in [logprobs]',
+    ),
+    "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above it'),
+    "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}; pairs that it has not rated are left out, and counted, by scored_by = [\"{}\"] in [pairs]"),
+}  # fmt: skip
+# The section that makes a scorer's scores.
+_SCORED_BY = {
+    "prompt_gain": 'put a section [prompt_gain] above [pairs], and contexts = ["plain", "quality"] in [logprobs]', "given": "put a section [given] above [pairs]",
+    "rating": 'put a section [judge] with kinds = ["rating"] above [pairs]', "pairwise": 'put a section [judge] with kinds = ["pairwise"] above [pairs]',
+    "check": "put a section [check] above [pairs]",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +48,19 @@ class Pair:
     ref_chosen_token_logps: np.ndarray
     ref_rejected_token_logps: np.ndarray
     more: dict[str, np.ndarray] = field(default_factory=dict)  # the columns that the loss needs beside these, by their names
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)  # scorer -> of the chosen response, of the rejected one
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+        return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids) + len(self.more.get("baseline_ids", ()))
+
+    def column(self, name: str) -> np.ndarray:
+        return self.more[name] if name in self.more else getattr(self, name)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A finished pairs folder; `needs` are the columns to be read beside COLUMNS."""
+    """A finished pairs folder; `needs` is what is read beside COLUMNS, by the names of WANTED."""
 
     folder: Path
     facts: dict
@@ -56,7 +71,7 @@ class Pairs:
         return sum(marker.counts.get(split, 0) for marker in self.markers)
 
 
-def open_pairs(run: Path, needs: tuple[str, ...] = ()) -> Pairs:
+def open_pairs(run: Path, needs: tuple[str, ...] = (), loss: str = "the loss") -> Pairs:
     """The pairs that the run's plan names; raises UserError where they are not all there, or lack a column that the loss needs."""
     planned, shards = read_plan(run)
     folder = next((run / stage.folder for stage in planned if stage.stage == "pairs"), None)
@@ -69,11 +84,27 @@ def open_pairs(run: Path, needs: tuple[str, ...] = ()) -> Pairs:
     if not pairs.count("train"):
         held = f"{pairs.count('test')} are held out by pairs.test_share" if pairs.count("test") else f"see `engine status {run}` for what was refused"
         raise UserError(f"{folder} has no pairs to train on: {held}")
-    first = next(verify(folder, file) for marker in markers for file in marker.files if file.table == "pairs")
-    for name in needs:
-        if name not in pq.read_schema(first).names or not pq.read_table(first, columns=[name])[name].is_valid()[0].as_py():
-            raise UserError(f"the loss needs the column {name}, which {folder.name} does not have: {MADE_BY[name]}")
+    for need in needs:
+        _check(pairs, need, loss)
     return pairs
+
+
+def _check(pairs: Pairs, need: str, loss: str) -> None:
+    """Raises UserError where not every pair has what the loss needs: the engine has counted, no shard is read."""
+    have, total = pairs.count(f"have_{need}"), pairs.count("train") + pairs.count("test")
+    if have < total:
+        what, columns, remedy = wanted(need)
+        lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
+        raise UserError(f"{loss} needs {what} (columns {', '.join(columns)}), which {lack}: {remedy}, and run `engine precompute` again")
+
+
+def wanted(need: str) -> tuple[str, tuple[str, ...], str]:
+    """Of a name in a loss's NEEDS: what it is, its columns in `pairs`, and what to do to have it; raises UserError for a scorer that nobody knows."""
+    kind, _, scorer = need.partition(".")
+    what, columns, remedy = WANTED[kind]
+    if kind == "score" and scorer not in _SCORED_BY:
+        raise UserError(f"the loss's scorer = {scorer}: {did_you_mean(scorer, _SCORED_BY)}")
+    return what.format(scorer), columns, remedy.format(_SCORED_BY.get(scorer), scorer)
 
 
 def read_shard(pairs: Pairs, shard: int, split: str) -> list[Pair]:
@@ -82,20 +113,30 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> list[Pair]:
     for file in pairs.markers[shard].files:
         if file.table == "pairs":
             path = verify(pairs.folder, file)
-            rows = pq.read_table(path, columns=[*COLUMNS, *pairs.needs], page_checksum_verification=True, partitioning=None)
+            columns = {column: None for need in pairs.needs for column in wanted(need)[1]}
+            rows = pq.read_table(path, columns=[*COLUMNS, *columns], page_checksum_verification=True, partitioning=None)
             found += _pairs(rows.filter(pc.equal(rows["split"], split)), pairs.needs)
     return found
 
 
 def _pairs(rows: pa.Table, needs: tuple[str, ...]) -> list[Pair]:
-    flat, more = [_flat(rows[name]) for name in COLUMNS[2:]], {name: _flat(rows[name]) for name in needs}
+    flat = [_flat(rows[name]) for name in COLUMNS[2:]]
+    more = {name: _flat(rows[name]) for need in needs if not need.startswith("score.") for name in WANTED[need][1]}
+    scores = {scorer: _scores(rows, scorer) for need in needs if (scorer := need.removeprefix("score.")) != need}
     return [
         Pair(
             pair_id, *(values[offsets[i] : offsets[i + 1]] for values, offsets in flat),
             more={name: values[offsets[i] : offsets[i + 1]] for name, (values, offsets) in more.items()} if more else {},
+            scores={scorer: of[i] for scorer, of in scores.items()} if scores else {},
         )
         for i, pair_id in enumerate(rows["pair_id"].to_pylist())
     ]  # fmt: skip
+
+
+def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
+    """A scorer's scores of each row's two responses."""
+    chosen, rejected = (pc.map_lookup(rows[name], pa.scalar(scorer), "first").to_pylist() for name in WANTED["score"][1])
+    return list(zip(chosen, rejected, strict=True))
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:

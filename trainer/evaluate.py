@@ -44,7 +44,7 @@ def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
     """Metrics over the test split: those of training under their names, drift in nat, lengths in tokens, and the number of pairs."""
     config: Train = recipe.section("train")
     objective = losses.choose(config)
-    pairs = data.open_pairs(run, objective.needs)
+    pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
     if not pairs.count("test"):
         raise UserError(f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)")
     ranks = dist.start(recipe.sections.get("model", Model()).device)

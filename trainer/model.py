@@ -1,6 +1,7 @@
 """The policy: load it, and run pairs through it to two Sides."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +28,38 @@ def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreT
 
 
 def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -> tuple[Side, Side]:
-    """Chosen and rejected of B pairs, each (B, T) with its own T; one packed forward, the prompt computed once."""
-    layout = packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs], device)
+    """Chosen and rejected of B pairs, each (B, T) with its own T, and what the pairs bring beside (baseline, quality context, edit masks, scores).
+
+    One packed forward, the prompt computed once for all its responses; for the quality context one more, without gradient, before it."""
+    quality = [None, None]
+    if "quality_prompt_ids" in pairs[0].more:
+        with torch.no_grad():
+            quality = _run(model, pairs, "quality_prompt_ids", ("chosen", "rejected"), "_quality", device)
+    names = ("chosen", "rejected", *(["baseline"] if "baseline_ids" in pairs[0].more else []))
+    chosen, rejected, *baseline = _run(model, pairs, "prompt_ids", names, "", device)
+    found = [replace(side, quality=under, **_data(pairs, number, device)) for number, (side, under) in enumerate(zip((chosen, rejected), quality, strict=True))]
+    return replace(found[0], baseline=baseline[0] if baseline else None), found[1]
+
+
+def _run(model: PreTrainedModel, pairs: Sequence[Pair], prompt: str, names: Sequence[str], context: str, device: torch.device) -> list[Side]:
+    """Each of the pairs' responses of these names under the prompt in column `prompt`; `context` is the middle of their columns' names."""
+    layout = packed.lay([(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device)
     parts = packed.token_logps(model, layout).split(layout.lengths)
-    chosen = _side(parts[0::2], pairs, "chosen")
-    rejected = _side(parts[1::2], pairs, "rejected")
-    return chosen, rejected
+    found = []
+    for number, name in enumerate(names):
+        ref = _padded([pair.column(f"ref_{name}{context}_token_logps") for pair in pairs], device)
+        mask = _padded([np.ones(len(pair.column(f"{name}_ids"))) for pair in pairs], device)
+        found.append(Side(pad_sequence(list(parts[number :: len(names)]), batch_first=True), ref, mask))
+    return found
 
 
-def _side(token_logps: Sequence[torch.Tensor], pairs: Sequence[Pair], name: str) -> Side:
-    device = token_logps[0].device
+def _data(pairs: Sequence[Pair], number: int, device: torch.device) -> dict:
+    """What the pairs themselves say of the chosen (0) or the rejected (1) response."""
+    edits = f"{('chosen', 'rejected')[number]}_edit_mask"
+    edit_mask = _padded([pair.more[edits] for pair in pairs], device) if edits in pairs[0].more else None
+    scores = {scorer: torch.tensor([pair.scores[scorer][number] for pair in pairs], device=device) for scorer in pairs[0].scores}
+    return {"edit_mask": edit_mask, "scores": scores}
 
-    def padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
-        return pad_sequence([torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True)
 
-    ref = [getattr(pair, f"ref_{name}_token_logps") for pair in pairs]
-    edits = f"{name}_edit_mask"
-    edit_mask = padded([pair.more[edits] for pair in pairs]) if edits in pairs[0].more else None
-    return Side(pad_sequence(list(token_logps), batch_first=True), padded(ref), padded([np.ones(len(row)) for row in ref]), edit_mask)
+def _padded(rows: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    return pad_sequence([torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True)

@@ -39,7 +39,7 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     with _on_every_rank():
         objective = losses.choose(config)
         _check(config)
-        pairs = data.open_pairs(run, objective.needs)
+        pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _same_model(policy, pairs, source)
@@ -224,7 +224,7 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
     for part in stepping.micro_batches(batch):
         chosen, rejected = stepping.sides(part)
         found, law = stepping.objective(chosen, rejected), stepping.objective(chosen.at_start(), rejected.at_start())
-        gaps = torch.cat([side.token_logratios[side.mask.bool()] for side in (chosen, rejected)]).abs()
+        gaps = torch.cat([part.token_logratios[part.mask.bool()] for part in (*chosen.parts(), *rejected.parts())]).abs()
         totals += torch.stack([x.double() for x in (found.sum(), law.sum(), gaps.sum())] + [torch.tensor(float(n), dtype=torch.float64, device=device) for n in (len(part), len(gaps))])
         most = max(most, gaps.max().item())
     found, law, gap, pairs_seen, tokens = stepping.ranks.sum(totals).tolist()

@@ -5,7 +5,7 @@ import pytest
 from engine import choice, sql
 from schemas.errors import UserError
 from schemas.recipe import Recipe, included
-from schemas.sections import Check, Judge, Pairs
+from schemas.sections import Check, Generate, Given, Judge, Pairs
 from schemas.tables import table
 
 RESPONSES = {
@@ -74,8 +74,8 @@ def test_given_goes_by_the_comparison():
 def test_every_way_runs_by_hand_and_says_what_it_is(path):
     """Without variables and without our wrapper, as `engine sql RUN \"$(cat file)\"` runs it."""
     first = path.read_text().splitlines()[0]
-    assert first.split(":")[0] in ("-- pairs", "-- query", "-- format", "-- macros") and len(first) > 30
-    if first.startswith("-- pairs"):
+    assert first.split(":")[0] in ("-- pairs", "-- baseline", "-- query", "-- format", "-- macros") and len(first) > 30
+    if first.startswith(("-- pairs", "-- baseline")):
         sql.over({"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}, path.read_text(), path.stem)
 
 
@@ -85,7 +85,7 @@ def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_th
         choice.facts(Recipe({"check": Check(), "pairs": pairs}), "pairs")
     with pytest.raises(UserError, match=r"\[judge\]"):
         choice.facts(Recipe({"pairs": pairs, "judge": Judge()}), "pairs")
-    with pytest.raises(UserError, match="scorer = ratings: expected one of"):
+    with pytest.raises(UserError, match="the scores of 'ratings': did you mean 'rating'"):
         choice.facts(Recipe({"pairs": Pairs(choose="best_vs_worst", scorer="ratings")}), "pairs")
     assert choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")["scorer"] == "rating"
     assert "margin" not in choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")
@@ -98,3 +98,27 @@ def test_what_would_choose_nothing_or_do_nothing_is_refused():
         choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="rewritten_vs_parent")}), "pairs")
     with pytest.raises(UserError, match="margin = 2 does nothing: best_vs_worst does not ask for it"):
         choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="best_vs_worst", margin=2.0)}), "pairs")
+
+
+def baselines(**values) -> set:
+    recipe = Recipe({"generate": Generate(), "pairs": Pairs(**values)}, seed=values.get("seed", 3))
+    tables = {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}
+    return {(row["prompt_id"], row["response_id"]) for row in sql.over(tables, choice.baseline(recipe), "baseline", choice.settings(recipe, "pairs")).to_pylist()}
+
+
+def test_a_baseline_is_one_of_the_samples_and_the_same_for_a_seed(tmp_path):
+    assert baselines() == set()
+    found = baselines(baseline="sample")
+    assert dict(found).keys() == set("abcd") and dict(found)["a"] in ("a1", "a2", "a3") and baselines(baseline="sample") == found
+    own = tmp_path / "own.sql"
+    own.write_text("select prompt_id, response_id from responses where prompt_id = 'a' -- several")
+    assert baselines(baseline=str(own)) == {("a", "a1")}
+
+
+def test_a_baselines_facts_and_what_it_needs():
+    recipe = Recipe({"given": Given(), "generate": Generate(), "pairs": Pairs(baseline="sample")}, seed=7)
+    assert choice.baseline_facts(recipe)["seed"] == 7 and choice.baseline_facts(Recipe({"pairs": Pairs()})) == {}
+    with pytest.raises(UserError, match=r"\[pairs\] baseline = sample chooses among what \[generate\] makes: add \[generate\] above it"):
+        choice.baseline_facts(Recipe({"given": Given(), "pairs": Pairs(baseline="sample")}))
+    with pytest.raises(UserError, match="no 'sampl' in pipelines/sql.*did you mean 'sample'"):
+        choice.baseline(Recipe({"generate": Generate(), "pairs": Pairs(baseline="sampl")}))

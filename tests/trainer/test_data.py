@@ -80,3 +80,28 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
     shutil.rmtree(next(run.glob("pairs-*")))
     with pytest.raises(UserError, match="unfinished, 0 of 5"):
         data.open_pairs(run)
+
+
+@pytest.mark.parametrize(
+    ("need", "said"),
+    [
+        ("quality", r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again'),
+        ("baseline", r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above it'),
+        ("score.rating", r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\].*scored_by = \[.rating.\]"),
+        ("score.ratings", "scorer = ratings: did you mean 'rating'"),
+    ],
+)
+def test_what_a_loss_needs_and_the_pairs_lack_is_refused_by_the_section_that_makes_it(made_run, need, said):
+    with pytest.raises(UserError, match=said):
+        data.open_pairs(made_run, (need,))
+
+
+def test_a_score_that_some_pairs_lack_is_refused_by_their_number(made_run):
+    """The data's own scores are there for all; take one away."""
+    from dataclasses import replace
+
+    pairs = data.open_pairs(made_run, ("score.given",))
+    marker = pairs.markers[0]
+    fewer = replace(marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1})
+    with pytest.raises(UserError, match=r"which 1 of 30\d pairs lack"):
+        data._check(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")

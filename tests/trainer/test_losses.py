@@ -1,6 +1,8 @@
 """Every loss against its law and an independent formula, values and gradients; B ≠ T of either side."""
 
 import math
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,9 +11,10 @@ import torch.nn.functional as F
 
 from schemas.errors import UserError
 from schemas.sections import Train
+from tests.conftest import RECIPE, ROOT, command, settings
 from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, side
 from trainer import losses
-from trainer.losses import LOSSES, choose, described, dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, simpo, wpo
+from trainer.losses import LOSSES, choose, described, dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, simpo, sr_dpo, wpo
 from trainer.losses.side import Side
 
 
@@ -52,7 +55,7 @@ def test_values_and_gradients_are_the_formulas(name):
 
 
 def test_every_loss_has_a_formula_here():
-    assert {name.removesuffix("_sum").removesuffix("_mean") for name in FORMULAS} | {"dpo", "ld_dpo", "bmc", "ipo_bmc"} == set(LOSSES)  # the last two in test_bmc.py
+    assert {name.removesuffix("_sum").removesuffix("_mean") for name in FORMULAS} | {"dpo", "ld_dpo", "bmc", "ipo_bmc", "sr_dpo", "sr_ipo", "score_margin"} == set(LOSSES)  # the last ones in test_bmc.py and test_sr.py
 
 
 def test_what_each_reduces_to():
@@ -71,6 +74,19 @@ def test_ld_dpo_with_alpha_0_forgets_what_is_longer():
         return Side(s.token_logps * mask, s.ref_token_logps * mask, mask)
 
     torch.testing.assert_close(ld_dpo.loss(chosen, rejected, ld_dpo.Config(0.3, 0.0)), dpo.loss(cut(chosen), cut(rejected), dpo.Config(0.3)))
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean"])
+def test_rpos_baseline_is_held_up_in_the_chosen_ones_place(kind):
+    chosen, rejected, baseline = side(T_CHOSEN, 1), side(T_REJECTED, 2), side(T_CHOSEN + 4, 3)
+    got = rpo.loss(replace(chosen, baseline=baseline), rejected, rpo.Config(0.3, 0.05, kind, "baseline"))
+    (c, r, _), (q, s, _), (b, _, n) = sums(chosen), sums(rejected), sums(baseline)
+    want = -F.logsigmoid(0.3 * (c - r - q + s)) - (0.3 * 0.05 * b if kind == "sum" else 0.05 * b / n)
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+    inputs = (chosen.token_logps, rejected.token_logps, baseline.token_logps)
+    for a, b, one in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected, baseline), strict=True):
+        torch.testing.assert_close(a * one.mask, b * one.mask, atol=1e-9, rtol=1e-9)
+    assert choose(Train(loss="rpo", options={"rpo": {"y0": "baseline"}})).needs == ("baseline",) and choose(Train(loss="rpo")).needs == ()
 
 
 def test_laws_at_step_0():
@@ -103,11 +119,17 @@ def test_ipo_stops_at_its_optimum_where_dpo_runs_past_it(beta, reduction):
     assert bandit(dpo.loss, dpo.Config(beta)) > max(optimum, 0.99)
 
 
+def whole(t, seed):
+    """A side with all that any loss needs."""
+    one, quality = side(t, seed), side(t, seed, same=True)
+    return replace(one, quality=replace(quality, token_logps=0.9 * quality.ref_token_logps), scores={"prompt_gain": torch.linspace(-1, 2, B).double()}, baseline=side(t + 2, seed + 50))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_by_finite_differences_and_extremes_stay_finite(name):
     module = LOSSES[name]
     config = module.Config()
-    chosen, rejected = side(5, 1), side(3, 2)
+    chosen, rejected = whole(5, 1), whole(3, 2)
 
     def f(c, r):
         return module.loss(replace(chosen, token_logps=c), replace(rejected, token_logps=r), config)
@@ -117,7 +139,8 @@ def test_gradients_by_finite_differences_and_extremes_stay_finite(name):
     for low, high in ((-1e4, 0.0), (0.0, -1e4), (0.0, 0.0)):
         a, b = torch.tensor([[low]], requires_grad=True), torch.tensor([[high]], requires_grad=True)
         one = torch.ones(1, 1)
-        value = module.loss(Side(a, torch.tensor([[-1.0]]), one, one), Side(b, torch.tensor([[-2.0]]), one, one), config)
+        quality, scores = Side(a.detach(), torch.tensor([[-3.0]]), one), {"prompt_gain": torch.tensor([high])}
+        value = module.loss(Side(a, torch.tensor([[-1.0]]), one, one, quality, scores), Side(b, torch.tensor([[-2.0]]), one, one, quality, scores), config)
         value.sum().backward()
         assert value.isfinite().all() and a.grad.isfinite().all() and b.grad.isfinite().all(), (low, high)
 
@@ -128,6 +151,10 @@ def test_an_sft_term_composes_with_any():
     for kind, nll in (("sum", -lp), ("mean", -lp / n)):
         objective = choose(Train(loss="ipo", options={"ipo": {"beta": 0.2}, "sft": {"weight": 0.3, "kind": kind}}))
         torch.testing.assert_close(objective(chosen, rejected), ipo.loss(chosen, rejected, ipo.Config(0.2)) + 0.3 * nll)
+        # With one whose own loss needs more than the two responses, too.
+        both = whole(T_CHOSEN, 1), whole(T_REJECTED, 2)
+        objective = choose(Train(loss="sr_dpo", options={"sft": {"weight": 0.3, "kind": kind}}))
+        torch.testing.assert_close(objective(*both), sr_dpo.loss(*both, sr_dpo.Config()) + 0.3 * nll)
     # RPO is DPO with an SFT term of weight ηβ.
     by_hand = choose(Train(loss="dpo", options={"dpo": {"beta": 0.3}, "sft": {"weight": 0.3 * 0.05, "kind": "sum"}}))
     torch.testing.assert_close(by_hand(chosen, rejected), rpo.loss(chosen, rejected, rpo.Config(0.3, 0.05)))
@@ -135,7 +162,8 @@ def test_an_sft_term_composes_with_any():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_describes_itself(name):
-    what, equation, keys = described(name)
+    what, equation, keys, needs = described(name)
+    assert bool(needs) == (name in ("sr_dpo", "sr_ipo", "bmc", "ipo_bmc", "score_margin"))
     assert what.endswith((".", ":")) or ":" in what
     assert any(line.startswith("L = ") for line in equation) and keys
     assert "arXiv" in what or name == "hinge"
@@ -148,24 +176,17 @@ def test_wrong_settings_are_refused(name):
         losses.choose(Train(loss=name, options={name: {key: -1}}))
 
 
-def test_a_new_loss_is_one_file_and_one_word(monkeypatch):
-    """As the README's "Add a loss" says."""
-    import types
-
-    module = types.ModuleType("trainer.losses.mine")
-    exec(README_LOSS, module.__dict__)
-    monkeypatch.setitem(LOSSES, "mine", module)
-    chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
-    value = choose(Train(loss="mine", options={"mine": {"beta": 0.5}}))(chosen, rejected)
-    assert value.shape == (B,) and value.isfinite().all()
-
-
-def _readme_loss():
-    import re
-
-    from tests.conftest import ROOT
-
-    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-
-
-README_LOSS = _readme_loss()
+def test_a_new_loss_is_one_file_and_one_word(made_run, tmp_path):
+    """As the README's "To add a loss" says, in a copy of the project: it trains, and `trainer losses` lists it."""
+    written = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    shutil.copytree(ROOT / "trainer", tmp_path / "trainer")
+    for name in ("schemas", "pipelines"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "trainer" / "losses" / "mine.py").write_text(written)
+    names = tmp_path / "trainer" / "losses" / "__init__.py"
+    names.write_text(names.read_text().replace('"wpo",', '"wpo", "mine",'))
+    shutil.copytree(made_run, tmp_path / "run")
+    words = settings(train__loss="mine", train__mine__beta=0.5, train__max_steps=2, train__batch_size=8, train__tolerance=0.01)
+    said = command("trainer", "run", RECIPE, "-o", tmp_path / "run", *words, cwd=tmp_path).stdout
+    assert "mine on pairs-" in said and f"step 0: loss {math.log(1 + math.e):.6f}" in said
+    assert "L = softplus(1 − m)" in command("trainer", "losses", cwd=tmp_path).stdout

@@ -260,3 +260,27 @@ def test_tensorboard_has_the_curves(run):
     events = EventAccumulator(str(last.parent / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("rewards/margins")] == [1, 2]
+
+
+def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_path, capsys):
+    from trainer.losses import LOSSES
+
+    run = tmp_path / "run"
+    shutil.copytree(rich_run, run)
+    before, pairs = tree(run), next(run.glob("pairs-*")).name
+    made = load(run / "recipe.toml").sections
+    for settings_of in [{"loss": name} for name in LOSSES] + [{"loss": "rpo", "rpo.y0": "baseline"}, {"loss": "score_margin", "score_margin.scorer": "given"}]:
+        given = load(run / "recipe.toml", [f"train.{name}={value}" for name, value in {**settings_of, "max_steps": 2}.items()])
+        last = train(run, type(given)(made | {"train": given.section("train")}, 0))
+        found = lines(last.parent)
+        assert all(np.isfinite(value) for row in found for value in row.values()) and found[-1]["step"] == 2
+        assert f"{settings_of['loss']} on {pairs}" in capsys.readouterr().out
+    after = tree(run)
+    assert {name: data for name, data in after.items() if not name.startswith("train-")} == before
+    assert len(list(run.glob("train-*"))) == len(LOSSES) + 2
+
+
+def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):
+    monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match=r'train.loss = sr_dpo needs log-probs under the quality prompt .*contexts = \["plain", "quality"\] in \[logprobs\]'):
+        train(run, recipe_for(run, train__loss="sr_dpo"))

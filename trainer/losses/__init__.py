@@ -1,8 +1,10 @@
 """The losses, one file each. A loss file has `loss(chosen, rejected, config) -> (B,)`, a frozen dataclass `Config` of its own recipe keys, and
-`NEEDS`: the columns of `pairs` it takes beside token ids and their reference log-probs. A new loss is a new file and one word in the tuple."""
+`NEEDS`: what it takes of a pair beside token ids and their reference log-probs, by the names of trainer/data.py's WANTED; where that hangs on a
+setting, the Config has a property `needs` besides. A new loss is a new file and one word in the tuple."""
 
 import dataclasses
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -10,11 +12,17 @@ import torch
 from schemas.errors import UserError, did_you_mean
 from schemas.recipe import fields_of
 from schemas.sections import Train
-from trainer.losses import bmc, dpo, dpop, hinge, ipo, ipo_bmc, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, sft, simpo, wpo
+from trainer.data import wanted
+from trainer.losses import sft
 from trainer.losses.side import Side
 
-_FILES = (dpo, robust_dpo, ipo, rpo, bmc, ipo_bmc, simpo, orpo, hinge, length_normalised_dpo, dpop, r_dpo, ld_dpo, wpo)
-LOSSES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _FILES}
+# fmt: off
+NAMES = (
+    "dpo", "robust_dpo", "ipo", "sr_dpo", "sr_ipo", "rpo", "bmc", "ipo_bmc", "score_margin",
+    "simpo", "orpo", "hinge", "length_normalised_dpo", "dpop", "r_dpo", "ld_dpo", "wpo",
+)
+# fmt: on
+LOSSES: dict[str, ModuleType] = {name: import_module(f"trainer.losses.{name}") for name in NAMES}
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,8 @@ class Objective:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of `pairs` that it takes beside what every loss takes."""
-        return LOSSES[self.name].NEEDS
+        """What it takes of a pair beside what every loss takes, with these settings."""
+        return needs_of(LOSSES[self.name], self.config)
 
     @property
     def beta(self) -> float:
@@ -42,6 +50,10 @@ class Objective:
     def facts(self) -> dict:
         assert dataclasses.is_dataclass(self.config) and not isinstance(self.config, type)
         return {"name": self.name, **dataclasses.asdict(self.config), "sft": dataclasses.asdict(self.sft)}
+
+
+def needs_of(module: ModuleType, config: object) -> tuple[str, ...]:
+    return (*module.NEEDS, *getattr(config, "needs", ()))
 
 
 def choose(train: Train) -> Objective:
@@ -55,10 +67,11 @@ def choose(train: Train) -> Objective:
     return Objective(train.loss, config, fields_of(sft.Config, train.options.get("sft", {}), "[train.sft]"))
 
 
-def described(name: str) -> tuple[str, list[str], str]:
-    """(what it is, its equation's lines, its keys with their defaults) for `trainer losses`."""
+def described(name: str) -> tuple[str, list[str], str, str]:
+    """(what it is, its equation's lines, its keys with their defaults, what it needs with these and which section makes that) for `trainer losses`."""
     module = LOSSES[name]
     first, _, rest = (module.__doc__ or "").partition("\n")
     equation = [line.strip() for line in rest.splitlines() if line.startswith("    ")]
     keys = ", ".join(f"{field.name} = {field.default!r}" for field in dataclasses.fields(module.Config))
-    return first, equation, keys
+    needs = "; ".join(f"{what}: {remedy}" for what, _, remedy in map(wanted, needs_of(module, module.Config())))
+    return first, equation, keys, needs

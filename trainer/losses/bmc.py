@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from trainer.losses.limits import above_zero, one_of, within
 from trainer.losses.side import Side
 
-NEEDS: tuple[str, ...] = ("chosen_edit_mask", "rejected_edit_mask")
+NEEDS: tuple[str, ...] = ("edit_mask",)
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Config:
 
 def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
     """(B,) one number a pair."""
-    return -F.logsigmoid(config.beta * (weighted(chosen, config) - weighted(rejected, config)))
+    return -F.logsigmoid(config.beta * (weighted(chosen, config.delta, config.weighting) - weighted(rejected, config.delta, config.weighting)))
 
 
-def weighted(side: Side, config: Config) -> torch.Tensor:
+def weighted(side: Side, delta: float, weighting: str) -> torch.Tensor:
     """(B,) the weighted log-ratio of a side."""
     assert side.edit_mask is not None, "the objective's NEEDS name the edit masks"
-    if config.weighting == "paper":
-        return (_weights(side.token_logps, side.edit_mask, config.delta) * side.token_logratios).sum(-1)
-    own = _weights(side.token_logps, side.edit_mask, config.delta) * side.token_logps
-    return (own - _weights(side.ref_token_logps, side.edit_mask, config.delta) * side.ref_token_logps).sum(-1)
+    own = _weights(side.token_logps, side.edit_mask, delta)
+    if weighting == "paper":
+        return (own * side.token_logratios).sum(-1)
+    return (own * side.token_logps - _weights(side.ref_token_logps, side.edit_mask, delta) * side.ref_token_logps).sum(-1)
 
 
 def _weights(token_logps: torch.Tensor, edit_mask: torch.Tensor, delta: float) -> torch.Tensor:

@@ -1,18 +1,23 @@
 """One side of a batch of pairs: per-token log-probs of policy and reference over the response's tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 
 @dataclass(frozen=True)
 class Side:
-    """All (B, T), nat; 0 where `mask` is 0, which is right of the response's last token. Gradients flow through `token_logps` alone."""
+    """All (B, T), nat; 0 where `mask` is 0, which is right of the response's last token. Gradients flow through `token_logps` alone.
+
+    What stands below `mask` is there where the loss's NEEDS, or its Config's, name it."""
 
     token_logps: torch.Tensor
     ref_token_logps: torch.Tensor
     mask: torch.Tensor
-    edit_mask: torch.Tensor | None = None  # 1 where the token is in the diff of the two responses; there where the loss's NEEDS name it
+    edit_mask: torch.Tensor | None = None  # "edit_mask": 1 where the token is in the diff of the two responses
+    quality: "Side | None" = None  # "quality": the same response under the quality prompt, by the policy as it is now; without gradient
+    scores: dict[str, torch.Tensor] = field(default_factory=dict)  # "score.<scorer>": (B,) by the scorer's name
+    baseline: "Side | None" = None  # "baseline", of the chosen side: another response to the prompt, (B, T) with a T of its own
 
     @property
     def logps(self) -> torch.Tensor:
@@ -51,4 +56,9 @@ class Side:
 
     def at_start(self) -> "Side":
         """This side if the policy were exactly the reference: what a loss must be at step 0 is what it says of this."""
-        return replace(self, token_logps=self.ref_token_logps)
+        parts = {name: part.at_start() for name in ("quality", "baseline") if (part := getattr(self, name))}
+        return replace(self, token_logps=self.ref_token_logps, **parts)
+
+    def parts(self) -> "list[Side]":
+        """This side and what hangs on it, each a response under a prompt."""
+        return [part for part in (self, self.quality, self.baseline) if part]

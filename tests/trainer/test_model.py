@@ -1,0 +1,72 @@
+"""Pairs to Sides: what hangs on a side is what a plain forward says of it; gradients flow where they should and nowhere else."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from trainer import data
+from trainer.model import load, sides
+
+NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
+
+
+@pytest.fixture(scope="module")
+def batch(rich_run):
+    return next(data.global_batches(data.open_pairs(rich_run, NEEDS), 5, seed=4))[1]
+
+
+@pytest.fixture(scope="module")
+def other_model(model_path, tmp_path_factory):
+    """A policy unlike the reference."""
+    path = tmp_path_factory.mktemp("policy")
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(path)
+    return path
+
+
+def alone(model, prompt, response):
+    ids = torch.tensor([[*prompt.tolist(), *response.tolist()]])
+    logps = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return logps.gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+def test_every_part_is_what_a_plain_forward_says(batch, other_model):
+    ours, plain = load(other_model, torch.device("cpu"), False), AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32)
+    chosen, rejected = sides(ours, batch, torch.device("cpu"))
+    parts = [
+        (chosen, "prompt_ids", "chosen_ids", "ref_chosen_token_logps"), (rejected, "prompt_ids", "rejected_ids", "ref_rejected_token_logps"),
+        (chosen.quality, "quality_prompt_ids", "chosen_ids", "ref_chosen_quality_token_logps"),
+        (rejected.quality, "quality_prompt_ids", "rejected_ids", "ref_rejected_quality_token_logps"),
+        (chosen.baseline, "prompt_ids", "baseline_ids", "ref_baseline_token_logps"),
+    ]  # fmt: skip
+    assert rejected.baseline is None and len(chosen.parts()) == 3 and len(rejected.parts()) == 2
+    for side, prompt, response, ref in parts:
+        assert side.mask.shape == side.token_logps.shape == side.ref_token_logps.shape
+        for row, pair in enumerate(batch):
+            n = len(pair.column(response))
+            assert side.mask[row].tolist() == [1.0] * n + [0.0] * (side.mask.shape[1] - n)
+            torch.testing.assert_close(side.token_logps[row, :n], alone(plain, pair.column(prompt), pair.column(response)), atol=2e-5, rtol=0)
+            assert side.ref_token_logps[row, :n].tolist() == pair.column(ref).tolist() and not side.token_logps[row, n:].any()
+    assert chosen.token_logps.requires_grad and chosen.baseline.token_logps.requires_grad
+    assert not chosen.quality.token_logps.requires_grad and not rejected.quality.token_logps.requires_grad
+    assert chosen.quality.logps.tolist() != chosen.logps.tolist()
+
+
+def test_scores_are_those_of_the_table(batch, rich_run):
+    import duckdb
+
+    of = dict(duckdb.sql(f"select response_id, score from '{rich_run}/prompt_gain-*/*.parquet'").fetchall())
+    rows = duckdb.sql(f"select pair_id, chosen_response_id, rejected_response_id from '{rich_run}/pairs-*/*.parquet'").fetchall()
+    want = {pair: (of[chosen], of[rejected]) for pair, chosen, rejected in rows}
+    for pair in batch:
+        assert pair.scores["prompt_gain"] == want[pair.pair_id] and pair.scores["given"] == (1.0, 0.0)
+
+
+def test_without_needs_a_side_is_bare(rich_run, other_model):
+    batch = next(data.global_batches(data.open_pairs(rich_run), 3, seed=4))[1]
+    chosen, rejected = sides(load(other_model, torch.device("cpu"), False), batch, torch.device("cpu"))
+    assert chosen.parts() == [chosen] and chosen.edit_mask is None and chosen.scores == {}
