@@ -1,7 +1,8 @@
 """`trainer eval`: a policy on the held-out pairs, and how far it has gone from the reference.
 
-Drift is the mean log-ratio log π − log ref of responses that are there, not of the policy's own samples: of the sign and size of a KL
-divergence, and free, but an estimate of it only as far as the policy would still write such responses.
+Drift is the mean log-ratio log π − log ref of a response, `kl` its mean over both sides: an estimate of the KL divergence from the reference that costs
+nothing. It is taken on responses that are there, not on the policy's own samples, so it holds only as far as the policy would still write such
+responses, and where preference training has pushed both sides down it is negative, as no divergence is: then read it as how far they were pushed.
 """
 
 from pathlib import Path
@@ -15,7 +16,10 @@ from trainer import checkpoint, data, dist, losses, metrics
 from trainer.model import load as load_model
 from trainer.train import Stepping, groups_of
 
-DRIFT = ("drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token", "length/prompt", "length/chosen", "length/rejected")
+DRIFT = (
+    "kl", "drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token",
+    "length/prompt", "length/chosen", "length/rejected", "length/chosen_is_longer",
+)  # fmt: skip
 
 
 def recipe_of(run: Path, policy: Path | None, settings: tuple[str, ...]) -> Recipe:
@@ -41,7 +45,8 @@ def folder_of(policy: Path) -> Path:
 
 @torch.no_grad()
 def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
-    """Metrics over the test split: those of training under their names, drift in nat, lengths in tokens, and the number of pairs."""
+    """Metrics over the test split: those of training under their names, kl and drift in nat, lengths in tokens, the share of pairs whose
+    chosen response is the longer, and the number of pairs."""
     config: Train = recipe.section("train")
     objective = losses.choose(config)
     pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
@@ -57,7 +62,8 @@ def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
                 chosen, rejected = stepping.sides(part)
                 totals += metrics.sums(stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta)
                 prompts = torch.tensor([float(len(pair.prompt_ids)) for pair in part], device=ranks.device)
-                columns = (chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths)
+                kl, longer = (chosen.logratios + rejected.logratios) / 2, chosen.lengths > rejected.lengths
+                columns = (kl, chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths, longer)
                 drift += torch.stack([column.double().sum() for column in columns])
         totals, drift = ranks.sum(totals), ranks.sum(drift)
     finally:
