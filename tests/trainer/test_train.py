@@ -20,7 +20,7 @@ from tests.engine.test_stage import change_weights, killed
 from trainer import checkpoint
 from trainer.train import train
 
-SMALL = {"train__batch_size": 24, "train__learning_rate": 3e-3, "train__warmup_ratio": 0.2, "train__save_every": 3, "train__micro_batch_tokens": 300}
+SMALL = {"train__optimizer": "adamw", "train__schedule": "linear", "train__max_grad_norm": 1.0, "train__batch_size": 24, "train__learning_rate": 3e-3, "train__warmup_ratio": 0.2, "train__save_every": 3, "train__micro_batch_tokens": 300}
 
 
 def recipe_for(run, **more):
