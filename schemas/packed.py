@@ -14,6 +14,7 @@ compares it with the model's own forward and says so where a model does not (the
 
 import contextlib
 import ctypes
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -177,19 +178,25 @@ def token_logps(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
     """(N,) float32 log-probs of all response tokens, group after group; with a graph where gradients are on.
 
     The model must have been given to `prepare`."""
-    hidden = _hidden(model, layout)
-    targets = layout.targets
-    limit = _CHUNK_LOGITS.get(hidden.device.type, _CHUNK_LOGITS_GPU)
-    rows = max(1, limit // model.get_output_embeddings().weight.shape[0])
-    chunks = []
-    for begin in range(0, len(targets), rows):
-        part = (hidden[begin : begin + rows], targets[begin : begin + rows])
-        # Checkpointed: the backward makes a chunk's logits again, so that one chunk of them is alive at a time.
-        chunks.append(checkpoint(_chunk, model, *part, use_reentrant=False) if torch.is_grad_enabled() else _chunk(model, *part))
-    return torch.cat(chunks)
+    return head(model, hidden(model, layout), layout.targets)
 
 
-def _hidden(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
+def head(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(N,) float32 log-probs of `targets` (N,) from the hidden states (N, hidden) that predict them, `head_rows` of them at a time."""
+    rows = head_rows(model)
+    if len(targets) <= rows:
+        return _chunk(model, hidden, targets)
+    # Checkpointed: the backward makes a chunk's logits again, so that one chunk of them is alive at a time.
+    run = functools.partial(checkpoint, _chunk, use_reentrant=False) if torch.is_grad_enabled() else _chunk
+    return torch.cat([run(model, hidden_part, part) for hidden_part, part in zip(hidden.split(rows), targets.split(rows), strict=True)])
+
+
+def head_rows(model: PreTrainedModel) -> int:
+    """How many rows of logits are made at once."""
+    return max(1, _CHUNK_LOGITS.get(model.device.type, _CHUNK_LOGITS_GPU) // model.get_output_embeddings().weight.shape[0])
+
+
+def hidden(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
     """(N, hidden) last hidden states of the positions that predict."""
     if model.config._attn_implementation != _NAME:
         return _hidden_padded(model, layout)

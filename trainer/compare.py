@@ -129,7 +129,7 @@ def picture(runs: Sequence[Trained]) -> bytes:
     from matplotlib.figure import Figure
 
     groups: dict[str, list[Trained]] = {}
-    for run, label in zip(runs, labels(runs), strict=True):
+    for label, run in sorted(zip(labels(runs), runs, strict=True), key=lambda item: item[0]):
         groups.setdefault(label, []).append(run)
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     axes = figure.subplots(2, 2).flatten()

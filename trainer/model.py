@@ -1,6 +1,6 @@
 """The policy: load it, and run pairs through it to two Sides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,26 +31,76 @@ def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -
     """Chosen and rejected of B pairs, each (B, T) with its own T, and what the pairs bring beside (baseline, quality context, edit masks, scores).
 
     One packed forward, the prompt computed once for all its responses; for the quality context one more, without gradient, before it."""
-    quality = [None, None]
-    if "quality_prompt_ids" in pairs[0].more:
-        with torch.no_grad():
-            quality = _run(model, pairs, "quality_prompt_ids", ("chosen", "rejected"), "_quality", device)
-    names = ("chosen", "rejected", *(["baseline"] if "baseline_ids" in pairs[0].more else []))
-    chosen, rejected, *baseline = _run(model, pairs, "prompt_ids", names, "", device)
-    found = [replace(side, quality=under, **_data(pairs, number, device)) for number, (side, under) in enumerate(zip((chosen, rejected), quality, strict=True))]
-    return replace(found[0], baseline=baseline[0] if baseline else None), found[1]
+    quality = _quality(model, pairs, device)
+    layout = _lay(pairs, "prompt_ids", _names(pairs), device)
+    return _sides(pairs, packed.token_logps(model, layout).split(layout.lengths), quality, device)
 
 
-def _run(model: PreTrainedModel, pairs: Sequence[Pair], prompt: str, names: Sequence[str], context: str, device: torch.device) -> list[Side]:
-    """Each of the pairs' responses of these names under the prompt in column `prompt`; `context` is the middle of their columns' names."""
-    layout = packed.lay([(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device)
+def backward(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device, loss: Callable[[Side, Side], torch.Tensor], scale: float) -> Iterator[tuple[torch.Tensor, Side, Side]]:
+    """Adds `scale` times the gradient of the pairs' summed loss to the weights; gives, some pairs at a time, (B,) losses and the two sides.
+
+    The head's logits of some whole pairs give their loss and its gradient at once and are gone before the next ones are made: three matrix products
+    a chunk where going through all pairs twice takes four. A pair's loss must depend on its own tokens alone. To be iterated to its end."""
+    quality = _quality(model, pairs, device)
+    names = _names(pairs)
+    layout = _lay(pairs, "prompt_ids", names, device)
+    hidden = packed.hidden(model, layout)
+    each = [sum(layout.lengths[at : at + len(names)]) for at in range(0, len(layout.lengths), len(names))]
+    cuts = _whole(each, packed.head_rows(model))
+    rows = [sum(each[begin:end]) for begin, end in cuts]
+    leaves = [leaf.requires_grad_() for leaf in hidden.detach().split(rows)]
+    for (begin, end), leaf, targets in zip(cuts, leaves, layout.targets.split(rows), strict=True):
+        parts = packed.head(model, leaf, targets).split(layout.lengths[begin * len(names) : end * len(names)])
+        chosen, rejected = _sides(pairs[begin:end], parts, quality[begin:end], device)
+        found = loss(chosen, rejected)
+        (found.sum() * scale).backward()
+        yield found.detach(), chosen, rejected
+    hidden.backward(torch.cat([leaf.grad for leaf in leaves]))
+
+
+def _whole(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Ranges of consecutive items whose sizes together are at most `limit`, a larger one alone."""
+    cuts, begin = [], 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or sum(sizes[begin : end + 1]) > limit:
+            cuts.append((begin, end))
+            begin = end
+    return cuts
+
+
+def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The responses that run together under the prompt."""
+    return ("chosen", "rejected", "baseline") if "baseline_ids" in pairs[0].more else ("chosen", "rejected")
+
+
+def _lay(pairs: Sequence[Pair], prompt: str, names: Sequence[str], device: torch.device) -> packed.Layout:
+    """The pairs' responses of these names under the prompt in column `prompt`."""
+    return packed.lay([(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device)
+
+
+@torch.no_grad()
+def _quality(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -> list[tuple[torch.Tensor, ...]]:
+    """For each pair the (T,) log-probs of its two responses under the quality prompt, by the policy as it is now; nothing where the loss needs none."""
+    if "quality_prompt_ids" not in pairs[0].more:
+        return [()] * len(pairs)
+    layout = _lay(pairs, "quality_prompt_ids", ("chosen", "rejected"), device)
     parts = packed.token_logps(model, layout).split(layout.lengths)
-    found = []
-    for number, name in enumerate(names):
+    return list(zip(parts[0::2], parts[1::2], strict=True))
+
+
+def _sides(pairs: Sequence[Pair], parts: Sequence[torch.Tensor], quality: Sequence[tuple[torch.Tensor, ...]], device: torch.device) -> tuple[Side, Side]:
+    """From log-probs to sides: `parts` are the responses' of `_names`, pair after pair, each (T,)."""
+    names = _names(pairs)
+
+    def side(token_logps: Sequence[torch.Tensor], name: str, context: str = "") -> Side:
         ref = _padded([pair.column(f"ref_{name}{context}_token_logps") for pair in pairs], device)
         mask = _padded([np.ones(len(pair.column(f"{name}_ids"))) for pair in pairs], device)
-        found.append(Side(pad_sequence(list(parts[number :: len(names)]), batch_first=True), ref, mask))
-    return found
+        return Side(pad_sequence(list(token_logps), batch_first=True), ref, mask)
+
+    bare = [side(parts[number :: len(names)], name) for number, name in enumerate(names)]
+    under = [side([both[number] for both in quality], name, "_quality") if quality[0] else None for number, name in enumerate(names[:2])]
+    chosen, rejected = (replace(bare[number], quality=under[number], **_data(pairs, number, device)) for number in (0, 1))
+    return replace(chosen, baseline=bare[2] if len(bare) > 2 else None), rejected
 
 
 def _data(pairs: Sequence[Pair], number: int, device: torch.device) -> dict:

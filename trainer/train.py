@@ -24,7 +24,7 @@ from trainer.data import Pair, Pairs
 from trainer.dist import Ranks
 from trainer.losses import Objective
 from trainer.losses.side import Side
-from trainer.model import load, sides
+from trainer.model import backward, load, sides
 
 OPTIMIZERS = ("adamw", "rmsprop")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -130,8 +130,11 @@ class Stepping:
     ranks: Ranks
 
     def sides(self, part: list[Pair]) -> tuple[Side, Side]:
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+        with self.autocast():
             return sides(self.model, part, self.ranks.device)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def forward(self, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B,) losses, and the metrics' sums."""
@@ -152,10 +155,12 @@ class Stepping:
         """Gradients of the global batch's mean loss on every rank; the metrics' sums and the tokens of all ranks."""
         totals, bad = metrics.none(self.ranks.device), []
         for part in self.micro_batches(batch):
-            found, sums = self.forward(part)
-            bad += [pair.pair_id for pair, fine in zip(part, found.isfinite().tolist(), strict=True) if not fine]
-            (found.sum() / len(batch)).backward()
-            totals += sums
+            fine = []
+            with self.autocast():
+                for found, chosen, rejected in backward(self.model, part, self.ranks.device, self.objective, 1 / len(batch)):
+                    totals += metrics.sums(found, chosen, rejected, self.objective.beta)
+                    fine += found.isfinite().tolist()
+            bad += [pair.pair_id for pair, one in zip(part, fine, strict=True) if not one]
         self.ranks.sum(totals)
         # Every rank sees the same sum, so all of them stop here or none does.
         if not totals.isfinite().all():

@@ -4,8 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from schemas import packed
+from schemas.sections import Train
 from trainer import data
-from trainer.model import load, sides
+from trainer.losses import LOSSES, choose
+from trainer.model import _whole, backward, load, sides
 
 NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
 
@@ -70,3 +73,32 @@ def test_without_needs_a_side_is_bare(rich_run, other_model):
     batch = next(data.global_batches(data.open_pairs(rich_run), 3, seed=4))[1]
     chosen, rejected = sides(load(other_model, torch.device("cpu"), False), batch, torch.device("cpu"))
     assert chosen.parts() == [chosen] and chosen.edit_mask is None and chosen.scores == {}
+
+
+def test_whole_pairs_are_cut_to_the_limit():
+    for limit in (1, 5, 7, 12, 100):
+        sizes = [3, 4, 9, 2, 2, 2, 1]
+        cuts = _whole(sizes, limit)
+        assert [n for begin, end in cuts for n in range(begin, end)] == list(range(len(sizes)))
+        assert all(sum(sizes[begin:end]) <= limit or end - begin == 1 for begin, end in cuts)
+        assert all(sum(sizes[begin : end + 1]) > limit for begin, end in cuts[:-1])  # as few as can be
+
+
+@pytest.mark.parametrize("rows", [1, 40, 75, 10_000])
+@pytest.mark.parametrize("name", [*LOSSES, "rpo_baseline"])
+def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(name, rows, rich_run, other_model, monkeypatch):
+    """Also where a pair alone has more rows than a chunk holds."""
+    options = {"rpo": {"y0": "baseline"}} if name == "rpo_baseline" else {"hinge": {"hinge": {"beta": 30.0}}}.get(name, {})
+    objective = choose(Train(loss=name.removesuffix("_baseline"), options={**options, "sft": {"weight": 0.1}}))
+    pairs = next(data.global_batches(data.open_pairs(rich_run, objective.needs), 5, seed=4))[1]
+    model = load(other_model, torch.device("cpu"), False)
+    want = objective(*sides(model, pairs, torch.device("cpu")))
+    (want.sum() / 7).backward()
+    gradients = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
+    found = list(backward(model, pairs, torch.device("cpu"), objective, 1 / 7))
+    assert len(found) == (5 if rows == 1 else 1 if rows == 10_000 else len(found))
+    torch.testing.assert_close(torch.cat([losses for losses, _, _ in found]), want.detach(), atol=1e-6, rtol=1e-5)
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[key], atol=1e-5 * gradients[key].abs().max().item() + 1e-9, rtol=0)
