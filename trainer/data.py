@@ -5,10 +5,12 @@ the whole. Every rank reads the same stream and takes its part of each global ba
 number of ranks. The next shard is read in a thread while this one is trained on; no token passes through a Python list.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +39,11 @@ _SCORED_BY = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Views into a shard's flat arrays: token ids int32, reference log-probs float32, one for each response token."""
+_NONE: dict = {}
+
+
+class Pair(NamedTuple):
+    """Views into a shard's flat arrays: token ids int32, reference log-probs float32, one for each response token. (A tuple: made the fastest.)"""
 
     pair_id: str
     prompt_ids: np.ndarray
@@ -47,8 +51,8 @@ class Pair:
     rejected_ids: np.ndarray
     ref_chosen_token_logps: np.ndarray
     ref_rejected_token_logps: np.ndarray
-    more: dict[str, np.ndarray] = field(default_factory=dict)  # the columns that the loss needs beside these, by their names
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)  # scorer -> of the chosen response, of the rejected one
+    more: dict[str, np.ndarray] = _NONE  # the columns that the loss needs beside these, by their names
+    scores: dict[str, tuple[float, float]] = _NONE  # scorer -> of the chosen response, of the rejected one
 
     @property
     def tokens(self) -> int:
@@ -115,22 +119,21 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> list[Pair]:
             path = verify(pairs.folder, file)
             columns = {column: None for need in pairs.needs for column in wanted(need)[1]}
             rows = pq.read_table(path, columns=[*COLUMNS, *columns], page_checksum_verification=True, partitioning=None)
-            found += _pairs(rows.filter(pc.equal(rows["split"], split)), pairs.needs)
+            ours = pc.equal(rows["split"], split).to_pylist()
+            found += itertools.compress(_pairs(rows, pairs.needs), ours)  # not Table.filter: it would copy every token
     return found
 
 
-def _pairs(rows: pa.Table, needs: tuple[str, ...]) -> list[Pair]:
-    flat = [_flat(rows[name]) for name in COLUMNS[2:]]
-    more = {name: _flat(rows[name]) for need in needs if not need.startswith("score.") for name in WANTED[need][1]}
+def _pairs(rows: pa.Table, needs: tuple[str, ...]) -> Iterator[Pair]:
+    bare = [rows["pair_id"].to_pylist(), *(_views(rows[name]) for name in COLUMNS[2:])]
+    more = {name: _views(rows[name]) for need in needs if not need.startswith("score.") for name in WANTED[need][1]}
     scores = {scorer: _scores(rows, scorer) for need in needs if (scorer := need.removeprefix("score.")) != need}
-    return [
-        Pair(
-            pair_id, *(values[offsets[i] : offsets[i + 1]] for values, offsets in flat),
-            more={name: values[offsets[i] : offsets[i + 1]] for name, (values, offsets) in more.items()} if more else {},
-            scores={scorer: of[i] for scorer, of in scores.items()} if scores else {},
-        )
-        for i, pair_id in enumerate(rows["pair_id"].to_pylist())
-    ]  # fmt: skip
+    return map(Pair._make, zip(*bare, _rows(more, len(rows)), _rows(scores, len(rows)), strict=True))
+
+
+def _rows(columns: dict[str, list], count: int) -> Iterable[dict]:
+    """Columns by name to a dict a row."""
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)) if columns else itertools.repeat(_NONE, count)
 
 
 def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
@@ -139,12 +142,13 @@ def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
     return list(zip(chosen, rejected, strict=True))
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:
-    """A list column's values in one array, and where each row begins."""
+def _views(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """A list column's rows, each a view into one array."""
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     offsets = array.offsets.to_numpy()
-    return array.flatten().to_numpy(zero_copy_only=False), (offsets - offsets[0]).tolist()
+    values, cuts = array.flatten().to_numpy(zero_copy_only=False), (offsets - offsets[0]).tolist()
+    return [values[begin:end] for begin, end in itertools.pairwise(cuts)]
 
 
 def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[int, list[Pair]]]:
