@@ -22,20 +22,27 @@ SCORERS = {"given": ("given", None), "check": ("check", None), "rating": ("judge
 
 def sql(recipe: Recipe, section: str) -> str:
     """A query that gives, for each choice of the section's `choose`, the columns above; what the file leaves out is null."""
-    return f"select * from ({_file(recipe.section(section).choose)}) union all by name select null::varchar as skipped, null::varchar as source where false"
+    return f"select * from ({_file(recipe, section, 'choose')}) union all by name select null::varchar as skipped, null::varchar as source where false"
 
 
 def baseline(recipe: Recipe) -> str:
     """A query that gives prompt_id and response_id of each prompt's baseline, the first by its id where the file names several; none without pairs.baseline."""
-    name = recipe.section("pairs").baseline
-    if not name:
+    if not recipe.section("pairs").baseline:
         return "select null::varchar as prompt_id, null::varchar as response_id where false"
-    return f"select prompt_id, min(response_id) as response_id from ({_file(name)}) group by prompt_id"
+    return f"select prompt_id, min(response_id) as response_id from ({_file(recipe, 'pairs', 'baseline')}) group by prompt_id"
 
 
-def _file(name: str) -> str:
+def _file(recipe: Recipe, section: str, key: str) -> str:
+    """The text of the SQL file that a key names; raises UserError for one that says it is of another kind."""
+    name, wanted = getattr(recipe.section(section), key), {"choose": "pairs", "baseline": "baseline"}[key]
+    path = included("sql", name, ".sql")
+    text = path.read_text()
+    kind = re.match(r"-- (pairs|baseline|format|query|macros):", text)
+    if kind and kind[1] != wanted:
+        known = [other.stem for other in path.parent.glob("*.sql") if other.read_text().startswith(f"-- {wanted}:")]
+        raise UserError(f"[{section}] {key} = {name}: that file is of another kind ('-- {kind[1]}:'); {did_you_mean(name, known)}")
     # The newline ends a comment on the file's last line.
-    return included("sql", name, ".sql").read_text().rstrip().removesuffix(";") + "\n"
+    return text.rstrip().removesuffix(";") + "\n"
 
 
 def settings(recipe: Recipe, section: str) -> dict[str, object]:
@@ -47,7 +54,7 @@ def facts(recipe: Recipe, section: str) -> dict:
     """What the choice depends on; raises UserError where no section above makes what the file needs, or a setting would do nothing."""
     config, text = recipe.section(section), sql(recipe, section)
     _check_needs(recipe, section, "choose", text)
-    if config.margin and "'margin'" not in text:
+    if config.margin and "'margin'" not in text + (baseline(recipe) if section == "pairs" else ""):
         raise UserError(f"[{section}] margin = {config.margin:g} does nothing: {config.choose} does not ask for it; choose = above_margin does")
     found = {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(text)}
     return found | _asked(recipe, section, text)

@@ -96,9 +96,36 @@ def _curves(lines: list[dict], prefix: str, beta: float) -> pl.DataFrame:
 def labels(runs: Sequence[Trained]) -> list[str]:
     """What tells each run from the others, its seed aside."""
     keys = dict.fromkeys(key for run in runs for key in run.facts if key not in ("seed", "loss.name"))
-    differ = [key for key in keys if len({repr(run.facts[key]) for run in runs if key in run.facts}) > 1]
+    differ = [key for key in keys if _differs(key, runs)]
     names = {key: key.rpartition(".")[2] if key.startswith(("loss.", "train.")) and not key.startswith("loss.sft.") else key.removeprefix("loss.") for key in differ}
     return [" ".join([str(run.facts["loss.name"]), *(f"{names[key]}={_shown(run.facts[key])}" for key in differ if key in run.facts)]) for run in runs]
+
+
+def _differs(key: str, runs: Sequence[Trained]) -> bool:
+    """Whether the runs that have a setting have it alike; one that an older run of the same loss does not have is a difference too."""
+    losses = {run.facts["loss.name"] for run in runs if key in run.facts}
+    return len({repr(run.facts.get(key)) for run in runs if key in run.facts or run.facts["loss.name"] in losses}) > 1
+
+
+def curves(runs: Sequence[Trained]) -> dict[str, list[Trained]]:
+    """Runs by the name of the curve that they are drawn as: those that differ in their seed alone together, any others of one name apart, by folder."""
+    groups: dict[str, list[Trained]] = {}
+    for label, run in sorted(zip(labels(runs), runs, strict=True), key=lambda item: item[0]):
+        groups.setdefault(label, []).append(run)
+    found = {}
+    for label, members in groups.items():
+        if len({run.facts["seed"] for run in members}) == len(members):
+            found[label if len(members) == 1 else f"{label} ({len(members)} seeds)"] = members
+        else:
+            found |= {f"{label} {_folder(run, runs)}": [run] for run in members}
+    return found
+
+
+def _folder(run: Trained, runs: Sequence[Trained]) -> str:
+    """Its folder's name, with the run folder's where there are several of them; its whole path where even that is another's."""
+    several = len({other.folder.resolve().parent for other in runs}) > 1
+    name = f"{run.folder.resolve().parent.name}/{run.folder.name}" if several else run.folder.name
+    return name if sum(other.folder.resolve().match(name) for other in runs) == 1 else str(run.folder)
 
 
 def _shown(value: object) -> str:
@@ -106,15 +133,16 @@ def _shown(value: object) -> str:
 
 
 def table(runs: Sequence[Trained]) -> pl.DataFrame:
-    """A row a run: its last held-out metrics (of its last batch, and said so, where nothing is held out), and the drift of its log-probs, nat."""
+    """A row a run: where it is now by the held-out pairs (by its last batch, and said so, where they were not measured at that step), and the drift of
+    its log-probs, nat."""
     rows = []
     for run, label in zip(runs, labels(runs), strict=True):
-        held = "eval_loss" in run.last
+        held = bool(len(run.eval)) and run.eval["step"][-1] == run.train["step"][-1]
         prefix = "eval_" if held else ""
         drift = {f"drift/{side}": run.last[f"{prefix}rewards/{side}"] / run.beta for side in ("chosen", "rejected")}
         metrics = {name: run.last[prefix + name] for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
-        step = run.train["step"].max()
-        rows.append({"run": label, "seed": run.facts["seed"], "steps": f"{step}" + ("" if run.finished else " (unfinished)"), "of": "held out" if held else "last batch", **metrics, **drift, "folder": run.folder.name})  # fmt: skip
+        step = run.train["step"][-1]
+        rows.append({"run": label, "seed": run.facts["seed"], "steps": f"{step}" + ("" if run.finished else " (unfinished)"), "of": "held out" if held else "last batch", **metrics, **drift, "folder": _folder(run, runs)})  # fmt: skip
     return pl.DataFrame(rows).sort("run", "seed")
 
 
@@ -128,13 +156,9 @@ def picture(runs: Sequence[Trained]) -> bytes:
     """PNG: a panel for each of PANELS; a faint line is training, smoothed, a strong one with dots the held-out pairs."""
     from matplotlib.figure import Figure
 
-    groups: dict[str, list[Trained]] = {}
-    for label, run in sorted(zip(labels(runs), runs, strict=True), key=lambda item: item[0]):
-        groups.setdefault(label, []).append(run)
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     axes = figure.subplots(2, 2).flatten()
-    for number, (label, members) in enumerate(groups.items()):
-        name = label if len(members) == 1 else f"{label} ({len(members)} seeds)"
+    for number, (name, members) in enumerate(curves(runs).items()):
         for axis, panel in zip(axes, PANELS, strict=True):
             _draw(axis, panel, members, f"C{number % 10}", ("-", "--", ":")[number // 10 % 3], name)
     for axis, title in zip(axes, PANELS.values(), strict=True):
@@ -150,7 +174,8 @@ def picture(runs: Sequence[Trained]) -> bytes:
 
 
 def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, name: str) -> None:
-    members = [replace(run, eval=run.eval.filter(pl.col("step") > 0)) if panel == "accuracies" else run for run in members]  # at step 0 all are ties
+    if panel == "accuracies":  # until the first update all are ties
+        members = [replace(run, train=run.train.filter(pl.col("step") > 1), eval=run.eval.filter(pl.col("step") > 0)) for run in members]
     window = max(1, max(len(run.train) for run in members) // _SMOOTH)
     smooth = [run.train.select("step", pl.col(panel).rolling_mean(window, min_samples=1)) for run in members]
     train, held = _over(smooth, panel), _over([run.eval.select("step", panel) for run in members], panel)

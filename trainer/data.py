@@ -23,12 +23,12 @@ from schemas.manifest import Marker, read_json, read_markers, read_plan, verify
 COLUMNS = ("pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")
 # What a loss may need beside them, by the name in its NEEDS: what it is, its columns, and what makes it. A scorer's scores are "score.<scorer>".
 WANTED = {
-    "edit_mask": ("edit masks", ("chosen_edit_mask", "rejected_edit_mask"), "[pairs] makes them (a folder without them is an older prefmill's)"),
+    "edit_mask": ("edit masks", ("chosen_edit_mask", "rejected_edit_mask"), "every [pairs] makes them"),
     "quality": (
         "log-probs under the quality prompt", ("quality_prompt_ids", "ref_chosen_quality_token_logps", "ref_rejected_quality_token_logps"),
         'set contexts = ["plain", "quality"] in [logprobs]',
     ),
-    "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above it'),
+    "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]'),
     "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}; pairs that it has not rated are left out, and counted, by scored_by = [\"{}\"] in [pairs]"),
 }  # fmt: skip
 # The section that makes a scorer's scores.
@@ -57,6 +57,11 @@ class Pair(NamedTuple):
     @property
     def tokens(self) -> int:
         return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids) + len(self.more.get("baseline_ids", ()))
+
+    @property
+    def most(self) -> int:
+        """Tokens of its longest forward: that under the quality prompt may be longer."""
+        return self.tokens + max(0, len(self.more.get("quality_prompt_ids", ())) - len(self.prompt_ids))
 
     def column(self, name: str) -> np.ndarray:
         return self.more[name] if name in self.more else getattr(self, name)
@@ -96,6 +101,8 @@ def open_pairs(run: Path, needs: tuple[str, ...] = (), loss: str = "the loss") -
 def _check(pairs: Pairs, need: str, loss: str) -> None:
     """Raises UserError where not every pair has what the loss needs: the engine has counted, no shard is read."""
     have, total = pairs.count(f"have_{need}"), pairs.count("train") + pairs.count("test")
+    if have < total and not pairs.count("have_edit_mask"):
+        raise UserError(f"{loss} asks for more than {pairs.folder}, which an older prefmill made, says of itself: run `engine precompute` again (only the pairs are made anew)")
     if have < total:
         what, columns, remedy = wanted(need)
         lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
@@ -206,9 +213,9 @@ def micro_batches(part: Sequence[Pair], budget: int) -> list[list[Pair]]:
     found: list[list[Pair]] = []
     room = 0
     for pair in part:
-        if pair.tokens > room or not found:
+        if pair.most > room or not found:
             found.append([])
             room = budget
         found[-1].append(pair)
-        room -= pair.tokens
+        room -= pair.most
     return found

@@ -1,8 +1,8 @@
 """`trainer eval`: a policy on the held-out pairs, and how far it has gone from the reference.
 
-Drift is the mean log-ratio log π − log ref of a response, `kl` its mean over both sides: an estimate of the KL divergence from the reference that costs
-nothing. It is taken on responses that are there, not on the policy's own samples, so it holds only as far as the policy would still write such
-responses, and where preference training has pushed both sides down it is negative, as no divergence is: then read it as how far they were pushed.
+Drift is the mean log-ratio log π − log ref of a response; `mean_logratio` is taken over both sides. Where the responses are the reference's own samples
+(as [generate]'s are) its negative estimates KL(ref‖π), free of charge, as far as choosing pairs among them has not bent it. On responses from
+elsewhere it says how far they were pushed and is no divergence; KL(π‖ref) would need samples of the policy.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainer.model import load as load_model
 from trainer.train import Stepping, groups_of
 
 DRIFT = (
-    "kl", "drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token",
+    "mean_logratio", "drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token",
     "length/prompt", "length/chosen", "length/rejected", "length/chosen_is_longer",
 )  # fmt: skip
 
@@ -45,11 +45,15 @@ def folder_of(policy: Path) -> Path:
 
 @torch.no_grad()
 def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
-    """Metrics over the test split: those of training under their names, kl and drift in nat, lengths in tokens, the share of pairs whose
+    """Metrics over the test split: those of training under their names, log-ratio and drift in nat, lengths in tokens, the share of pairs whose
     chosen response is the longer, and the number of pairs."""
     config: Train = recipe.section("train")
     objective = losses.choose(config)
-    pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+    data.open_pairs(run)
+    try:
+        pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+    except UserError as error:
+        raise UserError(f"{error}; or measure this policy by another loss, as with --set train.loss=dpo: all but `loss` is the same") if objective.needs else error from None
     if not pairs.count("test"):
         raise UserError(f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)")
     ranks = dist.start(recipe.sections.get("model", Model()).device)
@@ -62,8 +66,8 @@ def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
                 chosen, rejected = stepping.sides(part)
                 totals += metrics.sums(stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta)
                 prompts = torch.tensor([float(len(pair.prompt_ids)) for pair in part], device=ranks.device)
-                kl, longer = (chosen.logratios + rejected.logratios) / 2, chosen.lengths > rejected.lengths
-                columns = (kl, chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths, longer)
+                both, longer = (chosen.logratios + rejected.logratios) / 2, chosen.lengths > rejected.lengths
+                columns = (both, chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths, longer)
                 drift += torch.stack([column.double().sum() for column in columns])
         totals, drift = ranks.sum(totals), ranks.sum(drift)
     finally:

@@ -41,6 +41,9 @@ def uses(recipe: Recipe) -> Uses:
 
 def facts(recipe: Recipe) -> dict:
     config: Logprobs = recipe.section("logprobs")
+    sections = list(recipe.sections)
+    if late := [name for name in sections[sections.index("logprobs") :] if name in ("given", "generate", "rewrite")]:
+        raise UserError(f"[{late[0]}] stands below [logprobs], so its responses would have no log-probs: put it above (sections run in their order)")
     for way in config.too_long:
         if way not in _WAYS:
             raise UserError(f"logprobs.too_long has '{way}'; {did_you_mean(way, _WAYS)}")

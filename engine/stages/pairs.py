@@ -45,7 +45,7 @@ left join quality rq on rq.response_id = rejected_response_id
 left join marks cm on cm.response_id = chosen_response_id
 left join marks rm on rm.response_id = rejected_response_id
 left join base on base.prompt_id = once.prompt_id
-left join plain bl on bl.response_id = base.response_id
+left join plain bl on bl.response_id = base.response_id and bl.prompt_id = base.prompt_id
 order by once.prompt_id, chosen_response_id, rejected_response_id, skipped
 """
 _WHY = {
@@ -54,7 +54,7 @@ _WHY = {
     "same_text": "chosen and rejected say the same",
     "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
     "no_baseline": "the prompt has no baseline response, or that has no log-probs",
-    "no_score": "a scorer of pairs.scored_by has not rated both responses",
+    "no_score": "not rated by every scorer of pairs.scored_by: {}",
 }
 
 
@@ -89,7 +89,7 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     columns = {name: rows[name] for name in TABLES["pairs"].names if name in rows.column_names}
     columns["pair_id"] = [content_id(c, r) for c, r in zip(rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True)]
     columns |= {"split": split} | _masks(rows, config.diff)
-    return Made({"pairs": table("pairs", columns), "rejects": _refused(lost, why.filter(pc.is_valid(why)))}, counts | _have(rows))
+    return Made({"pairs": table("pairs", columns), "rejects": _refused(lost, why.filter(pc.is_valid(why)), config.scored_by)}, counts | _have(rows))
 
 
 def _have(rows: pa.Table) -> dict[str, int]:
@@ -127,10 +127,18 @@ def _masks(rows: pa.Table, diff: str) -> dict[str, pa.Array]:
     return {f"{name}_edit_mask": pa.array([pair[number] for pair in found], TABLES["pairs"].field(f"{name}_edit_mask").type) for number, name in enumerate(("chosen", "rejected"))}
 
 
-def _refused(lost: pa.Table, why: pa.Array) -> pa.Table:
-    chosen_side = pc.or_(pc.is_null(lost["ref_chosen_logps"]), pc.equal(why, "same_text"))
+def _unrated(scores: list | None, scored_by: tuple[str, ...]) -> list[str]:
+    """Those of the scorers that gave a response no score."""
+    return [scorer for scorer in scored_by if scorer not in dict(scores or ())]
+
+
+def _refused(lost: pa.Table, why: pa.Array, scored_by: tuple[str, ...]) -> pa.Table:
+    unrated = [_unrated(scores, scored_by) for scores in lost["chosen_scores"].to_pylist()]
+    of_chosen = pc.and_(pc.equal(why, "no_score"), pa.array([bool(missing) for missing in unrated], pa.bool_()))
+    chosen_side = pc.or_(pc.or_(pc.is_null(lost["ref_chosen_logps"]), pc.equal(why, "same_text")), of_chosen)
+    missing = [", ".join(chosen or _unrated(rejected, scored_by)) for chosen, rejected in zip(unrated, lost["rejected_scores"].to_pylist(), strict=True)]
     return table("rejects", {
-        "stage": ["pairs"] * len(lost), "reason": why, "detail": [_WHY[reason] for reason in why.to_pylist()],
+        "stage": ["pairs"] * len(lost), "reason": why, "detail": [_WHY[reason].format(names) for reason, names in zip(why.to_pylist(), missing, strict=True)],
         "file": lost["file"], "line": lost["line"], "prompt_id": lost["prompt_id"],
         "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
         "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),

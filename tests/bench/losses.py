@@ -2,7 +2,7 @@
 
     python tests/bench/losses.py RUN [--losses sr_dpo,rpo] [--rounds 5] [--pairs 32] [--json]
 
-RUN is a finished run that has what the losses need. The same pairs go through each loss in turn (forward, backward, optimizer step), round after
+On the CPU. RUN is a finished run that has what the losses need. The same pairs go through each loss in turn (forward, backward, optimizer step), round after
 round; a ratio is of medians. Sr-DPO's live Δ is one more forward without gradient under the quality prompt: its paper reports 1.24.
 """
 
@@ -63,4 +63,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from schemas.errors import in_one_sentence
+
+    with in_one_sentence("nothing is kept of it"):
+        main()

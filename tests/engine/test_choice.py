@@ -122,3 +122,17 @@ def test_a_baselines_facts_and_what_it_needs():
         choice.baseline_facts(Recipe({"given": Given(), "pairs": Pairs(baseline="sample")}))
     with pytest.raises(UserError, match="no 'sampl' in pipelines/sql.*did you mean 'sample'"):
         choice.baseline(Recipe({"generate": Generate(), "pairs": Pairs(baseline="sampl")}))
+
+
+def test_a_file_of_another_kind_is_refused_by_the_setting_that_names_it():
+    with pytest.raises(UserError, match=r"\[pairs\] choose = sample: that file is of another kind \('-- baseline:'\); .*best_vs_worst"):
+        choice.sql(Recipe({"pairs": Pairs(choose="sample")}), "pairs")
+    with pytest.raises(UserError, match=r"\[pairs\] baseline = given: that file is of another kind .*sample"):
+        choice.baseline(Recipe({"pairs": Pairs(baseline="given")}))
+
+
+def test_a_margin_that_the_baseline_asks_for_does_something(tmp_path):
+    own = tmp_path / "own.sql"
+    own.write_text("select prompt_id, response_id from scores where score > getvariable('margin')")
+    recipe = Recipe({"given": Given(), "pairs": Pairs(baseline=str(own), margin=2.0)})
+    assert "margin" not in choice.facts(recipe, "pairs") and choice.baseline_facts(recipe)["margin"] == 2.0

@@ -2,9 +2,10 @@
 
 import pytest
 
-from engine.stages.logprobs import fit
+from engine.stages.logprobs import facts, fit
 from schemas.errors import UserError
-from schemas.sections import Logprobs
+from schemas.recipe import Recipe
+from schemas.sections import Generate, Given, Logprobs, Model, Pairs
 
 HEAD, P, X = [1], list(range(100, 130)), list(range(200, 220))
 PLAIN, QUALITY = [*HEAD, *X], [*HEAD, *P, *X]
@@ -41,3 +42,10 @@ def test_contexts_are_each_named_once_and_plain_among_them():
         Logprobs(contexts=("quality",))
     with pytest.raises(UserError, match="did you mean 'quality'"):
         Logprobs(contexts=("plain", "qualty"))
+
+
+@pytest.mark.parametrize("name", ["given", "generate"])
+def test_responses_made_below_would_never_be_scored(name, model_path):
+    sections = {"model": Model(name=str(model_path)), "logprobs": Logprobs(), name: {"given": Given(), "generate": Generate()}[name], "pairs": Pairs()}
+    with pytest.raises(UserError, match=rf"\[{name}\] stands below \[logprobs\], so its responses would have no log-probs: put it above"):
+        facts(Recipe(sections))

@@ -47,6 +47,23 @@ def test_a_pair_without_the_baseline_or_the_score_asked_for_is_a_reject():
     assert found.tables["pairs"]["ref_baseline_token_logps"].to_pylist() == [[-5.0]] and found.counts["have_baseline"] == 1
     found = [found, made(scored_by=("rating",))]
     assert [one.tables["rejects"].select(["reason", "prompt_id"]).to_pylist() for one in found] == [[{"reason": "no_baseline", "prompt_id": B}], [{"reason": "no_score", "prompt_id": B}]]
+    row = found[1].tables["rejects"].to_pylist()[0]
+    assert row["detail"] == "not rated by every scorer of pairs.scored_by: rating" and row["response_id"] == "b+" and row["raw"] == "x"
+
+
+def test_a_baseline_that_answers_another_prompt_is_none(tmp_path):
+    own = tmp_path / "own.sql"
+    own.write_text(f"select '{B}' as prompt_id, 'as' as response_id")
+    found = made(baseline=str(own))
+    assert found.tables["rejects"]["reason"].to_pylist() == ["no_baseline"] * 2 and not found.tables["pairs"].num_rows
+
+
+def test_engine_and_trainer_name_the_same_scorers():
+    from engine.choice import SCORERS
+    from trainer.data import _SCORED_BY
+
+    assert SCORERS.keys() == _SCORED_BY.keys()
+    assert all(f"[{section}]" in _SCORED_BY[scorer] and (kind or "") in _SCORED_BY[scorer] for scorer, (section, kind) in SCORERS.items())
 
 
 def test_a_scorer_that_nobody_makes_is_refused(model_path):

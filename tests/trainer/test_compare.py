@@ -89,7 +89,10 @@ def test_a_run_at_work_is_shown_as_far_as_it_is(run, tmp_path):
     text = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(text[:3]) + text[3][:20])
     (found,) = compare.read([folder.parent])
-    assert compare.table([found])["steps"][0] == "2 (unfinished)" and found.train["step"].to_list() == [1, 2]
+    (row,) = compare.table([found]).to_dicts()
+    assert row["steps"] == "2 (unfinished)" and found.train["step"].to_list() == [1, 2]
+    # What was last held out is of another step: the last batch's numbers stand here.
+    assert row["of"] == "last batch" and row["loss"] == json.loads(text[2])["loss"]
     assert compare.picture([found])
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="no run has made a step yet"):
@@ -104,3 +107,37 @@ def test_without_held_out_pairs_the_last_batch_is_said_to_be_it(run, tmp_path):
     rows = compare.table(compare.read([folder]))
     assert rows["of"][0] == "last batch" and "of" in compare.shown(rows).columns and isinstance(rows, pl.DataFrame)
     assert io.BytesIO(compare.picture(compare.read([folder]))).read(4) == b"\x89PNG"
+
+
+def copied(run, tmp_path, name, **facts):
+    """A train folder copied into a run folder of this name, with other facts; None takes one away."""
+    one = next(folder for folder in sorted(run.glob("train-*")) if json.loads((folder / "facts.json").read_text())["loss"]["name"] == "dpo")
+    folder = tmp_path / name / one.name
+    shutil.copytree(one, folder)
+    known = json.loads((folder / "facts.json").read_text())
+    known["loss"] = {key: value for key, value in (known["loss"] | facts).items() if value is not None}
+    (folder / "facts.json").write_text(json.dumps(known))
+    return folder
+
+
+def test_a_setting_that_an_older_run_does_not_know_tells_it_apart(run, tmp_path):
+    new, old = copied(run, tmp_path, "new", label_smoothing=0.1), copied(run, tmp_path, "old", label_smoothing=None)
+    assert compare.labels(compare.read([new, old])) == ["dpo label_smoothing=0.1", "dpo"]
+
+
+def test_equal_runs_of_one_seed_are_no_seeds(run, tmp_path):
+    """The same settings in two run folders: two curves, each named by its folder, in the table too."""
+    folders = [copied(run, tmp_path, name) for name in ("a", "b")]
+    found = compare.read(folders)
+    names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    assert list(compare.curves(found)) == [f"dpo {name}" for name in names]
+    assert compare.table(found)["folder"].to_list() == names
+
+
+def test_ties_before_the_first_update_are_no_accuracy(run):
+    from matplotlib.figure import Figure
+
+    figure, (one, *_) = Figure(), compare.read([run])
+    axis = figure.subplots()
+    compare._draw(axis, "accuracies", [one], "C0", "-", "x")
+    assert all(min(line.get_xdata()) > 1 for line in axis.lines)

@@ -86,7 +86,7 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
     ("need", "said"),
     [
         ("quality", r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again'),
-        ("baseline", r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above it'),
+        ("baseline", r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above \[logprobs\]'),
         ("score.rating", r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\].*scored_by = \[.rating.\]"),
         ("score.ratings", "scorer = ratings: did you mean 'rating'"),
     ],
@@ -105,3 +105,20 @@ def test_a_score_that_some_pairs_lack_is_refused_by_their_number(made_run):
     fewer = replace(marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1})
     with pytest.raises(UserError, match=r"which 1 of 30\d pairs lack"):
         data._check(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")
+
+
+def test_a_folder_that_has_not_been_counted_is_an_older_one(made_run):
+    from dataclasses import replace
+
+    pairs = data.open_pairs(made_run)
+    bare = [replace(marker, counts={name: count for name, count in marker.counts.items() if not name.startswith("have_")}) for marker in pairs.markers]
+    with pytest.raises(UserError, match="which an older prefmill made"):
+        data._check(replace(pairs, markers=tuple(bare)), "edit_mask", "train.loss = bmc")
+
+
+def test_micro_batches_are_bounded_under_the_quality_prompt_too(rich_run):
+    pairs = data.open_pairs(rich_run, ("quality",))
+    _, batch = next(data.global_batches(pairs, 20, 3))
+    parts = data.micro_batches(batch, 600)
+    under = [sum(len(pair.more["quality_prompt_ids"]) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in part) for part in parts]
+    assert max(under) <= 600 and len(parts) > len(data.micro_batches([pair._replace(more={}) for pair in batch], 600))

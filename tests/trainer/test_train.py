@@ -284,3 +284,15 @@ def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, mode
     monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match=r'train.loss = sr_dpo needs log-probs under the quality prompt .*contexts = \["plain", "quality"\] in \[logprobs\]'):
         train(run, recipe_for(run, train__loss="sr_dpo"))
+
+
+@pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"gradient_checkpointing": "true"}])
+def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(more, rich_run, tmp_path):
+    """A forward without gradient before one with it, inside one autocast: some versions of torch then forget the second one's gradients."""
+    run = tmp_path / "run"
+    shutil.copytree(rich_run, run)
+    given = load(run / "recipe.toml", [f"train.{name}={value}" for name, value in {"loss": "sr_dpo", "max_steps": 12, **more}.items()])
+    found = lines(train(run, given).parent)
+    norms = [row["grad_norm"] for row in found if "grad_norm" in row]
+    evals = [row["eval_loss"] for row in found if "eval_loss" in row]
+    assert min(norms) > 0 and evals[-1] < evals[0]

@@ -3,7 +3,7 @@
     L = −log σ( m − α·(s(y+) − s(y−)) ),   m = β·(logratio of chosen − logratio of rejected)
 
 ODPO's own offset is a function of the gap, here the gap itself. `scorer` says whose scores: prompt_gain (how much the quality prompt raises the response's likelihood, nat), rating (the model's mean mark), or any
-other in the table scores (pairwise, given, check). Not Sr-DPO: these scores stand still while the policy learns.
+other in the table scores (pairwise, given, check); of a response rated several times or in several comparisons it is the mean. Not Sr-DPO: these scores stand still while the policy learns.
 """
 
 from dataclasses import dataclass
