@@ -153,7 +153,7 @@ def shown(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def picture(runs: Sequence[Trained]) -> bytes:
-    """PNG: a panel for each of PANELS; a faint line is training, smoothed, a strong one with dots the held-out pairs."""
+    """PNG: a panel for each of PANELS; dots are the held-out pairs, joined where they were measured often; the other line is training, smoothed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8.5), layout="constrained")
@@ -174,15 +174,17 @@ def picture(runs: Sequence[Trained]) -> bytes:
 
 
 def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, name: str) -> None:
-    if panel == "accuracies":  # until the first update all are ties
-        members = [replace(run, train=run.train.filter(pl.col("step") > 1), eval=run.eval.filter(pl.col("step") > 0)) for run in members]
+    if panel == "accuracies":  # until an update has moved the policy all are ties
+        members = [replace(run, train=run.train.filter(pl.col("margin") != 0), eval=run.eval.filter(pl.col("margin") != 0)) for run in members]
     window = max(1, max(len(run.train) for run in members) // _SMOOTH)
     smooth = [run.train.select("step", pl.col(panel).rolling_mean(window, min_samples=1)) for run in members]
     train, held = _over(smooth, panel), _over([run.eval.select("step", panel) for run in members], panel)
-    axis.plot(train["step"], train["mean"], color=color, linestyle=style, alpha=0.35 if len(held) else 1.0, linewidth=1.2, label=None if len(held) else name)
+    # Two points, the start and the end, are no curve: a line between them would say what nobody measured.
+    often = len(held) > 2
+    axis.plot(train["step"], train["mean"], color=color, linestyle=style, alpha=0.35 if often else 1.0, linewidth=1.2, label=None if often else name)
     if len(held):
-        axis.plot(held["step"], held["mean"], color=color, linestyle=style, marker="o", markersize=3, linewidth=1.8, label=name)
-    band = held if len(held) else train
+        axis.plot(held["step"], held["mean"], color=color, linestyle=style if often else "", marker="o", markersize=3, linewidth=1.8, label=name if often else None)
+    band = held if often else train
     if len(members) > 1:
         axis.fill_between(band["step"], band["low"], band["high"], color=color, alpha=0.15, linewidth=0)
 
