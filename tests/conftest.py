@@ -40,6 +40,22 @@ def model_path(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_model(model_path, tmp_path_factory) -> Path:
+    """The same with other weights: a policy unlike its reference, or a loss were what it is at step 0 whatever one computes."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("policy")
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def byte_tokenizer():
     """A byte-level BPE with BOS added by the tokenizer itself and no chat template: the other kind that users bring."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -61,7 +61,7 @@ def read(paths: Sequence[Path]) -> list[Trained]:
 
 def _trained(folder: Path) -> Trained | None:
     """None where no step was made."""
-    facts = dict(_flat(read_json(folder / "facts.json")))
+    facts = dict(_flat(read_json(folder / "facts.json", f"leave {folder} out, or train it again")))
     lines = []
     for line in (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []:
         with contextlib.suppress(ValueError):  # one that is being written

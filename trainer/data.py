@@ -29,7 +29,7 @@ WANTED = {
         'set contexts = ["plain", "quality"] in [logprobs]',
     ),
     "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]'),
-    "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}; pairs that it has not rated are left out, and counted, by scored_by = [\"{}\"] in [pairs]"),
+    "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}"),
 }  # fmt: skip
 # The section that makes a scorer's scores.
 _SCORED_BY = {
@@ -106,6 +106,8 @@ def _check(pairs: Pairs, need: str, loss: str) -> None:
     if have < total:
         what, columns, remedy = wanted(need)
         lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
+        if have:  # only a score can be there for some
+            remedy = f'set scored_by = ["{need.removeprefix("score.")}"] in [pairs], which sends those pairs to rejects'
         raise UserError(f"{loss} needs {what} (columns {', '.join(columns)}), which {lack}: {remedy}, and run `engine precompute` again")
 
 
@@ -115,7 +117,7 @@ def wanted(need: str) -> tuple[str, tuple[str, ...], str]:
     what, columns, remedy = WANTED[kind]
     if kind == "score" and scorer not in _SCORED_BY:
         raise UserError(f"the loss's scorer = {scorer}: {did_you_mean(scorer, _SCORED_BY)}")
-    return what.format(scorer), columns, remedy.format(_SCORED_BY.get(scorer), scorer)
+    return what.format(scorer), columns, remedy.format(_SCORED_BY.get(scorer))
 
 
 def read_shard(pairs: Pairs, shard: int, split: str) -> list[Pair]:

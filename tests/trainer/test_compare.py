@@ -79,6 +79,9 @@ def test_the_command(run, made_run, tmp_path):
     (row,) = map(json.loads, command("trainer", "compare", one, one, "--format", "json", "-o", tmp_path / "one.png").stdout.splitlines())
     assert row["folder"] == one.name and "logps/rejected" in row
     assert "holds no training run" in command("trainer", "compare", made_run, "-o", tmp_path / "no.png", code=1).stderr
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "facts.json").write_text("{")
+    assert "bad out, or train it again" in command("trainer", "compare", tmp_path / "bad", "-o", tmp_path / "no.png", code=1).stderr
     assert "ends in .png" in command("trainer", "compare", run, "-o", tmp_path / "no.pdf", code=1).stderr
 
 

@@ -87,7 +87,7 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
     [
         ("quality", r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again'),
         ("baseline", r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above \[logprobs\]'),
-        ("score.rating", r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\].*scored_by = \[.rating.\]"),
+        ("score.rating", r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\], and run"),
         ("score.ratings", "scorer = ratings: did you mean 'rating'"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_score_that_some_pairs_lack_is_refused_by_their_number(made_run):
     pairs = data.open_pairs(made_run, ("score.given",))
     marker = pairs.markers[0]
     fewer = replace(marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1})
-    with pytest.raises(UserError, match=r"which 1 of 30\d pairs lack"):
+    with pytest.raises(UserError, match=r"which 1 of 30\d pairs lack: set scored_by = \[.given.\] in \[pairs\], which sends those pairs to rejects, and run"):
         data._check(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")
 
 

@@ -18,19 +18,6 @@ def batch(rich_run):
     return next(data.global_batches(data.open_pairs(rich_run, NEEDS), 5, seed=4))[1]
 
 
-@pytest.fixture(scope="module")
-def other_model(model_path, tmp_path_factory):
-    """A policy unlike the reference."""
-    path = tmp_path_factory.mktemp("policy")
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    model.save_pretrained(path)
-    return path
-
-
 def alone(model, prompt, response):
     ids = torch.tensor([[*prompt.tolist(), *response.tolist()]])
     logps = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)

@@ -20,19 +20,6 @@ def batch(made_run):
     return next(data.global_batches(data.open_pairs(made_run), 12, seed=4))[1]
 
 
-@pytest.fixture(scope="module")
-def policy(model_path, tmp_path_factory):
-    """Unlike the reference, or a loss were what it is at step 0 whatever one computes."""
-    path = tmp_path_factory.mktemp("policy")
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    model.save_pretrained(path)
-    return path
-
-
 def row(pair, ld_alpha=None):
     """A pair as TRL's collator takes it; the reference's sums, with LD-DPO's weights if there are any."""
     shared = min(len(pair.chosen_ids), len(pair.rejected_ids))
@@ -85,25 +72,25 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_and_gradients_equal_trl(name, policy, model_path, batch, tmp_path):
+def test_loss_and_gradients_equal_trl(name, other_model, model_path, batch, tmp_path):
     options, settings = LOSSES[name]
-    found = theirs(policy, model_path, batch, tmp_path, beta=options["beta"], **settings)
-    assert abs(same(policy, batch, Train(loss=name, options={name: options}), *found) - 0.6931) > 1e-3
+    found = theirs(other_model, model_path, batch, tmp_path, beta=options["beta"], **settings)
+    assert abs(same(other_model, batch, Train(loss=name, options={name: options}), *found) - 0.6931) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["mean", "sum"])
-def test_an_sft_term_is_trls(kind, policy, model_path, batch, tmp_path):
+def test_an_sft_term_is_trls(kind, other_model, model_path, batch, tmp_path):
     """On one pair: TRL's mean runs over all tokens of a batch, ours over a response's."""
     (pair,) = batch[:1]
     weight = 0.3 / (len(pair.chosen_ids) if kind == "sum" else 1)
-    found = theirs(policy, model_path, [pair], tmp_path, beta=0.3, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.3])
-    same(policy, [pair], Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "kind": kind}}), *found)
+    found = theirs(other_model, model_path, [pair], tmp_path, beta=0.3, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.3])
+    same(other_model, [pair], Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "kind": kind}}), *found)
 
 
-def test_rpo_is_trls_sigmoid_less_eta_beta_times_the_chosen_log_prob(policy, model_path, batch, tmp_path):
-    loss, model = theirs(policy, model_path, batch, tmp_path, beta=0.3, loss_type=["sigmoid"])
+def test_rpo_is_trls_sigmoid_less_eta_beta_times_the_chosen_log_prob(other_model, model_path, batch, tmp_path):
+    loss, model = theirs(other_model, model_path, batch, tmp_path, beta=0.3, loss_type=["sigmoid"])
     for pair in batch:  # one by one, without padding
         ids = torch.tensor([[*pair.prompt_ids.tolist(), *pair.chosen_ids.tolist()]])
         logps = model(input_ids=ids).logits[0, len(pair.prompt_ids) - 1 : -1].log_softmax(-1)
         loss = loss - 0.05 * 0.3 * logps.gather(1, ids[0, len(pair.prompt_ids) :, None]).sum() / len(batch)
-    same(policy, batch, Train(loss="rpo", options={"rpo": {"beta": 0.3, "eta": 0.05}}), loss, model)
+    same(other_model, batch, Train(loss="rpo", options={"rpo": {"beta": 0.3, "eta": 0.05}}), loss, model)
