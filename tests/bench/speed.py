@@ -29,13 +29,15 @@ BIG = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "n
 SMALL = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 16000}
 # Name: model, lengths, pairs a step (of a batch, for the log-prob pass), timed steps, dtype, goals against TRL as it is and with its head set.
 WORKS = {
-    "train-60M": (BIG, DIALOGUES, 4, 6, "float32", 5.0, 2.4),
-    "train-5M-8": (SMALL, DIALOGUES, 8, 12, "float32", 8.0, 4.0),
-    "train-5M-16": (SMALL, DIALOGUES, 16, 8, "float32", 10.0, 5.5),
-    "train-60M-long-responses": (BIG, LONG_RESPONSES, 4, 3, "float32", 2.5, 1.5),
-    "logprobs-float32": (BIG, DIALOGUES, 8, 4, "float32", 6.0, None),
-    "logprobs-bfloat16": (BIG, DIALOGUES, 8, 8, "bfloat16", 7.0, None),
+    "train-60M": (BIG, DIALOGUES, 4, 2, "float32", 5.0, 2.4),
+    "train-5M-8": (SMALL, DIALOGUES, 8, 3, "float32", 8.0, 4.0),
+    "train-5M-16": (SMALL, DIALOGUES, 16, 2, "float32", 10.0, 5.5),
+    "train-60M-long-responses": (BIG, LONG_RESPONSES, 4, 1, "float32", 2.5, 1.5),
+    "logprobs-float32": (BIG, DIALOGUES, 8, 2, "float32", 6.0, None),
+    "logprobs-bfloat16": (BIG, DIALOGUES, 8, 2, "bfloat16", 7.0, None),
 }
+# Freed memory is kept on both sides: else TRL's large tensors are faulted in anew at each step, and a third of its time is the system's.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 MEMORY_GOAL = 0.4  # of train-60M
 
 
@@ -181,7 +183,6 @@ def _rate(shape: dict) -> float:
 
 
 def compare(name: str, rounds: int, folder: Path) -> list[dict]:
-    import torch
     from safetensors.torch import load_file
 
     shape, *_, goal, head_goal = WORKS[name]
@@ -190,7 +191,7 @@ def compare(name: str, rounds: int, folder: Path) -> list[dict]:
     found: dict[str, list[dict]] = {who: [] for who in ("ours", "trl", "head")}
     for _ in range(rounds):
         for who, done in found.items():
-            env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+            env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"} | _KEEP_MEMORY
             said = subprocess.run([sys.executable, __file__, "--side", name, who, str(folder)], env=env, capture_output=True, text=True, cwd=ROOT)
             if said.returncode:
                 sys.exit(said.stderr)
