@@ -163,23 +163,25 @@ def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], l
 
 def _cut_left(prompts: list[list[int]], plain: int, longest: int, limit: int) -> list[list[int]]:
     """A prompt cut at the left in all of its contexts alike, so that the longest response fits or a quarter of the limit is left to it. What a context
-    adds (the quality prompt) is kept whole: cut are the tokens that all contexts end with."""
+    adds (the quality prompt) is kept whole: cut are the tokens that all contexts begin with (the turns before it), then those that all end with."""
     over = max(map(len, prompts)) + longest - limit
     own = prompts[plain]
     cut = min(over, len(own) - min(len(own), max(limit // _PROMPT_SHARE, 1)))
-    shared = min(_common_suffix(own, prompt) for prompt in prompts)
-    if cut <= 0 or (len(prompts) > 1 and cut >= shared):
+    if cut <= 0:
         return prompts
-    found = []
-    for prompt in prompts:
-        # The first token stays: it is BOS, or what the template begins with.
-        begin = len(prompt) - shared if prompt is not own else min(1, len(own) - cut - 1)
-        found.append([*prompt[:begin], *prompt[begin + cut :]])
-    return found
+    # The first token stays: it is BOS, or what the template begins with.
+    after = min(len(own) - 1, *(_common(own[::-1], prompt[::-1]) for prompt in prompts))
+    before = min(len(own) - after, *(_common(own, prompt) for prompt in prompts))
+    first = min(cut, max(before - 1, 0))
+    if cut - first >= after:
+        return prompts
+    heads = [prompt[: len(prompt) - after] for prompt in prompts]
+    return [[*head[:1], *head[1 + first :], *own[len(own) - after + cut - first :]] for head in heads]
 
 
-def _common_suffix(a: list[int], b: list[int]) -> int:
-    return next((n for n, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=False)) if x != y), min(len(a), len(b)))
+def _common(a: list[int], b: list[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-STAGE = Stage(name="logprobs", version=2, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)
+STAGE = Stage(name="logprobs", version=3, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)

@@ -22,6 +22,18 @@ def test_the_quality_prompt_is_never_cut(order):
     assert kept[max(kept)][len(HEAD) + len(P) :] == X[-(len(kept[max(kept)]) - 31) :] == kept[min(kept)][1:], "the contexts end in other words"
 
 
+@pytest.mark.parametrize("over", [3, 12, 17, 20])
+def test_turns_before_the_quality_prompt_are_cut_first(over):
+    """A dialogue: the quality prompt stands in front of its last turn, so what all contexts begin with are the turns before it."""
+    turns = list(range(300, 312))
+    prompts = [[*HEAD, *turns, *X], [*HEAD, *turns, *P, *X]]
+    group, rejects = fit(prompts, [0], [list(range(10))], len(prompts[1]) + 10 - over, LEFT)
+    plain, quality = group.prompts
+    assert not rejects and len(quality) + 10 == len(prompts[1]) + 10 - over and len(plain) == len(prompts[0]) - over
+    kept, last = turns[over:], X[max(0, over - len(turns)) :]
+    assert quality == [*HEAD, *kept, *P, *last] and plain == [*HEAD, *kept, *last]
+
+
 def test_what_cannot_be_cut_so_is_refused_or_its_response_cut():
     group, rejects = fit([PLAIN, QUALITY], [0], [list(range(10))], 36, LEFT)
     assert not group.rows and rejects[0].reason == "too_long"
