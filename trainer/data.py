@@ -102,7 +102,7 @@ def _check(pairs: Pairs, need: str, loss: str) -> None:
     """Raises UserError where not every pair has what the loss needs: the engine has counted, no shard is read."""
     have, total = pairs.count(f"have_{need}"), pairs.count("train") + pairs.count("test")
     if have < total and not pairs.count("have_edit_mask"):
-        raise UserError(f"{loss} asks for more than {pairs.folder}, which an older prefmill made, says of itself: run `engine precompute` again (only the pairs are made anew)")
+        raise UserError(f"{loss} needs {wanted(need)[0]}, and {pairs.folder}, which an older prefmill made, does not say whether it has them: run `engine precompute` again")
     if have < total:
         what, columns, remedy = wanted(need)
         lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
