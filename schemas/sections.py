@@ -232,6 +232,7 @@ class Train:
     warmup_ratio: float = 0.0  # of all steps, where warmup_steps is 0
     max_grad_norm: float = 1.0  # 0: no clipping
     batch_size: int = 64  # pairs of one optimizer step, over all ranks
+    look_ahead: int = 1  # global batches whose pairs are grouped by length. Above 1 (8, say): ranks with few pairs each wait less, a padded model pads less
     micro_batch_tokens: int = 0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
     epochs: int = 1
     max_steps: int = -1  # above 0: this many steps, whatever epochs says
@@ -246,7 +247,7 @@ class Train:
 
     def __post_init__(self) -> None:
         _bounds(self, 0, "learning_rate", above=True)
-        _bounds(self, 1, "batch_size", "epochs")
+        _bounds(self, 1, "batch_size", "look_ahead", "epochs")
         _bounds(self, 0, "weight_decay", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance")
         _bounds(self, 0, "warmup_ratio", high=1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -79,7 +79,7 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
                 f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")  # fmt: skip
 
     stepping = Stepping(model, objective, config, ranks)
-    batches = data.global_batches(pairs, config.batch_size, recipe.seed, start)
+    batches = data.global_batches(pairs, config.batch_size, recipe.seed, start, config.look_ahead)
     begun = time.monotonic()
     try:
         for step in range(start + 1, total + 1):

@@ -18,11 +18,28 @@ def ids(batches, count):
     return [[pair.pair_id for pair in batch] for _, batch in islice(batches, count)]
 
 
-def test_an_epoch_is_every_pair_once(pairs):
+@pytest.mark.parametrize("look_ahead", [1, 4, 1000])
+def test_an_epoch_is_every_pair_once(pairs, look_ahead):
     each = data.steps_per_epoch(pairs, 16)
-    epoch = ids(data.global_batches(pairs, 16, seed=3), each)
-    assert [len(batch) for batch in epoch] == [16] * (each - 1) + [pairs.count("train") % 16 or 16]
+    epoch = ids(data.global_batches(pairs, 16, seed=3, look_ahead=look_ahead), each)
+    assert sorted(len(batch) for batch in epoch) == [pairs.count("train") % 16 or 16] + [16] * (each - 1)
     assert len({pair for batch in epoch for pair in batch}) == pairs.count("train")
+
+
+def test_looking_ahead_groups_by_length_within_its_window_only(pairs):
+    each = data.steps_per_epoch(pairs, 16)
+    plain, grouped = (list(islice(data.global_batches(pairs, 16, 3, look_ahead=n), each)) for n in (1, 4))
+
+    def pairs_in(batches):
+        return sorted(pair.pair_id for _, batch in batches for pair in batch)
+
+    def spread(batches):
+        return np.mean([np.std([pair.tokens for pair in batch]) for _, batch in batches])
+
+    assert all(pairs_in(plain[at : at + 4]) == pairs_in(grouped[at : at + 4]) for at in range(0, each, 4))
+    assert spread(grouped) < 0.5 * spread(plain)
+    lengths = [np.mean([pair.tokens for pair in batch]) for _, batch in grouped]
+    assert any(a < b for a, b in zip(lengths, lengths[1:], strict=False)) and any(a > b for a, b in zip(lengths, lengths[1:], strict=False))
 
 
 def test_seed_and_epoch_make_the_order(pairs):
@@ -33,10 +50,11 @@ def test_seed_and_epoch_make_the_order(pairs):
     assert sorted(first) == sorted(second) and first != second
 
 
+@pytest.mark.parametrize("look_ahead", [1, 4, 7])
 @pytest.mark.parametrize("start", [1, 5, 17, 18, 19, 40])
-def test_starting_in_the_middle_is_the_same_stream(pairs, start):
-    whole = ids(data.global_batches(pairs, 16, 3), start + 4)
-    assert ids(data.global_batches(pairs, 16, 3, start), 4) == whole[start:]
+def test_starting_in_the_middle_is_the_same_stream(pairs, start, look_ahead):
+    whole = ids(data.global_batches(pairs, 16, 3, look_ahead=look_ahead), start + 4)
+    assert ids(data.global_batches(pairs, 16, 3, start, look_ahead), 4) == whole[start:]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -46,7 +64,9 @@ def test_ranks_share_a_global_batch_without_loss(pairs, world_size):
         assert sorted(pair.pair_id for part in parts for pair in part) == sorted(pair.pair_id for pair in batch)
         if len(batch) == 13:
             tokens = [sum(pair.tokens for pair in part) for part in parts]
-            assert max(tokens) - min(tokens) <= 2 * max(pair.tokens for pair in batch)
+            # The rank with the most had the fewest before its last pair, which is its shortest.
+            last = min(pair.tokens for pair in parts[tokens.index(max(tokens))])
+            assert max(tokens) - min(tokens) <= last
 
 
 def test_micro_batches_hold_all_within_the_budget(pairs):

@@ -130,7 +130,7 @@ def spoil(run, change):
             values = [[change(value) for value in row] for row in rows[name].to_pylist()]
             import pyarrow as pa
 
-            pq.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), pa.array(values, pa.list_(pa.float32()))), path)
+            pq.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), pa.array(values, rows.schema.field(name).type)), path)
             file["sha256"] = sha256_file(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
