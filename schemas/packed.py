@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from torch.nn.attention import varlen
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as logging_of_transformers
@@ -53,7 +54,7 @@ class Layout:
     targets: torch.Tensor
     segments: list[tuple[int, list[int]]]
     lengths: list[int]
-    masks: dict = field(default_factory=dict)
+    masks: dict = field(default_factory=dict)  # and what else attention makes once for all layers
 
 
 def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
@@ -84,6 +85,8 @@ def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
 def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, packed=None, **_):
     """transformers' attention interface: query (1, heads, T, d), key and value (1, kv heads, T, d) to (1, T, heads, d)."""
     assert packed is not None, "the packed attention was called outside of token_logps"
+    if query.is_cuda and value.dtype != torch.float32 and softcap is None and not dropout:
+        return _one_kernel(query, key, value, scaling, sliding_window, packed), None
     repeat = query.shape[1] // key.shape[1]
     lengths = [prompt + sum(responses) for prompt, responses in packed.segments]
     out = []
@@ -98,6 +101,38 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
                 keys, values = torch.cat([k_parts[0], k_parts[i]], 2), torch.cat([v_parts[0], v_parts[i]], 2)
                 out.append(_attend(q_parts[i], keys, values, scaling, dropout, sliding_window, softcap, packed))
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def _one_kernel(query, key, value, scaling, window, packed):
+    """The same by flash attention for all segments in one call (half precision on a GPU): each sees the keys that are gathered for it."""
+    if "kernel" not in packed.masks:
+        packed.masks["kernel"] = _gathered(packed.segments, query.device)
+    where, *cuts = packed.masks["kernel"]
+    # Norms of single heads may leave float32 under autocast. A window counts the token itself; the kernel counts those before it.
+    query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    keys, values = key.index_select(0, where), value.index_select(0, where)
+    before = -1 if window is None else window - 1
+    return varlen.varlen_attn(query, keys, values, *cuts, scale=scaling, window_size=(before, 0), enable_gqa=query.shape[1] != key.shape[1])[None]
+
+
+def _gathered(segments: list[tuple[int, list[int]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
+    """Where each segment's keys lie, one after the other; where queries and keys of a segment begin and the last ones end; the longest of either. A prompt
+    and its first response are one segment, every other response is one that sees the prompt and itself, aligned at the end."""
+    where, queries, keys, at = [], [0], [0], 0
+    for prompt, (first, *others) in segments:
+        spans = [(at, prompt + first, [])]
+        for length in others:
+            begin = spans[-1][0] + spans[-1][1]
+            spans.append((begin, length, [np.arange(at, at + prompt)]))
+        for begin, length, seen in spans:
+            if length:
+                where += [*seen, np.arange(begin, begin + length)]
+                queries.append(queries[-1] + length)
+                keys.append(keys[-1] + length + sum(map(len, seen)))
+        at = spans[-1][0] + spans[-1][1]
+    index = torch.from_numpy(np.concatenate(where)).to(device)
+    ends = (torch.tensor(cuts, dtype=torch.int32, device=device) for cuts in (queries, keys))
+    return index, *ends, int(np.diff(queries).max()), int(np.diff(keys).max())
 
 
 def _repeated(x: torch.Tensor, repeat: int) -> torch.Tensor:

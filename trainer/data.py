@@ -125,7 +125,7 @@ class Rows(Sequence[Pair]):
     """A shard's pairs of one split, in the order in which they lie: each column one flat array. A pair's views are made when it is asked for."""
 
     def __init__(self, rows: pa.Table, needs: tuple[str, ...], split: str) -> None:
-        self._where = np.flatnonzero(pc.equal(rows["split"], split)).tolist()  # not Table.filter: it would copy every token
+        self._where = [row for row, its in enumerate(rows["split"].to_pylist()) if its == split]  # not Table.filter: it would copy every token
         self._pair_ids = rows["pair_id"].to_pylist()
         self._columns = [_flat(rows[name]) for name in COLUMNS[2:]]
         self._more = {name: _flat(rows[name]) for need in needs if not need.startswith("score.") for name in WANTED[need][1]}

@@ -61,7 +61,9 @@ def execute(run: Run, gaps: dict[int, list[Stage]], workers: int, report: Report
         queue = [shard for shard, stages in sorted(gaps.items()) if set(stages) & set(phase.stages)]
         if not queue:
             continue
-        found = places(phase.use) if phase.use and workers != 1 else ["auto"]
+        # To count GPUs imports torch: not for one shard, nor where all that the model makes is there.
+        asked = any(stage.uses for shard in queue for stage in gaps[shard] if stage in phase.stages)
+        found = places(phase.use) if phase.use and asked and workers != 1 and len(queue) > 1 else ["auto"]
         wanted = min(workers or len(found), len(queue))
         if phase.use and phase.use.backend == "vllm":
             wanted = min(wanted, len(found))  # one engine a place: a second would find no memory

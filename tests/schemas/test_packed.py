@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import AttentionInterface, AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 from schemas import packed
 
@@ -45,17 +45,15 @@ def dense(model, groups):
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_packed_is_dense_in_values_and_gradients(family):
-    model = build(FAMILIES[family])
+def check_against_dense(model, switch):
+    """Values and gradients of the packed pass, once `switch` has made the model ready for it, beside the dense ones."""
     want = dense(model, groups())
     weights = torch.linspace(-1, 1, len(want), dtype=torch.float64)  # unlike weights: a swap of two tokens must show
     (want * weights).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
 
-    packed.prepare(model)
-    assert model.config._attn_implementation == "prefmill_packed", "the family fell back to padding"
+    switch(model)
     got = packed.token_logps(model, packed.lay(groups()))
     (got.double() * weights).sum().backward()
 
@@ -63,6 +61,47 @@ def test_packed_is_dense_in_values_and_gradients(family):
     torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5 * max(1.0, gradient.abs().max().item()), rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_is_dense_in_values_and_gradients(family):
+    model = build(FAMILIES[family])
+    check_against_dense(model, packed.prepare)
+    assert model.config._attn_implementation == "prefmill_packed", "the family fell back to padding"
+
+
+def flash_attention_by_its_documentation(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """torch.nn.attention.varlen.varlen_attn, which runs on a GPU alone: (T_q, heads, d); the last query of a segment is aligned with its last key."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and cu_seq_q[-1] == len(query) and cu_seq_k[-1] == len(key) == len(value)
+    assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max() and enable_gqa == (query.shape[1] != key.shape[1])
+    out = []
+    for begin, end, k_begin, k_end in zip(cu_seq_q, cu_seq_q[1:], cu_seq_k, cu_seq_k[1:], strict=False):
+        q, k, v = query[begin:end], *(x[k_begin:k_end].repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+        ahead = torch.arange(len(k)) - (torch.arange(len(q)) + len(k) - len(q))[:, None]
+        seen = (ahead <= window_size[1]) & ((ahead >= -window_size[0]) | (window_size[0] < 0))
+        weights = (torch.einsum("qhd,khd->hqk", q, k) * (scale or q.shape[2] ** -0.5)).masked_fill(~seen, float("-inf")).softmax(-1)
+        out.append(torch.einsum("hqk,khd->qhd", weights, v))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "granite", "gpt2"])
+def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, monkeypatch):
+    """What runs on a GPU in half precision, with the kernel's documentation in its place."""
+    layers = []
+
+    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, packed=None, **_):
+        layers.append(module)
+        return one_kernel(query, key, value, scaling, sliding_window, packed), None
+
+    def switch(model):
+        model.config._attn_implementation = packed._NAME
+
+    one_kernel = packed._one_kernel
+    monkeypatch.setattr(packed.varlen, "varlen_attn", flash_attention_by_its_documentation)
+    monkeypatch.setattr(packed, "_NAME", "one_kernel")
+    AttentionInterface.register("one_kernel", attention)
+    check_against_dense(build(FAMILIES[family]), switch)
+    assert len(layers) == 2
 
 
 def test_padding_is_dense_too():
