@@ -2,7 +2,8 @@
 
 Shards are visited in a shuffled order and the rows of each are shuffled; since a pair's shard is settled by a digest, that is a shuffle of
 the whole. Every rank reads the same stream and takes its part of each global batch, so a global step holds the same pairs whatever the
-number of ranks. The next shard is read in a thread while this one is trained on; no token passes through a Python list.
+number of ranks. Pairs of like length can be brought together within a window of global batches, and only there. The next shard is read in
+a thread while this one is trained on; no token passes through a Python list.
 """
 
 import itertools

@@ -114,12 +114,25 @@ def test_the_files_are_as_promised(made_run):
             assert pq.ParquetFile(path).metadata.row_group(group).column(0).compression == "ZSTD"
 
 
+def precompute_and_what_it_loads(words, run) -> str:
+    check = "import sys, runpy\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_module('engine.cli', run_name='__main__')\nexcept SystemExit as end:\n    assert not end.code\nprint('loaded:', [name for name in ('torch', 'transformers', 'vllm') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check, *map(str, words), "-o", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert "loaded: []" in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_a_finished_run_again_loads_no_model_and_writes_nothing(made_run, precompute_words):
     before = tree(made_run)
-    check = "import sys, runpy\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_module('engine.cli', run_name='__main__')\nexcept SystemExit as end:\n    assert not end.code\nprint('loaded:', [name for name in ('torch', 'transformers', 'vllm') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check, *map(str, precompute_words), "-o", str(made_run)], cwd=ROOT, capture_output=True, text=True)
-    assert "nothing to do" in done.stdout and "loaded: []" in done.stdout, done.stdout + done.stderr
+    assert "nothing to do" in precompute_and_what_it_loads(precompute_words, made_run)
     assert tree(made_run) == before
+
+
+def test_pairs_made_again_from_log_probs_that_are_there_load_no_model(made_run, precompute_words, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    shutil.rmtree(next(run.glob("pairs-*")))
+    precompute_and_what_it_loads(precompute_words, run)
+    assert tree(run) == tree(made_run)
 
 
 def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, precompute_words, tmp_path):
