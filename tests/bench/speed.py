@@ -1,17 +1,20 @@
-"""Ours beside TRL 1.16's DPOTrainer, as ratios: training and the log-prob pass in real tokens a second and in memory, and reading shards.
+"""Ours beside TRL 1.16's DPOTrainer, as ratios of medians: training and the log-prob pass, from the raw file to the first step, reading.
 
-    python tests/bench/speed.py [--rounds 3] [--only train-60M,…] [--json]
+    python tests/bench/speed.py [--rounds 3] [--only train-60M,…] [--json] [--gpu]
 
-Same random Llama, same pairs of random token ids in the same order, same optimizer, one core; lengths are those of hh-harmless (quantiles below), or short
-prompts with long responses. Reference log-probs are cached on both sides and gradient checkpointing is off. Each side of each round is a process of
-its own, the two in turn; a ratio is of the rounds' medians. Padding is not counted as tokens. `head` rows set TRL's CPU head to score response
-positions only, as its GPU path does: the fair stand-in for a GPU. Memory is the peak above what the process held with its imports and model.
-`ceiling` is our training step's arithmetic over the core's own rate for matrix products of the model's shapes.
+Same random Llama, same pairs of random token ids in the same order, same optimizer, one core; lengths are those of hh-harmless, or short prompts with
+long responses. Reference log-probs are cached on both sides, gradient checkpointing is off (TRL's faster setting), both keep freed memory. Each side
+is a process of its own (speed_sides.py) that waits while another works; rounds go through the sides in turn. `head` rows set TRL's CPU head to score
+response positions only, as its GPU path does: the fair stand-in for a GPU. Needs the extra `test`. `--gpu` runs the works meant for one.
 """
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,254 +22,286 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-# Lengths in tokens of hh-harmless at these quantiles: prompt, chosen, rejected.
-QUANTILES = [0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1]
-DIALOGUES = ([4, 9, 12, 23, 79, 151, 255, 318, 798], [2, 6, 9, 15, 28, 56, 92, 123, 266], [2, 6, 9, 18, 37, 69, 116, 154, 603])
-LONG_RESPONSES = ([8, 10, 12, 16, 20, 26, 32, 36, 48], *[[40, 90, 110, 160, 220, 300, 380, 430, 600]] * 2)
-BIG = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 32000}
-SMALL = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 16000}
-# Name: model, lengths, pairs a step (of a batch, for the log-prob pass), timed steps, dtype, goals against TRL as it is and with its head set.
-WORKS = {
-    "train-60M": (BIG, DIALOGUES, 4, 2, "float32", 5.0, 2.4),
-    "train-5M-8": (SMALL, DIALOGUES, 8, 3, "float32", 8.0, 4.0),
-    "train-5M-16": (SMALL, DIALOGUES, 16, 2, "float32", 10.0, 5.5),
-    "train-60M-long-responses": (BIG, LONG_RESPONSES, 4, 1, "float32", 2.5, 1.5),
-    "logprobs-float32": (BIG, DIALOGUES, 8, 2, "float32", 6.0, None),
-    "logprobs-bfloat16": (BIG, DIALOGUES, 8, 2, "bfloat16", 7.0, None),
-}
+from speed_sides import DIALOGUES, GPU_WORKS, ROOT, WORKS, Work, new_model, ours, pairs_of, pin
+
 # Freed memory is kept on both sides: else TRL's large tensors are faulted in anew at each step, and a third of its time is the system's.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
-MEMORY_GOAL = 0.4  # of train-60M
+_QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+_SIDES = Path(__file__).with_name("speed_sides.py")
+_CORES = sorted(os.sched_getaffinity(0))
+WHO = ("ours", "trl", "head")
 
 
-def pairs_of(lengths: tuple, count: int, vocabulary: int) -> list:
-    """Pairs of random ids; log-probs of a made-up reference."""
-    import numpy as np
+class Side:
+    """The processes of one side, one a rank; once ready they work when asked to and wait otherwise."""
 
-    from trainer.data import Pair
+    def __init__(self, name: str, work: Work, who: str, folder: Path, steps: int) -> None:
+        env = os.environ | _QUIET | _KEEP_MEMORY
+        if work.device == "cpu":
+            env |= {"ACCELERATE_USE_CPU": "true"}
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(work.ranks)}
+        self._log, self._ranks = folder / f"{who}.log", []
+        for rank in range(work.ranks):
+            words = [sys.executable, str(_SIDES), name, who, str(folder), str(steps), str(_CORES[rank % len(_CORES)])]
+            mine = env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if work.ranks > 1 else env
+            with open(self._log, "a") as log:
+                self._ranks.append(subprocess.Popen(words, env=mine, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True))
 
-    draw, found = np.random.default_rng(5), []
-    for number in range(count):
-        # The three lengths go together in part: a random place, moved a little for each.
-        place = np.clip(draw.random() + draw.normal(0, 0.25, 3), 0, 0.995)
-        prompt, chosen, rejected = (draw.integers(0, vocabulary, max(1, round(np.interp(p, QUANTILES, q))), dtype=np.int32) for p, q in zip(place, lengths, strict=True))
-        found.append(Pair(str(number), prompt, chosen, rejected, *(draw.normal(-9, 1, len(ids)).astype(np.float32) for ids in (chosen, rejected))))
-    return found
+    def ready(self) -> None:
+        self._answers()
 
+    def warm_up(self) -> int:
+        """Bytes at the peak."""
+        return self._ask(-1)[0]["memory"]
 
-def new_model(shape: dict, folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    def step(self, number: int) -> dict:
+        answers = self._ask(number)
+        return answers[0] | {"seconds": max(answer["seconds"] for answer in answers)}
 
-    torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=4096, tie_word_embeddings=False)).save_pretrained(folder)
+    def _ask(self, number: int) -> list[dict]:
+        for rank in self._ranks:
+            rank.stdin.write(f"{number}\n")
+            rank.stdin.flush()
+        return self._answers()
 
+    def _answers(self) -> list[dict]:
+        lines = [rank.stdout.readline() for rank in self._ranks]
+        if not all(lines):
+            sys.exit(f"a side ended:\n{self._log.read_text()[-3000:]}")
+        return [json.loads(line) for line in lines]
 
-def trl_trainer(folder: Path, size: int, dtype: str):
-    """TRL's trainer on the model, with its collator; what it is given to read is of no account."""
-    import torch
-    import trl
-    from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a")), eos_token="</s>", pad_token="</s>")
-    config = trl.DPOConfig(output_dir=str(folder / "out"), beta=0.1, loss_type=["sigmoid"], per_device_train_batch_size=size, report_to=[], gradient_checkpointing=False,
-                           bf16=False, use_cpu=True, max_length=None, precompute_ref_log_probs=True, disable_tqdm=True)  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    return trl.DPOTrainer(model, args=config, train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}] * size), processing_class=tokenizer)
-
-
-def rows_of(pairs: list) -> list[dict]:
-    return [
-        {name: getattr(pair, name).tolist() for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-        | {f"ref_{side}_logps": float(getattr(pair, f"ref_{side}_token_logps").sum()) for side in ("chosen", "rejected")}
-        for pair in pairs
-    ]
-
-
-def side(name: str, who: str, folder: Path) -> dict:
-    """One side of one round, in this process: seconds, tokens, peak memory, and the first step's gradients, saved."""
-    import torch
-    from safetensors.torch import save_file
-
-    shape, lengths, size, steps, dtype, *_ = WORKS[name]
-    training = name.startswith("train")
-    pairs = pairs_of(lengths, size * (steps + 1), shape["vocab_size"])
-    batches = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    step, model = (_ours if who == "ours" else _theirs)(folder, size, dtype, training, who == "head")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    held = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    for number, batch in enumerate(batches):
-        if number == 1:  # the first one warms up
-            begun = time.perf_counter()
-        step(batch)
-        if number == 0 and training:
-            save_file({key: parameter.grad.clone() for key, parameter in model.named_parameters()}, folder / f"{who}.safetensors")
-        if training:
-            optimizer.step()
-            optimizer.zero_grad()
-    seconds = time.perf_counter() - begun
-    peak = _memory("VmHWM") - held
-    tokens = sum(pair.tokens + len(pair.prompt_ids) for batch in batches[1:] for pair in batch)  # both rows of a pair, without padding
-    fed = sum(pair.tokens - 2 for batch in batches[1:] for pair in batch)
-    scored = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for batch in batches[1:] for pair in batch)
-    found = {"seconds": seconds, "tokens": tokens, "memory": peak}
-    if who == "ours" and training and dtype == "float32":
-        head = model.get_output_embeddings().weight.numel()
-        body = sum(p.numel() for p in model.parameters() if p.dim() > 1) - 2 * head
-        found["ceiling"] = (6 * (body * fed + head * scored) / seconds) / _rate(shape)
-    return found
+    def close(self) -> None:
+        for rank in self._ranks:
+            rank.stdin.close()
+        for rank in self._ranks:
+            rank.wait()
 
 
-def _ours(folder: Path, size: int, dtype: str, training: bool, _: bool):
-    import torch
+def compare(name: str, work: Work, rounds: int, folder: Path) -> list[dict]:
+    new_model(work.model, folder)
+    sides = {who: Side(name, work, who, folder, rounds * work.steps) for who in (WHO if work.device == "cpu" else WHO[:2])}
+    for side in sides.values():
+        side.ready()  # they load side by side; from here on one works at a time
+    memory = {who: side.warm_up() for who, side in sides.items()}
+    found: dict[str, list[dict]] = {who: [] for who in sides}
+    for number in range(rounds * work.steps):
+        for who, side in sides.items():
+            found[who].append(side.step(number))
+    for side in sides.values():
+        side.close()
 
-    from schemas import packed
-    from schemas.sections import Train
-    from trainer import data, losses
-    from trainer.dist import Ranks
-    from trainer.train import Stepping
-
-    cpu = torch.device("cpu")
-    model = packed.load(folder, getattr(torch, dtype), cpu)
-    if training:
-        stepping = Stepping(model, losses.choose(Train(options={"dpo": {"beta": 0.1}})), Train(batch_size=size), Ranks(0, 1, cpu))
-        return stepping.backward, model
-
-    @torch.no_grad()
-    def score(batch):
-        for part in data.micro_batches(batch, 2048):
-            packed.token_logps(model, packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part]))
-
-    return score, model
-
-
-def _theirs(folder: Path, size: int, dtype: str, training: bool, head: bool):
-    trainer = trl_trainer(folder, size, dtype)
-    if head:
-        import trl.trainer.utils
-
-        trl.trainer.utils._use_triton = lambda device: True
-    model = trainer.model
-    model.train(training)
-
-    def run(batch):
-        inputs = trainer.data_collator(rows_of(batch))
-        if training:
-            trainer.compute_loss(model, inputs).backward()
-        else:
-            trainer.compute_ref_log_probs(model, inputs)
-
-    return run, model
-
-
-def _memory(key: str) -> int:
-    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-
-
-def _rate(shape: dict) -> float:
-    """Operations a second of this core in matrix products of the model's shapes, the best of some."""
-    import torch
-
-    best = 0.0
-    for inner, outer in ((shape["hidden_size"], shape["intermediate_size"]), (shape["hidden_size"], shape["vocab_size"])):
-        a, b = torch.randn(512, inner), torch.randn(inner, outer)
-        for _ in range(12):
-            begun = time.perf_counter()
-            a @ b
-            best = max(best, 2 * 512 * inner * outer / (time.perf_counter() - begun))
-    return best
-
-
-def compare(name: str, rounds: int, folder: Path) -> list[dict]:
-    from safetensors.torch import load_file
-
-    shape, *_, goal, head_goal = WORKS[name]
-    training = name.startswith("train")
-    new_model(shape, folder)
-    found: dict[str, list[dict]] = {who: [] for who in ("ours", "trl", "head")}
-    for _ in range(rounds):
-        for who, done in found.items():
-            env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"} | _KEEP_MEMORY
-            said = subprocess.run([sys.executable, __file__, "--side", name, who, str(folder)], env=env, capture_output=True, text=True, cwd=ROOT)
-            if said.returncode:
-                sys.exit(said.stderr)
-            done.append(json.loads(said.stdout.splitlines()[-1]))
-
-    def median(who: str, key: str) -> float:
-        return statistics.median(one[key] for one in found[who])
+    def rates(who: str) -> list[float]:
+        """Tokens a second of each round, over its steps."""
+        each = [found[who][at : at + work.steps] for at in range(0, len(found[who]), work.steps)]
+        return [sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps) for steps in each]
 
     rows = []
-    for who, wanted in (("trl", goal), ("head", head_goal)):
-        ratio = median(who, "seconds") / median("ours", "seconds")
-        spread = [a["seconds"] / b["seconds"] for a, b in zip(found[who], found["ours"], strict=True)]
-        rows.append(_row(f"{name}: tokens/s over TRL{' (head)' * (who == 'head')}", ratio, wanted, at_least=True) | {"least": round(min(spread), 2), "most": round(max(spread), 2)})
-        rows.append(_row(f"{name}: peak memory over TRL's{' (head)' * (who == 'head')}", median("ours", "memory") / max(1, median(who, "memory")), MEMORY_GOAL if (name, who) == ("train-60M", "trl") else None))
-    if training:
-        ours, trl = load_file(folder / "ours.safetensors"), load_file(folder / "trl.safetensors")
-        gap = max(((ours[key] - trl[key]).norm() / trl[key].norm()).item() for key in trl)
-        rows.append(_row(f"{name}: largest relative difference of a gradient", gap, 1e-5))
-        rows.append(_row(f"{name}: share of the core's matrix-product rate", median("ours", "ceiling"), 0.75 if name == "train-60M" else None, at_least=True))
+    for who, goal in (("trl", work.goal), ("head", work.head_goal)):
+        if who in sides:
+            label, spread = f"TRL{' (head)' * (who == 'head')}", [a / b for a, b in zip(rates("ours"), rates(who), strict=True)]
+            row = _row(f"{name}: tokens/s over {label}", statistics.median(rates("ours")) / statistics.median(rates(who)), goal, at_least=True)
+            rows.append(row | {"rounds": [float(f"{one:.3g}") for one in spread]})
+            rows.append(_row(f"{name}: peak memory over {label}", memory["ours"] / memory[who], work.memory_goal if who == "trl" else None))
+    if work.training and work.device == "cpu":
+        rows.append(_row(f"{name}: largest relative difference of a gradient from TRL's", _gradients(folder), 1e-5))
+    if work.training:
+        rows.append(_row(f"{name}: share of the {'GPU' if work.device == 'cuda' else 'core'}'s matrix-product rate", statistics.median(step["share"] for step in found["ours"]), work.share_goal, at_least=True))
     return rows
 
 
+def _gradients(folder: Path) -> float:
+    from safetensors.torch import load_file
+
+    ours, trl = load_file(folder / "ours.safetensors"), load_file(folder / "trl.safetensors")
+    return max(((ours[key] - trl[key]).norm() / trl[key].norm()).item() for key in trl)
+
+
+def padding(folder: Path) -> list[dict]:
+    """The packed pass beside our own padded one, which is the model's unchanged attention: loss and every gradient of a batch."""
+    name = "train-5M-8"
+    work, found = WORKS[name], []
+    new_model(work.model, folder)
+    for attention in (None, "sdpa"):
+        step, model = ours(work, folder)
+        model.config._attn_implementation = attention or model.config._attn_implementation
+        totals, _ = step(pairs_of(work.lengths, work.pairs, work.model["vocab_size"]))
+        found.append([totals[0].float(), *(parameter.grad for parameter in model.parameters())])
+    return [_row("packed = padded: largest relative difference of loss and gradients", max(((a - b).norm() / b.norm()).item() for a, b in zip(*found, strict=True)), 1e-5)]
+
+
 def reading(rounds: int, folder: Path) -> list[dict]:
-    """Pairs a second that the trainer's reader gives of shards as the engine writes them, digests checked."""
+    """Pairs a second that the trainer's reader gives of shards as the engine writes them, their digests checked at the first; and what all that happens
+    to the data (order, ranks, micro-batches, layout) takes of a training step."""
     import pyarrow as pa
+    import torch
 
     from engine.stage import write_parquet
+    from schemas import packed
     from schemas.commit import sha256_file
     from schemas.manifest import File, Marker
     from schemas.tables import table
     from trainer import data
 
     pa.set_cpu_count(1)
-    pairs, markers = pairs_of(DIALOGUES, 10_000, 32000), []
+    torch.set_num_threads(1)
+    pin(_CORES[0])
+    work, markers, shards = WORKS["train-5M-8"], [], 4
+    pairs = pairs_of(DIALOGUES, 10_000, 32000)
     columns = {name: [getattr(pair, name) for pair in pairs] for name in ("pair_id", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")}
     rows = table("pairs", columns | {"split": ["train"] * len(pairs)})
-    for shard in range(4):
+    for shard in range(shards):
         path = folder / f"{shard:05}.pairs.parquet"
         write_parquet(rows, path)
         markers.append(Marker(shard, (File(path.name, "pairs", len(rows), sha256_file(path)),), {}, {"train": len(rows)}))
     opened, rates = data.Pairs(folder, {}, tuple(markers)), []
-    for _ in range(rounds):
+    for _ in range(3 * rounds):
         begun = time.perf_counter()
-        count = sum(len(data.read_shard(opened, shard, "train")) for shard in range(4))
+        count = sum(len(data.read_shard(opened, shard, "train")) for shard in range(shards))
         rates.append(count / (time.perf_counter() - begun))
-    return [_row("reading shards, thousand pairs/s", statistics.median(rates) / 1000, 300, at_least=True)]
+    begun = time.perf_counter()
+    for _, batch in itertools.islice(data.global_batches(opened, work.pairs, seed=1), len(pairs) // work.pairs):
+        for part in data.micro_batches(data.deal(batch, 0, 1), 2048):
+            packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part])
+    handled = (time.perf_counter() - begun) / len(pairs)
+    new_model(work.model, folder)
+    step, _ = ours(work, folder)
+    small = pairs_of(DIALOGUES, 4 * work.pairs, work.model["vocab_size"])
+    step(small[: work.pairs])
+    begun = time.perf_counter()
+    step(small)
+    trained = (time.perf_counter() - begun) / (4 * work.pairs)
+    return [
+        _row("reading shards, thousand pairs/s", statistics.median(rates) / 1000, 300, at_least=True),
+        _row("the data's whole way to the model over a training step, 5 M", handled / trained, 0.01),
+    ]
 
 
 def _row(work: str, ratio: float, goal: float | None, at_least: bool = False) -> dict:
     return {"work": work, "ratio": float(f"{ratio:.3g}"), "goal": goal, "ok": goal is None or (ratio >= goal if at_least else ratio <= goal)}
 
 
+class _Raw:
+    """From a raw file of ten thousand pairs to the first optimizer step, whole processes, log-probs kept from an earlier run on both sides.
+
+    Ours is `engine precompute` and then `trainer run` to the end of one step, TRL's a script that loads the file, builds its trainer and takes one step
+    (speed_trl.py; it proves that it computed no log-prob). `raw`: the file is read and tokenised anew; `again`: all that either side keeps is there."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.run, self.count = folder, folder / "run", count
+        _write_raw(folder / "pairs.jsonl", count)
+        new_model({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 636}, folder / "model")
+        self.recipe = folder / "recipe.toml"
+        self.recipe.write_text(
+            f'[model]\nname = "{folder / "model"}"\n[prompts]\nsource = ["{folder / "pairs.jsonl"}"]\nformat = "preference"\n[given]\n[logprobs]\n[pairs]\ntest_share = 0.0\n'
+            "[train]\nbatch_size = 8\nmax_steps = 1\n"
+        )
+
+    def forget(self, what: str) -> None:
+        """Removes what a side would find of an earlier run: its training, and for `raw` all but the log-probs."""
+        for path in [*self.run.glob("train-*"), self.folder / "out", *([self.folder / "hf"] if what == "raw" else [])]:
+            shutil.rmtree(path, ignore_errors=True)
+        if what == "raw":
+            for stage in ("prompts", "given", "pairs"):
+                for path in self.run.glob(f"{stage}-*"):
+                    shutil.rmtree(path)
+
+    def ours(self) -> None:
+        _call("-m", "engine.cli", "precompute", self.recipe, "-o", self.run)
+        _call("-m", "trainer.cli", "run", self.recipe, "-o", self.run)
+
+    def trl(self, first: bool = False) -> None:
+        _call(Path(__file__).with_name("speed_trl.py"), self.folder, *(["--first"] if first else []))
+
+    def rows(self, rounds: int) -> list[dict]:
+        self.ours()
+        self.trl(first=True)
+        kept = {path: path.stat().st_mtime_ns for path in self.run.glob("logprobs-*/*.parquet")}
+        rows = []
+        for what, goal in (("raw", 3.0), ("again", None)):
+            times: dict[str, list[float]] = {"ours": [], "trl": []}
+            for _ in range(rounds if what == "raw" else 1):
+                self.forget(what)
+                for who, done in times.items():
+                    begun = time.perf_counter()
+                    getattr(self, who)()
+                    done.append(time.perf_counter() - begun)
+            ratio = statistics.median(times["trl"]) / statistics.median(times["ours"])
+            label = "raw file to first step, log-probs cached" if what == "raw" else "the same with all cached"
+            rows.append(_row(f"{label}: sooner than TRL", ratio, goal, at_least=True) | {"seconds": {who: round(statistics.median(done), 1) for who, done in times.items()}})
+        assert {path: path.stat().st_mtime_ns for path in self.run.glob("logprobs-*/*.parquet")} == kept, "log-probs were made anew"
+        return rows
+
+
+def _write_raw(path: Path, count: int) -> None:
+    """Dialogues of one to three questions in TRL's form, of the sandbox's words, which its tokenizer knows; in tokens about as long as hh-harmless."""
+    import random
+
+    from pipelines.sandbox import world
+
+    words, draw = " ".join(row["prompt"] for row in world.prompts(1, 200)).split(), random.Random(0)
+
+    def text(size: int) -> str:
+        return " ".join(draw.choices(words, k=max(1, round(size / 1.2))))
+
+    with open(path, "w") as file:
+        for pair in pairs_of(DIALOGUES, count, 10):
+            turns = draw.choice([1, 3, 5])
+            prompt = [{"role": ("user", "assistant")[turn % 2], "content": text(len(pair.prompt_ids) / turns)} for turn in range(turns)]
+            chosen, rejected = ([{"role": "assistant", "content": text(len(ids)) + end}] for ids, end in ((pair.chosen_ids, "."), (pair.rejected_ids, "!")))
+            file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
+
+
+def importing(rounds: int, folder: Path) -> list[dict]:
+    """Import and tokenise: our stages up to token ids, and TRL's loading and tokenising of the same file, in processes that have imported everything."""
+    raw = _Raw(folder, 3_000)
+    times: dict[str, list[float]] = {"ours": [], "trl": []}
+    for _ in range(rounds):
+        for who, done in times.items():
+            shutil.rmtree(folder / "hf", ignore_errors=True)
+            shutil.rmtree(raw.run, ignore_errors=True)
+            done.append(json.loads(_call(Path(__file__).with_name("speed_trl.py"), folder, "--tokenise", who).splitlines()[-1]))
+    rate = raw.count / statistics.median(times["ours"])
+    return [_row("import and tokenise: rows/s over TRL", statistics.median(times["trl"]) / statistics.median(times["ours"]), None) | {"thousand_rows_per_second": round(rate / 1000, 1)}]
+
+
+def _call(*words: object) -> str:
+    env = os.environ | _QUIET | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(["taskset", "-c", str(_CORES[0]), sys.executable, *map(str, words)], env=env, capture_output=True, text=True, cwd=ROOT, check=False)
+    if said.returncode:
+        sys.exit(f"{' '.join(map(str, words))} failed:\n{said.stdout[-1000:]}\n{said.stderr[-3000:]}")
+    return said.stdout
+
+
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--rounds", type=int, default=3)
-    words.add_argument("--only", default="", help=f"some of {', '.join([*WORKS, 'reading'])}")
-    words.add_argument("--json", action="store_true")
-    words.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
+    words.add_argument("--gpu", action="store_true", help=f"{', '.join(GPU_WORKS)}, in place of the CPU's works")
+    words.add_argument("--only", default="", help="some works, by name, with commas between them")
+    words.add_argument("--json", action="store_true", help="an object a row")
     args = words.parse_args()
-    if args.side:
-        print(json.dumps(side(args.side[0], args.side[1], Path(args.side[2]))))
-        return
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    known = [*WORKS, "reading"]
-    wanted = [name for name in args.only.split(",") if name] or known
-    if unknown := set(wanted) - {*known}:
-        sys.exit(f"--only {', '.join(unknown)}: expected some of {', '.join(known)}")
+    works = {name: lambda folder, name=name: compare(name, (WORKS | GPU_WORKS)[name], args.rounds, folder) for name in (GPU_WORKS if args.gpu else WORKS)}
+    if not args.gpu:
+        works |= {
+            "first-step": lambda folder: _Raw(folder, 10_000).rows(args.rounds), "import": lambda folder: importing(args.rounds, folder),
+            "reading": lambda folder: reading(args.rounds, folder), "packed-padded": padding,
+        }  # fmt: skip
+    wanted = [name for name in args.only.split(",") if name] or list(works)
+    if unknown := set(wanted) - set(works):
+        sys.exit(f"--only {', '.join(unknown)}: expected some of {', '.join(works)}")
+    if not importlib.util.find_spec("trl"):
+        sys.exit("TRL is not here: pip install -e '.[test]'")
     for name in wanted:
+        begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            for row in reading(args.rounds, Path(folder)) if name == "reading" else compare(name, args.rounds, Path(folder)):
+            for row in works[name](Path(folder)):
                 if args.json:
                     print(json.dumps(row), flush=True)
                 else:
                     goal = "" if row["goal"] is None else f"goal {row['goal']:g} {'met' if row['ok'] else 'MISSED'}"
-                    print(f"{row['work']:<66} {row['ratio']:>9g}  {goal}", flush=True)
+                    print(f"{row['work']:<76} {row['ratio']:>9g}  {goal}", flush=True)
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

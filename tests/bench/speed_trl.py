@@ -1,0 +1,94 @@
+"""TRL's side of `speed.py` where it begins with a raw file.
+
+    python tests/bench/speed_trl.py FOLDER [--first]           to its first optimizer step; --first computes the log-probs and keeps them
+    python tests/bench/speed_trl.py FOLDER --tokenise ours|trl prints the seconds from the file to token ids
+
+The log-probs lie in TRL's own cache file beside the data set; it is kept aside and put back, so that data and tokens can be forgotten alone.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(sys.argv[1])
+
+
+def load():
+    from datasets import load_dataset
+
+    return load_dataset("json", data_files=str(FOLDER / "pairs.jsonl"), split="train", cache_dir=str(FOLDER / "hf"))
+
+
+def first_step(first: bool) -> None:
+    import torch
+    import trl
+    import trl.trainer.utils
+    from datasets import Dataset
+
+    torch.set_num_threads(1)
+    if first:
+        trl.trainer.utils._use_triton = lambda device: True  # the log-probs of response tokens only: it takes a tenth of the time
+    else:
+
+        def computed(*_):
+            sys.exit("TRL computed log-probs that it should have found")
+
+        trl.DPOTrainer.compute_ref_log_probs = computed
+    data = load()
+    place, kept = Path(data.cache_files[0]["filename"]).parent, FOLDER / "kept"
+    for file in kept.glob("*.arrow"):
+        shutil.copy(file, place)
+    config = trl.DPOConfig(output_dir=str(FOLDER / "out"), max_steps=1, per_device_train_batch_size=8, precompute_ref_batch_size=8, precompute_ref_log_probs=True, report_to=[],
+                           save_strategy="no", gradient_checkpointing=False, bf16=False, use_cpu=True, max_length=None, disable_tqdm=True)  # fmt: skip
+    trainer = trl.DPOTrainer(str(FOLDER / "model"), args=config, train_dataset=data)
+    if first:
+        kept.mkdir()
+        for file in place.glob("*.arrow"):
+            if "ref_chosen_logps" in Dataset.from_file(str(file)).column_names:
+                shutil.copy(file, kept)
+    trainer.train()
+
+
+def tokenise(who: str) -> float:
+    if who == "trl":
+        import trl
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(FOLDER / "model")
+        begun = time.perf_counter()
+        trl.DPOTrainer._prepare_dataset(_Bare(tokenizer), load(), tokenizer, trl.DPOConfig(output_dir=str(FOLDER / "out"), max_length=None, use_cpu=True, bf16=False), "train")
+        return time.perf_counter() - begun
+    from engine.models import open_model
+    from engine.stage import _batch, lay, make, opened, plan
+    from engine.stages import STAGES
+    from engine.stages.logprobs import max_length, tokenised, uses
+    from schemas.recipe import load as load_recipe
+
+    recipe = load_recipe(FOLDER / "recipe.toml", [])
+    run = plan(FOLDER / "run", recipe)
+    text = open_model(uses(recipe), "cpu", 1, lambda done: None, None).text
+    begun = time.perf_counter()
+    with opened(run):
+        lay(run, set(range(run.shards)), lambda done: None)
+        for shard in range(run.shards):
+            make(run, shard, run.stages[:2], lambda stage: None, lambda stage, marker: None)
+            batch = _batch(run, STAGES["logprobs"], shard)
+            tokenised(batch, batch["prompt_id"].to_pylist(), text, max_length(recipe), recipe.section("logprobs"))
+    return time.perf_counter() - begun
+
+
+class _Bare:
+    """What TRL's `_prepare_dataset` asks of its trainer."""
+
+    def __init__(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._is_vlm = False
+
+
+if __name__ == "__main__":
+    if "--tokenise" in sys.argv:
+        print(json.dumps(tokenise(sys.argv[-1])))
+    else:
+        first_step("--first" in sys.argv)
