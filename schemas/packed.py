@@ -85,7 +85,7 @@ def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
 def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, packed=None, **_):
     """transformers' attention interface: query (1, heads, T, d), key and value (1, kv heads, T, d) to (1, T, heads, d)."""
     assert packed is not None, "the packed attention was called outside of token_logps"
-    if query.is_cuda and value.dtype != torch.float32 and softcap is None and not dropout:
+    if _kernel_takes(query, key, value) and softcap is None and not dropout:
         return _one_kernel(query, key, value, scaling, sliding_window, packed), None
     repeat = query.shape[1] // key.shape[1]
     lengths = [prompt + sum(responses) for prompt, responses in packed.segments]
@@ -103,8 +103,15 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
+def _kernel_takes(query, key, value) -> bool:
+    """Whether flash attention runs on these: half precision on a GPU of compute capability 8 or more, heads of one size, a multiple of 8 up to 256."""
+    size = value.shape[3]
+    return (value.is_cuda and value.dtype in (torch.float16, torch.bfloat16) and query.shape[3] == key.shape[3] == size <= 256 and size % 8 == 0
+            and torch.cuda.get_device_capability(value.device) >= (8, 0))  # fmt: skip
+
+
 def _one_kernel(query, key, value, scaling, window, packed):
-    """The same by flash attention for all segments in one call (half precision on a GPU): each sees the keys that are gathered for it."""
+    """The same by flash attention for all segments in one call: each sees the keys that are gathered for it."""
     if "kernel" not in packed.masks:
         packed.masks["kernel"] = _gathered(packed.segments, query.device)
     where, *cuts = packed.masks["kernel"]

@@ -137,8 +137,8 @@ class Rows(Sequence[Pair]):
 
     def __getitem__(self, place: int) -> Pair:
         row = self._where[place]
-        more = {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in self._more.items()}
-        scores = {scorer: both[row] for scorer, both in self._scores.items()}
+        more = {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in self._more.items()} if self._more else _NONE
+        scores = {scorer: both[row] for scorer, both in self._scores.items()} if self._scores else _NONE
         return Pair(self._pair_ids[row], *[values[ends[row] : ends[row + 1]] for values, ends in self._columns], more, scores)
 
 
@@ -170,7 +170,8 @@ def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
 def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0, look_ahead: int = 1) -> Iterator[tuple[int, list[Pair]]]:
     """(epoch, the train pairs of a global step) from step `start` on, without end. An epoch's last batch may be smaller; none is dropped.
 
-    Of `look_ahead` batches at a time the pairs are brought together by length, and the batches made of them come in a shuffled order."""
+    Of `look_ahead` batches at a time the pairs are brought together by length, and the batches made of them come in a shuffled order (the smaller
+    one somewhere among the last of them)."""
     each = steps_per_epoch(pairs, batch_size)
     epoch, skip = divmod(start, each)
     while True:
@@ -189,7 +190,8 @@ def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0, loo
 def _like_lengths(ahead: list[Pair], batch_size: int, seed: Sequence[int]) -> list[list[Pair]]:
     """Batches of pairs alike in length, in a shuffled order."""
     if len(ahead) > batch_size:
-        ahead.sort(key=lambda pair: -pair.most)
+        # Not by what only some losses read: the order is the same for all of them.
+        ahead.sort(key=lambda pair: -len(pair.prompt_ids) - len(pair.chosen_ids) - len(pair.rejected_ids))
     batches = [ahead[at : at + batch_size] for at in range(0, len(ahead), batch_size)]
     return [batches[place] for place in np.random.default_rng(seed).permutation(len(batches)).tolist()]
 

@@ -196,6 +196,8 @@ def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
 
 def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_FACTS}
+    if kept["look_ahead"] == 1:
+        del kept["look_ahead"]  # so runs from before there was such a key keep their folders
     return json.loads(json.dumps({"pairs": pairs.folder.name, "policy": policy, "seed": seed, "train": kept, "loss": objective.facts()}))
 
 

@@ -62,8 +62,8 @@ WORKS = {
     "logprobs-bfloat16": Work(_60M, DIALOGUES, 8, "bfloat16", goal=7.0, training=False),
 }
 GPU_WORKS = {
-    "train-0.5B": Work(_500M, LONG_DIALOGUES, 16, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
-    "train-1.5B": Work(_1500M, LONG_DIALOGUES, 16, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
+    "train-0.5B": Work(_500M, LONG_DIALOGUES, 6, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
+    "train-1.5B": Work(_1500M, LONG_DIALOGUES, 3, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
     "logprobs-1.5B": Work(_1500M, LONG_DIALOGUES, 32, "bfloat16", training=False, device="cuda"),
 }  # fmt: skip
 
@@ -220,7 +220,7 @@ def main() -> None:
     pairs = pairs_of(work.lengths, work.pairs * count, work.model["vocab_size"])
     batches = [pairs[at : at + work.pairs] for at in range(0, len(pairs), work.pairs)]
     step, model = ours(work, folder) if who == "ours" else theirs(work, folder, who == "head")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) if work.training else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True) if work.training else None
     cuda, known = work.device != "cpu", who == "ours" and work.training
 
     def wait() -> None:
@@ -234,6 +234,10 @@ def main() -> None:
 
     def warm_up() -> int:
         """The largest batch, which makes the peak; its bytes. A gigabyte is laid by after it: no timed step waits for the system to hand out pages."""
+        if optimizer:  # its states first, as in every later step: gradients of zero change no weight
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            learn()
         step(max(batches, key=lambda batch: max(pair.tokens for pair in batch)))
         if work.training and not cuda and os.environ.get("RANK", "0") == "0":
             save_file({key: parameter.grad.clone() for key, parameter in model.named_parameters()}, folder / f"{who}.safetensors")

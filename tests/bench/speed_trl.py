@@ -1,7 +1,7 @@
 """TRL's side of `speed.py` where it begins with a raw file.
 
     python tests/bench/speed_trl.py FOLDER [--first]           to its first optimizer step; --first computes the log-probs and keeps them
-    python tests/bench/speed_trl.py FOLDER --tokenise ours|trl prints the seconds from the file to token ids
+    python tests/bench/speed_trl.py FOLDER --tokenise ours|trl ROUNDS    prints the seconds from the file to token ids, each round
 
 The log-probs lie in TRL's own cache file beside the data set; it is kept aside and put back, so that data and tokens can be forgotten alone.
 """
@@ -51,15 +51,30 @@ def first_step(first: bool) -> None:
     trainer.train()
 
 
-def tokenise(who: str) -> float:
-    if who == "trl":
-        import trl
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(FOLDER / "model")
+def tokenise(who: str, rounds: int) -> list[float]:
+    once = (_tokenise_trl if who == "trl" else _tokenise_ours)()
+    seconds = []
+    for _ in range(rounds):
+        for folder in ("hf", "run"):
+            shutil.rmtree(FOLDER / folder, ignore_errors=True)
         begun = time.perf_counter()
-        trl.DPOTrainer._prepare_dataset(_Bare(tokenizer), load(), tokenizer, trl.DPOConfig(output_dir=str(FOLDER / "out"), max_length=None, use_cpu=True, bf16=False), "train")
-        return time.perf_counter() - begun
+        once()
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def _tokenise_trl():
+    import trl
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER / "model")
+    config = trl.DPOConfig(output_dir=str(FOLDER / "out"), max_length=None, use_cpu=True, bf16=False)
+    prepare = trl.DPOTrainer._prepare_dataset  # imported here, before the time is taken
+    load()
+    return lambda: prepare(_Bare(tokenizer), load(), tokenizer, config, "train")
+
+
+def _tokenise_ours():
     from engine.models import open_model
     from engine.stage import _batch, lay, make, opened, plan
     from engine.stages import STAGES
@@ -67,16 +82,18 @@ def tokenise(who: str) -> float:
     from schemas.recipe import load as load_recipe
 
     recipe = load_recipe(FOLDER / "recipe.toml", [])
-    run = plan(FOLDER / "run", recipe)
     text = open_model(uses(recipe), "cpu", 1, lambda done: None, None).text
-    begun = time.perf_counter()
-    with opened(run):
-        lay(run, set(range(run.shards)), lambda done: None)
-        for shard in range(run.shards):
-            make(run, shard, run.stages[:2], lambda stage: None, lambda stage, marker: None)
-            batch = _batch(run, STAGES["logprobs"], shard)
-            tokenised(batch, batch["prompt_id"].to_pylist(), text, max_length(recipe), recipe.section("logprobs"))
-    return time.perf_counter() - begun
+
+    def once() -> None:
+        run = plan(FOLDER / "run", recipe)
+        with opened(run):
+            lay(run, set(range(run.shards)), lambda done: None)
+            for shard in range(run.shards):
+                make(run, shard, run.stages[:2], lambda stage: None, lambda stage, marker: None)
+                batch = _batch(run, STAGES["logprobs"], shard)
+                tokenised(batch, batch["prompt_id"].to_pylist(), text, max_length(recipe), recipe.section("logprobs"))
+
+    return once
 
 
 class _Bare:
@@ -89,6 +106,6 @@ class _Bare:
 
 if __name__ == "__main__":
     if "--tokenise" in sys.argv:
-        print(json.dumps(tokenise(sys.argv[-1])))
+        print(json.dumps(tokenise(sys.argv[-2], int(sys.argv[-1]))))
     else:
         first_step("--first" in sys.argv)

@@ -142,3 +142,9 @@ def test_micro_batches_are_bounded_under_the_quality_prompt_too(rich_run):
     parts = data.micro_batches(batch, 600)
     under = [sum(len(pair.more["quality_prompt_ids"]) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in part) for part in parts]
     assert max(under) <= 600 and len(parts) > len(data.micro_batches([pair._replace(more={}) for pair in batch], 600))
+
+
+def test_the_order_is_the_same_for_a_loss_that_reads_more(rich_run):
+    bare, more = (data.open_pairs(rich_run, needs) for needs in ((), ("quality", "baseline")))
+    n = 2 * data.steps_per_epoch(bare, 6)
+    assert ids(data.global_batches(bare, 6, 3, look_ahead=5), n) == ids(data.global_batches(more, 6, 3, look_ahead=5), n)

@@ -296,3 +296,9 @@ def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(m
     norms = [row["grad_norm"] for row in found if "grad_norm" in row]
     evals = [row["eval_loss"] for row in found if "eval_loss" in row]
     assert min(norms) > 0 and evals[-1] < evals[0]
+
+
+def test_looking_ahead_is_another_run_and_not_looking_ahead_is_no_fact(run):
+    """Runs from before there was the key keep their folders."""
+    kept = [json.loads((train(run, recipe_for(run, train__max_steps=1, **more)).parent / "facts.json").read_text())["train"] for more in ({}, {"train__look_ahead": 4})]
+    assert "look_ahead" not in kept[0] and kept[1] == kept[0] | {"look_ahead": 4}
