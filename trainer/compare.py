@@ -24,6 +24,7 @@ PANELS = {
     "rejected": "drift of the rejected log-prob from the reference, nat",
 }
 _SMOOTH = 20  # a training curve is a mean over the last twentieth of the run
+_ROUNDING = 1e-6  # a mean margin below it is what float32 leaves of zero
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ def picture(runs: Sequence[Trained]) -> bytes:
 
 
 def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, name: str) -> None:
-    if panel == "accuracies":  # until an update has moved the policy all are ties
-        members = [replace(run, train=run.train.filter(pl.col("margin") != 0), eval=run.eval.filter(pl.col("margin") != 0)) for run in members]
+    if panel == "accuracies":  # until an update has moved the policy all are ties, up to rounding
+        moved = pl.col("margin").abs() > _ROUNDING
+        members = [replace(run, train=run.train.filter(moved), eval=run.eval.filter(moved)) for run in members]
     window = max(1, max(len(run.train) for run in members) // _SMOOTH)
     smooth = [run.train.select("step", pl.col(panel).rolling_mean(window, min_samples=1)) for run in members]
     train, held = _over(smooth, panel), _over([run.eval.select("step", panel) for run in members], panel)

@@ -138,9 +138,13 @@ def test_equal_runs_of_one_seed_are_no_seeds(run, tmp_path):
 
 
 def test_ties_before_the_first_update_are_no_accuracy(run):
+    from dataclasses import replace
+
     from matplotlib.figure import Figure
 
-    figure, (one, *_) = Figure(), compare.read([run])
-    axis = figure.subplots()
+    one, *_ = compare.read([run])
+    # What another number of threads makes of zero: on this machine cache and policy may agree to the last bit.
+    one = replace(one, train=one.train.with_columns(margin=pl.when(pl.col("step") == 1).then(3e-8).otherwise(pl.col("margin"))))
+    axis = Figure().subplots()
     compare._draw(axis, "accuracies", [one], "C0", "-", "x")
-    assert all(min(line.get_xdata()) > 1 for line in axis.lines)
+    assert axis.lines and all(min(line.get_xdata()) > 1 for line in axis.lines)
