@@ -1,6 +1,6 @@
 """TRL's side of `speed.py` where it begins with a raw file.
 
-    python tests/bench/speed_trl.py FOLDER [--first]           to its first optimizer step; --first computes the log-probs and keeps them
+    python tests/bench/speed_trl.py FOLDER [--first]           to its first optimizer step; --first makes TRL keep log-probs
     python tests/bench/speed_trl.py FOLDER --tokenise ours|trl ROUNDS    prints the seconds from the file to token ids, each round
 
 The log-probs lie in TRL's own cache file beside the data set; it is kept aside and put back, so that data and tokens can be forgotten alone.
@@ -24,18 +24,18 @@ def load():
 def first_step(first: bool) -> None:
     import torch
     import trl
-    import trl.trainer.utils
     from datasets import Dataset
 
     torch.set_num_threads(1)
-    if first:
-        trl.trainer.utils._use_triton = lambda device: True  # the log-probs of response tokens only: it takes a tenth of the time
-    else:
 
-        def computed(*_):
-            sys.exit("TRL computed log-probs that it should have found")
+    def found(self, model, inputs):
+        """Log-probs for TRL to keep. Which ones is of no account here, and to compute them takes it a minute."""
+        return inputs["input_ids"].new_zeros(len(inputs["input_ids"]), dtype=torch.float32).chunk(2)
 
-        trl.DPOTrainer.compute_ref_log_probs = computed
+    def computed(*_):
+        sys.exit("TRL computed log-probs that it should have found")
+
+    trl.DPOTrainer.compute_ref_log_probs = found if first else computed
     data = load()
     place, kept = Path(data.cache_files[0]["filename"]).parent, FOLDER / "kept"
     for file in kept.glob("*.arrow"):
