@@ -5,6 +5,7 @@
     attention   a response sees its prompt and itself; it does not see its siblings or another group
 
 So a prompt is computed once for all its responses and nothing is padded. A response's last token is not fed: nothing is predicted from it.
+Attention is one call a segment (a prompt or a response); in half precision on a GPU it is one flash kernel for all of them.
 Only the positions that predict response tokens go through the head, in chunks: logits of batch x length x vocabulary never exist.
 
 It stands in schemas, which otherwise computes nothing, because cache and policy agree only if the two sides run one and the same pass,
@@ -54,7 +55,7 @@ class Layout:
     targets: torch.Tensor
     segments: list[tuple[int, list[int]]]
     lengths: list[int]
-    masks: dict = field(default_factory=dict)  # and what else attention makes once for all layers
+    once: dict = field(default_factory=dict)  # masks and indices that attention makes once for all layers
 
 
 def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
@@ -112,9 +113,9 @@ def _kernel_takes(query, key, value) -> bool:
 
 def _one_kernel(query, key, value, scaling, window, packed):
     """The same by flash attention for all segments in one call: each sees the keys that are gathered for it."""
-    if "kernel" not in packed.masks:
-        packed.masks["kernel"] = _gathered(packed.segments, query.device)
-    where, *cuts = packed.masks["kernel"]
+    if "kernel" not in packed.once:
+        packed.once["kernel"] = _gathered(packed.segments, query.device)
+    where, *cuts = packed.once["kernel"]
     # Norms of single heads may leave float32 under autocast. A window counts the token itself; the kernel counts those before it.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     keys, values = key.index_select(0, where), value.index_select(0, where)
@@ -164,10 +165,10 @@ def _attend(q, k, v, scaling, dropout, window, softcap, packed):
 def _mask(new: int, all_: int, window: int | None, device: torch.device, packed: Layout) -> torch.Tensor:
     """(new, all_) bool, aligned at the bottom right; made once for all layers."""
     key = (new, all_, window)
-    if key not in packed.masks:
+    if key not in packed.once:
         mask = torch.ones(new, all_, dtype=torch.bool, device=device).tril(all_ - new)
-        packed.masks[key] = mask if window is None else mask.triu(all_ - new - window + 1)
-    return packed.masks[key]
+        packed.once[key] = mask if window is None else mask.triu(all_ - new - window + 1)
+    return packed.once[key]
 
 
 AttentionInterface.register(_NAME, _attention)
