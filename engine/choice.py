@@ -111,4 +111,4 @@ def check_scorer(recipe: Recipe, section: str, asks: str, scorer: str) -> None:
         able = [name for name, (maker, kind) in SCORERS.items() if maker in above and (not kind or kind in recipe.section(maker).kinds)]
         what = f'[{maker}] with kinds = ["{kind}"]' if kind else f"[{maker}]"
         raise UserError(f"[{section}] {asks} the scores of '{scorer}', which {what} above it would make; "
-                        f"add that, or name one that there is ({', '.join(able) or 'none yet'})")  # fmt: skip
+                        f"add that, or name one that there is ({', '.join(able) or 'none yet'})")

@@ -30,7 +30,7 @@ _SPLIT = {
     f"{field.name}.list.element"
     for schema in TABLES.values() for field in schema
     if pa.types.is_list(field.type) and (pa.types.is_integer(field.type.value_type) or pa.types.is_floating(field.type.value_type))
-}  # fmt: skip
+}
 _ROW_GROUP = 4096
 _SCAN_BUFFER = 16 << 20  # bytes of rows waiting to be laid down
 
@@ -210,7 +210,7 @@ def write_parquet(rows: pa.Table, path: Path) -> None:
     pq.write_table(
         rows, path, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True,
         use_dictionary=[name for name in names if name not in split], use_byte_stream_split=split,
-    )  # fmt: skip
+    )
 
 
 def finish(run: Run) -> dict[str, dict]:

@@ -55,7 +55,7 @@ def check(path: Path, recipe: Recipe, both: bool = True) -> None:
     commit_json(path / "verify.json", {"logprobs": run.folder(stage).name, "rows": len(rows), "tolerance": tolerance, "gaps": gaps, "ids": ids, "files": files, "damaged": damaged, "passed": not wrong})
     if wrong:
         raise UserError(f"{path} does not pass: {'; '.join(wrong)} (all of it in {path / 'verify.json'}); make the log-probs in the trainer's own way (logprobs.backend = hf, "
-                        "model.dtype = float32), or raise verify.tolerance if such a gap is what this dtype gives")  # fmt: skip
+                        "model.dtype = float32), or raise verify.tolerance if such a gap is what this dtype gives")
     click.echo(f"passed: mean gap at most {worst:.2g} nat a token (tolerance {tolerance:g}); recorded in {path / 'verify.json'}")
 
 

@@ -92,10 +92,10 @@ def verify(folder: Path, file: File, *, afresh: bool = False) -> Path:
     path = folder / file.name
     if not path.exists():
         raise UserError(f"{path}: the marker names this file but it is gone; delete {shard_name(int(file.name[:5]))}.json beside it and run "
-                        "`engine precompute` again: only this shard is made anew")  # fmt: skip
+                        "`engine precompute` again: only this shard is made anew")
     if (sha256_file(path) if afresh else content_digest(path)) != file.sha256:
         raise UserError(f"{path}: damaged, its sha256 is not the one its marker names; delete it and {file.name[:5]}.json beside it and run "
-                        "`engine precompute` again: only this shard is made anew")  # fmt: skip
+                        "`engine precompute` again: only this shard is made anew")
     return path
 
 

@@ -108,7 +108,7 @@ def _kernel_takes(query, key, value) -> bool:
     """Whether flash attention runs on these: half precision on a GPU of compute capability 8 or more, heads of one size, a multiple of 8 up to 256."""
     size = value.shape[3]
     return (value.is_cuda and value.dtype in (torch.float16, torch.bfloat16) and query.shape[3] == key.shape[3] == size <= 256 and size % 8 == 0
-            and torch.cuda.get_device_capability(value.device) >= (8, 0))  # fmt: skip
+            and torch.cuda.get_device_capability(value.device) >= (8, 0))
 
 
 def _one_kernel(query, key, value, scaling, window, packed):
@@ -197,7 +197,7 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
     # transformers fills what is missing with random numbers and goes on.
@@ -289,7 +289,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     padded = _gap(model, want)
     if padded > _tolerance(model):
         raise UserError(f"{type(model).__name__} does more after its last layer than this pass knows: log-probs differ from its own by {padded:.2g}, "
-                        "so nothing computed with it could be trusted; use a model whose head is a matrix product (scaled or capped)")  # fmt: skip
+                        "so nothing computed with it could be trusted; use a model whose head is a matrix product (scaled or capped)")
     _log.warning("%s does not take part in packing (log-probs differ by %.2g from its own): padded instead, which is slower", type(model).__name__, gap)
     return model
 

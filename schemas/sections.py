@@ -257,4 +257,4 @@ class Train:
 SECTIONS: dict[str, type] = {
     "model": Model, "prompts": Prompts, "given": Given, "generate": Generate, "check": Check, "judge": Judge, "rewrite": Rewrite,
     "logprobs": Logprobs, "prompt_gain": PromptGain, "pairs": Pairs, "verify": Verify, "train": Train, "rounds": Rounds,
-}  # fmt: skip
+}

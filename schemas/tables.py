@@ -112,7 +112,7 @@ TABLES: dict[str, pa.Schema] = {
         _column("response_id", pa.string(), "the response, once it has an id"),
         _column("raw", pa.string(), "the row as it was read, bytes that are no UTF-8 shown as \\x.."),
     ]),
-}  # fmt: skip
+}
 
 
 def table(name: str, columns: dict[str, list] | None = None) -> pa.Table:

@@ -143,7 +143,7 @@ def table(runs: Sequence[Trained]) -> pl.DataFrame:
         drift = {f"drift/{side}": run.last[f"{prefix}rewards/{side}"] / run.beta for side in ("chosen", "rejected")}
         metrics = {name: run.last[prefix + name] for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
         step = run.train["step"][-1]
-        rows.append({"run": label, "seed": run.facts["seed"], "steps": f"{step}" + ("" if run.finished else " (unfinished)"), "of": "held out" if held else "last batch", **metrics, **drift, "folder": _folder(run, runs)})  # fmt: skip
+        rows.append({"run": label, "seed": run.facts["seed"], "steps": f"{step}" + ("" if run.finished else " (unfinished)"), "of": "held out" if held else "last batch", **metrics, **drift, "folder": _folder(run, runs)})
     return pl.DataFrame(rows).sort("run", "seed")
 
 

@@ -32,13 +32,13 @@ WANTED = {
     ),
     "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]'),
     "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}"),
-}  # fmt: skip
+}
 # The section that makes a scorer's scores.
 _SCORED_BY = {
     "prompt_gain": 'put a section [prompt_gain] above [pairs], and contexts = ["plain", "quality"] in [logprobs]', "given": "put a section [given] above [pairs]",
     "rating": 'put a section [judge] with kinds = ["rating"] above [pairs]', "pairwise": 'put a section [judge] with kinds = ["pairwise"] above [pairs]',
     "check": "put a section [check] above [pairs]",
-}  # fmt: skip
+}
 
 
 _NONE: dict = {}
@@ -149,7 +149,7 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
     tables = [
         pq.ParquetFile(verify(pairs.folder, file), page_checksum_verification=True).read([*COLUMNS, *columns])
         for file in pairs.markers[shard].files if file.table == "pairs"
-    ]  # fmt: skip
+    ]
     return Rows(pa.concat_tables(tables or [TABLES["pairs"].empty_table()]), pairs.needs, split)
 
 

@@ -19,7 +19,7 @@ from trainer.train import Stepping, groups_of
 DRIFT = (
     "mean_logratio", "drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token",
     "length/prompt", "length/chosen", "length/rejected", "length/chosen_is_longer",
-)  # fmt: skip
+)
 
 
 def recipe_of(run: Path, policy: Path | None, settings: tuple[str, ...]) -> Recipe:

@@ -76,7 +76,7 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
     log = metrics.Log(folder, start, total, config.tensorboard) if ranks.first else None
     if log:
         log.say(f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
-                f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")  # fmt: skip
+                f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")
 
     stepping = Stepping(model, objective, config, ranks)
     batches = data.global_batches(pairs, config.batch_size, recipe.seed, start, config.look_ahead)
@@ -165,7 +165,7 @@ class Stepping:
         # Every rank sees the same sum, so all of them stop here or none does.
         if not totals.isfinite().all():
             raise UserError(f"the loss of these pairs is not finite: {', '.join(sorted(self.ranks.gather(bad))[:20]) or 'unknown'}; look at them with "
-                            "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help")  # fmt: skip
+                            "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help")
         self.ranks.sum_gradients(self.model.parameters())
         return totals, sum(pair.tokens for pair in batch)
 
@@ -191,7 +191,7 @@ def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
     for key, digest in policy.items():
         if reference[key] != digest:
             raise UserError(f"the cache was made with other {key}: {pairs.folder.name} has {key} {reference[key]}, {source} has {digest}; run `engine precompute` again "
-                            "with this model, or point model.name to the one it was made with")  # fmt: skip
+                            "with this model, or point model.name to the one it was made with")
 
 
 def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
@@ -246,7 +246,7 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
     if not mean <= tolerance:
         raise UserError(f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
                         f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {pairs.folder} were changed; "
-                        f"`engine verify {pairs.folder.parent}` tells which; run `engine precompute` again in this dtype, or raise train.tolerance")  # fmt: skip
+                        f"`engine verify {pairs.folder.parent}` tells which; run `engine precompute` again in this dtype, or raise train.tolerance")
 
 
 @torch.no_grad()
@@ -262,7 +262,7 @@ def _evaluate(stepping: Stepping, pairs: Pairs, step: int, log: metrics.Log | No
     if log:
         log.write(step, values)
         log.say(f"test at step {step}: loss {values['eval_loss']:.4f}  accuracy {values['eval_rewards/accuracies']:.3f}  margin {values['eval_rewards/margins']:.4f}  "
-                f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}")  # fmt: skip
+                f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}")
 
 
 def groups_of(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:

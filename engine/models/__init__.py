@@ -20,7 +20,7 @@ Ids = Sequence[int]
 _IDLE_ARGUMENTS = {
     "tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens",
     "enforce_eager", "cpu_offload_gb", "swap_space", "block_size", "disable_log_stats", "load_format", "download_dir", "distributed_executor_backend",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ class VLLM:
             self._moved = False
             if max((request.deaths for request in self._pending.values()), default=0) >= DEATHS:
                 raise UserError(f"vLLM's engine ended {DEATHS} times with the same requests under way (the last time it {cause}); its last words: {engine.last_words()}; "
-                                "finished shards are kept; smaller engine arguments in [model.vllm] may help: max_num_seqs, max_model_len, gpu_memory_utilization")  # fmt: skip
+                                "finished shards are kept; smaller engine arguments in [model.vllm] may help: max_num_seqs, max_model_len, gpu_memory_utilization")
 
     def _take(self, answers: list[tuple]) -> None:
         with self._changed:
@@ -239,7 +239,7 @@ class VLLM:
         own = _CPU | {"max_num_batched_tokens": max(2048, self._use.positions)} if self._place == "cpu" else {}
         limits = {"max_model_len": self._use.positions} if self._use.positions else {}
         fixed = {"model": str(self._identity.path), "dtype": self._config.dtype, "seed": 0, "skip_tokenizer_init": True, "generation_config": "vllm",
-                 "trust_remote_code": False, "disable_log_stats": True, "max_logprobs": 64}  # fmt: skip
+                 "trust_remote_code": False, "disable_log_stats": True, "max_logprobs": 64}
         if clash := fixed.keys() & self._config.vllm.keys():
             raise UserError(f"[model.vllm] {min(clash)} is not for a recipe to set: the engine needs it as it is (model and dtype stand in [model])")
         return fixed | own | limits | self._config.vllm

@@ -96,7 +96,7 @@ def _ratings(rows: list[dict], config: Judge, asker: _Asker, reasons: dict) -> l
         scores.append({
             "prompt_id": row["prompt_id"], "response_id": row["response_id"], "scorer": "rating", "distribution": p, "mass": answer.get("mass"),
             "answer": answer.get("answer"), "score": float(np.dot(p, marks)) if p else None,
-        })  # fmt: skip
+        })
     return scores
 
 

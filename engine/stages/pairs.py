@@ -142,7 +142,7 @@ def _refused(lost: pa.Table, why: pa.Array, scored_by: tuple[str, ...]) -> pa.Ta
         "file": lost["file"], "line": lost["line"], "prompt_id": lost["prompt_id"],
         "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
         "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),
-    })  # fmt: skip
+    })
 
 
 STAGE = Stage(name="pairs", version=3, reads=("prompts", "responses", "scores", "logprobs"), writes=("pairs", "rejects"), query=query, fn=make, facts=facts, settings=settings)

@@ -26,7 +26,7 @@ _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]
 _SCANNED = pa.schema([
     ("file", pa.string()), ("line", pa.int64()), ("prompt_id", pa.string()), ("row_id", pa.string()), ("messages", MESSAGES),
     ("responses", _RESPONSES), ("reason", pa.string()), ("detail", pa.string()), ("raw", pa.string()),
-])  # fmt: skip
+])
 
 
 def facts(recipe: Recipe) -> dict:

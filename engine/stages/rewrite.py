@@ -87,13 +87,13 @@ def _rewritten(row: dict, text: str, finish_reason: str, too_far: float) -> dict
         else "copy" if new == reference
         else "too_far" if to_parent > too_far * between
         else None
-    )  # fmt: skip
+    )
     return {
         "response_id": content_id(row["prompt_id"], "rewritten", row["rejected_response_id"], row["chosen_response_id"], text), "prompt_id": row["prompt_id"],
         "source": "rewritten", "text": text, "parent_id": row["rejected_response_id"], "reference_id": row["chosen_response_id"], "edit_to_parent": to_parent,
         "edit_to_reference": Levenshtein.distance(new, reference), "edit_between": between, "length_ratio": len(new) / len(parent) if parent else None,
         "finish_reason": finish_reason, "fallback": fallback,
-    }  # fmt: skip
+    }
 
 
 def query(recipe: Recipe) -> str:

@@ -283,7 +283,7 @@ def main() -> None:
         works |= {
             "first-step": lambda folder: _Raw(folder, 10_000).rows(args.rounds), "import": lambda folder: importing(args.rounds, folder),
             "reading": lambda folder: reading(args.rounds, folder), "packed-padded": padding,
-        }  # fmt: skip
+        }
     wanted = [name for name in args.only.split(",") if name] or list(works)
     if unknown := set(wanted) - set(works):
         sys.exit(f"--only {', '.join(unknown)}: expected some of {', '.join(works)}")

@@ -65,7 +65,7 @@ GPU_WORKS = {
     "train-0.5B": Work(_500M, LONG_DIALOGUES, 6, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
     "train-1.5B": Work(_1500M, LONG_DIALOGUES, 3, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
     "logprobs-1.5B": Work(_1500M, LONG_DIALOGUES, 32, "bfloat16", training=False, device="cuda"),
-}  # fmt: skip
+}
 
 
 def pairs_of(lengths: tuple, count: int, vocabulary: int) -> list:
@@ -136,7 +136,7 @@ def theirs(work: Work, folder: Path, head: bool):
         trl.trainer.utils._use_triton = lambda device: True
     lower = work.dtype == "bfloat16" and work.training
     config = trl.DPOConfig(output_dir=str(folder / "out"), beta=0.1, loss_type=["sigmoid"], per_device_train_batch_size=work.pairs // work.ranks, report_to=[], bf16=lower,
-                           gradient_checkpointing=False, use_cpu=work.device == "cpu", max_length=None, precompute_ref_log_probs=True, disable_tqdm=True)  # fmt: skip
+                           gradient_checkpointing=False, use_cpu=work.device == "cpu", max_length=None, precompute_ref_log_probs=True, disable_tqdm=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if work.training else getattr(torch, work.dtype))
     rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / "hf"))
     trainer = trl.DPOTrainer(model, args=config, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(folder))

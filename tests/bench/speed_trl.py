@@ -41,7 +41,7 @@ def first_step(first: bool) -> None:
     for file in kept.glob("*.arrow"):
         shutil.copy(file, place)
     config = trl.DPOConfig(output_dir=str(FOLDER / "out"), max_steps=1, per_device_train_batch_size=8, precompute_ref_batch_size=8, precompute_ref_log_probs=True, report_to=[],
-                           save_strategy="no", gradient_checkpointing=False, bf16=False, use_cpu=True, max_length=None, disable_tqdm=True)  # fmt: skip
+                           save_strategy="no", gradient_checkpointing=False, bf16=False, use_cpu=True, max_length=None, disable_tqdm=True)
     trainer = trl.DPOTrainer(str(FOLDER / "model"), args=config, train_dataset=data)
     if first:
         kept.mkdir()

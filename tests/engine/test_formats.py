@@ -47,7 +47,7 @@ GOOD = {
          [user("q")], ["1+1=2\nA: 2", "A: 3", "A: 2"]),
     ],
     "prompts": [({"prompt": "q"}, [user("q")], []), ({"messages": TURNS}, TURNS, [])],
-}  # fmt: skip
+}
 
 
 def read(name, *values):

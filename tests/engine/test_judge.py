@@ -24,7 +24,7 @@ def batch() -> pa.Table:
     return pa.table({
         "prompt_id": [row[0] for row in rows], "response_id": [row[1] for row in rows], "text": [row[2] for row in rows],
         "messages": pa.array([[{"role": "user", "content": f"question {row[0]}"}] for row in rows], MESSAGES), "file": ["f"] * len(rows), "line": list(range(len(rows))),
-    })  # fmt: skip
+    })
 
 
 def made(config: Judge, model, path) -> list[dict]:

@@ -15,12 +15,12 @@ RESPONSES = {"response_id": ["a+", "a-", "as", "b+", "b-", "bs"], "prompt_id": [
 SCORES = {
     "prompt_id": [A, A, B, B, A, A, A, B], "response_id": ["a+", "a-", "b+", "b-", "a+", "a+", "a-", "b+"], "comparison_id": ["1", "1", "2", "2", None, None, None, None],
     "scorer": ["given"] * 4 + ["rating"] * 4, "score": [1.0, 0.0, 1.0, 0.0, 3.0, 5.0, 2.0, None],
-}  # fmt: skip
+}
 SCORED = ["a+", "a-", "as", "b+", "b-"]
 LOGPROBS = {
     "prompt_id": [A, A, A, B, B] * 2, "response_id": SCORED * 2, "context": ["plain"] * 5 + ["quality"] * 5, "prompt_ids": [[1, 2]] * 5 + [[9, 1, 2]] * 5,
     "response_ids": [[3, 4], [3, 5, 6], [7], [3], [4]] * 2, "token_logps": [[-1.0, -2.0], [-1.0, -3.0, -4.0], [-5.0], [-6.0], [-7.0]] * 2, "logps": [-3.0, -8.0, -5.0, -6.0, -7.0] * 2,
-}  # fmt: skip
+}
 
 
 def made(**settings):

@@ -71,10 +71,10 @@ def test_every_input_row_is_somewhere(mixed, model_path, tmp_path, capsys):
     assert "rows in 21 = rows out 12 + rejects 7 + duplicates 2" in capsys.readouterr().out
     folder = next(run.glob("prompts-*"))
     assert {name: json.loads((folder / "manifest.json").read_text())["counts"][name] for name in ("rows_in", "rows_out", "rejects", "duplicates")} == {
-        "rows_in": 21, "rows_out": 12, "rejects": 7, "duplicates": 2}  # fmt: skip
+        "rows_in": 21, "rows_out": 12, "rejects": 7, "duplicates": 2}
     rejects = sorted((row for _, row in rows(run, "rejects")), key=lambda row: row["line"])
     assert [(row["line"], row["reason"]) for row in rejects] == [
-        (13, "bad_json"), (14, "missing_or_mistyped"), (15, "empty_prompt"), (16, "same_responses"), (17, "not_an_object"), (18, "nan"), (19, "bad_utf8")]  # fmt: skip
+        (13, "bad_json"), (14, "missing_or_mistyped"), (15, "empty_prompt"), (16, "same_responses"), (17, "not_an_object"), (18, "nan"), (19, "bad_utf8")]
     assert all(row["file"] == "mixed.jsonl" and row["raw"] and row["detail"] for row in rejects)
 
 
@@ -226,7 +226,7 @@ def change_config(path):
     [(change_weights, "model.weights"), (change_template, "model.template"), (change_tokenizer, "model.tokenizer"), (change_config, "model.config"),
      ({"logprobs__max_length": 100}, "max_length (was 512, is 100)"), ({"model__dtype": "bfloat16"}, "model.dtype"), ({"pairs__test_share": 0.5}, "test_share"),
      ({"prompts__max_row_bytes": 9999}, "max_row_bytes")],
-)  # fmt: skip
+)
 def test_status_names_the_fact_that_changed(mixed, own_model, tmp_path, capsys, change, fact):
     recipe = recipe_of(mixed, own_model, prompts__format="preference")
     run = tmp_path / "run"

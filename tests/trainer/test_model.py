@@ -32,7 +32,7 @@ def test_every_part_is_what_a_plain_forward_says(batch, other_model):
         (chosen.quality, "quality_prompt_ids", "chosen_ids", "ref_chosen_quality_token_logps"),
         (rejected.quality, "quality_prompt_ids", "rejected_ids", "ref_rejected_quality_token_logps"),
         (chosen.baseline, "prompt_ids", "baseline_ids", "ref_baseline_token_logps"),
-    ]  # fmt: skip
+    ]
     assert rejected.baseline is None and len(chosen.parts()) == 3 and len(rejected.parts()) == 2
     for side, prompt, response, ref in parts:
         assert side.mask.shape == side.token_logps.shape == side.ref_token_logps.shape

@@ -41,7 +41,7 @@ def theirs(policy, model_path, pairs, tmp_path, **settings):
     tokenizer.pad_token = tokenizer.eos_token
     text = Dataset.from_list([{"prompt": "Ada has", "chosen": " 1", "rejected": " 2"}] * len(pairs))
     config = trl.DPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=len(pairs), report_to=[], gradient_checkpointing=False, bf16=False, use_cpu=True,
-                           max_length=None, precompute_ref_log_probs=True, **settings)  # fmt: skip
+                           max_length=None, precompute_ref_log_probs=True, **settings)
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     trainer = trl.DPOTrainer(copy.deepcopy(model), args=config, train_dataset=text, processing_class=tokenizer)
     trainer.model.zero_grad()

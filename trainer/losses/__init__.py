@@ -16,12 +16,12 @@ from trainer.data import wanted
 from trainer.losses import sft
 from trainer.losses.side import Side
 
-# fmt: off
+
 NAMES = (
     "dpo", "robust_dpo", "ipo", "sr_dpo", "sr_ipo", "rpo", "bmc", "ipo_bmc", "score_margin",
     "simpo", "orpo", "hinge", "length_normalised_dpo", "dpop", "r_dpo", "ld_dpo", "wpo",
 )
-# fmt: on
+
 LOSSES: dict[str, ModuleType] = {name: import_module(f"trainer.losses.{name}") for name in NAMES}
 
 
