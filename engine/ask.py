@@ -20,17 +20,23 @@ _SHOWN_ROWS = 100
 def list_queries() -> None:
     for name, (what, path) in engine_sql.ready().items():
         click.echo(f"{name:<20} {what}")
-    click.echo(f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {engine_sql.included('sql', 'macros', '.sql').parent}")
+    click.echo(
+        f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {engine_sql.included('sql', 'macros', '.sql').parent}"
+    )
 
 
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 
-def sql(run: Path, query: str | None, form: str | None, output: Path | None, timeout: float, memory: int) -> None:
+def sql(
+    run: Path, query: str | None, form: str | None, output: Path | None, timeout: float, memory: int
+) -> None:
     if output is not None:
         form = form or _SUFFIXES.get(output.suffix)
         if form in (None, "table"):
-            raise UserError(f"-o {output}: say what to write by --format csv, json or parquet, or by the file's suffix; a table is for the screen and cuts off")
+            raise UserError(
+                f"-o {output}: say what to write by --format csv, json or parquet, or by the file's suffix; a table is for the screen and cuts off"
+            )
     form = form or "table"
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("--format parquet needs -o FILE or a pipe: a terminal is no place for it")
@@ -67,7 +73,16 @@ def _show(rows: pa.Table, form: str) -> None:
         if frame.is_empty():
             click.echo(f"no rows ({', '.join(frame.columns)})")
             return
-        with pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True, tbl_rows=_SHOWN_ROWS, tbl_cols=-1, fmt_str_lengths=60, fmt_float="full", fmt_table_cell_list_len=6, tbl_width_chars=_width()):
+        with pl.Config(
+            tbl_hide_column_data_types=True,
+            tbl_hide_dataframe_shape=True,
+            tbl_rows=_SHOWN_ROWS,
+            tbl_cols=-1,
+            fmt_str_lengths=60,
+            fmt_float="full",
+            fmt_table_cell_list_len=6,
+            tbl_width_chars=_width(),
+        ):
             click.echo(frame.head(_SHOWN_ROWS))
         if len(frame) > _SHOWN_ROWS:
             click.echo(f"{_SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all")
@@ -98,23 +113,45 @@ def _named_apart(rows: pa.Table) -> pa.Table:
 def _frame(rows: pa.Table) -> pl.DataFrame:
     try:
         frame = pl.from_arrow(_named_apart(rows))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, NotImplementedError, ValueError, TypeError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        pa.ArrowException,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+    ) as error:
         kinds = ", ".join(f"{field.name} {field.type}" for field in rows.schema)
-        raise UserError(f"a column of the answer is of a kind that cannot be shown ({str(error).splitlines()[0]}; {kinds}); cast it, as in x::varchar") from None
+        raise UserError(
+            f"a column of the answer is of a kind that cannot be shown ({str(error).splitlines()[0]}; {kinds}); cast it, as in x::varchar"
+        ) from None
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
 def _text_bytes(frame: pl.DataFrame) -> pl.DataFrame:
     """JSON and CSV have no bytes: they are written in base64."""
-    return frame.with_columns([pl.col(name).bin.encode("base64") for name, kind in frame.schema.items() if kind == pl.Binary])
+    return frame.with_columns(
+        [pl.col(name).bin.encode("base64") for name, kind in frame.schema.items() if kind == pl.Binary]
+    )
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     """CSV has no lists: they are written as JSON."""
     frame = _text_bytes(frame)
     nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns([pl.Series(name, [pl.Series([row]).to_frame("v").write_json()[6:-2] if row is not None else None for row in frame[name]]) for name in nested])
+    return frame.with_columns(
+        [
+            pl.Series(
+                name,
+                [
+                    pl.Series([row]).to_frame("v").write_json()[6:-2] if row is not None else None
+                    for row in frame[name]
+                ],
+            )
+            for name in nested
+        ]
+    )
 
 
 def _write(rows: pa.Table, form: str, output: Path) -> None:
@@ -138,7 +175,9 @@ def _prompt(con, timeout: float) -> None:
     with contextlib.suppress(OSError):
         history.parent.mkdir(parents=True, exist_ok=True)
         readline.read_history_file(history)
-    click.echo("tables: prompts, responses, scores, logprobs, pairs, rejects; end a query with ';', leave with Ctrl-D")
+    click.echo(
+        "tables: prompts, responses, scores, logprobs, pairs, rejects; end a query with ';', leave with Ctrl-D"
+    )
     typed = ""
     while True:
         try:

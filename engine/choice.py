@@ -17,7 +17,13 @@ from schemas.errors import UserError, did_you_mean
 from schemas.recipe import Recipe, included
 
 # Who writes a scorer's scores: section, and the kind it must have there.
-SCORERS = {"given": ("given", None), "check": ("check", None), "rating": ("judge", "rating"), "pairwise": ("judge", "pairwise"), "prompt_gain": ("prompt_gain", None)}
+SCORERS = {
+    "given": ("given", None),
+    "check": ("check", None),
+    "rating": ("judge", "rating"),
+    "pairwise": ("judge", "pairwise"),
+    "prompt_gain": ("prompt_gain", None),
+}
 
 
 def sql(recipe: Recipe, section: str) -> str:
@@ -39,8 +45,12 @@ def _file(recipe: Recipe, section: str, key: str) -> str:
     text = path.read_text()
     kind = re.match(r"-- (pairs|baseline|format|query|macros):", text)
     if kind and kind[1] != wanted:
-        known = [other.stem for other in path.parent.glob("*.sql") if other.read_text().startswith(f"-- {wanted}:")]
-        raise UserError(f"[{section}] {key} = {name}: that file is of another kind ('-- {kind[1]}:'); {did_you_mean(name, known)}")
+        known = [
+            other.stem for other in path.parent.glob("*.sql") if other.read_text().startswith(f"-- {wanted}:")
+        ]
+        raise UserError(
+            f"[{section}] {key} = {name}: that file is of another kind ('-- {kind[1]}:'); {did_you_mean(name, known)}"
+        )
     # The newline ends a comment on the file's last line.
     return text.rstrip().removesuffix(";") + "\n"
 
@@ -55,7 +65,9 @@ def facts(recipe: Recipe, section: str) -> dict:
     config, text = recipe.section(section), sql(recipe, section)
     _check_needs(recipe, section, "choose", text)
     if config.margin and "'margin'" not in text + (baseline(recipe) if section == "pairs" else ""):
-        raise UserError(f"[{section}] margin = {config.margin:g} does nothing: {config.choose} does not ask for it; choose = above_margin does")
+        raise UserError(
+            f"[{section}] margin = {config.margin:g} does nothing: {config.choose} does not ask for it; choose = above_margin does"
+        )
     found = {"choose": config.choose.rsplit("/", 1)[-1], "choose_sql": fingerprint(text)}
     return found | _asked(recipe, section, text)
 
@@ -66,7 +78,11 @@ def baseline_facts(recipe: Recipe) -> dict:
     if not name:
         return {}
     _check_needs(recipe, "pairs", "baseline", text)
-    return {"baseline": name.rsplit("/", 1)[-1], "baseline_sql": fingerprint(text), **_asked(recipe, "pairs", text)}
+    return {
+        "baseline": name.rsplit("/", 1)[-1],
+        "baseline_sql": fingerprint(text),
+        **_asked(recipe, "pairs", text),
+    }
 
 
 def _asked(recipe: Recipe, section: str, text: str) -> dict:
@@ -82,7 +98,9 @@ def _check_needs(recipe: Recipe, section: str, key: str, text: str) -> None:
         if need == "scores":
             check_scorer(recipe, section, f"{key} = {getattr(config, key)} goes by", config.scorer)
         elif need not in _above(recipe, section):
-            raise UserError(f"[{section}] {key} = {getattr(config, key)} chooses among what [{need}] makes: add [{need}] above it, or choose in another way")
+            raise UserError(
+                f"[{section}] {key} = {getattr(config, key)} chooses among what [{need}] makes: add [{need}] above it, or choose in another way"
+            )
 
 
 def _above(recipe: Recipe, section: str) -> list[str]:
@@ -108,7 +126,13 @@ def check_scorer(recipe: Recipe, section: str, asks: str, scorer: str) -> None:
         raise UserError(f"[{section}] {asks} the scores of '{scorer}': {did_you_mean(scorer, SCORERS)}")
     maker, kind = SCORERS[scorer]
     if maker not in above or (kind and kind not in recipe.section(maker).kinds):
-        able = [name for name, (maker, kind) in SCORERS.items() if maker in above and (not kind or kind in recipe.section(maker).kinds)]
+        able = [
+            name
+            for name, (maker, kind) in SCORERS.items()
+            if maker in above and (not kind or kind in recipe.section(maker).kinds)
+        ]
         what = f'[{maker}] with kinds = ["{kind}"]' if kind else f"[{maker}]"
-        raise UserError(f"[{section}] {asks} the scores of '{scorer}', which {what} above it would make; "
-                        f"add that, or name one that there is ({', '.join(able) or 'none yet'})")
+        raise UserError(
+            f"[{section}] {asks} the scores of '{scorer}', which {what} above it would make; "
+            f"add that, or name one that there is ({', '.join(able) or 'none yet'})"
+        )

@@ -36,9 +36,22 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder; what it holds is reused.")
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; what it holds is reused.",
+)
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help=_SETTING)
-@click.option("--workers", default=0, show_default="one for each device", type=click.IntRange(0), help="Processes that make shards side by side.")
+@click.option(
+    "--workers",
+    default=0,
+    show_default="one for each device",
+    type=click.IntRange(0),
+    help="Processes that make shards side by side.",
+)
 def precompute(recipe: str, run: Path, settings: tuple[str, ...], workers: int) -> None:
     """Make all that a RECIPE's stages ask for, into a run folder.
 
@@ -57,7 +70,11 @@ def precompute(recipe: str, run: Path, settings: tuple[str, ...], workers: int) 
 
 @main.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--recipe", type=click.Path(dir_okay=False), help="Compare with this recipe in place of the one the run was made with.")
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False),
+    help="Compare with this recipe in place of the one the run was made with.",
+)
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help=_SETTING)
 def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
     """Show what a RUN holds: shards, rows and rejects of each stage, and what no longer matches the recipe.
@@ -79,8 +96,19 @@ def status(run: Path, recipe: str | None, settings: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the run's own recipe: verify.sample, verify.tolerance, train.dtype.")
-@click.option("--both/--trainer-alone", default=True, show_default=True, help="Also by the other backend, where it is installed; or by the trainer's forward alone.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="section.key=value, over the run's own recipe: verify.sample, verify.tolerance, train.dtype.",
+)
+@click.option(
+    "--both/--trainer-alone",
+    default=True,
+    show_default=True,
+    help="Also by the other backend, where it is installed; or by the trainer's forward alone.",
+)
 def verify(run: Path, settings: tuple[str, ...], both: bool) -> None:
     """Score a sample of a RUN's log-probs again, in other ways, and fail where they differ.
 
@@ -103,12 +131,38 @@ def verify(run: Path, settings: tuple[str, ...], both: bool) -> None:
 @main.command()
 @click.argument("run", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.argument("query", required=False)
-@click.option("--format", "form", show_default="table, or by the suffix of -o", type=click.Choice(["table", "csv", "json", "parquet"]), help="How to give the answer; parquet goes to -o or a pipe.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the answer to this file.")
-@click.option("--list", "list_", is_flag=True, help="List the ready queries; give the name of one in place of QUERY.")
-@click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds a query may take.")
-@click.option("--memory", default=4096, show_default=True, type=click.IntRange(64), help="Megabytes a query may take.")
-def sql(run: Path | None, query: str | None, form: str | None, output: Path | None, list_: bool, timeout: float, memory: int) -> None:
+@click.option(
+    "--format",
+    "form",
+    show_default="table, or by the suffix of -o",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    help="How to give the answer; parquet goes to -o or a pipe.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the answer to this file."
+)
+@click.option(
+    "--list", "list_", is_flag=True, help="List the ready queries; give the name of one in place of QUERY."
+)
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds a query may take.",
+)
+@click.option(
+    "--memory", default=4096, show_default=True, type=click.IntRange(64), help="Megabytes a query may take."
+)
+def sql(
+    run: Path | None,
+    query: str | None,
+    form: str | None,
+    output: Path | None,
+    list_: bool,
+    timeout: float,
+    memory: int,
+) -> None:
     """Ask a RUN in SQL (DuckDB), at any moment, on what is finished; without QUERY, at a prompt.
 
     Tables: prompts, responses, scores, logprobs, pairs, rejects. They can be read and nothing else: no file, no network, no extension.
@@ -123,7 +177,7 @@ def sql(run: Path | None, query: str | None, form: str | None, output: Path | No
     if list_:
         ask.list_queries()
     elif run is None:
-        raise click.UsageError("name a run folder, as in `engine sql runs/hh \"select count(*) from pairs\"`")
+        raise click.UsageError('name a run folder, as in `engine sql runs/hh "select count(*) from pairs"`')
     elif query is None and not sys.stdin.isatty():
         raise click.UsageError("no query, and no terminal to ask for one at")
     else:

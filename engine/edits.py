@@ -13,7 +13,9 @@ from rapidfuzz.distance import Levenshtein
 Opcode = tuple[str, int, int, int, int]
 
 
-def masks(chosen: Sequence[int], rejected: Sequence[int], diff: str = "levenshtein") -> tuple[np.ndarray, np.ndarray]:
+def masks(
+    chosen: Sequence[int], rejected: Sequence[int], diff: str = "levenshtein"
+) -> tuple[np.ndarray, np.ndarray]:
     """bool (chosen tokens,) and (rejected tokens,): true where a token is replaced, or is only on its side."""
     found = (np.zeros(len(chosen), bool), np.zeros(len(rejected), bool))
     for operation, r_begin, r_end, c_begin, c_end in _DIFFS[diff](rejected, chosen):

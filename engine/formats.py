@@ -44,7 +44,11 @@ class Format:
     """One format's SQL, ready to read rows."""
 
     def __init__(self, path: Path):
-        self.name, self.path, self.sql = path.stem, path, _ANSWER.format(sql=path.read_text().rstrip().removesuffix(";"))
+        self.name, self.path, self.sql = (
+            path.stem,
+            path,
+            _ANSWER.format(sql=path.read_text().rstrip().removesuffix(";")),
+        )
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         self._con.execute(included("sql", "macros", ".sql").read_text())
 
@@ -52,14 +56,30 @@ class Format:
         """A reading for each row, in order."""
         good = [row for row in rows if row.reason is None]
         answers = iter(self._query(good))
-        return [_refused(row, row.reason, row.detail) if row.reason else _judge(row, next(answers)) for row in rows]
+        return [
+            _refused(row, row.reason, row.detail) if row.reason else _judge(row, next(answers))
+            for row in rows
+        ]
 
     def _query(self, rows: Sequence[Row]) -> list[dict]:
         if not rows:
             return []
-        columns = [range(len(rows)), [row.file for row in rows], [row.line for row in rows], [row.text for row in rows]]
-        self._con.register("raw_text", pa.table([pa.array(column, field.type) for column, field in zip(columns, _RAW, strict=True)], schema=_RAW))
-        self._con.execute("create or replace temp view raw as select n, file, line, row::json as row from raw_text")
+        columns = [
+            range(len(rows)),
+            [row.file for row in rows],
+            [row.line for row in rows],
+            [row.text for row in rows],
+        ]
+        self._con.register(
+            "raw_text",
+            pa.table(
+                [pa.array(column, field.type) for column, field in zip(columns, _RAW, strict=True)],
+                schema=_RAW,
+            ),
+        )
+        self._con.execute(
+            "create or replace temp view raw as select n, file, line, row::json as row from raw_text"
+        )
         try:
             with ctrl_c():
                 answers = self._con.sql(self.sql).to_arrow_table().to_pylist()
@@ -70,14 +90,20 @@ class Format:
                 return self._query(rows[:half]) + self._query(rows[half:])
             return [{"problem": f"format: {str(error).splitlines()[0]}"}]
         except duckdb.Error as error:
-            raise UserError(f"{self.path}: the format's SQL fails; it must give n, messages, responses and problem: {error}") from None
+            raise UserError(
+                f"{self.path}: the format's SQL fails; it must give n, messages, responses and problem: {error}"
+            ) from None
         return self._in_order(answers, len(rows))
 
     def _in_order(self, answers: list[dict], rows: int) -> list[dict]:
         by_n = {answer["n"]: answer for answer in answers}
         if len(by_n) != len(answers):
-            raise UserError(f"{self.path}: a format gives one row for each n; this one gives some n several times")
-        return [by_n.get(n, {"problem": "format: the format's SQL gave no row for this one"}) for n in range(rows)]
+            raise UserError(
+                f"{self.path}: a format gives one row for each n; this one gives some n several times"
+            )
+        return [
+            by_n.get(n, {"problem": "format: the format's SQL gave no row for this one"}) for n in range(rows)
+        ]
 
 
 def _refused(row: Row, reason: str | None, detail: str | None) -> Reading:
@@ -89,17 +115,25 @@ def _judge(row: Row, answer: dict) -> Reading:
     if answer["problem"]:
         code, _, sentence = answer["problem"].partition(": ")
         return _refused(row, code, sentence or code)
-    messages = [message for message in answer["messages"] or [] if message["content"] != "" or message["role"] != "system"]
+    messages = [
+        message
+        for message in answer["messages"] or []
+        if message["content"] != "" or message["role"] != "system"
+    ]
     responses = answer["responses"] or []
     if not messages:
         return _refused(row, "empty_prompt", "the row has no prompt")
     for message in messages:
         if message["role"] not in _ROLES:
-            return _refused(row, "bad_role", f"a turn's role must be one of {', '.join(_ROLES)}, not {message['role']}")
+            return _refused(
+                row, "bad_role", f"a turn's role must be one of {', '.join(_ROLES)}, not {message['role']}"
+            )
         if message["content"] is None:
             return _refused(row, "missing_or_mistyped", "a turn's content must be a string")
     if messages[-1]["role"] not in ("user", "tool"):
-        return _refused(row, "last_turn", f"the prompt must end with the user's turn, not the {messages[-1]['role']}'s")
+        return _refused(
+            row, "last_turn", f"the prompt must end with the user's turn, not the {messages[-1]['role']}'s"
+        )
     if not messages[-1]["content"].strip():
         return _refused(row, "empty_prompt", "the last user message is empty")
     if any(response["text"] is None for response in responses):
@@ -130,5 +164,10 @@ def recognise(rows: Sequence[Row]) -> Path:
             f"prompts.format = auto: {'several formats' if able else 'no format'} can read the first {len(rows)} rows (rows read: {found}); "
             f"the first is {keys}…; name the format, or copy the nearest pipelines/sql/*.sql and name your copy"
         )
-    _log.info("prompts.format = auto: taken for %s, which reads %d of the first %d rows", able[0].stem, read[able[0]], len(rows))
+    _log.info(
+        "prompts.format = auto: taken for %s, which reads %d of the first %d rows",
+        able[0].stem,
+        read[able[0]],
+        len(rows),
+    )
     return able[0]

@@ -26,10 +26,14 @@ class Instruction:
         try:
             text = self.path.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+            raise UserError(
+                f"{self.path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+            ) from None
         self.digest = fingerprint(text)
         try:
-            self._template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(text)
+            self._template = jinja2.Environment(
+                undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+            ).from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{self.path}: line {error.lineno} is no template: {error.message}") from None
         if values:
@@ -42,7 +46,9 @@ class Instruction:
         except jinja2.UndefinedError as error:
             raise UserError(f"{self.path}: {error}; it may use {', '.join(sorted(values))}") from None
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise UserError(f"{self.path} cannot be filled: {error}; what it is given are texts: {', '.join(sorted(values))}") from None
+            raise UserError(
+                f"{self.path} cannot be filled: {error}; what it is given are texts: {', '.join(sorted(values))}"
+            ) from None
         return [{"role": "user", "content": content}]
 
 
@@ -68,6 +74,11 @@ def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[d
         own = messages[0]["content"] if messages[0]["role"] == "system" else None
         rest = messages[1:] if own is not None else messages
         return [{"role": "system", "content": text if own is None else f"{text}\n\n{own}"}, *rest]
-    users = [number for number, message in enumerate(messages) if message["role"] == "user"] or [len(messages) - 1]
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"] or [
+        len(messages) - 1
+    ]
     at = users[-1] if place == "last_user" else users[0]
-    return [message | {"content": f"{text} {message['content']}"} if number == at else message for number, message in enumerate(messages)]
+    return [
+        message | {"content": f"{text} {message['content']}"} if number == at else message
+        for number, message in enumerate(messages)
+    ]

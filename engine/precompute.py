@@ -25,7 +25,11 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str):
         self._what, self._total, self._unit, self._done, self._extra = what, total, unit, 0, ""
         self._last = time.monotonic()
-        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, leave=False) if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, leave=False)
+            if sys.stderr.isatty()
+            else None
+        )
 
     def advance(self, count: int = 1) -> None:
         self._done += count
@@ -68,11 +72,17 @@ def _announce(run: Run) -> None:
     for phase in local.phases(run):
         if phase.use:
             names = ", ".join(stage.name for stage in phase.stages if stage.uses)
-            click.echo(f"{names}: {phase.use.config.name} on {'vLLM' if phase.use.backend == 'vllm' else 'transformers'}, {phase.use.config.dtype}")
+            click.echo(
+                f"{names}: {phase.use.config.name} on {'vLLM' if phase.use.backend == 'vllm' else 'transformers'}, {phase.use.config.dtype}"
+            )
     for stage in run.stages:
         folder = run.folder(stage)
         have = len(list(folder.glob("[0-9]*.json")))
-        click.echo(f"{folder.name}: {have} of {run.shards} shards there" if have else f"{folder.name}: to make, {run.shards} shard{'s' * (run.shards > 1)}")
+        click.echo(
+            f"{folder.name}: {have} of {run.shards} shards there"
+            if have
+            else f"{folder.name}: to make, {run.shards} shard{'s' * (run.shards > 1)}"
+        )
         for other, changes in what_changed(run, stage) if not have else []:
             click.echo(f"  not {other}: {'; '.join(changes)}")
 
@@ -88,7 +98,11 @@ def _make(run: Run, gaps: dict, workers: int) -> None:
             lay(run, scanned, progress.advance)
         finally:
             progress.close()
-    progress, responses, lock = Progress("making", sum(map(len, gaps.values())), "shards"), 0, threading.Lock()
+    progress, responses, lock = (
+        Progress("making", sum(map(len, gaps.values())), "shards"),
+        0,
+        threading.Lock(),
+    )
 
     def report(kind: str, value) -> None:
         nonlocal responses
@@ -108,20 +122,30 @@ def _make(run: Run, gaps: dict, workers: int) -> None:
 def _totals(run: Run, manifests: dict[str, dict]) -> None:
     for stage in run.stages:
         manifest = manifests[stage.name]
-        rows = ", ".join(f"{count:,} {table}" for table, count in sorted(manifest["rows"].items()) if table != "rejects")
+        rows = ", ".join(
+            f"{count:,} {table}" for table, count in sorted(manifest["rows"].items()) if table != "rejects"
+        )
         click.echo(f"{run.planned[stage.name].folder}: {rows or 'no rows'}{_counts(manifest['counts'])}")
     first = manifests[run.stages[0].name]["counts"]
-    rows_in, out, rejects, duplicates = (first.get(name, 0) for name in ("rows_in", "rows_out", "rejects", "duplicates"))
+    rows_in, out, rejects, duplicates = (
+        first.get(name, 0) for name in ("rows_in", "rows_out", "rejects", "duplicates")
+    )
     click.echo(f"rows in {rows_in:,} = rows out {out:,} + rejects {rejects:,} + duplicates {duplicates:,}")
     assert rows_in == out + rejects + duplicates, "a row was lost"
     if any(manifest["counts"].get("rejects") for manifest in manifests.values()):
-        click.echo(f'what was refused, and why: engine sql {run.path} "select stage, reason, file, line, detail from rejects"')
+        click.echo(
+            f'what was refused, and why: engine sql {run.path} "select stage, reason, file, line, detail from rejects"'
+        )
 
 
 def _counts(counts: dict[str, int]) -> str:
     names = ["train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated"]
     names += sorted(name for name in counts if name.startswith(("skipped_", "fallback_")))
-    shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in [*names, "rejects", "repeated", "duplicates"] if counts.get(name)]
+    shown = [
+        f"{name.replace('_', ' ')} {counts[name]:,}"
+        for name in [*names, "rejects", "repeated", "duplicates"]
+        if counts.get(name)
+    ]
     return f" ({', '.join(shown)})" if shown else ""
 
 
@@ -147,15 +171,25 @@ def _table(path: Path, planned: list[Planned], shards: int) -> None:
         for marker in markers:
             tables.update({file.table: file.rows for file in marker.files})
         held = ", ".join(f"{count:,} {table}" for table, count in sorted(tables.items()))
-        rows.append({"folder": stage.folder, "shards": f"{len(markers)}/{shards}", "rows": held or "none yet"})
-    with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1):
+        rows.append(
+            {"folder": stage.folder, "shards": f"{len(markers)}/{shards}", "rows": held or "none yet"}
+        )
+    with pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        fmt_str_lengths=200,
+        tbl_width_chars=200,
+        tbl_rows=-1,
+    ):
         click.echo(pl.DataFrame(rows))
 
 
 def _differences(run: Run) -> None:
     """Says which folders and shards are not what the recipe asks for, and why."""
     if stale := _stale(run):
-        click.echo(f"{stale} shards were made from shards that are not there any more: `engine precompute` makes them again")
+        click.echo(
+            f"{stale} shards were made from shards that are not there any more: `engine precompute` makes them again"
+        )
     for stage in run.stages:
         for other, changes in what_changed(run, stage):
             click.echo(f"{other} is not what the recipe asks for: {'; '.join(changes)}")

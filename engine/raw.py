@@ -44,9 +44,15 @@ def find(sources: Iterable[str]) -> dict[str, Path]:
         if os.path.isdir(source):
             found = _below(Path(source))
         else:
-            found = [Path(source)] if os.path.isfile(source) else sorted(Path(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+            found = (
+                [Path(source)]
+                if os.path.isfile(source)
+                else sorted(Path(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+            )
         if not found:
-            raise UserError(f"prompts.source: nothing to read at {source}; expected a file, a folder or a glob of {', '.join(_KNOWN)} (also {', '.join(_COMPRESSED)})")
+            raise UserError(
+                f"prompts.source: nothing to read at {source}; expected a file, a folder or a glob of {', '.join(_KNOWN)} (also {', '.join(_COMPRESSED)})"
+            )
         paths += [path for path in found if path not in paths]
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
@@ -86,9 +92,13 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
                 yield from _parquet(name, path, max_row_bytes)
             else:
                 with pa.input_stream(path, compression="detect") as stream:
-                    yield from _json_rows(path, name, iter(lambda stream=stream: stream.read(_CHUNK), b""), max_row_bytes)
+                    yield from _json_rows(
+                        path, name, iter(lambda stream=stream: stream.read(_CHUNK), b""), max_row_bytes
+                    )
         except (OSError, pa.ArrowException, EOFError) as error:
-            raise UserError(f"{path} breaks off or is damaged ({str(error).strip()}): copy it again, or take it out of prompts.source") from None
+            raise UserError(
+                f"{path} breaks off or is damaged ({str(error).strip()}): copy it again, or take it out of prompts.source"
+            ) from None
 
 
 def _json_rows(path: Path, name: str, chunks: Iterator[bytes], limit: int) -> Iterator[Row]:
@@ -126,7 +136,11 @@ def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[bytes, str | N
 
 
 def _sized(raw: bytes, length: int, limit: int) -> tuple[bytes, str | None]:
-    return (raw, None) if length <= limit else (raw[:_KEEP_RAW], f"{length} bytes, more than prompts.max_row_bytes = {limit}")
+    return (
+        (raw, None)
+        if length <= limit
+        else (raw[:_KEEP_RAW], f"{length} bytes, more than prompts.max_row_bytes = {limit}")
+    )
 
 
 _OUTSIDE = re.compile(rb'["\[\]{},]')
@@ -167,7 +181,9 @@ def _elements(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[bytes, str 
             yield chunk[begin:][:_KEEP_RAW], "text after the end of the JSON array"
     if depth:
         # Cut off, or a quote too many or too few: how many rows lie behind it nobody can say.
-        raise EOFError(f"its JSON array has no end; the last element begins with {kept.strip()[:80].decode(errors='backslashreplace')!r}")
+        raise EOFError(
+            f"its JSON array has no end; the last element begins with {kept.strip()[:80].decode(errors='backslashreplace')!r}"
+        )
 
 
 def _checked(name: str, line: int, raw: bytes, complaint: str | None) -> Row:
@@ -179,7 +195,9 @@ def _checked(name: str, line: int, raw: bytes, complaint: str | None) -> Row:
     except orjson.JSONDecodeError as error:
         return Row(name, line, text, _why(raw, str(error)), str(error))
     if not isinstance(value, dict):
-        return Row(name, line, text, "not_an_object", f"a row must be a JSON object, not {type(value).__name__}")
+        return Row(
+            name, line, text, "not_an_object", f"a row must be a JSON object, not {type(value).__name__}"
+        )
     return Row(name, line, text)
 
 
@@ -213,7 +231,13 @@ def _parquet_row(name: str, line: int, value: dict | None, row: pa.RecordBatch, 
     except UnicodeDecodeError as error:
         return Row(name, line, _escaped(row), "bad_utf8", str(error))
     except ValueError:
-        return Row(name, line, json.dumps(value, ensure_ascii=False, default=_as_json), "nan", "a number that is NaN or infinite")
+        return Row(
+            name,
+            line,
+            json.dumps(value, ensure_ascii=False, default=_as_json),
+            "nan",
+            "a number that is NaN or infinite",
+        )
     return _checked(name, line, *_sized(raw, len(raw), limit))
 
 
@@ -224,5 +248,14 @@ def _as_json(value: object) -> object:
 
 def _escaped(row: pa.RecordBatch) -> str:
     """The text columns of a row whose bytes are no UTF-8."""
-    texts = {field.name: row[field.name] for field in row.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
-    return json.dumps({column: (values.cast(pa.large_binary())[0].as_py() or b"").decode(errors="backslashreplace") for column, values in texts.items()})
+    texts = {
+        field.name: row[field.name]
+        for field in row.schema
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    }
+    return json.dumps(
+        {
+            column: (values.cast(pa.large_binary())[0].as_py() or b"").decode(errors="backslashreplace")
+            for column, values in texts.items()
+        }
+    )

@@ -43,7 +43,9 @@ def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> d
     return con
 
 
-def over(tables: dict[str, pa.Table], query: str, where: str, settings: dict[str, object] | None = None) -> pa.Table:
+def over(
+    tables: dict[str, pa.Table], query: str, where: str, settings: dict[str, object] | None = None
+) -> pa.Table:
     """A stage's query over its shard's tables; it reads a setting by getvariable('name')."""
     with contextlib.closing(closed(tables)) as con:
         for name, value in (settings or {}).items():
@@ -61,7 +63,11 @@ def ctrl_c() -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
-        if isinstance(error, duckdb.InterruptException) or "interrupted" in str(error).lower() or "KeyboardInterrupt" in str(error):
+        if (
+            isinstance(error, duckdb.InterruptException)
+            or "interrupted" in str(error).lower()
+            or "KeyboardInterrupt" in str(error)
+        ):
             raise KeyboardInterrupt from None
         raise
 
@@ -75,8 +81,15 @@ def views(run: Path) -> dict[str, ds.Dataset]:
         for marker in read_markers(folder):
             for file in marker.files:
                 paths[file.table].append(str(verify(folder, file)))
-    read = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
-    return {name: ds.dataset(files, schema=TABLES[name], format=read) if files else ds.dataset(TABLES[name].empty_table()) for name, files in paths.items()}
+    read = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    return {
+        name: ds.dataset(files, schema=TABLES[name], format=read)
+        if files
+        else ds.dataset(TABLES[name].empty_table())
+        for name, files in paths.items()
+    }
 
 
 @contextlib.contextmanager
@@ -86,7 +99,9 @@ def time_limit(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]
     try:
         yield
     except duckdb.InterruptException:
-        raise UserError(f"the query was stopped after {seconds:g} s; give it more with --timeout, or ask for less") from None
+        raise UserError(
+            f"the query was stopped after {seconds:g} s; give it more with --timeout, or ask for less"
+        ) from None
     finally:
         timer.cancel()
 
@@ -99,13 +114,17 @@ def query(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> pa.Recor
             raise UserError(f"one statement at a time, please: this is {len(statements)}")
         # For a clear message only: what keeps a query in is that it has nothing to reach (a COPY may hide inside a SELECT).
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-            raise UserError(f"{statements[0].type.name} is not for here: the tables can be read, not changed; write a SELECT, DESCRIBE or SUMMARIZE")
+            raise UserError(
+                f"{statements[0].type.name} is not for here: the tables can be read, not changed; write a SELECT, DESCRIBE or SUMMARIZE"
+            )
         with time_limit(con, seconds):
             relation = con.sql(text)
             # Read here, under the clock, not when the caller looks at it.
             rows = relation.to_arrow_table()
     except duckdb.OutOfMemoryException as error:
-        raise UserError(f"the query needs more memory than it may have: {str(error).splitlines()[0]}; give it more with --memory") from None
+        raise UserError(
+            f"the query needs more memory than it may have: {str(error).splitlines()[0]}; give it more with --memory"
+        ) from None
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
     return rows.to_reader()

@@ -19,17 +19,41 @@ import pyarrow.parquet as pq
 
 from engine import sql
 from engine.models import Model, Uses
-from schemas.commit import commit_bytes, commit_json, committed, fingerprint, locked, sha256_file, sweep, sync_file
+from schemas.commit import (
+    commit_bytes,
+    commit_json,
+    committed,
+    fingerprint,
+    locked,
+    sha256_file,
+    sweep,
+    sync_file,
+)
 from schemas.errors import UserError
-from schemas.manifest import File, Marker, Planned, difference, marker_path, read_json, read_marker, shard_name, verify, write_manifest, write_marker, write_plan
+from schemas.manifest import (
+    File,
+    Marker,
+    Planned,
+    difference,
+    marker_path,
+    read_json,
+    read_marker,
+    shard_name,
+    verify,
+    write_manifest,
+    write_marker,
+    write_plan,
+)
 from schemas.recipe import Recipe, dump
 from schemas.tables import TABLES
 
 # Log-probs and token ids compress best split by byte; strings by dictionary (pitfalls: 3.4 and about 1 byte a value).
 _SPLIT = {
     f"{field.name}.list.element"
-    for schema in TABLES.values() for field in schema
-    if pa.types.is_list(field.type) and (pa.types.is_integer(field.type.value_type) or pa.types.is_floating(field.type.value_type))
+    for schema in TABLES.values()
+    for field in schema
+    if pa.types.is_list(field.type)
+    and (pa.types.is_integer(field.type.value_type) or pa.types.is_floating(field.type.value_type))
 }
 _ROW_GROUP = 4096
 _SCAN_BUFFER = 16 << 20  # bytes of rows waiting to be laid down
@@ -88,7 +112,9 @@ class Run:
 
     def above(self, stage: Stage) -> list[Stage]:
         """The stages before this one that add rows to a table it reads."""
-        return [other for other in self.stages[: self.stages.index(stage)] if set(other.writes) & set(stage.reads)]
+        return [
+            other for other in self.stages[: self.stages.index(stage)] if set(other.writes) & set(stage.reads)
+        ]
 
 
 def plan(path: Path, recipe: Recipe) -> Run:
@@ -97,14 +123,22 @@ def plan(path: Path, recipe: Recipe) -> Run:
 
     stages = tuple(STAGES[name] for name in recipe.sections if name in STAGES)
     if not stages or stages[0].scan is None:
-        raise UserError("the recipe's first stage must be [prompts]: it brings the rows that all others work on")
+        raise UserError(
+            "the recipe's first stage must be [prompts]: it brings the rows that all others work on"
+        )
     planned: dict[str, Planned] = {}
     written: set[str] = set()
     for number, stage in enumerate(stages):
         if missing := set(stage.reads) - written - {"scores"}:
-            raise UserError(f"[{stage.name}] reads {', '.join(sorted(missing))}, which no section above it makes")
+            raise UserError(
+                f"[{stage.name}] reads {', '.join(sorted(missing))}, which no section above it makes"
+            )
         written |= set(stage.writes)
-        above = {other.name: planned[other.name].folder for other in stages[:number] if set(other.writes) & set(stage.reads)}
+        above = {
+            other.name: planned[other.name].folder
+            for other in stages[:number]
+            if set(other.writes) & set(stage.reads)
+        }
         own = (stage.facts or _config_of(stage.name))(recipe)
         facts = json.loads(json.dumps({"stage": stage.name, "version": stage.version, "above": above} | own))
         planned[stage.name] = Planned(stage.name, f"{stage.name}-{fingerprint(facts)}", facts)
@@ -131,7 +165,11 @@ def current(run: Run, stage: Stage, shard: int, above: dict[str, str]) -> Marker
     """The shard's marker, if its files are there and it was made from the shards that are there now."""
     folder = run.folder(stage)
     marker = read_marker(folder, shard)
-    if marker is None or marker.made_from != above or not all((folder / file.name).exists() for file in marker.files):
+    if (
+        marker is None
+        or marker.made_from != above
+        or not all((folder / file.name).exists() for file in marker.files)
+    ):
         return None
     return marker
 
@@ -151,7 +189,13 @@ def missing(run: Run) -> dict[int, list[Stage]]:
     return result
 
 
-def make(run: Run, shard: int, stages: Collection[Stage], model: Callable[[Stage], Model], done: Callable[[Stage, Marker], None]) -> None:
+def make(
+    run: Run,
+    shard: int,
+    stages: Collection[Stage],
+    model: Callable[[Stage], Model],
+    done: Callable[[Stage, Marker], None],
+) -> None:
     """One shard through some of the stages, what is there already left as it is; `model(stage)` opens the model that the stage uses."""
     digests: dict[str, str] = {}
     for stage in run.stages:
@@ -185,7 +229,9 @@ def read_shard(run: Run, table: str, shard: int, stages: list[Stage]) -> pa.Tabl
 
 
 def read_file(folder: Path, file: File) -> pa.Table:
-    return pq.read_table(verify(folder, file), schema=TABLES[file.table], page_checksum_verification=True, partitioning=None)
+    return pq.read_table(
+        verify(folder, file), schema=TABLES[file.table], page_checksum_verification=True, partitioning=None
+    )
 
 
 def _commit(folder: Path, shard: int, made: Made, made_from: dict[str, str]) -> Marker:
@@ -197,7 +243,9 @@ def _commit(folder: Path, shard: int, made: Made, made_from: dict[str, str]) -> 
             with committed(path) as temporary:
                 write_parquet(rows, temporary)
             files.append(File(path.name, name, len(rows), sha256_file(path)))
-    marker = Marker(shard, tuple(files), made_from, {name: count for name, count in made.counts.items() if count})
+    marker = Marker(
+        shard, tuple(files), made_from, {name: count for name, count in made.counts.items() if count}
+    )
     marker_path(folder, shard).unlink(missing_ok=True)
     write_marker(folder, marker)
     return marker
@@ -205,11 +253,19 @@ def _commit(folder: Path, shard: int, made: Made, made_from: dict[str, str]) -> 
 
 def write_parquet(rows: pa.Table, path: Path) -> None:
     """zstd, page checksums on; the same rows give the same bytes."""
-    names = [f"{name}.list.element" if pa.types.is_list(rows.field(name).type) else name for name in rows.column_names]
+    names = [
+        f"{name}.list.element" if pa.types.is_list(rows.field(name).type) else name
+        for name in rows.column_names
+    ]
     split = [name for name in names if name in _SPLIT]
     pq.write_table(
-        rows, path, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True,
-        use_dictionary=[name for name in names if name not in split], use_byte_stream_split=split,
+        rows,
+        path,
+        compression="zstd",
+        row_group_size=_ROW_GROUP,
+        write_page_checksum=True,
+        use_dictionary=[name for name in names if name not in split],
+        use_byte_stream_split=split,
     )
 
 
@@ -219,7 +275,9 @@ def finish(run: Run) -> dict[str, dict]:
     for stage in run.stages:
         folder = run.folder(stage)
         markers = [read_marker(folder, shard) for shard in range(run.shards)]
-        manifests[stage.name] = write_manifest(folder, run.planned[stage.name].facts, [marker for marker in markers if marker])
+        manifests[stage.name] = write_manifest(
+            folder, run.planned[stage.name].facts, [marker for marker in markers if marker]
+        )
         shutil.rmtree(folder / "scan", ignore_errors=True)
     return manifests
 
@@ -250,10 +308,16 @@ def lay(run: Run, wanted: set[int], report: Callable[[int], None]) -> None:
         shards = pa.array(scanned.shards, pa.int32())
         order = pa.compute.sort_indices(shards)  # stable: the rows of a shard keep the input's order
         sorted_rows, sorted_shards = scanned.rows.take(order), shards.take(order).to_numpy()
-        cuts = [0, *(1 + i for i in range(len(sorted_shards) - 1) if sorted_shards[i] != sorted_shards[i + 1]), len(sorted_shards)]
+        cuts = [
+            0,
+            *(1 + i for i in range(len(sorted_shards) - 1) if sorted_shards[i] != sorted_shards[i + 1]),
+            len(sorted_shards),
+        ]
         for begin, end in zip(cuts, cuts[1:], strict=False):
             if int(sorted_shards[begin]) in wanted:
-                waiting.setdefault(int(sorted_shards[begin]), []).append(sorted_rows.slice(begin, end - begin))
+                waiting.setdefault(int(sorted_shards[begin]), []).append(
+                    sorted_rows.slice(begin, end - begin)
+                )
         held += scanned.rows.nbytes
         if held >= _SCAN_BUFFER:
             _flush(folder, waiting)
@@ -268,7 +332,10 @@ def lay(run: Run, wanted: set[int], report: Callable[[int], None]) -> None:
 def _flush(folder: Path, waiting: dict[int, list[pa.Table]]) -> None:
     for shard, tables in waiting.items():
         rows = pa.concat_tables(tables).combine_chunks()
-        with open(folder / f"{shard_name(shard)}.arrows", "ab") as file, pa.ipc.new_stream(file, rows.schema) as stream:
+        with (
+            open(folder / f"{shard_name(shard)}.arrows", "ab") as file,
+            pa.ipc.new_stream(file, rows.schema) as stream,
+        ):
             stream.write_table(rows)
     waiting.clear()
 
@@ -289,5 +356,7 @@ def what_changed(run: Run, stage: Stage) -> list[tuple[str, list[str]]]:
     found = []
     for folder in sorted(run.path.glob(f"{stage.name}-*")):
         if folder.name != run.planned[stage.name].folder and (folder / "facts.json").exists():
-            found.append((folder.name, difference(read_json(folder / "facts.json"), run.planned[stage.name].facts)))
+            found.append(
+                (folder.name, difference(read_json(folder / "facts.json"), run.planned[stage.name].facts))
+            )
     return found

@@ -75,9 +75,13 @@ class Text:
         from transformers import AutoTokenizer, GenerationConfig
 
         try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                path, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}") from None
+            raise UserError(
+                f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}"
+            ) from None
         self.tokenizer.chat_template = template
         # split_special_tokens is a field of the one tokenizer underneath, so two threads at once would give each other's ids.
         self._coding = threading.Lock()
@@ -89,16 +93,26 @@ class Text:
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted(filter(None, added | set(self.tokenizer.all_special_tokens)), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
-        ends = GenerationConfig.from_pretrained(path).eos_token_id if (path / "generation_config.json").exists() else None
-        self.stop_ids = {*([ends] if isinstance(ends, int) else ends or []), self.tokenizer.eos_token_id} - {None}
+        ends = (
+            GenerationConfig.from_pretrained(path).eos_token_id
+            if (path / "generation_config.json").exists()
+            else None
+        )
+        self.stop_ids = {*([ends] if isinstance(ends, int) else ends or []), self.tokenizer.eos_token_id} - {
+            None
+        }
         if not self.stop_ids:
-            raise UserError(f"the tokenizer in {path} has no EOS token: a response could not be ended; set eos_token in its tokenizer_config.json")
+            raise UserError(
+                f"the tokenizer in {path} has no EOS token: a response could not be ended; set eos_token in its tokenizer_config.json"
+            )
         day = datetime.date.fromisoformat(date)
         self._today = {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
         try:
             self._apply([{"role": "user", "content": "a"}], True)
         except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"the chat template of {path} is no template: {error}; give another by model.chat_template") from None
+            raise UserError(
+                f"the chat template of {path} is no template: {error}; give another by model.chat_template"
+            ) from None
         except (jinja2.TemplateError, TypeError, ValueError):
             pass  # it may refuse this one prompt and take others
 
@@ -110,7 +124,11 @@ class Text:
                 rendered.append(self._render(messages))
             except TemplateError as error:
                 rendered.append(error)
-        plain = [text for text, messages in zip(rendered, prompts, strict=True) if isinstance(text, str) and not self._typed(messages)]
+        plain = [
+            text
+            for text, messages in zip(rendered, prompts, strict=True)
+            if isinstance(text, str) and not self._typed(messages)
+        ]
         ids = iter(self._ids(plain) if plain else [])
         result: list[list[int] | TemplateError] = []
         for text, messages in zip(rendered, prompts, strict=True):
@@ -129,13 +147,17 @@ class Text:
     def _ids(self, text, split_special_tokens: bool = False):
         """Token ids of a text or of each of a list, nothing added; what looks like a special token is one, or with `split_special_tokens` is text."""
         with self._coding:
-            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens).input_ids
+            return self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens
+            ).input_ids
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of sampled responses, without the token that ended them or any other special one."""
         if not rows:
             return []
-        return self.tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.batch_decode(
+            [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def single_ids(self, word: str) -> list[int]:
         """Every token that a model may say this word by at the beginning of its answer; raises UserError where it is more than one token."""
@@ -146,13 +168,17 @@ class Text:
             found.append(after[len(line) :])
         ids = sorted({ids[0] for ids in found if len(ids) == 1})
         if not ids:
-            raise UserError(f"'{word}' is not a single token of {self.tokenizer.name_or_path}: a judge's answer is read from the probabilities of single tokens; change [judge] low and high")
+            raise UserError(
+                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: a judge's answer is read from the probabilities of single tokens; change [judge] low and high"
+            )
         return ids
 
     @functools.cached_property
     def end_id(self) -> int:
         """The token that ends a response: what the template puts after an assistant's turn if the model stops there, else EOS."""
-        fallback = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.stop_ids)
+        fallback = (
+            self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.stop_ids)
+        )
         try:
             turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
             after = self._render(turns, generation=False).partition(_MARK)[2]
@@ -161,7 +187,9 @@ class Text:
         return next((token for token in self._ids(after) if token in self.stop_ids), fallback)
 
     def _typed(self, messages: Messages) -> bool:
-        return self._special is not None and any(self._special.search(message["content"]) for message in messages)
+        return self._special is not None and any(
+            self._special.search(message["content"]) for message in messages
+        )
 
     def _render(self, messages: Messages, generation: bool = True) -> str:
         import jinja2
@@ -173,8 +201,12 @@ class Text:
 
     def _apply(self, messages: Messages, generation: bool) -> str:
         own = {} if self._adds_bos or self.tokenizer.bos_token is None else {"unwanted_bos": True}
-        today = {name: value for name, value in self._today.items() if name in (self.tokenizer.chat_template or "")}
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **own, **today)
+        today = {
+            name: value for name, value in self._today.items() if name in (self.tokenizer.chat_template or "")
+        }
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation, **own, **today
+        )
 
     def _guarded(self, messages: Messages) -> list[int]:
         """Ids of a prompt in which a user typed a special token: it is hidden while the template is rendered, then tokenised as text."""
@@ -190,7 +222,9 @@ class Text:
         rendered, at = self._render(safe), 0
         for special in [*self._special.finditer(rendered), None]:
             text = rendered[at : special.start() if special else None]
-            text = _STANDINS.sub(lambda match: hidden[int(match[1])] if int(match[1]) < len(hidden) else match[0], text)
+            text = _STANDINS.sub(
+                lambda match: hidden[int(match[1])] if int(match[1]) < len(hidden) else match[0], text
+            )
             ids += self._ids(text, split_special_tokens=True) if text else []
             if special:
                 ids.append(self.tokenizer.convert_tokens_to_ids(special[0]))

@@ -36,27 +36,60 @@ def check(path: Path, recipe: Recipe, both: bool = True) -> None:
     run = plan(path, recipe)
     stage = next((stage for stage in run.stages if stage.name == "logprobs"), None)
     if stage is None or not run.folder(stage).is_dir():
-        raise UserError(f"{path} has no log-probs of this recipe to verify; `engine status {path}` says what there is")
+        raise UserError(
+            f"{path} has no log-probs of this recipe to verify; `engine status {path}` says what there is"
+        )
     files, damaged = _digests(path)
     click.echo(f"digests: {files - len(damaged):,} of {files:,} files are what their markers say")
     rows = _sample(run, stage, config.sample)
-    text = Text(identify(recipe.section("model")).path, identify(recipe.section("model")).template_text, recipe.section("model").date)
+    text = Text(
+        identify(recipe.section("model")).path,
+        identify(recipe.section("model")).template_text,
+        recipe.section("model").date,
+    )
     ids = _ids(rows, text)
-    click.echo(f"token ids of {len(rows):,} rows: " + ", ".join(f"{name} {count}" for name, count in ids.items()))
+    click.echo(
+        f"token ids of {len(rows):,} rows: " + ", ".join(f"{name} {count}" for name, count in ids.items())
+    )
     gaps = _gaps(rows, recipe, both)
     _print(gaps)
-    exact = recipe.section("model").dtype == "float32" and recipe.sections.get("train", Train()).dtype == "float32"
+    exact = (
+        recipe.section("model").dtype == "float32"
+        and recipe.sections.get("train", Train()).dtype == "float32"
+    )
     tolerance = config.tolerance or (1e-3 if exact else 0.05)
     worst = max(gap["mean"] for gap in gaps)
     wrong = [f"{len(damaged)} files are damaged, such as {damaged[0]}"] if damaged else []
-    wrong += [f"the mean gap is {worst:.2g} nat a token, more than {tolerance:g}"] if not worst <= tolerance else []
+    wrong += (
+        [f"the mean gap is {worst:.2g} nat a token, more than {tolerance:g}"]
+        if not worst <= tolerance
+        else []
+    )
     wrong += [f"{ids['double_bos']} prompts begin with two BOS"] if ids["double_bos"] else []
-    wrong += [f"{ids['eos_within']} responses hold an end token before their end"] if ids["eos_within"] else []
-    commit_json(path / "verify.json", {"logprobs": run.folder(stage).name, "rows": len(rows), "tolerance": tolerance, "gaps": gaps, "ids": ids, "files": files, "damaged": damaged, "passed": not wrong})
+    wrong += (
+        [f"{ids['eos_within']} responses hold an end token before their end"] if ids["eos_within"] else []
+    )
+    commit_json(
+        path / "verify.json",
+        {
+            "logprobs": run.folder(stage).name,
+            "rows": len(rows),
+            "tolerance": tolerance,
+            "gaps": gaps,
+            "ids": ids,
+            "files": files,
+            "damaged": damaged,
+            "passed": not wrong,
+        },
+    )
     if wrong:
-        raise UserError(f"{path} does not pass: {'; '.join(wrong)} (all of it in {path / 'verify.json'}); make the log-probs in the trainer's own way (logprobs.backend = hf, "
-                        "model.dtype = float32), or raise verify.tolerance if such a gap is what this dtype gives")
-    click.echo(f"passed: mean gap at most {worst:.2g} nat a token (tolerance {tolerance:g}); recorded in {path / 'verify.json'}")
+        raise UserError(
+            f"{path} does not pass: {'; '.join(wrong)} (all of it in {path / 'verify.json'}); make the log-probs in the trainer's own way (logprobs.backend = hf, "
+            "model.dtype = float32), or raise verify.tolerance if such a gap is what this dtype gives"
+        )
+    click.echo(
+        f"passed: mean gap at most {worst:.2g} nat a token (tolerance {tolerance:g}); recorded in {path / 'verify.json'}"
+    )
 
 
 def _digests(path: Path) -> tuple[int, list[str]]:
@@ -75,21 +108,35 @@ def _digests(path: Path) -> tuple[int, list[str]]:
 
 def _sample(run: Run, stage, wanted: int) -> list[dict]:
     """Rows of logprobs: whole responses with all their contexts, always the same ones, from shards that lie evenly apart."""
-    markers = [marker for marker in read_markers(run.folder(stage)) if any(file.table == "logprobs" for file in marker.files)]
+    markers = [
+        marker
+        for marker in read_markers(run.folder(stage))
+        if any(file.table == "logprobs" for file in marker.files)
+    ]
     if not markers:
         raise UserError(f"{run.folder(stage)} has no log-probs yet: run `engine precompute` first")
-    chosen = [markers[number] for number in sorted({round(place) for place in np.linspace(0, len(markers) - 1, _SHARDS)})]
+    chosen = [
+        markers[number]
+        for number in sorted({round(place) for place in np.linspace(0, len(markers) - 1, _SHARDS)})
+    ]
     tables = []
     for marker in chosen:
-        rows = pa.concat_tables(read_file(run.folder(stage), file) for file in marker.files if file.table == "logprobs")
-        first = sorted(set(rows["response_id"].to_pylist()), key=lambda identity: (share(identity), identity))[: -(-wanted // len(chosen))]
+        rows = pa.concat_tables(
+            read_file(run.folder(stage), file) for file in marker.files if file.table == "logprobs"
+        )
+        first = sorted(
+            set(rows["response_id"].to_pylist()), key=lambda identity: (share(identity), identity)
+        )[: -(-wanted // len(chosen))]
         tables.append(rows.filter(pa.compute.is_in(rows["response_id"], pa.array(first))))
     return pa.concat_tables(tables).to_pylist()
 
 
 def _ids(rows: list[dict], text: Text) -> dict[str, int]:
     """How often the token ids show what goes wrong in caches, and what is merely worth knowing."""
-    bos, found = text.tokenizer.bos_token_id, Counter(bos=0, double_bos=0, eos_at_end=0, eos_within=0, border_merges=0)
+    bos, found = (
+        text.tokenizer.bos_token_id,
+        Counter(bos=0, double_bos=0, eos_at_end=0, eos_within=0, border_merges=0),
+    )
     for row in rows:
         prompt, response = row["prompt_ids"], row["response_ids"]
         found["bos"] += bos is not None and prompt[:1] == [bos]
@@ -108,7 +155,13 @@ def _gaps(rows: list[dict], recipe: Recipe, both: bool) -> list[dict]:
     model, cached = recipe.section("model"), recipe.section("logprobs").backend
     want = [np.asarray(row["token_logps"], np.float32) for row in rows]
     prompts, responses = [row["prompt_ids"] for row in rows], [[row["response_ids"]] for row in rows]
-    found = [_gap(f"trainer ({recipe.sections.get('train', Train()).dtype})", want, _trainers(prompts, responses, recipe))]
+    found = [
+        _gap(
+            f"trainer ({recipe.sections.get('train', Train()).dtype})",
+            want,
+            _trainers(prompts, responses, recipe),
+        )
+    ]
     if not both:
         return found
     other = "vllm" if cached == "hf" else "hf"
@@ -117,16 +170,27 @@ def _gaps(rows: list[dict], recipe: Recipe, both: bool) -> list[dict]:
     except UserError:
         click.echo("vLLM is not installed here: the log-probs are compared with the trainer's forward alone")
         return found
-    fits = [number for number in range(len(rows)) if not use.positions or other == "hf" or len(prompts[number]) + len(responses[number][0]) < use.positions]
+    fits = [
+        number
+        for number in range(len(rows))
+        if not use.positions
+        or other == "hf"
+        or len(prompts[number]) + len(responses[number][0]) < use.positions
+    ]
     if not fits:
-        click.echo("no row of the sample fits the other backend's positions: compared with the trainer's forward alone")
+        click.echo(
+            "no row of the sample fits the other backend's positions: compared with the trainer's forward alone"
+        )
         return found
     opened = open_model(use, places(use)[0], cores(), lambda done: None, None)
     try:
         logps = opened.logprobs([prompts[number] for number in fits], [responses[number] for number in fits])
     finally:
         opened.close()
-    return [*found, _gap(f"{other} ({model.dtype})", [want[number] for number in fits], [group[0] for group in logps])]
+    return [
+        *found,
+        _gap(f"{other} ({model.dtype})", [want[number] for number in fits], [group[0] for group in logps]),
+    ]
 
 
 def _trainers(prompts: list, responses: list, recipe: Recipe) -> list[np.ndarray]:
@@ -135,9 +199,24 @@ def _trainers(prompts: list, responses: list, recipe: Recipe) -> list[np.ndarray
 
     from engine.models.hf import HF
 
-    model = HF(logprobs.uses(Recipe(recipe.sections | {"model": replace(recipe.section("model"), dtype="float32"), "logprobs": replace(recipe.section("logprobs"), backend="hf")})), places(Uses(recipe.section("model"), "hf"))[0])
+    model = HF(
+        logprobs.uses(
+            Recipe(
+                recipe.sections
+                | {
+                    "model": replace(recipe.section("model"), dtype="float32"),
+                    "logprobs": replace(recipe.section("logprobs"), backend="hf"),
+                }
+            )
+        ),
+        places(Uses(recipe.section("model"), "hf"))[0],
+    )
     try:
-        with torch.autocast(torch.device(model._device).type, torch.bfloat16, enabled=recipe.sections.get("train", Train()).dtype == "bfloat16"):
+        with torch.autocast(
+            torch.device(model._device).type,
+            torch.bfloat16,
+            enabled=recipe.sections.get("train", Train()).dtype == "bfloat16",
+        ):
             return [group[0] for group in model.logprobs(prompts, responses)]
     finally:
         model.close()  # the other backend wants the memory
@@ -146,10 +225,30 @@ def _trainers(prompts: list, responses: list, recipe: Recipe) -> list[np.ndarray
 def _gap(way: str, want: list[np.ndarray], got: list[np.ndarray]) -> dict:
     """`multiplicative`: NeMo-RL's token_mult_prob_error, the mean of exp(|Δ|); 1.05 is where it alarms."""
     gaps = np.abs(np.concatenate(want).astype(np.float64) - np.concatenate(got))
-    return {"way": way, "tokens": len(gaps), "mean": float(gaps.mean()), "p99": float(np.quantile(gaps, 0.99)), "max": float(gaps.max()), "multiplicative": float(np.exp(gaps).mean())}
+    return {
+        "way": way,
+        "tokens": len(gaps),
+        "mean": float(gaps.mean()),
+        "p99": float(np.quantile(gaps, 0.99)),
+        "max": float(gaps.max()),
+        "multiplicative": float(np.exp(gaps).mean()),
+    }
 
 
 def _print(gaps: list[dict]) -> None:
-    shown = [{"cached against": gap["way"], "tokens": gap["tokens"], **{name: f"{gap[name]:.2g}" for name in ("mean", "p99", "max")}, "mean exp|Δ|": f"{gap['multiplicative']:.6f}"} for gap in gaps]
-    with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=40, tbl_width_chars=120):
+    shown = [
+        {
+            "cached against": gap["way"],
+            "tokens": gap["tokens"],
+            **{name: f"{gap[name]:.2g}" for name in ("mean", "p99", "max")},
+            "mean exp|Δ|": f"{gap['multiplicative']:.6f}",
+        }
+        for gap in gaps
+    ]
+    with pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        fmt_str_lengths=40,
+        tbl_width_chars=120,
+    ):
         click.echo(pl.DataFrame(shown))

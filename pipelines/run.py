@@ -29,12 +29,31 @@ def rounds(path: Path, recipe: Recipe, settings: tuple[str, ...] = ()) -> list[P
     count, policies, told = recipe.sections.get("rounds", Rounds()).n, [], []
     for number in range(1, count + 1):
         if policies:
-            recipe = Recipe(recipe.sections | {"model": replace(recipe.section("model"), name=str(policies[-1].resolve()), revision="main")}, recipe.seed)
+            recipe = Recipe(
+                recipe.sections
+                | {
+                    "model": replace(
+                        recipe.section("model"), name=str(policies[-1].resolve()), revision="main"
+                    )
+                },
+                recipe.seed,
+            )
         run = path / f"round-{number}"
-        click.echo(click.style(f"\nround {number} of {count}: {run}, model {recipe.section('model').name}", bold=True))
+        click.echo(
+            click.style(
+                f"\nround {number} of {count}: {run}, model {recipe.section('model').name}", bold=True
+            )
+        )
         precompute(run, recipe, 0)
         policies.append(_train(run, recipe, settings))
-        told.append({"round": number, "run": run.name, "policy": str(policies[-1].relative_to(path)), "weights": weights_digest(policies[-1])})
+        told.append(
+            {
+                "round": number,
+                "run": run.name,
+                "policy": str(policies[-1].relative_to(path)),
+                "weights": weights_digest(policies[-1]),
+            }
+        )
         commit_json(path / "rounds.json", told)
     return policies
 
@@ -46,8 +65,24 @@ def _train(run: Path, recipe: Recipe, settings: tuple[str, ...]) -> Path:
     from trainer.train import train
 
     if recipe.section("model").device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        words = [word for setting in settings if setting.startswith(("train.", "seed=")) for word in ("--set", setting)]
-        command = ["-m", "torch.distributed.run", f"--nproc-per-node={torch.cuda.device_count()}", "-m", "trainer.cli", "run", str(run / "recipe.toml"), "-o", str(run), *words]
+        words = [
+            word
+            for setting in settings
+            if setting.startswith(("train.", "seed="))
+            for word in ("--set", setting)
+        ]
+        command = [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={torch.cuda.device_count()}",
+            "-m",
+            "trainer.cli",
+            "run",
+            str(run / "recipe.toml"),
+            "-o",
+            str(run),
+            *words,
+        ]
         if code := subprocess.run([sys.executable, *command]).returncode:
             sys.exit(code)
     return train(run, recipe)
@@ -55,8 +90,21 @@ def _train(run: Path, recipe: Recipe, settings: tuple[str, ...]) -> Path:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the rounds' run folders; what it holds is reused.")
-@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the recipe's own; may be given several times.")
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the rounds' run folders; what it holds is reused.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="section.key=value, over the recipe's own; may be given several times.",
+)
 def main(recipe: str, run: Path, settings: tuple[str, ...]) -> None:
     """Precompute and train as often as [rounds] n of a RECIPE says, each round with the policy of the one before.
 

@@ -65,7 +65,9 @@ def locked(folder: Path, who: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise UserError(f"{folder}: another `{who}` (process {lock.read() or 'unknown'}) is at work in it; wait for it, or take another folder") from None
+            raise UserError(
+                f"{folder}: another `{who}` (process {lock.read() or 'unknown'}) is at work in it; wait for it, or take another folder"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -43,5 +43,8 @@ def in_one_sentence(kept: str) -> Iterator[None]:
         raise  # whoever read us has seen enough: the command knows what that means
     except OSError as error:
         # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
-        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        print(
+            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
+            file=sys.stderr,
+        )
         sys.exit(1)

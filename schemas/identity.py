@@ -18,7 +18,14 @@ _log = logging.getLogger("prefmill")
 _LARGE = 2_000_000_000  # bytes that take long enough to read for a user to wonder
 # What transformers writes of its own accord and what changes no number.
 _IDLE_CONFIG = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
@@ -36,13 +43,20 @@ class Identity:
     positions: int
 
     def facts(self) -> dict[str, str]:
-        return {"weights": self.weights, "config": self.config, "tokenizer": self.tokenizer, "template": self.template}
+        return {
+            "weights": self.weights,
+            "config": self.config,
+            "tokenizer": self.tokenizer,
+            "template": self.template,
+        }
 
 
 def resolve(model: Model) -> Path:
     """The folder of a model: the name itself where it is a folder, else the hub's (or, offline, its cache's) snapshot."""
     if not model.name:
-        raise UserError("the recipe names no model: set name in [model] to a folder in Hugging Face form or to a name on the hub")
+        raise UserError(
+            "the recipe names no model: set name in [model] to a folder in Hugging Face form or to a name on the hub"
+        )
     path = Path(model.name).expanduser()
     if path.is_dir():
         return path
@@ -55,7 +69,9 @@ def resolve(model: Model) -> Path:
         return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(_WANTED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model '{model.name}' is no folder here and the hub does not give it: {reason}") from None
+        raise UserError(
+            f"model '{model.name}' is no folder here and the hub does not give it: {reason}"
+        ) from None
 
 
 def _json(path: Path) -> dict:
@@ -80,8 +96,13 @@ def weights_digest(path: Path) -> str:
     """Digest over the names and contents of a folder's weight files."""
     files = _weight_files(path)
     if not files:
-        other = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)), None)
-        raise UserError(f"{path} has no model.safetensors" + (f" (only {other}, which can hold code: convert it)" if other else ""))
+        other = next(
+            (file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern)), None
+        )
+        raise UserError(
+            f"{path} has no model.safetensors"
+            + (f" (only {other}, which can hold code: convert it)" if other else "")
+        )
     unread = sum(file.stat().st_size for file in files if not is_remembered(file))
     if unread > _LARGE:
         _log.info("reading %.0f GB of weights in %s, to know them by their content: once", unread / 1e9, path)
@@ -91,12 +112,18 @@ def weights_digest(path: Path) -> str:
 def config_digest(path: Path) -> str:
     if not (path / "config.json").exists():
         raise UserError(f"{path} has no config.json: it is not a model folder in Hugging Face form")
-    return fingerprint({key: value for key, value in _json(path / "config.json").items() if key not in _IDLE_CONFIG})
+    return fingerprint(
+        {key: value for key, value in _json(path / "config.json").items() if key not in _IDLE_CONFIG}
+    )
 
 
 def _tokenizer_digest(path: Path) -> str:
     known = {name: content_digest(path / name) for name in _TOKENIZER_FILES if (path / name).exists()}
-    settings = {key: value for key, value in _json(path / "tokenizer_config.json").items() if key not in ("chat_template", "name_or_path")}
+    settings = {
+        key: value
+        for key, value in _json(path / "tokenizer_config.json").items()
+        if key not in ("chat_template", "name_or_path")
+    }
     # Where a response ends is part of how it is tokenised.
     ends = _json(path / "generation_config.json").get("eos_token_id")
     if not known:
@@ -107,7 +134,9 @@ def _tokenizer_digest(path: Path) -> str:
 def _template(model: Model, path: Path) -> tuple[str, str]:
     """The template's text, and where it is from."""
     if model.chat_template:
-        return Path(included("prompts", model.chat_template, ".jinja")).read_text(), f"model.chat_template = {model.chat_template}"
+        return Path(
+            included("prompts", model.chat_template, ".jinja")
+        ).read_text(), f"model.chat_template = {model.chat_template}"
     if (path / "chat_template.jinja").exists():
         return (path / "chat_template.jinja").read_text(), "the model's own"
     own = _json(path / "tokenizer_config.json").get("chat_template")

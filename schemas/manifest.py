@@ -49,7 +49,9 @@ def marker_path(folder: Path, shard: int) -> Path:
 
 
 def _marker(value: dict) -> Marker:
-    return Marker(value["shard"], tuple(File(**file) for file in value["files"]), value["made_from"], value["counts"])
+    return Marker(
+        value["shard"], tuple(File(**file) for file in value["files"]), value["made_from"], value["counts"]
+    )
 
 
 def read_json(path: Path, remedy: str = "delete it and run `engine precompute` again") -> dict:
@@ -57,7 +59,9 @@ def read_json(path: Path, remedy: str = "delete it and run `engine precompute` a
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: not JSON any more ({error}); the disk or a person changed it: {remedy}") from None
+        raise UserError(
+            f"{path}: not JSON any more ({error}); the disk or a person changed it: {remedy}"
+        ) from None
 
 
 def read_marker(folder: Path, shard: int) -> Marker | None:
@@ -81,7 +85,12 @@ def write_manifest(folder: Path, facts: dict, markers: list[Marker]) -> dict:
     for marker in markers:
         rows.update({file.table: file.rows for file in marker.files})
         counts.update(marker.counts)
-    manifest = {"facts": facts, "rows": dict(rows), "counts": dict(counts), "shards": [asdict(marker) for marker in markers]}
+    manifest = {
+        "facts": facts,
+        "rows": dict(rows),
+        "counts": dict(counts),
+        "shards": [asdict(marker) for marker in markers],
+    }
     commit_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -91,11 +100,15 @@ def verify(folder: Path, file: File, *, afresh: bool = False) -> Path:
     hashed is not hashed again, unless `afresh`."""
     path = folder / file.name
     if not path.exists():
-        raise UserError(f"{path}: the marker names this file but it is gone; delete {shard_name(int(file.name[:5]))}.json beside it and run "
-                        "`engine precompute` again: only this shard is made anew")
+        raise UserError(
+            f"{path}: the marker names this file but it is gone; delete {shard_name(int(file.name[:5]))}.json beside it and run "
+            "`engine precompute` again: only this shard is made anew"
+        )
     if (sha256_file(path) if afresh else content_digest(path)) != file.sha256:
-        raise UserError(f"{path}: damaged, its sha256 is not the one its marker names; delete it and {file.name[:5]}.json beside it and run "
-                        "`engine precompute` again: only this shard is made anew")
+        raise UserError(
+            f"{path}: damaged, its sha256 is not the one its marker names; delete it and {file.name[:5]}.json beside it and run "
+            "`engine precompute` again: only this shard is made anew"
+        )
     return path
 
 
@@ -131,6 +144,8 @@ def read_plan(run: Path) -> tuple[list[Planned], int]:
     """The stages in order of execution, and the number of shards."""
     path = run / "plan.json"
     if not path.exists():
-        raise UserError(f"{run} is not a run folder (it has no plan.json); make one with `engine precompute RECIPE -o {run}`")
+        raise UserError(
+            f"{run} is not a run folder (it has no plan.json); make one with `engine precompute RECIPE -o {run}`"
+        )
     plan = read_json(path)
     return [Planned(**stage) for stage in plan["stages"]], plan["shards"]

@@ -63,7 +63,9 @@ def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
     ids, positions, predict, targets, segments, lengths, at = [], [], [], [], [], [], 0
     for prompt, responses in groups:
         length = len(prompt)
-        assert length and all(len(response) for response in responses), "a prompt or a response without tokens cannot be scored"
+        assert length and all(len(response) for response in responses), (
+            "a prompt or a response without tokens cannot be scored"
+        )
         ids.append(np.asarray(prompt))
         positions.append(np.arange(length))
         last, at = at + length - 1, at + length
@@ -83,7 +85,19 @@ def lay(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
     return Layout(flat(ids), flat(positions), flat(predict), flat(targets), segments, lengths)
 
 
-def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, packed=None, **_):
+def _attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    sliding_window=None,
+    softcap=None,
+    packed=None,
+    **_,
+):
     """transformers' attention interface: query (1, heads, T, d), key and value (1, kv heads, T, d) to (1, T, heads, d)."""
     assert packed is not None, "the packed attention was called outside of token_logps"
     if _kernel_takes(query, key, value) and softcap is None and not dropout:
@@ -92,23 +106,34 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     lengths = [prompt + sum(responses) for prompt, responses in packed.segments]
     out = []
     # `split`, not slices: the backward of a slice fills a zero tensor of the whole length for every segment.
-    for (prompt, responses), q, k, v in zip(packed.segments, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+    for (prompt, responses), q, k, v in zip(
+        packed.segments, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+    ):
         cuts = [prompt, *responses]
         k, v = (_repeated(x, repeat) for x in (k, v))
         q_parts, k_parts, v_parts = q.split(cuts, 2), k.split(cuts, 2), v.split(cuts, 2)
-        out.append(_attend(q_parts[0], k_parts[0], v_parts[0], scaling, dropout, sliding_window, softcap, packed))
+        out.append(
+            _attend(q_parts[0], k_parts[0], v_parts[0], scaling, dropout, sliding_window, softcap, packed)
+        )
         for i, length in enumerate(responses, 1):
             if length:
                 keys, values = torch.cat([k_parts[0], k_parts[i]], 2), torch.cat([v_parts[0], v_parts[i]], 2)
-                out.append(_attend(q_parts[i], keys, values, scaling, dropout, sliding_window, softcap, packed))
+                out.append(
+                    _attend(q_parts[i], keys, values, scaling, dropout, sliding_window, softcap, packed)
+                )
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
 def _kernel_takes(query, key, value) -> bool:
     """Whether flash attention runs on these: half precision on a GPU of compute capability 8 or more, heads of one size, a multiple of 8 up to 256."""
     size = value.shape[3]
-    return (value.is_cuda and value.dtype in (torch.float16, torch.bfloat16) and query.shape[3] == key.shape[3] == size <= 256 and size % 8 == 0
-            and torch.cuda.get_device_capability(value.device) >= (8, 0))
+    return (
+        value.is_cuda
+        and value.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[3] == key.shape[3] == size <= 256
+        and size % 8 == 0
+        and torch.cuda.get_device_capability(value.device) >= (8, 0)
+    )
 
 
 def _one_kernel(query, key, value, scaling, window, packed):
@@ -120,10 +145,20 @@ def _one_kernel(query, key, value, scaling, window, packed):
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     keys, values = key.index_select(0, where), value.index_select(0, where)
     before = -1 if window is None else window - 1
-    return varlen.varlen_attn(query, keys, values, *cuts, scale=scaling, window_size=(before, 0), enable_gqa=query.shape[1] != key.shape[1])[None]
+    return varlen.varlen_attn(
+        query,
+        keys,
+        values,
+        *cuts,
+        scale=scaling,
+        window_size=(before, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )[None]
 
 
-def _gathered(segments: list[tuple[int, list[int]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
+def _gathered(
+    segments: list[tuple[int, list[int]]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
     """Where each segment's keys lie, one after the other; where queries and keys of a segment begin and the last ones end; the longest of either. A prompt
     and its first response are one segment, every other response is one that sees the prompt and itself, aligned at the end."""
     where, queries, keys, at = [], [0], [0], 0
@@ -181,9 +216,13 @@ def check_device(wanted: str) -> None:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise UserError(f"model.device = {wanted}: expected auto, cpu, cuda or one GPU such as cuda:1") from None
+        raise UserError(
+            f"model.device = {wanted}: expected auto, cpu, cuda or one GPU such as cuda:1"
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"model.device = {wanted}, but torch finds {torch.cuda.device_count()} GPUs here; set it to auto or cpu, or install a CUDA build of torch")
+        raise UserError(
+            f"model.device = {wanted}, but torch finds {torch.cuda.device_count()} GPUs here; set it to auto or cpu, or install a CUDA build of torch"
+        )
 
 
 def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
@@ -196,13 +235,20 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
         _keep_freed_memory()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model in {path} does not load: {str(error).strip().splitlines()[0]}") from None
     # transformers fills what is missing with random numbers and goes on.
     if absent := sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"]))):
-        raise UserError(f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, such as {absent[0]}; get the folder again")
+        raise UserError(
+            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, such as {absent[0]}; get the folder again"
+        )
     model.generation_config = GenerationConfig()
     # eval: dropout would make a model differ from its own log-probs; the DPO authors' code switches it off too.
     return prepare(model.to(device).eval())
@@ -231,12 +277,21 @@ def head(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) ->
         return _chunk(model, hidden, targets)
     # Checkpointed: the backward makes a chunk's logits again, so that one chunk of them is alive at a time.
     run = functools.partial(checkpoint, _chunk, use_reentrant=False) if torch.is_grad_enabled() else _chunk
-    return torch.cat([run(model, hidden_part, part) for hidden_part, part in zip(hidden.split(rows), targets.split(rows), strict=True)])
+    return torch.cat(
+        [
+            run(model, hidden_part, part)
+            for hidden_part, part in zip(hidden.split(rows), targets.split(rows), strict=True)
+        ]
+    )
 
 
 def head_rows(model: PreTrainedModel) -> int:
     """How many rows of logits are made at once."""
-    return max(1, _CHUNK_LOGITS.get(model.device.type, _CHUNK_LOGITS_GPU) // model.get_output_embeddings().weight.shape[0])
+    return max(
+        1,
+        _CHUNK_LOGITS.get(model.device.type, _CHUNK_LOGITS_GPU)
+        // model.get_output_embeddings().weight.shape[0],
+    )
 
 
 def hidden(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
@@ -245,7 +300,13 @@ def hidden(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
         return _hidden_padded(model, layout)
     # A mask of four dimensions is passed through as it is; the packed attention does not look at it.
     none = torch.zeros(1, 1, 1, 1, device=layout.ids.device)
-    out = model.base_model(layout.ids[None], position_ids=layout.positions[None], attention_mask=none, use_cache=False, packed=layout)
+    out = model.base_model(
+        layout.ids[None],
+        position_ids=layout.positions[None],
+        attention_mask=none,
+        use_cache=False,
+        packed=layout,
+    )
     return out.last_hidden_state[0].index_select(0, layout.predict)
 
 
@@ -288,9 +349,15 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     model.config._attn_implementation = own
     padded = _gap(model, want)
     if padded > _tolerance(model):
-        raise UserError(f"{type(model).__name__} does more after its last layer than this pass knows: log-probs differ from its own by {padded:.2g}, "
-                        "so nothing computed with it could be trusted; use a model whose head is a matrix product (scaled or capped)")
-    _log.warning("%s does not take part in packing (log-probs differ by %.2g from its own): padded instead, which is slower", type(model).__name__, gap)
+        raise UserError(
+            f"{type(model).__name__} does more after its last layer than this pass knows: log-probs differ from its own by {padded:.2g}, "
+            "so nothing computed with it could be trusted; use a model whose head is a matrix product (scaled or capped)"
+        )
+    _log.warning(
+        "%s does not take part in packing (log-probs differ by %.2g from its own): padded instead, which is slower",
+        type(model).__name__,
+        gap,
+    )
     return model
 
 
@@ -301,8 +368,16 @@ def _tolerance(model: PreTrainedModel) -> float:
 def _probe(model: PreTrainedModel) -> list[Group]:
     window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
     length = 7 + (window if window <= 64 else 0)
-    ids = torch.randint(0, model.get_output_embeddings().weight.shape[0], (length + 9,), generator=torch.Generator().manual_seed(7)).tolist()
-    return [(ids[:length], [ids[length : length + 5], ids[length + 5 : length + 8]]), (ids[2:5], [ids[-4:], ids[-1:]])]
+    ids = torch.randint(
+        0,
+        model.get_output_embeddings().weight.shape[0],
+        (length + 9,),
+        generator=torch.Generator().manual_seed(7),
+    ).tolist()
+    return [
+        (ids[:length], [ids[length : length + 5], ids[length + 5 : length + 8]]),
+        (ids[2:5], [ids[-4:], ids[-1:]]),
+    ]
 
 
 @torch.no_grad()

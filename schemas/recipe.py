@@ -28,7 +28,9 @@ class Recipe:
 
     def section(self, name: str) -> typing.Any:
         if name not in self.sections:
-            raise UserError(f"the recipe has no section [{name}]; add it (an empty one takes every default), or set one of its keys")
+            raise UserError(
+                f"the recipe has no section [{name}]; add it (an empty one takes every default), or set one of its keys"
+            )
         return self.sections[name]
 
 
@@ -90,7 +92,10 @@ def _section(kind: type, body: dict, where: str) -> object:
     """A section's keys; the tables within it (as [train.dpo]) go whole into the field that takes them."""
     body = dict(body)
     if kind in (Train, Model):
-        tables = {key: _plain(body.pop(key)) for key in [key for key, value in body.items() if isinstance(value, dict)]}
+        tables = {
+            key: _plain(body.pop(key))
+            for key in [key for key, value in body.items() if isinstance(value, dict)]
+        }
         if kind is Model and (other := tables.keys() - {"vllm"}):
             raise UserError(f"{where} has no table [model.{min(other)}]; there is [model.vllm]")
         body |= {"options": tables} if kind is Train else tables
@@ -109,7 +114,9 @@ def fields_of(kind: type, body: dict, where: str) -> typing.Any:
     hints = typing.get_type_hints(kind)
     for key in body:
         if key not in hints or (hints[key] is dict and not isinstance(body[key], dict)):
-            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, {name for name in hints if hints[name] is not dict})}")
+            raise UserError(
+                f"{where} has no key '{key}'; {did_you_mean(key, {name for name in hints if hints[name] is not dict})}"
+            )
     return kind(**{key: _value(value, hints[key], f"{where} {key}") for key, value in body.items()})
 
 
@@ -119,7 +126,11 @@ def _value(value: object, kind: typing.Any, where: str) -> typing.Any:
     if kind is dict:
         return value
     if typing.get_origin(kind) is tuple:
-        items = value if isinstance(value, list) else [typed if typed is not None and typing.get_args(kind)[0] is str else value]
+        items = (
+            value
+            if isinstance(value, list)
+            else [typed if typed is not None and typing.get_args(kind)[0] is str else value]
+        )
         return tuple(_value(item, typing.get_args(kind)[0], where) for item in items)
     if kind is float and type(value) is int:
         return float(value)
@@ -147,7 +158,11 @@ def _absolute(recipe: Recipe) -> Recipe:
     for name, keys in _PATHS.items():
         if name in sections:
             found = {key: getattr(sections[name], key) for key in keys}
-            paths = {key: os.path.abspath(Path(value).expanduser()) for key, value in found.items() if value and not _ships(keys[key], value) and Path(value).expanduser().exists()}
+            paths = {
+                key: os.path.abspath(Path(value).expanduser())
+                for key, value in found.items()
+                if value and not _ships(keys[key], value) and Path(value).expanduser().exists()
+            }
             sections[name] = dataclasses.replace(sections[name], **paths)
     if isinstance(prompts := sections.get("prompts"), Prompts):
         source = tuple(os.path.abspath(Path(item).expanduser()) for item in prompts.source)
@@ -168,7 +183,10 @@ def dump(recipe: Recipe) -> bytes:
     """The recipe as TOML, every default written out; `load` gives the same recipe back."""
     tree: dict = {"seed": recipe.seed}
     for name, config in recipe.sections.items():
-        body = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+        body = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(config).items()
+        }
         tree[name] = {key: value for key, value in (body | body.pop("options", {})).items() if value != {}}
     return tomli_w.dumps(tree).encode()
 
@@ -188,4 +206,6 @@ def included(folder: str, name: str, suffix: str) -> Path:
         if path.is_file():
             return path
     known = [path.stem for path in shipped.glob(f"*{suffix}")]
-    raise UserError(f"no '{name}' in pipelines/{folder} and no file of that path; {did_you_mean(name, known)}")
+    raise UserError(
+        f"no '{name}' in pipelines/{folder} and no file of that path; {did_you_mean(name, known)}"
+    )

@@ -11,19 +11,29 @@ def _bounds(section: object, low: float, *names: str, above: bool = False, high:
     """Raises UserError for a field of a section that is below `low` (or not above it), above `high`, or no number."""
     for name in names:
         value = getattr(section, name)
-        if not (low < value if above else low <= value) or not value <= high or value in (math.inf, -math.inf):
+        if (
+            not (low < value if above else low <= value)
+            or not value <= high
+            or value in (math.inf, -math.inf)
+        ):
             most = f" and at most {high:g}" if high < math.inf else ""
-            raise UserError(f"[{type(section).__name__.lower()}] {name} = {value}: expected a number {'above' if above else 'of at least'} {low:g}{most}")
+            raise UserError(
+                f"[{type(section).__name__.lower()}] {name} = {value}: expected a number {'above' if above else 'of at least'} {low:g}{most}"
+            )
 
 
 def _one_of(section: object, name: str, values: tuple[str, ...]) -> None:
     """Raises UserError for a field, or an item of it, that is none of these."""
     found = getattr(section, name)
     if not isinstance(found, str) and (not found or len(set(found)) < len(found)):
-        raise UserError(f"[{type(section).__name__.lower()}] {name} = {list(found)}: expected at least one, and none twice")
+        raise UserError(
+            f"[{type(section).__name__.lower()}] {name} = {list(found)}: expected at least one, and none twice"
+        )
     for value in (found,) if isinstance(found, str) else found:
         if value not in values:
-            raise UserError(f"[{type(section).__name__.lower()}] {name} = {value}; {did_you_mean(value, values)}")
+            raise UserError(
+                f"[{type(section).__name__.lower()}] {name} = {value}; {did_you_mean(value, values)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,9 @@ class Model:
     backend: str = "auto"
     # Seconds without a sign of life after which a vLLM engine is taken for dead and started anew. A start may take half an hour.
     timeout: float = 600.0
-    vllm: dict = field(default_factory=dict)  # [model.vllm]: engine arguments by vLLM's names, such as tensor_parallel_size, max_model_len
+    vllm: dict = field(
+        default_factory=dict
+    )  # [model.vllm]: engine arguments by vLLM's names, such as tensor_parallel_size, max_model_len
     template: str = "plain"  # template for a model that has no chat template: a file of pipelines/prompts without .jinja, or a path
     date: str = "2024-07-26"  # the day that a template which prints today's date is told: token ids must not depend on the day of the run
     chat_template: str = ""  # a .jinja file to use in place of the model's own chat template
@@ -51,7 +63,9 @@ class Model:
         _bounds(self, 0, "timeout", above=True)
         for name in ("max_model_len", "tensor_parallel_size", "pipeline_parallel_size"):
             if name in self.vllm and (type(self.vllm[name]) is not int or self.vllm[name] < 1):
-                raise UserError(f"[model.vllm] {name} = {self.vllm[name]}: expected a whole number of at least 1")
+                raise UserError(
+                    f"[model.vllm] {name} = {self.vllm[name]}: expected a whole number of at least 1"
+                )
         _one_of(self, "backend", ("auto", "vllm", "hf"))
 
 
@@ -91,7 +105,9 @@ class Sampling:
         _bounds(self, 0, "top_p", above=True, high=1)
         _bounds(self, 0, "min_p", high=1)
         if self.n > 1 and self.temperature == 0:
-            raise UserError(f"[{type(self).__name__.lower()}] n = {self.n} with temperature = 0: greedy responses are all the same; set n = 1, or a temperature")
+            raise UserError(
+                f"[{type(self).__name__.lower()}] n = {self.n} with temperature = 0: greedy responses are all the same; set n = 1, or a temperature"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,9 @@ class Judge:
         _bounds(self, 0, "min_mass", high=1)
         _bounds(self, 0, "low", high=9)
         if not self.low < self.high <= 9:
-            raise UserError(f"[judge] low = {self.low}, high = {self.high}: expected two digits, the first below the second; a mark must be one token")
+            raise UserError(
+                f"[judge] low = {self.low}, high = {self.high}: expected two digits, the first below the second; a mark must be one token"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,14 +156,18 @@ class Rewrite(Sampling):
     choose: str = "best_vs_worst"  # which two responses: a way to choose pairs, as in [pairs]
     scorer: str = "rating"  # whose scores it chooses by
     margin: float = 0.0
-    too_far: float = 1.0  # a rewrite further from the draft than this times the reference's own distance is no bridge
+    too_far: float = (
+        1.0  # a rewrite further from the draft than this times the reference's own distance is no bridge
+    )
     model: str = ""  # another model than [model]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _bounds(self, 0, "margin", "too_far")
         if self.n != 1:
-            raise UserError(f"[rewrite] n = {self.n}: a draft is rewritten once; to choose among several, generate and judge")
+            raise UserError(
+                f"[rewrite] n = {self.n}: a draft is rewritten once; to choose among several, generate and judge"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,16 +179,22 @@ class PromptGain:
 class Logprobs:
     """Per-token reference log-probs of every response."""
 
-    contexts: tuple[str, ...] = ("plain",)  # what stands before the response: plain (the prompt), quality (the prompt under the quality prompt)
+    contexts: tuple[str, ...] = (
+        "plain",
+    )  # what stands before the response: plain (the prompt), quality (the prompt under the quality prompt)
     quality_prompt: str = "quality"  # a file of pipelines/prompts without .txt, or a path to one of your own
-    quality_place: str = "last_user"  # in front of the last_user or first_user message, or in the system message
+    quality_place: str = (
+        "last_user"  # in front of the last_user or first_user message, or in the system message
+    )
     backend: str = "hf"  # hf shares the trainer's arithmetic; vllm is there for models that need several GPUs
 
     max_length: int = 0  # tokens of prompt and response together; 0: as many as the model has positions
     # What to do with more: drop alone, or truncate_prompt_left (to a quarter of max_length at least), or truncate_response, or both, the prompt
     # first. What does not fit even then goes to rejects.
     too_long: tuple[str, ...] = ("drop",)
-    batch_tokens: int = 0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
+    batch_tokens: int = (
+        0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
+    )
 
     def __post_init__(self) -> None:
         _bounds(self, 0, "max_length", "batch_tokens")
@@ -174,7 +202,9 @@ class Logprobs:
         _one_of(self, "quality_place", ("last_user", "first_user", "system"))
         _one_of(self, "backend", ("hf", "vllm"))
         if "plain" not in self.contexts:
-            raise UserError(f"[logprobs] contexts = {list(self.contexts)}: plain must be among them, every loss needs it")
+            raise UserError(
+                f"[logprobs] contexts = {list(self.contexts)}: plain must be among them, every loss needs it"
+            )
 
 
 @dataclass(frozen=True)
@@ -185,7 +215,9 @@ class Pairs:
     choose: str = "given"
     scorer: str = "rating"  # whose scores they choose by: given, rating, pairwise, prompt_gain or check
     margin: float = 0.0  # above_margin: the least gap between the scores
-    scored_by: tuple[str, ...] = ()  # scorers that must have rated both responses: a choice without their scores goes to rejects
+    scored_by: tuple[
+        str, ...
+    ] = ()  # scorers that must have rated both responses: a choice without their scores goes to rejects
     baseline: str = ""  # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a SQL file of your own
     diff: str = "levenshtein"  # how the edit masks are found: levenshtein (BMC's paper) or difflib (its code)
     test_share: float = 0.02  # share of the prompts held out as split = 'test'
@@ -233,7 +265,9 @@ class Train:
     max_grad_norm: float = 1.0  # 0: no clipping
     batch_size: int = 64  # pairs of one optimizer step, over all ranks
     look_ahead: int = 1  # global batches whose pairs are grouped by length. Above 1 (8, say): ranks with few pairs each wait less, a padded model pads less
-    micro_batch_tokens: int = 0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
+    micro_batch_tokens: int = (
+        0  # tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU
+    )
     epochs: int = 1
     max_steps: int = -1  # above 0: this many steps, whatever epochs says
     dtype: str = "float32"  # float32, or bfloat16: autocast over float32 weights
@@ -248,13 +282,37 @@ class Train:
     def __post_init__(self) -> None:
         _bounds(self, 0, "learning_rate", above=True)
         _bounds(self, 1, "batch_size", "look_ahead", "epochs")
-        _bounds(self, 0, "weight_decay", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance")
+        _bounds(
+            self,
+            0,
+            "weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "micro_batch_tokens",
+            "eval_every",
+            "save_every",
+            "keep",
+            "tolerance",
+        )
         _bounds(self, 0, "warmup_ratio", high=1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"[train] betas = {list(self.betas)}: expected two numbers of at least 0 and below 1")
+            raise UserError(
+                f"[train] betas = {list(self.betas)}: expected two numbers of at least 0 and below 1"
+            )
 
 
 SECTIONS: dict[str, type] = {
-    "model": Model, "prompts": Prompts, "given": Given, "generate": Generate, "check": Check, "judge": Judge, "rewrite": Rewrite,
-    "logprobs": Logprobs, "prompt_gain": PromptGain, "pairs": Pairs, "verify": Verify, "train": Train, "rounds": Rounds,
+    "model": Model,
+    "prompts": Prompts,
+    "given": Given,
+    "generate": Generate,
+    "check": Check,
+    "judge": Judge,
+    "rewrite": Rewrite,
+    "logprobs": Logprobs,
+    "prompt_gain": PromptGain,
+    "pairs": Pairs,
+    "verify": Verify,
+    "train": Train,
+    "rounds": Rounds,
 }

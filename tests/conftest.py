@@ -64,8 +64,16 @@ def byte_tokenizer():
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    backend.train_from_iterator(["the quick brown fox asks the user: what is the answer?\n\nAssistant:\nthe answer is the fox"] * 8, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(
+        ["the quick brown fox asks the user: what is the answer?\n\nAssistant:\nthe answer is the fox"] * 8,
+        trainer,
+    )
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
@@ -89,18 +97,31 @@ def preferences(seed: int, count: int):
     draw = random.Random(seed)
     for _ in range(count):
         found = world.problem(draw)
-        yield {"prompt": str(found), "chosen": world.write(found, found.steps(), 1), "rejected": world.write(found, found.steps(), 3)}
+        yield {
+            "prompt": str(found),
+            "chosen": world.write(found, found.steps(), 1),
+            "rejected": world.write(found, found.steps(), 3),
+        }
 
 
 def settings(**values) -> list[str]:
     """section__key=value as --set arguments."""
-    return [word for name, value in values.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
+    return [
+        word for name, value in values.items() for word in ("--set", f"{name.replace('__', '.')}={value}")
+    ]
 
 
 def command(*words: object, code: int = 0, **kwargs) -> subprocess.CompletedProcess:
     """Runs `engine` or `trainer` as a user does; the output is in the failure's message."""
     module, *rest = map(str, words)
-    done = subprocess.run([sys.executable, "-m", f"{module}.cli", *rest], capture_output=True, text=True, cwd=kwargs.pop("cwd", ROOT), timeout=kwargs.pop("timeout", 300), **kwargs)
+    done = subprocess.run(
+        [sys.executable, "-m", f"{module}.cli", *rest],
+        capture_output=True,
+        text=True,
+        cwd=kwargs.pop("cwd", ROOT),
+        timeout=kwargs.pop("timeout", 300),
+        **kwargs,
+    )
     assert done.returncode == code, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -111,7 +132,14 @@ RECIPE = ROOT / "pipelines" / "recipes" / "dpo.toml"
 @pytest.fixture(scope="session")
 def precompute_words(model_path, pairs_file):
     """The command line of a small precompute in five shards, less its -o."""
-    return ["engine", "precompute", RECIPE, *settings(prompts__source=pairs_file, prompts__shards=5, model__name=model_path, pairs__test_share=0.1)]
+    return [
+        "engine",
+        "precompute",
+        RECIPE,
+        *settings(
+            prompts__source=pairs_file, prompts__shards=5, model__name=model_path, pairs__test_share=0.1
+        ),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +178,21 @@ def rich_run(tmp_path_factory, model_path) -> Path:
     folder = tmp_path_factory.mktemp("rich")
     (folder / "rich.toml").write_text(RICH_RECIPE)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(4, 50)))
-    command("engine", "precompute", folder / "rich.toml", "-o", folder / "run", *settings(prompts__source=folder / "rows.jsonl", model__name=model_path))
+    command(
+        "engine",
+        "precompute",
+        folder / "rich.toml",
+        "-o",
+        folder / "run",
+        *settings(prompts__source=folder / "rows.jsonl", model__name=model_path),
+    )
     return folder / "run"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file's bytes by its path below the folder; the lock and the events for people are not part of what was made."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }

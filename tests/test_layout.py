@@ -8,7 +8,12 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = {"schemas": set(), "engine": {"schemas"}, "trainer": {"schemas"}, "pipelines": {"schemas", "engine", "trainer"}}
+PACKAGES = {
+    "schemas": set(),
+    "engine": {"schemas"},
+    "trainer": {"schemas"},
+    "pipelines": {"schemas", "engine", "trainer"},
+}
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -40,9 +45,22 @@ def test_a_module_says_what_it_is(path):
 
 
 def test_the_top_level_is_the_one_that_was_fixed():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    tops = {file.split("/")[0] for file in files} - {name for name in (file.split("/")[0] for file in files) if name.startswith(".")}
-    assert tops == {"engine", "trainer", "schemas", "pipelines", "tests", "pyproject.toml", "README.md", "LICENSE"}
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    tops = {file.split("/")[0] for file in files} - {
+        name for name in (file.split("/")[0] for file in files) if name.startswith(".")
+    }
+    assert tops == {
+        "engine",
+        "trainer",
+        "schemas",
+        "pipelines",
+        "tests",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    }
 
 
 def test_the_readmes_tree_is_the_tree():
@@ -51,4 +69,6 @@ def test_the_readmes_tree_is_the_tree():
         if path.name != "__init__.py" and path.parent.name in PACKAGES:
             assert f"      {path.name} " in readme, f"README's tree lacks {path.relative_to(ROOT)}"
         elif path.name != "__init__.py":
-            assert f"{path.parent.name}/" in readme and (path.name in readme or path.stem in readme), f"README's tree lacks {path.relative_to(ROOT)}"
+            assert f"{path.parent.name}/" in readme and (path.name in readme or path.stem in readme), (
+                f"README's tree lacks {path.relative_to(ROOT)}"
+            )

@@ -13,7 +13,12 @@ import pytest
 from pipelines.sandbox import world
 from tests.conftest import ROOT, SHARED, preferences
 
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) for line in block.splitlines() if line]
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
 BIN = Path(sys.executable).parent
 
 
@@ -51,13 +56,22 @@ def _dialogues(path: Path) -> None:
 
 def run(line: str, folder: Path) -> str:
     env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def test_the_readme_names_what_the_tests_know():
-    assert {shlex.split(line)[0] for line in COMMANDS} == {"./pipelines/demo", "./tests/run", "engine", "trainer", "torchrun", "python"}
+    assert {shlex.split(line)[0] for line in COMMANDS} == {
+        "./pipelines/demo",
+        "./tests/run",
+        "engine",
+        "trainer",
+        "torchrun",
+        "python",
+    }
     assert len(COMMANDS) == len(set(COMMANDS))
 
 
@@ -71,5 +85,7 @@ def test_set_up_commands(folder):
     if not list(Path(sys.prefix).glob(".prefmill-*")):
         pytest.skip("this environment was not made by pipelines/install")
     said = run("./pipelines/demo", folder)
-    assert "BMC" in said.rsplit("8. Right answers", 1)[1] and (folder / "runs" / "demo" / "recipe.toml").exists()
+    assert (
+        "BMC" in said.rsplit("8. Right answers", 1)[1] and (folder / "runs" / "demo" / "recipe.toml").exists()
+    )
     assert "test_imports_go_one_way" in run("./tests/run --collect-only -q tests/test_layout.py", folder)

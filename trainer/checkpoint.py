@@ -29,16 +29,32 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(step) for step in found if step.isdigit())
 
 
-def save(folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, scheduler, source: Path, keep: int) -> None:
+def save(
+    folder: Path,
+    step: int,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    scheduler,
+    source: Path,
+    keep: int,
+) -> None:
     """Writes checkpoint-<step> and then removes the oldest beyond `keep`. Tokenizer and template are copied from `source`."""
     state = optimizer.state_dict()
-    tensors = {f"{index}.{name}": value.contiguous() for index, values in state["state"].items() for name, value in values.items()}
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
 
     def fill(path: Path) -> None:
         model.save_pretrained(path)
         (path / "generation_config.json").unlink(missing_ok=True)  # the source's own, if any, byte for byte
         for file in sorted(source.iterdir()):
-            if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in _NOT_COPIED and not (path / file.name).exists():
+            if (
+                file.suffix in (".json", ".jinja", ".model", ".txt")
+                and file.name not in _NOT_COPIED
+                and not (path / file.name).exists()
+            ):
                 shutil.copyfile(file, path / file.name)
         save_file(tensors, path / "optimizer.safetensors")
         position = {"step": step, "scheduler": scheduler.state_dict(), "param_groups": state["param_groups"]}

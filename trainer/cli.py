@@ -25,9 +25,27 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder that `engine precompute` made.")
-@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the recipe's own; may be given several times.")
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last checkpoint of the same settings, or start them again.")
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder that `engine precompute` made.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="section.key=value, over the recipe's own; may be given several times.",
+)
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the last checkpoint of the same settings, or start them again.",
+)
 def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None:
     """Train as [train] of a RECIPE says, on the pairs of a run folder.
 
@@ -45,7 +63,9 @@ def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None
     ours = [setting for setting in settings if setting.split(".")[0].split("=")[0] in ("train", "seed")]
     models = [setting for setting in settings if setting.startswith("model.")]
     if other := [setting for setting in settings if setting not in ours + models]:
-        raise UserError(f"--set {other[0]} is not the trainer's: the run was made with its own; give it to `engine precompute`")
+        raise UserError(
+            f"--set {other[0]} is not the trainer's: the run was made with its own; give it to `engine precompute`"
+        )
     given = load(recipe, ours)
     read_plan(run)  # says clearly where this is no run
     made = load(run / "recipe.toml", models)
@@ -61,7 +81,13 @@ def run(recipe: str, run: Path, settings: tuple[str, ...], resume: bool) -> None
 @main.command("eval")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("policy", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="section.key=value, over the policy's own recipe, such as train.loss.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="section.key=value, over the policy's own recipe, such as train.loss.",
+)
 @click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]))
 def evaluate(run: Path, policy: Path | None, settings: tuple[str, ...], form: str) -> None:
     """Measure a POLICY on the held-out pairs of a RUN: a checkpoint, a train folder (its last one), or any model folder.
@@ -85,12 +111,25 @@ def evaluate(run: Path, policy: Path | None, settings: tuple[str, ...], form: st
     found = job.evaluate(run, recipe, folder)
     if os.environ.get("RANK", "0") == "0":
         lines = [f"{name:<26} {value:>12.6g}" for name, value in found.items()]
-        click.echo(json.dumps({"policy": str(folder)} | found) if form == "json" else "\n".join([str(folder), *lines]))
+        click.echo(
+            json.dumps({"policy": str(folder)} | found)
+            if form == "json"
+            else "\n".join([str(folder), *lines])
+        )
 
 
 @main.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("-o", "--output", default="compare.png", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="The picture, a PNG.")
+@click.argument(
+    "runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path)
+)
+@click.option(
+    "-o",
+    "--output",
+    default="compare.png",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The picture, a PNG.",
+)
 @click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]))
 def compare(runs: tuple[Path, ...], output: Path, form: str) -> None:
     """Show training runs side by side: a table of where they ended, and one picture of their curves.
@@ -118,7 +157,15 @@ def compare(runs: tuple[Path, ...], output: Path, form: str) -> None:
     if form == "json":
         click.echo("\n".join(json.dumps(row) for row in rows.to_dicts()))
         return
-    with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_width_chars=240, float_precision=3):
+    with pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        fmt_str_lengths=80,
+        tbl_width_chars=240,
+        float_precision=3,
+    ):
         click.echo(job.shown(rows))
     click.echo(f"curves: {output}")
 
@@ -135,7 +182,9 @@ def losses() -> None:
             click.echo(f"    {line}")
         click.echo(f"    keys: {keys}")
         click.echo(f"    needs {needs}\n" if needs else "")
-    click.echo("choose one with train.loss = \"name\"; [train.sft] weight and kind add an SFT term to any of them")
+    click.echo(
+        'choose one with train.loss = "name"; [train.sft] weight and kind add an SFT term to any of them'
+    )
 
 
 if __name__ == "__main__":

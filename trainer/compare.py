@@ -49,9 +49,15 @@ def read(paths: Sequence[Path]) -> list[Trained]:
     """The training runs in these folders: a train folder itself, or all of a run's; raises UserError where there is none."""
     found: dict[Path, Trained] = {}
     for path in paths:
-        folders = [path] if (path / "facts.json").exists() else sorted(facts.parent for facts in path.glob("train-*/facts.json"))
+        folders = (
+            [path]
+            if (path / "facts.json").exists()
+            else sorted(facts.parent for facts in path.glob("train-*/facts.json"))
+        )
         if not folders:
-            raise UserError(f"{path} holds no training run: expected a run folder in which `trainer run` has been, or one of its train-… folders")
+            raise UserError(
+                f"{path} holds no training run: expected a run folder in which `trainer run` has been, or one of its train-… folders"
+            )
         for folder in folders:
             if folder.resolve() not in found and (trained := _trained(folder)):
                 found[folder.resolve()] = trained
@@ -64,14 +70,23 @@ def _trained(folder: Path) -> Trained | None:
     """None where no step was made."""
     facts = dict(_flat(read_json(folder / "facts.json", f"leave {folder} out, or train it again")))
     lines = []
-    for line in (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []:
+    for line in (
+        (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    ):
         with contextlib.suppress(ValueError):  # one that is being written
             lines.append(json.loads(line))
     if not any("loss" in line for line in lines):
         return None
     beta = float(facts.get("loss.beta", 1.0))
     last = {name: value for line in lines for name, value in line.items()}
-    return Trained(folder, facts, last, _curves(lines, "", beta), _curves(lines, "eval_", beta), (folder / "manifest.json").exists())
+    return Trained(
+        folder,
+        facts,
+        last,
+        _curves(lines, "", beta),
+        _curves(lines, "eval_", beta),
+        (folder / "manifest.json").exists(),
+    )
 
 
 def _flat(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -98,14 +113,32 @@ def labels(runs: Sequence[Trained]) -> list[str]:
     """What tells each run from the others, its seed aside."""
     keys = dict.fromkeys(key for run in runs for key in run.facts if key not in ("seed", "loss.name"))
     differ = [key for key in keys if _differs(key, runs)]
-    names = {key: key.rpartition(".")[2] if key.startswith(("loss.", "train.")) and not key.startswith("loss.sft.") else key.removeprefix("loss.") for key in differ}
-    return [" ".join([str(run.facts["loss.name"]), *(f"{names[key]}={_shown(run.facts[key])}" for key in differ if key in run.facts)]) for run in runs]
+    names = {
+        key: key.rpartition(".")[2]
+        if key.startswith(("loss.", "train.")) and not key.startswith("loss.sft.")
+        else key.removeprefix("loss.")
+        for key in differ
+    }
+    return [
+        " ".join(
+            [
+                str(run.facts["loss.name"]),
+                *(f"{names[key]}={_shown(run.facts[key])}" for key in differ if key in run.facts),
+            ]
+        )
+        for run in runs
+    ]
 
 
 def _differs(key: str, runs: Sequence[Trained]) -> bool:
     """Whether the runs that have a setting have it alike; one that an older run of the same loss does not have is a difference too."""
     losses = {run.facts["loss.name"] for run in runs if key in run.facts}
-    return len({repr(run.facts.get(key)) for run in runs if key in run.facts or run.facts["loss.name"] in losses}) > 1
+    return (
+        len(
+            {repr(run.facts.get(key)) for run in runs if key in run.facts or run.facts["loss.name"] in losses}
+        )
+        > 1
+    )
 
 
 def curves(runs: Sequence[Trained]) -> dict[str, list[Trained]]:
@@ -140,17 +173,36 @@ def table(runs: Sequence[Trained]) -> pl.DataFrame:
     for run, label in zip(runs, labels(runs), strict=True):
         held = bool(len(run.eval)) and run.eval["step"][-1] == run.train["step"][-1]
         prefix = "eval_" if held else ""
-        drift = {f"drift/{side}": run.last[f"{prefix}rewards/{side}"] / run.beta for side in ("chosen", "rejected")}
-        metrics = {name: run.last[prefix + name] for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
+        drift = {
+            f"drift/{side}": run.last[f"{prefix}rewards/{side}"] / run.beta for side in ("chosen", "rejected")
+        }
+        metrics = {
+            name: run.last[prefix + name]
+            for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+        }
         step = run.train["step"][-1]
-        rows.append({"run": label, "seed": run.facts["seed"], "steps": f"{step}" + ("" if run.finished else " (unfinished)"), "of": "held out" if held else "last batch", **metrics, **drift, "folder": _folder(run, runs)})
+        rows.append(
+            {
+                "run": label,
+                "seed": run.facts["seed"],
+                "steps": f"{step}" + ("" if run.finished else " (unfinished)"),
+                "of": "held out" if held else "last batch",
+                **metrics,
+                **drift,
+                "folder": _folder(run, runs),
+            }
+        )
     return pl.DataFrame(rows).sort("run", "seed")
 
 
 def shown(rows: pl.DataFrame) -> pl.DataFrame:
     """The columns of `table` that a terminal has room for: not what is the same for all, nor what follows from the others."""
     same = [name for name in ("seed", "of") if rows[name].n_unique() == 1]
-    return rows.drop("logps/rejected", "rewards/margins", *(name for name in same if name == "seed" or rows["of"][0] == "held out"))
+    return rows.drop(
+        "logps/rejected",
+        "rewards/margins",
+        *(name for name in same if name == "seed" or rows["of"][0] == "held out"),
+    )
 
 
 def picture(runs: Sequence[Trained]) -> bytes:
@@ -177,15 +229,34 @@ def picture(runs: Sequence[Trained]) -> bytes:
 def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, name: str) -> None:
     if panel == "accuracies":  # until an update has moved the policy all are ties, up to rounding
         moved = pl.col("margin").abs() > _ROUNDING
-        members = [replace(run, train=run.train.filter(moved), eval=run.eval.filter(moved)) for run in members]
+        members = [
+            replace(run, train=run.train.filter(moved), eval=run.eval.filter(moved)) for run in members
+        ]
     window = max(1, max(len(run.train) for run in members) // _SMOOTH)
     smooth = [run.train.select("step", pl.col(panel).rolling_mean(window, min_samples=1)) for run in members]
     train, held = _over(smooth, panel), _over([run.eval.select("step", panel) for run in members], panel)
     # Two points, the start and the end, are no curve: a line between them would say what nobody measured.
     often = len(held) > 2
-    axis.plot(train["step"], train["mean"], color=color, linestyle=style, alpha=0.35 if often else 1.0, linewidth=1.2, label=None if often else name)
+    axis.plot(
+        train["step"],
+        train["mean"],
+        color=color,
+        linestyle=style,
+        alpha=0.35 if often else 1.0,
+        linewidth=1.2,
+        label=None if often else name,
+    )
     if len(held):
-        axis.plot(held["step"], held["mean"], color=color, linestyle=style if often else "", marker="o", markersize=3, linewidth=1.8, label=name if often else None)
+        axis.plot(
+            held["step"],
+            held["mean"],
+            color=color,
+            linestyle=style if often else "",
+            marker="o",
+            markersize=3,
+            linewidth=1.8,
+            label=name if often else None,
+        )
     band = held if often else train
     if len(members) > 1:
         axis.fill_between(band["step"], band["low"], band["high"], color=color, alpha=0.15, linewidth=0)
@@ -194,5 +265,14 @@ def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, 
 def _over(curves: Sequence[pl.DataFrame], panel: str) -> pl.DataFrame:
     """The mean and the range of several curves at the steps that all of them have."""
     value = pl.col(panel)
-    grouped = pl.concat(curves).group_by("step").agg(value.mean().alias("mean"), value.min().alias("low"), value.max().alias("high"), pl.len().alias("n"))
+    grouped = (
+        pl.concat(curves)
+        .group_by("step")
+        .agg(
+            value.mean().alias("mean"),
+            value.min().alias("low"),
+            value.max().alias("high"),
+            pl.len().alias("n"),
+        )
+    )
     return grouped.filter(pl.col("n") == len(curves)).sort("step")

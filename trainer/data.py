@@ -22,21 +22,36 @@ from schemas.errors import UserError, did_you_mean
 from schemas.manifest import Marker, read_json, read_markers, read_plan, verify
 from schemas.tables import TABLES
 
-COLUMNS = ("pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")
+COLUMNS = (
+    "pair_id",
+    "split",
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+    "ref_chosen_token_logps",
+    "ref_rejected_token_logps",
+)
 # What a loss may need beside them, by the name in its NEEDS: what it is, its columns, and what makes it. A scorer's scores are "score.<scorer>".
 WANTED = {
     "edit_mask": ("edit masks", ("chosen_edit_mask", "rejected_edit_mask"), "every [pairs] makes them"),
     "quality": (
-        "log-probs under the quality prompt", ("quality_prompt_ids", "ref_chosen_quality_token_logps", "ref_rejected_quality_token_logps"),
+        "log-probs under the quality prompt",
+        ("quality_prompt_ids", "ref_chosen_quality_token_logps", "ref_rejected_quality_token_logps"),
         'set contexts = ["plain", "quality"] in [logprobs]',
     ),
-    "baseline": ("a baseline response", ("baseline_ids", "ref_baseline_token_logps"), 'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]'),
+    "baseline": (
+        "a baseline response",
+        ("baseline_ids", "ref_baseline_token_logps"),
+        'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]',
+    ),
     "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}"),
 }
 # The section that makes a scorer's scores.
 _SCORED_BY = {
-    "prompt_gain": 'put a section [prompt_gain] above [pairs], and contexts = ["plain", "quality"] in [logprobs]', "given": "put a section [given] above [pairs]",
-    "rating": 'put a section [judge] with kinds = ["rating"] above [pairs]', "pairwise": 'put a section [judge] with kinds = ["pairwise"] above [pairs]',
+    "prompt_gain": 'put a section [prompt_gain] above [pairs], and contexts = ["plain", "quality"] in [logprobs]',
+    "given": "put a section [given] above [pairs]",
+    "rating": 'put a section [judge] with kinds = ["rating"] above [pairs]',
+    "pairwise": 'put a section [judge] with kinds = ["pairwise"] above [pairs]',
     "check": "put a section [check] above [pairs]",
 }
 
@@ -58,7 +73,12 @@ class Pair(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids) + len(self.more.get("baseline_ids", ()))
+        return (
+            len(self.prompt_ids)
+            + len(self.chosen_ids)
+            + len(self.rejected_ids)
+            + len(self.more.get("baseline_ids", ()))
+        )
 
     @property
     def most(self) -> int:
@@ -87,13 +107,21 @@ def open_pairs(run: Path, needs: tuple[str, ...] = (), loss: str = "the loss") -
     planned, shards = read_plan(run)
     folder = next((run / stage.folder for stage in planned if stage.stage == "pairs"), None)
     if folder is None:
-        raise UserError(f"{run} has no pairs: its recipe had no [pairs] section; add one and run `engine precompute` again")
+        raise UserError(
+            f"{run} has no pairs: its recipe had no [pairs] section; add one and run `engine precompute` again"
+        )
     markers = read_markers(folder) if folder.exists() else []
     if not (folder / "manifest.json").exists():
-        raise UserError(f"{folder} is unfinished, {len(markers)} of {shards} shards are there: run `engine precompute` again to make the rest")
+        raise UserError(
+            f"{folder} is unfinished, {len(markers)} of {shards} shards are there: run `engine precompute` again to make the rest"
+        )
     pairs = Pairs(folder, read_json(folder / "manifest.json")["facts"], tuple(markers), needs)
     if not pairs.count("train"):
-        held = f"{pairs.count('test')} are held out by pairs.test_share" if pairs.count("test") else f"see `engine status {run}` for what was refused"
+        held = (
+            f"{pairs.count('test')} are held out by pairs.test_share"
+            if pairs.count("test")
+            else f"see `engine status {run}` for what was refused"
+        )
         raise UserError(f"{folder} has no pairs to train on: {held}")
     for need in needs:
         _check(pairs, need, loss)
@@ -104,13 +132,17 @@ def _check(pairs: Pairs, need: str, loss: str) -> None:
     """Raises UserError where not every pair has what the loss needs: the engine has counted, no shard is read."""
     have, total = pairs.count(f"have_{need}"), pairs.count("train") + pairs.count("test")
     if have < total and not pairs.count("have_edit_mask"):
-        raise UserError(f"{loss} needs {wanted(need)[0]}, and {pairs.folder}, which an older prefmill made, does not say whether it has them: run `engine precompute` again")
+        raise UserError(
+            f"{loss} needs {wanted(need)[0]}, and {pairs.folder}, which an older prefmill made, does not say whether it has them: run `engine precompute` again"
+        )
     if have < total:
         what, columns, remedy = wanted(need)
         lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
         if have:  # only a score can be there for some
             remedy = f'set scored_by = ["{need.removeprefix("score.")}"] in [pairs], which sends those pairs to rejects'
-        raise UserError(f"{loss} needs {what} (columns {', '.join(columns)}), which {lack}: {remedy}, and run `engine precompute` again")
+        raise UserError(
+            f"{loss} needs {what} (columns {', '.join(columns)}), which {lack}: {remedy}, and run `engine precompute` again"
+        )
 
 
 def wanted(need: str) -> tuple[str, tuple[str, ...], str]:
@@ -126,20 +158,38 @@ class Rows(Sequence[Pair]):
     """A shard's pairs of one split, in the order in which they lie: each column one flat array. A pair's views are made when it is asked for."""
 
     def __init__(self, rows: pa.Table, needs: tuple[str, ...], split: str) -> None:
-        self._where = [row for row, its in enumerate(rows["split"].to_pylist()) if its == split]  # not Table.filter: it would copy every token
+        self._where = [
+            row for row, its in enumerate(rows["split"].to_pylist()) if its == split
+        ]  # not Table.filter: it would copy every token
         self._pair_ids = rows["pair_id"].to_pylist()
         self._columns = [_flat(rows[name]) for name in COLUMNS[2:]]
-        self._more = {name: _flat(rows[name]) for need in needs if not need.startswith("score.") for name in WANTED[need][1]}
-        self._scores = {scorer: _scores(rows, scorer) for need in needs if (scorer := need.removeprefix("score.")) != need}
+        self._more = {
+            name: _flat(rows[name])
+            for need in needs
+            if not need.startswith("score.")
+            for name in WANTED[need][1]
+        }
+        self._scores = {
+            scorer: _scores(rows, scorer) for need in needs if (scorer := need.removeprefix("score.")) != need
+        }
 
     def __len__(self) -> int:
         return len(self._where)
 
     def __getitem__(self, place: int) -> Pair:
         row = self._where[place]
-        more = {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in self._more.items()} if self._more else _NONE
+        more = (
+            {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in self._more.items()}
+            if self._more
+            else _NONE
+        )
         scores = {scorer: both[row] for scorer, both in self._scores.items()} if self._scores else _NONE
-        return Pair(self._pair_ids[row], *[values[ends[row] : ends[row + 1]] for values, ends in self._columns], more, scores)
+        return Pair(
+            self._pair_ids[row],
+            *[values[ends[row] : ends[row + 1]] for values, ends in self._columns],
+            more,
+            scores,
+        )
 
 
 def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
@@ -148,7 +198,8 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
     # A pairs folder has one file a shard, and none where the shard has no pairs. ParquetFile: a third faster here than read_table.
     tables = [
         pq.ParquetFile(verify(pairs.folder, file), page_checksum_verification=True).read([*COLUMNS, *columns])
-        for file in pairs.markers[shard].files if file.table == "pairs"
+        for file in pairs.markers[shard].files
+        if file.table == "pairs"
     ]
     return Rows(pa.concat_tables(tables or [TABLES["pairs"].empty_table()]), pairs.needs, split)
 
@@ -163,11 +214,15 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:
 
 def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
     """A scorer's scores of each row's two responses."""
-    chosen, rejected = (pc.map_lookup(rows[name], pa.scalar(scorer), "first").to_pylist() for name in WANTED["score"][1])
+    chosen, rejected = (
+        pc.map_lookup(rows[name], pa.scalar(scorer), "first").to_pylist() for name in WANTED["score"][1]
+    )
     return list(zip(chosen, rejected, strict=True))
 
 
-def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0, look_ahead: int = 1) -> Iterator[tuple[int, list[Pair]]]:
+def global_batches(
+    pairs: Pairs, batch_size: int, seed: int, start: int = 0, look_ahead: int = 1
+) -> Iterator[tuple[int, list[Pair]]]:
     """(epoch, the train pairs of a global step) from step `start` on, without end. An epoch's last batch may be smaller; none is dropped.
 
     Of `look_ahead` batches at a time the pairs are brought together by length, and the batches made of them come in a shuffled order (the smaller
@@ -180,7 +235,9 @@ def global_batches(pairs: Pairs, batch_size: int, seed: int, start: int = 0, loo
         for first in range(window * look_ahead, each, look_ahead):
             ahead = list(itertools.islice(stream, look_ahead * batch_size))
             batches = _like_lengths(ahead, batch_size, [seed, epoch, first, look_ahead])
-            assert len(batches) == min(look_ahead, each - first), "the shards hold fewer pairs than their markers say"
+            assert len(batches) == min(look_ahead, each - first), (
+                "the shards hold fewer pairs than their markers say"
+            )
             for batch in batches[skip:]:
                 yield epoch, batch
             skip = 0

@@ -74,7 +74,10 @@ def start(device: str) -> Ranks:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
     number = int(os.environ.get("LOCAL_RANK", 0))
-    named = world_size == 1 and device not in ("auto", "cuda")  # several ranks have a GPU each, whichever was named
+    named = world_size == 1 and device not in (
+        "auto",
+        "cuda",
+    )  # several ranks have a GPU each, whichever was named
     place = torch.device(device if named else f"cuda:{number}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(place)

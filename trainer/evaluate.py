@@ -17,8 +17,15 @@ from trainer.model import load as load_model
 from trainer.train import Stepping, groups_of
 
 DRIFT = (
-    "mean_logratio", "drift/chosen", "drift/rejected", "drift/chosen_per_token", "drift/rejected_per_token",
-    "length/prompt", "length/chosen", "length/rejected", "length/chosen_is_longer",
+    "mean_logratio",
+    "drift/chosen",
+    "drift/rejected",
+    "drift/chosen_per_token",
+    "drift/rejected_per_token",
+    "length/prompt",
+    "length/chosen",
+    "length/rejected",
+    "length/chosen_is_longer",
 )
 
 
@@ -53,9 +60,17 @@ def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
     try:
         pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
     except UserError as error:
-        raise UserError(f"{error}; or measure this policy by another loss, as with --set train.loss=dpo: all but `loss` is the same") if objective.needs else error from None
+        raise (
+            UserError(
+                f"{error}; or measure this policy by another loss, as with --set train.loss=dpo: all but `loss` is the same"
+            )
+            if objective.needs
+            else error
+        ) from None
     if not pairs.count("test"):
-        raise UserError(f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)")
+        raise UserError(
+            f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)"
+        )
     ranks = dist.start(recipe.sections.get("model", Model()).device)
     try:
         stepping = Stepping(load_model(policy, ranks.device, False), objective, config, ranks)
@@ -64,10 +79,22 @@ def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
         for batch in groups_of(data.held_out(pairs), config.batch_size * ranks.world_size):
             for part in stepping.micro_batches(batch):
                 chosen, rejected = stepping.sides(part)
-                totals += metrics.sums(stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta)
+                totals += metrics.sums(
+                    stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta
+                )
                 prompts = torch.tensor([float(len(pair.prompt_ids)) for pair in part], device=ranks.device)
                 both, longer = (chosen.logratios + rejected.logratios) / 2, chosen.lengths > rejected.lengths
-                columns = (both, chosen.logratios, rejected.logratios, chosen.mean_logratios, rejected.mean_logratios, prompts, chosen.lengths, rejected.lengths, longer)
+                columns = (
+                    both,
+                    chosen.logratios,
+                    rejected.logratios,
+                    chosen.mean_logratios,
+                    rejected.mean_logratios,
+                    prompts,
+                    chosen.lengths,
+                    rejected.lengths,
+                    longer,
+                )
                 drift += torch.stack([column.double().sum() for column in columns])
         totals, drift = ranks.sum(totals), ranks.sum(drift)
     finally:

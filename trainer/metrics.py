@@ -15,7 +15,15 @@ from tqdm import tqdm
 from schemas.commit import commit_bytes
 from trainer.losses.side import Side
 
-NAMES = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+NAMES = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
 _LINE_SECONDS = 10
 
 
@@ -23,7 +31,16 @@ _LINE_SECONDS = 10
 def sums(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> torch.Tensor:
     """(len(NAMES) + 1,) float64: the sum over the batch of each metric, and the number of pairs."""
     win, lose = beta * chosen.logratios, beta * rejected.logratios
-    columns = [losses, win, lose, (win > lose).float(), win - lose, chosen.logps, rejected.logps, torch.ones_like(losses)]
+    columns = [
+        losses,
+        win,
+        lose,
+        (win > lose).float(),
+        win - lose,
+        chosen.logps,
+        rejected.logps,
+        torch.ones_like(losses),
+    ]
     return torch.stack([column.detach().double().sum() for column in columns])
 
 
@@ -45,7 +62,11 @@ class Log:
         self._truncate(start)
         self._file = open(self._path, "a")  # noqa: SIM115
         self._board = _board(folder, start) if tensorboard else None
-        self._bar = tqdm(total=total, initial=start, unit=" step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, initial=start, unit=" step", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
         self._total, self._said, self._begun, self._tokens = total, 0.0, time.monotonic(), 0
 
     def _truncate(self, start: int) -> None:
@@ -93,5 +114,7 @@ def _board(folder: Path, start: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("train.tensorboard = true needs TensorBoard: pip install 'prefmill[tensorboard]'") from None
+        raise UserError(
+            "train.tensorboard = true needs TensorBoard: pip install 'prefmill[tensorboard]'"
+        ) from None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)

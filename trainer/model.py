@@ -36,7 +36,13 @@ def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -
     return _sides(pairs, packed.token_logps(model, layout).split(layout.lengths), quality, device)
 
 
-def backward(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device, loss: Callable[[Side, Side], torch.Tensor], scale: float) -> Iterator[tuple[torch.Tensor, Side, Side]]:
+def backward(
+    model: PreTrainedModel,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    loss: Callable[[Side, Side], torch.Tensor],
+    scale: float,
+) -> Iterator[tuple[torch.Tensor, Side, Side]]:
     """Adds `scale` times the gradient of the pairs' summed loss to the weights; gives, some pairs at a time, (B,) losses and the two sides.
 
     The head's logits of some whole pairs give their loss and its gradient at once and are gone before the next ones are made: three matrix products
@@ -75,11 +81,15 @@ def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 def _lay(pairs: Sequence[Pair], prompt: str, names: Sequence[str], device: torch.device) -> packed.Layout:
     """The pairs' responses of these names under the prompt in column `prompt`."""
-    return packed.lay([(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device)
+    return packed.lay(
+        [(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device
+    )
 
 
 @torch.no_grad()
-def _quality(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -> list[tuple[torch.Tensor, ...]]:
+def _quality(
+    model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device
+) -> list[tuple[torch.Tensor, ...]]:
     """For each pair the (T,) log-probs of its two responses under the quality prompt, by the policy as it is now; nothing where the loss needs none."""
     if "quality_prompt_ids" not in pairs[0].more:
         return [()] * len(pairs)
@@ -88,7 +98,12 @@ def _quality(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device
     return list(zip(parts[0::2], parts[1::2], strict=True))
 
 
-def _sides(pairs: Sequence[Pair], parts: Sequence[torch.Tensor], quality: Sequence[tuple[torch.Tensor, ...]], device: torch.device) -> tuple[Side, Side]:
+def _sides(
+    pairs: Sequence[Pair],
+    parts: Sequence[torch.Tensor],
+    quality: Sequence[tuple[torch.Tensor, ...]],
+    device: torch.device,
+) -> tuple[Side, Side]:
     """From log-probs to sides: `parts` are the responses' of `_names`, pair after pair, each (T,)."""
     names = _names(pairs)
 
@@ -98,8 +113,13 @@ def _sides(pairs: Sequence[Pair], parts: Sequence[torch.Tensor], quality: Sequen
         return Side(pad_sequence(list(token_logps), batch_first=True), ref, mask)
 
     bare = [side(parts[number :: len(names)], name) for number, name in enumerate(names)]
-    under = [side([both[number] for both in quality], name, "_quality") if quality[0] else None for number, name in enumerate(names[:2])]
-    chosen, rejected = (replace(bare[number], quality=under[number], **_data(pairs, number, device)) for number in (0, 1))
+    under = [
+        side([both[number] for both in quality], name, "_quality") if quality[0] else None
+        for number, name in enumerate(names[:2])
+    ]
+    chosen, rejected = (
+        replace(bare[number], quality=under[number], **_data(pairs, number, device)) for number in (0, 1)
+    )
     return replace(chosen, baseline=bare[2] if len(bare) > 2 else None), rejected
 
 
@@ -107,9 +127,14 @@ def _data(pairs: Sequence[Pair], number: int, device: torch.device) -> dict:
     """What the pairs themselves say of the chosen (0) or the rejected (1) response."""
     edits = f"{('chosen', 'rejected')[number]}_edit_mask"
     edit_mask = _padded([pair.more[edits] for pair in pairs], device) if edits in pairs[0].more else None
-    scores = {scorer: torch.tensor([pair.scores[scorer][number] for pair in pairs], device=device) for scorer in pairs[0].scores}
+    scores = {
+        scorer: torch.tensor([pair.scores[scorer][number] for pair in pairs], device=device)
+        for scorer in pairs[0].scores
+    }
     return {"edit_mask": edit_mask, "scores": scores}
 
 
 def _padded(rows: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    return pad_sequence([torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True)
+    return pad_sequence(
+        [torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True
+    )

@@ -30,7 +30,17 @@ OPTIMIZERS = ("adamw", "rmsprop")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 DTYPES = ("float32", "bfloat16")
 # Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
-_NOT_FACTS = ("micro_batch_tokens", "eval_every", "save_every", "keep", "tolerance", "tensorboard", "loss", "options", "gradient_checkpointing")
+_NOT_FACTS = (
+    "micro_batch_tokens",
+    "eval_every",
+    "save_every",
+    "keep",
+    "tolerance",
+    "tensorboard",
+    "loss",
+    "options",
+    "gradient_checkpointing",
+)
 
 
 def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
@@ -43,12 +53,18 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _same_model(policy, pairs, source)
-    total = config.max_steps if config.max_steps > 0 else config.epochs * data.steps_per_epoch(pairs, config.batch_size)
+    total = (
+        config.max_steps
+        if config.max_steps > 0
+        else config.epochs * data.steps_per_epoch(pairs, config.batch_size)
+    )
     facts = _facts(config, objective, pairs, policy, recipe.seed)
     folder = run / f"train-{fingerprint(facts)}"
     if resume and (folder / "manifest.json").exists() and checkpoint.path_of(folder, total).exists():
         if dist.is_first():
-            print(f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again")
+            print(
+                f"{folder}: finished already, {total} steps; another setting makes another folder, --no-resume starts this one again"
+            )
         return checkpoint.path_of(folder, total)
 
     ranks = dist.start(recipe.section("model").device)
@@ -60,7 +76,16 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
         return _train(recipe, objective, pairs, folder, facts, source, total, ranks)
 
 
-def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, facts: dict, source: Path, total: int, ranks: Ranks) -> Path:
+def _train(
+    recipe: Recipe,
+    objective: Objective,
+    pairs: Pairs,
+    folder: Path,
+    facts: dict,
+    source: Path,
+    total: int,
+    ranks: Ranks,
+) -> Path:
     config: Train = recipe.section("train")
     start = max(checkpoint.steps(folder), default=0)
     begin = checkpoint.path_of(folder, start) if start else source
@@ -70,13 +95,17 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
         raise UserError(f"{error}; {checkpoint.remedy(begin)}") if start else error from None
     optimizer = _optimizer(model, config)
     warmup = config.warmup_steps or round(config.warmup_ratio * total)
-    scheduler = get_scheduler(SCHEDULES[config.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    scheduler = get_scheduler(
+        SCHEDULES[config.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total
+    )
     if start:
         checkpoint.restore(begin, optimizer, scheduler)
     log = metrics.Log(folder, start, total, config.tensorboard) if ranks.first else None
     if log:
-        log.say(f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
-                f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}")
+        log.say(
+            f"{folder.name}: {config.loss} on {pairs.folder.name}, {pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
+            f"{total} steps of {config.batch_size} pairs{f', from step {start} on' if start else ''}"
+        )
 
     stepping = Stepping(model, objective, config, ranks)
     batches = data.global_batches(pairs, config.batch_size, recipe.seed, start, config.look_ahead)
@@ -91,7 +120,9 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
 
             with _on_every_rank():
                 totals, tokens = stepping.backward(batch)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))
+                norm = torch.nn.utils.clip_grad_norm_(
+                    model.parameters(), config.max_grad_norm or float("inf")
+                )
                 _finite(norm, step, batch)
             rate = scheduler.get_last_lr()[0]
             optimizer.step()
@@ -99,8 +130,19 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
             optimizer.zero_grad(set_to_none=True)
 
             if log:
-                place = epoch + (1 + (step - 1) % data.steps_per_epoch(pairs, config.batch_size)) / data.steps_per_epoch(pairs, config.batch_size)
-                log.step(step, {"epoch": place, **metrics.means(totals), "grad_norm": norm.item(), "learning_rate": rate}, tokens)
+                place = epoch + (
+                    1 + (step - 1) % data.steps_per_epoch(pairs, config.batch_size)
+                ) / data.steps_per_epoch(pairs, config.batch_size)
+                log.step(
+                    step,
+                    {
+                        "epoch": place,
+                        **metrics.means(totals),
+                        "grad_norm": norm.item(),
+                        "learning_rate": rate,
+                    },
+                    tokens,
+                )
             if step == total or (config.eval_every and step % config.eval_every == 0):
                 _evaluate(stepping, pairs, step, log)
             if step == total or (config.save_every and step % config.save_every == 0):
@@ -109,8 +151,19 @@ def _train(recipe: Recipe, objective: Objective, pairs: Pairs, folder: Path, fac
                 ranks.wait()
         last = checkpoint.path_of(folder, total)
         if log:
-            commit_json(folder / "manifest.json", {"facts": facts, "steps": total, "checkpoint": last.name, "weights": weights_digest(last), "metrics": _last(folder)})
-            log.say(f"{total - start} steps in {time.monotonic() - begun:.0f} s; policy: {last}; curves: {folder / 'metrics.jsonl'}")
+            commit_json(
+                folder / "manifest.json",
+                {
+                    "facts": facts,
+                    "steps": total,
+                    "checkpoint": last.name,
+                    "weights": weights_digest(last),
+                    "metrics": _last(folder),
+                },
+            )
+            log.say(
+                f"{total - start} steps in {time.monotonic() - begun:.0f} s; policy: {last}; curves: {folder / 'metrics.jsonl'}"
+            )
         ranks.wait()
     finally:
         batches.close()
@@ -157,15 +210,19 @@ class Stepping:
         for part in self.micro_batches(batch):
             fine = []
             with self.autocast():
-                for found, chosen, rejected in backward(self.model, part, self.ranks.device, self.objective, 1 / len(batch)):
+                for found, chosen, rejected in backward(
+                    self.model, part, self.ranks.device, self.objective, 1 / len(batch)
+                ):
                     totals += metrics.sums(found, chosen, rejected, self.objective.beta)
                     fine += found.isfinite().tolist()
             bad += [pair.pair_id for pair, one in zip(part, fine, strict=True) if not one]
         self.ranks.sum(totals)
         # Every rank sees the same sum, so all of them stop here or none does.
         if not totals.isfinite().all():
-            raise UserError(f"the loss of these pairs is not finite: {', '.join(sorted(self.ranks.gather(bad))[:20]) or 'unknown'}; look at them with "
-                            "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help")
+            raise UserError(
+                f"the loss of these pairs is not finite: {', '.join(sorted(self.ranks.gather(bad))[:20]) or 'unknown'}; look at them with "
+                "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help"
+            )
         self.ranks.sum_gradients(self.model.parameters())
         return totals, sum(pair.tokens for pair in batch)
 
@@ -183,22 +240,36 @@ def _on_every_rank() -> Iterator[None]:
 def _check(config: Train) -> None:
     for key, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES)), ("dtype", DTYPES)):
         if getattr(config, key) not in known:
-            raise UserError(f"train.{key} = {getattr(config, key)}: {did_you_mean(getattr(config, key), known)}")
+            raise UserError(
+                f"train.{key} = {getattr(config, key)}: {did_you_mean(getattr(config, key), known)}"
+            )
 
 
 def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
     reference = pairs.facts["reference"]
     for key, digest in policy.items():
         if reference[key] != digest:
-            raise UserError(f"the cache was made with other {key}: {pairs.folder.name} has {key} {reference[key]}, {source} has {digest}; run `engine precompute` again "
-                            "with this model, or point model.name to the one it was made with")
+            raise UserError(
+                f"the cache was made with other {key}: {pairs.folder.name} has {key} {reference[key]}, {source} has {digest}; run `engine precompute` again "
+                "with this model, or point model.name to the one it was made with"
+            )
 
 
 def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> dict:
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_FACTS}
     if kept["look_ahead"] == 1:
         del kept["look_ahead"]  # so runs from before there was such a key keep their folders
-    return json.loads(json.dumps({"pairs": pairs.folder.name, "policy": policy, "seed": seed, "train": kept, "loss": objective.facts()}))
+    return json.loads(
+        json.dumps(
+            {
+                "pairs": pairs.folder.name,
+                "policy": policy,
+                "seed": seed,
+                "train": kept,
+                "loss": objective.facts(),
+            }
+        )
+    )
 
 
 def _open(folder: Path, facts: dict, recipe: Recipe, resume: bool) -> None:
@@ -213,12 +284,21 @@ def _open(folder: Path, facts: dict, recipe: Recipe, resume: bool) -> None:
 
 
 def _optimizer(model: PreTrainedModel, config: Train) -> torch.optim.Optimizer:
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    matrices = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 1
+    ]
+    vectors = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() <= 1
+    ]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.learning_rate)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas), fused=True)  # a quarter of the time, on a CPU too
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=tuple(config.betas), fused=True
+    )  # a quarter of the time, on a CPU too
 
 
 @torch.no_grad()
@@ -230,9 +310,17 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
     totals, most = torch.zeros(5, dtype=torch.float64, device=device), 0.0
     for part in stepping.micro_batches(batch):
         chosen, rejected = stepping.sides(part)
-        found, law = stepping.objective(chosen, rejected), stepping.objective(chosen.at_start(), rejected.at_start())
-        gaps = torch.cat([part.token_logratios[part.mask.bool()] for part in (*chosen.parts(), *rejected.parts())]).abs()
-        totals += torch.stack([x.double() for x in (found.sum(), law.sum(), gaps.sum())] + [torch.tensor(float(n), dtype=torch.float64, device=device) for n in (len(part), len(gaps))])
+        found, law = (
+            stepping.objective(chosen, rejected),
+            stepping.objective(chosen.at_start(), rejected.at_start()),
+        )
+        gaps = torch.cat(
+            [part.token_logratios[part.mask.bool()] for part in (*chosen.parts(), *rejected.parts())]
+        ).abs()
+        totals += torch.stack(
+            [x.double() for x in (found.sum(), law.sum(), gaps.sum())]
+            + [torch.tensor(float(n), dtype=torch.float64, device=device) for n in (len(part), len(gaps))]
+        )
         most = max(most, gaps.max().item())
     found, law, gap, pairs_seen, tokens = stepping.ranks.sum(totals).tolist()
     most = max(stepping.ranks.gather([most]))
@@ -244,9 +332,11 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
         log.say(said)
     # Not `mean > tolerance`: NaN must not pass.
     if not mean <= tolerance:
-        raise UserError(f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
-                        f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {pairs.folder} were changed; "
-                        f"`engine verify {pairs.folder.parent}` tells which; run `engine precompute` again in this dtype, or raise train.tolerance")
+        raise UserError(
+            f"{said}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, so the arithmetic differs (dtype of the cache "
+            f"{pairs.facts['reference']['dtype']}, of training {stepping.config.dtype}; another torch or device?) or the shards in {pairs.folder} were changed; "
+            f"`engine verify {pairs.folder.parent}` tells which; run `engine precompute` again in this dtype, or raise train.tolerance"
+        )
 
 
 @torch.no_grad()
@@ -261,8 +351,10 @@ def _evaluate(stepping: Stepping, pairs: Pairs, step: int, log: metrics.Log | No
     values = metrics.means(stepping.ranks.sum(totals), "eval_")
     if log:
         log.write(step, values)
-        log.say(f"test at step {step}: loss {values['eval_loss']:.4f}  accuracy {values['eval_rewards/accuracies']:.3f}  margin {values['eval_rewards/margins']:.4f}  "
-                f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}")
+        log.say(
+            f"test at step {step}: loss {values['eval_loss']:.4f}  accuracy {values['eval_rewards/accuracies']:.3f}  margin {values['eval_rewards/margins']:.4f}  "
+            f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}"
+        )
 
 
 def groups_of(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:
@@ -281,7 +373,9 @@ def _finite(norm: torch.Tensor, step: int, batch: list[Pair]) -> None:
     """The norm is of the summed gradients, so every rank finds the same."""
     if not norm.isfinite():
         shown = ", ".join(sorted(pair.pair_id for pair in batch)[:20])
-        raise UserError(f"the gradient of step {step} is not finite; its pairs: {shown}{' …' if len(batch) > 20 else ''}")
+        raise UserError(
+            f"the gradient of step {step} is not finite; its pairs: {shown}{' …' if len(batch) > 20 else ''}"
+        )
 
 
 def _last(folder: Path) -> dict:

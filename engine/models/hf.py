@@ -23,7 +23,14 @@ _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
 class HF:
     """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
 
-    def __init__(self, use: Uses, device: str, report: Callable[[int], None] = lambda done: None, planned: dict[str, str] | None = None, threads: int = 0):
+    def __init__(
+        self,
+        use: Uses,
+        device: str,
+        report: Callable[[int], None] = lambda done: None,
+        planned: dict[str, str] | None = None,
+        threads: int = 0,
+    ):
         """`planned`: the digests that the folders to be filled are named by; a model that has others by now is refused. `threads`: torch's, until
         `close`; 0 leaves them as they are."""
         self._threads_before = torch.get_num_threads()
@@ -51,7 +58,9 @@ class HF:
         """After loading, so that what was loaded is what the digests name."""
         now = identify(self._config).facts()
         if self._planned and (changed := [name for name in now if now[name] != self._planned[name]]):
-            raise UserError(f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again")
+            raise UserError(
+                f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again"
+            )
 
     def close(self) -> None:
         self.__dict__.pop("_model", None)
@@ -65,7 +74,9 @@ class HF:
         """Groups of like length together under the token budget, each prompt run once for its responses (again where they exceed the budget)."""
         found: list[list[np.ndarray | None]] = [[None] * len(group) for group in responses]
         for batch in _batches(prompts, responses, self._batch_tokens):
-            layout = packed.lay([(prompts[i], [responses[i][k] for k in chosen]) for i, chosen in batch], self._device)
+            layout = packed.lay(
+                [(prompts[i], [responses[i][k] for k in chosen]) for i, chosen in batch], self._device
+            )
             logps = packed.token_logps(self._model, layout).cpu().numpy()
             parts = iter(np.split(logps, np.cumsum(layout.lengths)[:-1]))
             for i, chosen in batch:
@@ -75,13 +86,22 @@ class HF:
         return found  # type: ignore[return-value]
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
+    def generate(
+        self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Sample]]:
         """Sampling by Gumbel noise of each sample's own generator over transformers' `generate`: argmax(log p + noise) is a draw from p."""
         found: list[list[Sample | None]] = [[None] * sampling.n for _ in prompts]
         # Where a prompt leaves less room than max_tokens, only prompts of its length go beside it, so that all end together.
-        rooms = [min(sampling.max_tokens, self._positions - len(prompt)) if self._positions else sampling.max_tokens for prompt in prompts]
+        rooms = [
+            min(sampling.max_tokens, self._positions - len(prompt))
+            if self._positions
+            else sampling.max_tokens
+            for prompt in prompts
+        ]
         assert all(room > 0 for room in rooms), "a prompt leaves no room for a response"
-        jobs = sorted((rooms[i], len(prompt), i, k) for i, prompt in enumerate(prompts) for k in range(sampling.n))
+        jobs = sorted(
+            (rooms[i], len(prompt), i, k) for i, prompt in enumerate(prompts) for k in range(sampling.n)
+        )
         for room, group in itertools.groupby(jobs, key=lambda job: job[0]):
             alike = list(group)
             for begin in range(0, len(alike), _GENERATE_ROWS):
@@ -99,12 +119,22 @@ class HF:
         for row, (prompt, _) in enumerate(rows):
             ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.tensor(prompt), 1
         stops = sorted(self.text.stop_ids)
-        config = GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=stops, pad_token_id=stops[0], use_cache=True)
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=room, eos_token_id=stops, pad_token_id=stops[0], use_cache=True
+        )
         draw = _Draw([seed for _, seed in rows], sampling, self._device)
         with _own_attention(self._model):
-            out = self._model.generate(ids.to(self._device), attention_mask=mask.to(self._device), generation_config=config, logits_processor=[draw])
+            out = self._model.generate(
+                ids.to(self._device),
+                attention_mask=mask.to(self._device),
+                generation_config=config,
+                logits_processor=[draw],
+            )
         logps = torch.stack(draw.logps, 1).cpu().numpy()
-        return [_cut(new, logp, self.text.stop_ids) for new, logp in zip(out[:, width:].tolist(), logps, strict=True)]
+        return [
+            _cut(new, logp, self.text.stop_ids)
+            for new, logp in zip(out[:, width:].tolist(), logps, strict=True)
+        ]
 
 
 class _own_attention:
@@ -136,7 +166,12 @@ class _Draw(LogitsProcessor):
         wanted = own
         if self._sampling.temperature > 0:
             wanted = cut((own / self._sampling.temperature).log_softmax(-1), self._sampling)
-            uniform = torch.stack([torch.rand(own.shape[1], generator=generator, dtype=torch.float64) for generator in self._generators])
+            uniform = torch.stack(
+                [
+                    torch.rand(own.shape[1], generator=generator, dtype=torch.float64)
+                    for generator in self._generators
+                ]
+            )
             wanted = wanted.double() - (-uniform.clamp_min(math.ulp(0.0)).log()).log().to(wanted.device)
         self.logps.append(own.gather(1, wanted.argmax(-1, keepdim=True))[:, 0])
         return wanted
@@ -168,7 +203,9 @@ def _cut(ids: list[int], logps: np.ndarray, stops: set[int]) -> Sample:
     return Sample(ids[:length], logps[:length], "stop" if end else "length")
 
 
-def _batches(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], budget: int) -> list[list[tuple[int, list[int]]]]:
+def _batches(
+    prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], budget: int
+) -> list[list[tuple[int, list[int]]]]:
     """Batches of (prompt, its responses) by length, none above the budget unless a single response is."""
     pieces: list[tuple[int, int, list[int]]] = []
     for i, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):

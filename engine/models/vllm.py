@@ -39,10 +39,17 @@ from schemas.sections import Sampling
 DEATHS = 3  # under which a request may be under way before it is taken for their cause
 _START = 1800.0  # seconds that an engine may take to load, at least
 _BEAT = 1.0
-_LOGITS = 1 << 32  # bytes of float32 logits that scoring prompts may hold at once: tokens of a step × vocabulary
+_LOGITS = (
+    1 << 32
+)  # bytes of float32 logits that scoring prompts may hold at once: tokens of a step × vocabulary
 # Without chunked prefill: where a prompt is split over two steps vLLM turns back its seeded generator, which a CPU's cannot do («CPU Generator
 # does not use offset», 0.32).
-_CPU = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "enable_chunked_prefill": False, "max_num_seqs": 128}
+_CPU = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 1 << 30,
+    "enable_chunked_prefill": False,
+    "max_num_seqs": 128,
+}
 
 
 @dataclass
@@ -68,9 +75,22 @@ class _Request:
 class VLLM:
     """Implements `engine.models.Model`. The engine is started by `start`, or at the first call of a verb."""
 
-    def __init__(self, use: Uses, place: str, threads: int, report: Callable[[int], None] = lambda done: None, planned: dict | None = None):
+    def __init__(
+        self,
+        use: Uses,
+        place: str,
+        threads: int,
+        report: Callable[[int], None] = lambda done: None,
+        planned: dict | None = None,
+    ):
         """`place`: cpu, or cuda: and the numbers of its GPUs. `planned`: the digests that the model must have."""
-        self._use, self._config, self._place, self._threads, self._report = use, use.config, place, threads, report
+        self._use, self._config, self._place, self._threads, self._report = (
+            use,
+            use.config,
+            place,
+            threads,
+            report,
+        )
         self._identity, self._planned = identify(use.config), planned
         self._keys = itertools.count()
         self._pending: dict[int, _Request] = {}
@@ -94,16 +114,30 @@ class VLLM:
             self._changed.notify_all()
         return self
 
-    def generate(self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Sample]]:
-        chosen = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")} | {"stop_token_ids": sorted(self.text.stop_ids)}
+    def generate(
+        self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Sample]]:
+        chosen = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")} | {
+            "stop_token_ids": sorted(self.text.stop_ids)
+        }
         positions = self._use.positions
         requests = []
         for prompt, own in zip(prompts, seeds, strict=True):
             # vLLM would shorten in silence as well; said here, both backends do the same.
             room = min(sampling.max_tokens, positions - len(prompt)) if positions else sampling.max_tokens
             assert room > 0, "a prompt leaves no room for a response"
-            requests += [("generate", list(prompt), chosen | {"max_tokens": room, "seed": seed if sampling.temperature > 0 else None}) for seed in own[: sampling.n]]
-        samples = [Sample(ids, np.frombuffer(logps, np.float32), reason) for ids, logps, reason in self._ask(requests)]
+            requests += [
+                (
+                    "generate",
+                    list(prompt),
+                    chosen | {"max_tokens": room, "seed": seed if sampling.temperature > 0 else None},
+                )
+                for seed in own[: sampling.n]
+            ]
+        samples = [
+            Sample(ids, np.frombuffer(logps, np.float32), reason)
+            for ids, logps, reason in self._ask(requests)
+        ]
         return [samples[begin : begin + sampling.n] for begin in range(0, len(samples), sampling.n)]
 
     def logprobs(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> list[list[np.ndarray]]:
@@ -145,12 +179,17 @@ class VLLM:
         with self._changed:
             if self._closed:
                 raise UserError("stopped")
-            new = [_Request((next(self._keys), *request), call, number) for number, request in enumerate(requests)]
+            new = [
+                _Request((next(self._keys), *request), call, number)
+                for number, request in enumerate(requests)
+            ]
             self._pending |= {request.message[0]: request for request in new}
             if self._engine and self._engine.ready:
                 self._engine.send([request.message for request in new])
         self.start()
-        while not call.done.wait(0.5):  # not without a time-out: Ctrl-C would not end it (polars has a handler of its own)
+        while not call.done.wait(
+            0.5
+        ):  # not without a time-out: Ctrl-C would not end it (polars has a handler of its own)
             pass
         if call.error:
             raise call.error
@@ -173,7 +212,11 @@ class VLLM:
         except Exception as error:
             with self._changed:
                 self._closed, self._engine = True, None
-                self._fail(error if isinstance(error, UserError) else UserError(f"vLLM: {type(error).__name__}: {error}"))
+                self._fail(
+                    error
+                    if isinstance(error, UserError)
+                    else UserError(f"vLLM: {type(error).__name__}: {error}")
+                )
 
     def _listen(self, engine: "_Engine") -> None:
         """Until the engine is dead: takes its answers."""
@@ -187,7 +230,9 @@ class VLLM:
             except (EOFError, OSError):
                 cause = engine.cause()
                 if not ready and not self._closed and not engine.killed():
-                    raise UserError(f"vLLM does not start ({cause}); its last words: {engine.last_words()}") from None
+                    raise UserError(
+                        f"vLLM does not start ({cause}); its last words: {engine.last_words()}"
+                    ) from None
                 break
             if kind == "ready":
                 ready, limit = True, self._config.timeout
@@ -210,8 +255,10 @@ class VLLM:
                 request.deaths = 1 if self._moved else request.deaths + 1
             self._moved = False
             if max((request.deaths for request in self._pending.values()), default=0) >= DEATHS:
-                raise UserError(f"vLLM's engine ended {DEATHS} times with the same requests under way (the last time it {cause}); its last words: {engine.last_words()}; "
-                                "finished shards are kept; smaller engine arguments in [model.vllm] may help: max_num_seqs, max_model_len, gpu_memory_utilization")
+                raise UserError(
+                    f"vLLM's engine ended {DEATHS} times with the same requests under way (the last time it {cause}); its last words: {engine.last_words()}; "
+                    "finished shards are kept; smaller engine arguments in [model.vllm] may help: max_num_seqs, max_model_len, gpu_memory_utilization"
+                )
 
     def _take(self, answers: list[tuple]) -> None:
         with self._changed:
@@ -233,25 +280,53 @@ class VLLM:
     def _as_planned(self) -> None:
         now = identify(self._config).facts()
         if self._planned and (changed := [name for name in now if now[name] != self._planned[name]]):
-            raise UserError(f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again")
+            raise UserError(
+                f"{', '.join(changed)} of the model in {self._identity.path} changed while the run was going; run the same command again"
+            )
 
     def _settings(self) -> dict:
-        own = _CPU | {"max_num_batched_tokens": max(2048, self._use.positions)} if self._place == "cpu" else {}
+        own = (
+            _CPU | {"max_num_batched_tokens": max(2048, self._use.positions)} if self._place == "cpu" else {}
+        )
         limits = {"max_model_len": self._use.positions} if self._use.positions else {}
-        fixed = {"model": str(self._identity.path), "dtype": self._config.dtype, "seed": 0, "skip_tokenizer_init": True, "generation_config": "vllm",
-                 "trust_remote_code": False, "disable_log_stats": True, "max_logprobs": 64}
+        fixed = {
+            "model": str(self._identity.path),
+            "dtype": self._config.dtype,
+            "seed": 0,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "trust_remote_code": False,
+            "disable_log_stats": True,
+            "max_logprobs": 64,
+        }
         if clash := fixed.keys() & self._config.vllm.keys():
-            raise UserError(f"[model.vllm] {min(clash)} is not for a recipe to set: the engine needs it as it is (model and dtype stand in [model])")
+            raise UserError(
+                f"[model.vllm] {min(clash)} is not for a recipe to set: the engine needs it as it is (model and dtype stand in [model])"
+            )
         return fixed | own | limits | self._config.vllm
 
     def _environment(self) -> dict[str, str]:
-        env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"), "VLLM_NO_USAGE_STATS": "1"}
+        env = os.environ | {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "VLLM_NO_USAGE_STATS": "1",
+        }
         if self._place == "cpu":
-            return env | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": str(self._threads)}
+            return env | {
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "TORCHDYNAMO_DISABLE": "1",
+                "OMP_NUM_THREADS": str(self._threads),
+            }
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         all_ = seen.split(",") if seen else None
-        numbers = [int(number) for number in self._place.removeprefix("cuda:").split(",")] if ":" in self._place else [0]
-        return env | {"CUDA_VISIBLE_DEVICES": ",".join(all_[number] if all_ else str(number) for number in numbers)}
+        numbers = (
+            [int(number) for number in self._place.removeprefix("cuda:").split(",")]
+            if ":" in self._place
+            else [0]
+        )
+        return env | {
+            "CUDA_VISIBLE_DEVICES": ",".join(all_[number] if all_ else str(number) for number in numbers)
+        }
 
 
 class _Engine:
@@ -260,8 +335,22 @@ class _Engine:
     def __init__(self, settings: dict, environment: dict[str, str]):
         self.pipe, theirs = Pipe()
         self._log = tempfile.TemporaryFile()
-        command = [sys.executable, "-c", "import sys; from engine.models.vllm import serve; serve(*map(int, sys.argv[1:]))", str(theirs.fileno()), str(os.getpid())]
-        self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True)
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from engine.models.vllm import serve; serve(*map(int, sys.argv[1:]))",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
         theirs.close()
         self.ready = False
         self._outbox: queue.SimpleQueue = queue.SimpleQueue()
@@ -291,11 +380,15 @@ class _Engine:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         code = self.process.poll()
-        return f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
+        return (
+            f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
+        )
 
     def last_words(self) -> str:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 20_000))
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()
+        ]
         errors = [line for line in lines if "Error" in line and "Traceback" not in line]
         return " | ".join(errors[-3:])[-600:] or "none"
 
@@ -347,7 +440,9 @@ def _tokens_of_a_step(settings: dict) -> int:
     """V1 scores prompts with [tokens of a step × vocabulary] logits in float32: bounded here where the recipe leaves it open."""
     from transformers import AutoConfig
 
-    vocabulary = AutoConfig.from_pretrained(settings["model"], trust_remote_code=False).get_text_config().vocab_size
+    vocabulary = (
+        AutoConfig.from_pretrained(settings["model"], trust_remote_code=False).get_text_config().vocab_size
+    )
     return max(2048, min(16384, _LOGITS // (4 * vocabulary)))
 
 
@@ -360,10 +455,18 @@ def _add(engine, key: str, kind: str, prompt: list[int], more, rows_only: bool) 
         # Our own stop tokens alone; log-probs are of the model, before temperature (vLLM's raw_logprobs).
         params = SamplingParams(**more, logprobs=0, ignore_eos=True, **common)
     elif kind == "next":
-        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=sorted(set(more)), ignore_eos=True, **common)
+        params = SamplingParams(
+            max_tokens=1, temperature=0, logprob_token_ids=sorted(set(more)), ignore_eos=True, **common
+        )
     elif rows_only:
         ids = np.asarray(more, np.int32)[:, None]
-        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprob_token_ids=ids, prompt_logprob_start=len(prompt) - 1, **common)
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprob_token_ids=ids,
+            prompt_logprob_start=len(prompt) - 1,
+            **common,
+        )
         prompt = prompt + more
     else:
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, **common)
@@ -381,7 +484,11 @@ def _answer(output, kind: str, more):
     if kind == "next":
         by_id = dict(zip(sample.logprobs.token_ids, sample.logprobs.logprobs, strict=True))
         return np.array([by_id[token] for token in more], np.float32).tobytes()
-    return list(sample.token_ids), np.asarray(sample.logprobs.logprobs, np.float32).tobytes(), "stop" if sample.finish_reason == "stop" else "length"
+    return (
+        list(sample.token_ids),
+        np.asarray(sample.logprobs.logprobs, np.float32).tobytes(),
+        "stop" if sample.finish_reason == "stop" else "length",
+    )
 
 
 def _end_with_worker(worker: int) -> None:

@@ -5,5 +5,15 @@ from engine.stages import check, generate, given, judge, logprobs, pairs, prompt
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
-    for stage in (prompts.STAGE, given.STAGE, generate.STAGE, check.STAGE, judge.STAGE, rewrite.STAGE, logprobs.STAGE, prompt_gain.STAGE, pairs.STAGE)
+    for stage in (
+        prompts.STAGE,
+        given.STAGE,
+        generate.STAGE,
+        check.STAGE,
+        judge.STAGE,
+        rewrite.STAGE,
+        logprobs.STAGE,
+        prompt_gain.STAGE,
+        pairs.STAGE,
+    )
 }

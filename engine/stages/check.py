@@ -36,7 +36,9 @@ def facts(recipe: Recipe) -> dict:
     place = name.rpartition(":")[0]
     file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
     if not file or not callable(function):
-        raise UserError(f"[check] function = '{name}': {place} has no source file, so that its scores could not be told from those of another version; wrap it in a file of your own")
+        raise UserError(
+            f"[check] function = '{name}': {place} has no source file, so that its scores could not be told from those of another version; wrap it in a file of your own"
+        )
     return {"function": name.rsplit("/", 1)[-1], "source": sha256_file(Path(file))}
 
 
@@ -56,10 +58,14 @@ def load(name: str) -> Callable[[list[dict[str, str]], str], float | None]:
         else:
             module = importlib.import_module(place)
     except Exception as error:
-        raise UserError(f"[check] function = '{name}': {place} does not import: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"[check] function = '{name}': {place} does not import: {type(error).__name__}: {error}"
+        ) from None
     found = getattr(module, function, None)
     if not callable(found):
-        raise UserError(f"[check] function = '{name}': {place} has no function {function}; {did_you_mean(function, [key for key, value in vars(module).items() if inspect.isfunction(value)])}")
+        raise UserError(
+            f"[check] function = '{name}': {place} has no function {function}; {did_you_mean(function, [key for key, value in vars(module).items() if inspect.isfunction(value)])}"
+        )
     return found
 
 
@@ -70,12 +76,29 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
         try:
             score = function(messages, text)
             scores.append(float(score) if score is not None and math.isfinite(score) else None)
-        except Exception as error:  # a user's code may raise anything, and one odd response must not stop a run of millions
+        except (
+            Exception
+        ) as error:  # a user's code may raise anything, and one odd response must not stop a run of millions
             scores.append(None)
             reasons[row] = ("check_failed", f"{type(error).__name__}: {error}")
-    columns = {"prompt_id": batch["prompt_id"], "response_id": batch["response_id"], "scorer": ["check"] * len(batch), "score": scores}
+    columns = {
+        "prompt_id": batch["prompt_id"],
+        "response_id": batch["response_id"],
+        "scorer": ["check"] * len(batch),
+        "score": scores,
+    }
     counts = {"checked": len(batch), "unscored": scores.count(None), "rejects": len(reasons)}
-    return Made({"scores": table("scores", columns), "rejects": refused("check", reasons, batch, texts)}, counts)
+    return Made(
+        {"scores": table("scores", columns), "rejects": refused("check", reasons, batch, texts)}, counts
+    )
 
 
-STAGE = Stage(name="check", version=1, reads=("prompts", "responses"), writes=("scores", "rejects"), query=_QUERY, fn=make, facts=facts)
+STAGE = Stage(
+    name="check",
+    version=1,
+    reads=("prompts", "responses"),
+    writes=("scores", "rejects"),
+    query=_QUERY,
+    fn=make,
+    facts=facts,
+)

@@ -19,7 +19,9 @@ def facts(recipe: Recipe) -> dict:
 
 
 def sampling_facts(config: Generate) -> dict:
-    return {name: getattr(config, name) for name in ("n", "temperature", "top_p", "top_k", "min_p", "max_tokens")}
+    return {
+        name: getattr(config, name) for name in ("n", "temperature", "top_p", "top_k", "min_p", "max_tokens")
+    }
 
 
 def make(batch: pa.Table, recipe: Recipe, model) -> Made:
@@ -38,7 +40,10 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     owners = [ids[row] for row in rows for _ in range(config.n)]
     responses = {
         # The place among the samples is part of the id: two samples that say the same are two rows, so that shares and means are right.
-        "response_id": [content_id(owner, "generated", number % config.n, sample.ids) for number, (owner, sample) in enumerate(zip(owners, samples, strict=True))],
+        "response_id": [
+            content_id(owner, "generated", number % config.n, sample.ids)
+            for number, (owner, sample) in enumerate(zip(owners, samples, strict=True))
+        ],
         "prompt_id": owners,
         "source": ["generated"] * len(samples),
         "text": text.decode([sample.ids for sample in samples]),
@@ -47,7 +52,11 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
         "finish_reason": [sample.finish_reason for sample in samples],
     }
     rejects = refused("generate", reasons, batch, [conversation(row) for row in messages])
-    counts = {"responses": len(samples), "unfinished": sum(sample.finish_reason == "length" for sample in samples), "rejects": len(reasons)}
+    counts = {
+        "responses": len(samples),
+        "unfinished": sum(sample.finish_reason == "length" for sample in samples),
+        "rejects": len(reasons),
+    }
     return Made({"responses": table("responses", responses), "rejects": rejects}, counts)
 
 
@@ -58,16 +67,36 @@ def unfit(prompt: list[int] | TemplateError, positions: int) -> tuple[str, str] 
     if not prompt:
         return "empty_prompt", "the rendered prompt has no tokens"
     if positions and len(prompt) >= positions:
-        return "too_long", f"the prompt has {len(prompt)} tokens and leaves no room for a response: the model takes {positions} in all"
+        return (
+            "too_long",
+            f"the prompt has {len(prompt)} tokens and leaves no room for a response: the model takes {positions} in all",
+        )
     return None
 
 
 def refused(stage: str, reasons: dict[int, tuple[str, str]], batch: pa.Table, raw: list[str]) -> pa.Table:
     """Rows of `rejects` for the rows of a batch that a stage refused: row -> (reason, detail)."""
     where = pa.array(list(reasons), pa.int64())
-    columns = {"stage": [stage] * len(reasons), "reason": [reason for reason, _ in reasons.values()], "detail": [detail for _, detail in reasons.values()]}
-    columns |= {name: batch[name].take(where) for name in ("file", "line", "prompt_id", "response_id") if name in batch.column_names}
+    columns = {
+        "stage": [stage] * len(reasons),
+        "reason": [reason for reason, _ in reasons.values()],
+        "detail": [detail for _, detail in reasons.values()],
+    }
+    columns |= {
+        name: batch[name].take(where)
+        for name in ("file", "line", "prompt_id", "response_id")
+        if name in batch.column_names
+    }
     return table("rejects", columns | {"raw": [raw[row] for row in reasons]})
 
 
-STAGE = Stage(name="generate", version=1, reads=("prompts",), writes=("responses", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)
+STAGE = Stage(
+    name="generate",
+    version=1,
+    reads=("prompts",),
+    writes=("responses", "rejects"),
+    query=_QUERY,
+    fn=make,
+    facts=facts,
+    uses=uses,
+)

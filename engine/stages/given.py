@@ -26,8 +26,19 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
         "text": [texts[place] for place in first],
         "source": ["given"] * len(first),
     }
-    scores = {"prompt_id": batch["prompt_id"], "response_id": ids, "scorer": ["given"] * len(ids), "comparison_id": batch["comparison_id"], "score": batch["score"]}
-    return Made({"responses": table("responses", responses), "scores": table("scores", scores)}, {"responses": len(first)})
+    scores = {
+        "prompt_id": batch["prompt_id"],
+        "response_id": ids,
+        "scorer": ["given"] * len(ids),
+        "comparison_id": batch["comparison_id"],
+        "score": batch["score"],
+    }
+    return Made(
+        {"responses": table("responses", responses), "scores": table("scores", scores)},
+        {"responses": len(first)},
+    )
 
 
-STAGE = Stage(name="given", version=2, reads=("prompts",), writes=("responses", "scores"), query=_QUERY, fn=make)
+STAGE = Stage(
+    name="given", version=2, reads=("prompts",), writes=("responses", "scores"), query=_QUERY, fn=make
+)

@@ -42,16 +42,27 @@ def uses(recipe: Recipe) -> Uses:
 def facts(recipe: Recipe) -> dict:
     config: Logprobs = recipe.section("logprobs")
     sections = list(recipe.sections)
-    if late := [name for name in sections[sections.index("logprobs") :] if name in ("given", "generate", "rewrite")]:
-        raise UserError(f"[{late[0]}] stands below [logprobs], so its responses would have no log-probs: put it above (sections run in their order)")
+    if late := [
+        name for name in sections[sections.index("logprobs") :] if name in ("given", "generate", "rewrite")
+    ]:
+        raise UserError(
+            f"[{late[0]}] stands below [logprobs], so its responses would have no log-probs: put it above (sections run in their order)"
+        )
     for way in config.too_long:
         if way not in _WAYS:
             raise UserError(f"logprobs.too_long has '{way}'; {did_you_mean(way, _WAYS)}")
     if "drop" in config.too_long and len(config.too_long) > 1:
-        raise UserError("logprobs.too_long has drop beside another way: what cannot be cut to fit is dropped anyway; leave drop out")
+        raise UserError(
+            "logprobs.too_long has drop beside another way: what cannot be cut to fit is dropped anyway; leave drop out"
+        )
     quality = {"prompt": fingerprint(quality_text(config.quality_prompt)), "place": config.quality_place}
     contexts = {context: quality if context == "quality" else None for context in config.contexts}
-    return {"model": uses(recipe).facts(), "max_length": max_length(recipe), "too_long": sorted(config.too_long), "contexts": contexts}
+    return {
+        "model": uses(recipe).facts(),
+        "max_length": max_length(recipe),
+        "too_long": sorted(config.too_long),
+        "contexts": contexts,
+    }
 
 
 def max_length(recipe: Recipe) -> int:
@@ -62,7 +73,9 @@ def max_length(recipe: Recipe) -> int:
     most = positions - 1 if positions and config.backend == "vllm" else positions
     if most and config.max_length > most:
         less = " (less one with vLLM)" if config.backend == "vllm" else ""
-        raise UserError(f"logprobs.max_length = {config.max_length}, but the model was made for {positions} positions{less}; set it to that or less (0 takes the model's own)")
+        raise UserError(
+            f"logprobs.max_length = {config.max_length}, but the model was made for {positions} positions{less}; set it to that or less (0 takes the model's own)"
+        )
     return config.max_length or most
 
 
@@ -86,10 +99,18 @@ class Reject:
 def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     config: Logprobs = recipe.section("logprobs")
     prompt_ids, response_ids = batch["prompt_id"].to_pylist(), batch["response_id"].to_pylist()
-    groups, rejects = tokenised(batch, prompt_ids, model().text, max_length(recipe), config) if len(batch) else ([], [])
+    groups, rejects = (
+        tokenised(batch, prompt_ids, model().text, max_length(recipe), config) if len(batch) else ([], [])
+    )
     # Each prompt's contexts one after the other, all of its responses under each: the response's tokens are the same ones.
     laid = [(number, group) for group in groups for number in range(len(config.contexts))]
-    token_logps = model().logprobs([group.prompts[number] for number, group in laid], [group.responses for _, group in laid]) if laid else []
+    token_logps = (
+        model().logprobs(
+            [group.prompts[number] for number, group in laid], [group.responses for _, group in laid]
+        )
+        if laid
+        else []
+    )
     rows = [row for _, group in laid for row in group.rows]
     flat = [logps for group in token_logps for logps in group]
     truncated = [cut for _, group in laid for cut in group.truncated]
@@ -111,37 +132,70 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
         "response_id": [response_ids[reject.row] for reject in rejects],
     }
     where = pa.array([reject.row for reject in rejects], pa.int64())
-    refused |= {"file": batch["file"].take(where), "line": batch["line"].take(where), "raw": batch["text"].take(where)}
-    counts = {"scored": len(rows), "rejects": len(rejects), "truncated": sum(cut is not None for cut in truncated), "tokens": sum(map(len, flat))}
+    refused |= {
+        "file": batch["file"].take(where),
+        "line": batch["line"].take(where),
+        "raw": batch["text"].take(where),
+    }
+    counts = {
+        "scored": len(rows),
+        "rejects": len(rejects),
+        "truncated": sum(cut is not None for cut in truncated),
+        "tokens": sum(map(len, flat)),
+    }
     return Made({"logprobs": table("logprobs", columns), "rejects": table("rejects", refused)}, counts)
 
 
-def tokenised(batch: pa.Table, prompt_ids: list[str], text: Text, limit: int, config: Logprobs) -> tuple[list[Scored], list[Reject]]:
+def tokenised(
+    batch: pa.Table, prompt_ids: list[str], text: Text, limit: int, config: Logprobs
+) -> tuple[list[Scored], list[Reject]]:
     """The batch's prompts with their responses as token ids, none longer than `limit` in any context; and what could not be."""
     texts, sampled = batch["text"].to_pylist(), batch["response_ids"].to_pylist()
     given = iter(text.responses([text for text, ids in zip(texts, sampled, strict=True) if ids is None]))
     responses = [next(given) if ids is None else ids for ids in sampled]
     runs = [list(run) for _, run in itertools.groupby(range(len(prompt_ids)), key=prompt_ids.__getitem__)]
     messages = batch["messages"].take(pa.array([run[0] for run in runs])).to_pylist()
-    contexts = [text.prompts([_in_context(one, context, config) for one in messages]) for context in config.contexts]
+    contexts = [
+        text.prompts([_in_context(one, context, config) for one in messages]) for context in config.contexts
+    ]
     groups, rejects = [], []
     for run, prompts in zip(runs, zip(*contexts, strict=True), strict=True):
         if error := next((prompt for prompt in prompts if isinstance(prompt, TemplateError)), None):
-            rejects += [Reject(row, "template", f"the chat template refuses the messages: {error}") for row in run]
+            rejects += [
+                Reject(row, "template", f"the chat template refuses the messages: {error}") for row in run
+            ]
         elif not all(prompts):
             rejects += [Reject(row, "empty_prompt", "the rendered prompt has no tokens") for row in run]
         else:
-            group, refused = fit(list(prompts), run, [responses[row] for row in run], limit, config.too_long, config.contexts.index("plain"))
+            group, refused = fit(
+                list(prompts),
+                run,
+                [responses[row] for row in run],
+                limit,
+                config.too_long,
+                config.contexts.index("plain"),
+            )
             rejects += refused
             groups += [group] if group.rows else []
     return groups, rejects
 
 
 def _in_context(messages: list[dict], context: str, config: Logprobs) -> Sequence[dict[str, str]]:
-    return messages if context == "plain" else under(messages, quality_text(config.quality_prompt), config.quality_place)
+    return (
+        messages
+        if context == "plain"
+        else under(messages, quality_text(config.quality_prompt), config.quality_place)
+    )
 
 
-def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], limit: int, ways: Sequence[str], plain: int = 0) -> tuple[Scored, list[Reject]]:
+def fit(
+    prompts: list[list[int]],
+    rows: list[int],
+    responses: list[list[int]],
+    limit: int,
+    ways: Sequence[str],
+    plain: int = 0,
+) -> tuple[Scored, list[Reject]]:
     """Cuts a prompt (in each of its contexts, prompts[plain] the bare one) and its responses to `limit` tokens together, by the ways allowed; what
     still does not fit is refused. A response is cut to what the longest context leaves, so that it is the same in all. 0 is no limit."""
     longest = max(map(len, responses))
@@ -153,11 +207,19 @@ def fit(prompts: list[list[int]], rows: list[int], responses: list[list[int]], l
         room = limit - used if limit else len(response)
         cut = len(response) > room and "truncate_response" in ways and room > 0
         if len(response) > room and not cut:
-            rejects.append(Reject(row, "too_long", f"prompt {max(map(len, prompts))} + response {len(response)} tokens, more than max_length = {limit}"))
+            rejects.append(
+                Reject(
+                    row,
+                    "too_long",
+                    f"prompt {max(map(len, prompts))} + response {len(response)} tokens, more than max_length = {limit}",
+                )
+            )
             continue
         group.rows.append(row)
         group.responses.append(response[:room] if cut else response)
-        group.truncated.append("both" if cut and cut_prompt else "response" if cut else "prompt" if cut_prompt else None)
+        group.truncated.append(
+            "both" if cut and cut_prompt else "response" if cut else "prompt" if cut_prompt else None
+        )
     return group, rejects
 
 
@@ -184,4 +246,13 @@ def _common(a: list[int], b: list[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-STAGE = Stage(name="logprobs", version=3, reads=("prompts", "responses"), writes=("logprobs", "rejects"), query=_QUERY, fn=make, facts=facts, uses=uses)
+STAGE = Stage(
+    name="logprobs",
+    version=3,
+    reads=("prompts", "responses"),
+    writes=("logprobs", "rejects"),
+    query=_QUERY,
+    fn=make,
+    facts=facts,
+    uses=uses,
+)

@@ -66,7 +66,13 @@ def facts(recipe: Recipe) -> dict:
     for scorer in config.scored_by:
         choice.check_scorer(recipe, "pairs", f"scored_by = {list(config.scored_by)} wants", scorer)
     chosen = {**choice.facts(recipe, "pairs"), **choice.baseline_facts(recipe)}
-    return {"test_share": config.test_share, "diff": config.diff, "reference": reference, "scored_by": sorted(config.scored_by), **chosen}
+    return {
+        "test_share": config.test_share,
+        "diff": config.diff,
+        "reference": reference,
+        "scored_by": sorted(config.scored_by),
+        **chosen,
+    }
 
 
 def query(recipe: Recipe) -> str:
@@ -83,25 +89,53 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     chosen = batch.filter(pc.is_null(batch["skipped"]))
     why = _why(chosen, config)
     rows, lost = chosen.filter(pc.is_null(why)), chosen.filter(pc.is_valid(why))
-    split = ["test" if share(prompt) < config.test_share else "train" for prompt in rows["prompt_id"].to_pylist()]
+    split = [
+        "test" if share(prompt) < config.test_share else "train" for prompt in rows["prompt_id"].to_pylist()
+    ]
     repeated = (pc.sum(chosen["times"]).as_py() or 0) - len(chosen)
-    counts |= {"train": split.count("train"), "test": split.count("test"), "rejects": len(lost), "repeated": int(repeated)}
+    counts |= {
+        "train": split.count("train"),
+        "test": split.count("test"),
+        "rejects": len(lost),
+        "repeated": int(repeated),
+    }
     columns = {name: rows[name] for name in TABLES["pairs"].names if name in rows.column_names}
-    columns["pair_id"] = [content_id(c, r) for c, r in zip(rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True)]
+    columns["pair_id"] = [
+        content_id(c, r)
+        for c, r in zip(
+            rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True
+        )
+    ]
     columns |= {"split": split} | _masks(rows, config.diff)
-    return Made({"pairs": table("pairs", columns), "rejects": _refused(lost, why.filter(pc.is_valid(why)), config.scored_by)}, counts | _have(rows))
+    return Made(
+        {
+            "pairs": table("pairs", columns),
+            "rejects": _refused(lost, why.filter(pc.is_valid(why)), config.scored_by),
+        },
+        counts | _have(rows),
+    )
 
 
 def _have(rows: pa.Table) -> dict[str, int]:
     """How many pairs have what only some losses need: the trainer refuses a loss by this, before it reads a shard."""
-    have = {"edit_mask": len(rows), "quality": len(rows) - rows["quality_prompt_ids"].null_count, "baseline": len(rows) - rows["baseline_ids"].null_count}
-    have |= {f"score.{scorer}": count for scorer, count in Counter(scorer for both in _scorers(rows) for scorer in both).items()}
+    have = {
+        "edit_mask": len(rows),
+        "quality": len(rows) - rows["quality_prompt_ids"].null_count,
+        "baseline": len(rows) - rows["baseline_ids"].null_count,
+    }
+    have |= {
+        f"score.{scorer}": count
+        for scorer, count in Counter(scorer for both in _scorers(rows) for scorer in both).items()
+    }
     return {f"have_{name}": count for name, count in have.items()}
 
 
 def _scorers(rows: pa.Table) -> list[set[str]]:
     """For each row the scorers that rated both responses."""
-    chosen, rejected = ([{scorer for scorer, _ in scores or ()} for scores in rows[f"{side}_scores"].to_pylist()] for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        [{scorer for scorer, _ in scores or ()} for scores in rows[f"{side}_scores"].to_pylist()]
+        for side in ("chosen", "rejected")
+    )
     return [one & other for one, other in zip(chosen, rejected, strict=True)]
 
 
@@ -113,7 +147,9 @@ def _why(rows: pa.Table, config: Pairs) -> pa.Array:
         "no_baseline": pc.and_(pc.is_null(rows["baseline_ids"]), bool(config.baseline)),
         "no_logprobs": pc.or_(pc.is_null(rows["ref_chosen_logps"]), pc.is_null(rows["ref_rejected_logps"])),
         "same_text": pc.fill_null(pc.equal(rows["chosen"], rows["rejected"]), False),
-        "same_response": pc.fill_null(pc.equal(rows["chosen_response_id"], rows["rejected_response_id"]), False),
+        "same_response": pc.fill_null(
+            pc.equal(rows["chosen_response_id"], rows["rejected_response_id"]), False
+        ),
         "no_response": pc.or_(pc.is_null(rows["chosen"]), pc.is_null(rows["rejected"])),
     }
     for name, holds in tests.items():
@@ -124,7 +160,12 @@ def _why(rows: pa.Table, config: Pairs) -> pa.Array:
 def _masks(rows: pa.Table, diff: str) -> dict[str, pa.Array]:
     sides = [rows[name].combine_chunks() for name in ("chosen_ids", "rejected_ids")]
     found = [masks(c, r, diff) for c, r in zip(*(side.to_pylist() for side in sides), strict=True)]
-    return {f"{name}_edit_mask": pa.array([pair[number] for pair in found], TABLES["pairs"].field(f"{name}_edit_mask").type) for number, name in enumerate(("chosen", "rejected"))}
+    return {
+        f"{name}_edit_mask": pa.array(
+            [pair[number] for pair in found], TABLES["pairs"].field(f"{name}_edit_mask").type
+        )
+        for number, name in enumerate(("chosen", "rejected"))
+    }
 
 
 def _unrated(scores: list | None, scored_by: tuple[str, ...]) -> list[str]:
@@ -134,15 +175,38 @@ def _unrated(scores: list | None, scored_by: tuple[str, ...]) -> list[str]:
 
 def _refused(lost: pa.Table, why: pa.Array, scored_by: tuple[str, ...]) -> pa.Table:
     unrated = [_unrated(scores, scored_by) for scores in lost["chosen_scores"].to_pylist()]
-    of_chosen = pc.and_(pc.equal(why, "no_score"), pa.array([bool(missing) for missing in unrated], pa.bool_()))
+    of_chosen = pc.and_(
+        pc.equal(why, "no_score"), pa.array([bool(missing) for missing in unrated], pa.bool_())
+    )
     chosen_side = pc.or_(pc.or_(pc.is_null(lost["ref_chosen_logps"]), pc.equal(why, "same_text")), of_chosen)
-    missing = [", ".join(chosen or _unrated(rejected, scored_by)) for chosen, rejected in zip(unrated, lost["rejected_scores"].to_pylist(), strict=True)]
-    return table("rejects", {
-        "stage": ["pairs"] * len(lost), "reason": why, "detail": [_WHY[reason].format(names) for reason, names in zip(why.to_pylist(), missing, strict=True)],
-        "file": lost["file"], "line": lost["line"], "prompt_id": lost["prompt_id"],
-        "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
-        "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),
-    })
+    missing = [
+        ", ".join(chosen or _unrated(rejected, scored_by))
+        for chosen, rejected in zip(unrated, lost["rejected_scores"].to_pylist(), strict=True)
+    ]
+    return table(
+        "rejects",
+        {
+            "stage": ["pairs"] * len(lost),
+            "reason": why,
+            "detail": [
+                _WHY[reason].format(names) for reason, names in zip(why.to_pylist(), missing, strict=True)
+            ],
+            "file": lost["file"],
+            "line": lost["line"],
+            "prompt_id": lost["prompt_id"],
+            "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
+            "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),
+        },
+    )
 
 
-STAGE = Stage(name="pairs", version=3, reads=("prompts", "responses", "scores", "logprobs"), writes=("pairs", "rejects"), query=query, fn=make, facts=facts, settings=settings)
+STAGE = Stage(
+    name="pairs",
+    version=3,
+    reads=("prompts", "responses", "scores", "logprobs"),
+    writes=("pairs", "rejects"),
+    query=query,
+    fn=make,
+    facts=facts,
+    settings=settings,
+)

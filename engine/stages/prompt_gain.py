@@ -16,13 +16,19 @@ order by prompt_id, response_id
 
 def facts(recipe: Recipe) -> dict:
     if "quality" not in recipe.section("logprobs").contexts:
-        raise UserError('[prompt_gain] compares two contexts: set contexts = ["plain", "quality"] in [logprobs]')
+        raise UserError(
+            '[prompt_gain] compares two contexts: set contexts = ["plain", "quality"] in [logprobs]'
+        )
     return {}
 
 
 def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
-    columns = {name: batch[name] for name in ("prompt_id", "response_id", "score")} | {"scorer": ["prompt_gain"] * len(batch)}
+    columns = {name: batch[name] for name in ("prompt_id", "response_id", "score")} | {
+        "scorer": ["prompt_gain"] * len(batch)
+    }
     return Made({"scores": table("scores", columns)}, {"scored": len(batch)})
 
 
-STAGE = Stage(name="prompt_gain", version=1, reads=("logprobs",), writes=("scores",), query=_QUERY, fn=make, facts=facts)
+STAGE = Stage(
+    name="prompt_gain", version=1, reads=("logprobs",), writes=("scores",), query=_QUERY, fn=make, facts=facts
+)

@@ -23,10 +23,19 @@ _BYTES_AT_ONCE = 8 << 20
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
-_SCANNED = pa.schema([
-    ("file", pa.string()), ("line", pa.int64()), ("prompt_id", pa.string()), ("row_id", pa.string()), ("messages", MESSAGES),
-    ("responses", _RESPONSES), ("reason", pa.string()), ("detail", pa.string()), ("raw", pa.string()),
-])
+_SCANNED = pa.schema(
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("prompt_id", pa.string()),
+        ("row_id", pa.string()),
+        ("messages", MESSAGES),
+        ("responses", _RESPONSES),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("raw", pa.string()),
+    ]
+)
 
 
 def facts(recipe: Recipe) -> dict:
@@ -61,7 +70,9 @@ def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
         shards = [text.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
         yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
     if changed := [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]:
-        raise UserError(f"{', '.join(changed)} changed while it was read: nothing was made from it; run the same command again")
+        raise UserError(
+            f"{', '.join(changed)} changed while it was read: nothing was made from it; run the same command again"
+        )
 
 
 def _some(rows: Iterator[raw.Row]) -> list[raw.Row]:
@@ -78,10 +89,26 @@ def _some(rows: Iterator[raw.Row]) -> list[raw.Row]:
 def _lay(reading: Reading) -> dict:
     row = reading.row
     if reading.reason:
-        return {"file": row.file, "line": row.line, "row_id": text.content_id(row.text), "reason": reading.reason, "detail": reading.detail, "raw": row.text}
+        return {
+            "file": row.file,
+            "line": row.line,
+            "row_id": text.content_id(row.text),
+            "reason": reading.reason,
+            "detail": reading.detail,
+            "raw": row.text,
+        }
     prompt_id = text.prompt_id(reading.messages)
-    row_id = text.content_id(prompt_id, [[response["text"], response["score"]] for response in reading.responses])
-    return {"file": row.file, "line": row.line, "prompt_id": prompt_id, "row_id": row_id, "messages": reading.messages, "responses": reading.responses}
+    row_id = text.content_id(
+        prompt_id, [[response["text"], response["score"]] for response in reading.responses]
+    )
+    return {
+        "file": row.file,
+        "line": row.line,
+        "prompt_id": prompt_id,
+        "row_id": row_id,
+        "messages": reading.messages,
+        "responses": reading.responses,
+    }
 
 
 def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
@@ -91,17 +118,32 @@ def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
     rejects = []
     for row in batch.to_pylist():
         if row["reason"]:
-            rejects.append({key: row[key] for key in ("reason", "detail", "file", "line", "raw")} | {"stage": "prompts"})
+            rejects.append(
+                {key: row[key] for key in ("reason", "detail", "file", "line", "raw")} | {"stage": "prompts"}
+            )
         elif row["row_id"] not in seen:
             seen.add(row["row_id"])
-            prompt = prompts.setdefault(row["prompt_id"], row | {"prompt": row["messages"][-1]["content"], "given": []})
+            prompt = prompts.setdefault(
+                row["prompt_id"], row | {"prompt": row["messages"][-1]["content"], "given": []}
+            )
             prompt["given"] += [response | {"comparison_id": row["row_id"]} for response in row["responses"]]
     kept = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
     names = ("prompt_id", "messages", "prompt", "given", "file", "line")
-    counts = {"rows_in": len(batch), "rows_out": len(seen), "rejects": len(rejects), "duplicates": len(batch) - len(seen) - len(rejects)}
+    counts = {
+        "rows_in": len(batch),
+        "rows_out": len(seen),
+        "rejects": len(rejects),
+        "duplicates": len(batch) - len(seen) - len(rejects),
+    }
     tables = {
         "prompts": table("prompts", {name: [prompt[name] for prompt in kept] for name in names}),
-        "rejects": table("rejects", {name: [row[name] for row in rejects] for name in ("stage", "reason", "detail", "file", "line", "raw")}),
+        "rejects": table(
+            "rejects",
+            {
+                name: [row[name] for row in rejects]
+                for name in ("stage", "reason", "detail", "file", "line", "raw")
+            },
+        ),
     }
     return Made(tables, counts)
 

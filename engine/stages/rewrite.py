@@ -42,7 +42,12 @@ def uses(recipe: Recipe) -> Uses:
 
 def facts(recipe: Recipe) -> dict:
     config: Rewrite = recipe.section("rewrite")
-    own = {"prompt": Instruction(config.prompt, "conversation", "chosen", "rejected").digest, "sampling": sampling_facts(config), "too_far": config.too_far, "seed": recipe.seed}
+    own = {
+        "prompt": Instruction(config.prompt, "conversation", "chosen", "rejected").digest,
+        "sampling": sampling_facts(config),
+        "too_far": config.too_far,
+        "seed": recipe.seed,
+    }
     return {"model": uses(recipe).facts(), **own, **choice.facts(recipe, "rewrite")}
 
 
@@ -52,28 +57,74 @@ def make(batch: pa.Table, recipe: Recipe, model) -> Made:
     if not len(batch):
         return Made({}, counts)
     config: Rewrite = recipe.section("rewrite")
-    rows, ask, text = batch.select(["prompt_id", "chosen_response_id", "rejected_response_id", "chosen", "rejected"]).to_pylist(), Instruction(config.prompt), model().text
+    rows, ask, text = (
+        batch.select(
+            ["prompt_id", "chosen_response_id", "rejected_response_id", "chosen", "rejected"]
+        ).to_pylist(),
+        Instruction(config.prompt),
+        model().text,
+    )
     asked = [conversation(messages) for messages in batch["messages"].to_pylist()]
-    prompts = text.prompts([ask(conversation=question, chosen=row["chosen"], rejected=row["rejected"]) for question, row in zip(asked, rows, strict=True)])
-    reasons = {number: reason for number, prompt in enumerate(prompts) if (reason := unfit(prompt, uses(recipe).positions))}
+    prompts = text.prompts(
+        [
+            ask(conversation=question, chosen=row["chosen"], rejected=row["rejected"])
+            for question, row in zip(asked, rows, strict=True)
+        ]
+    )
+    reasons = {
+        number: reason
+        for number, prompt in enumerate(prompts)
+        if (reason := unfit(prompt, uses(recipe).positions))
+    }
     fit = [number for number in range(len(rows)) if number not in reasons]
-    seeds = [[seed_of(recipe.seed, "rewrite", rows[number]["chosen_response_id"], rows[number]["rejected_response_id"])] for number in fit]
+    seeds = [
+        [
+            seed_of(
+                recipe.seed,
+                "rewrite",
+                rows[number]["chosen_response_id"],
+                rows[number]["rejected_response_id"],
+            )
+        ]
+        for number in fit
+    ]
     samples = [group[0] for group in model().generate([prompts[number] for number in fit], seeds, config)]
     # The reference model's own tokens, where it is the one that wrote them; else the text is tokenised for it by logprobs.
     own = uses(recipe).facts() == model_of(recipe).facts()
     made = []
-    for number, sample, said in zip(fit, samples, text.decode([sample.ids for sample in samples]), strict=True):
-        kept = {"response_ids": sample.ids, "sampled_token_logps": sample.token_logps} if own and said == said.strip() else {}
+    for number, sample, said in zip(
+        fit, samples, text.decode([sample.ids for sample in samples]), strict=True
+    ):
+        kept = (
+            {"response_ids": sample.ids, "sampled_token_logps": sample.token_logps}
+            if own and said == said.strip()
+            else {}
+        )
         made.append(_rewritten(rows[number], said.strip(), sample.finish_reason, config.too_far) | kept)
     # What could not even be asked falls back as well: the pair is not lost.
-    made += [_rewritten(rows[number], "", "stop", config.too_far) | {"fallback": reason, "finish_reason": None} for number, (reason, _) in reasons.items()]
-    columns = {name: [row.get(name) for row in made] for name in made[0] | {"response_ids": 0, "sampled_token_logps": 0}}
-    columns |= {"response_ids": lists(columns["response_ids"], "int32"), "sampled_token_logps": lists(columns["sampled_token_logps"], "float32")}
+    made += [
+        _rewritten(rows[number], "", "stop", config.too_far) | {"fallback": reason, "finish_reason": None}
+        for number, (reason, _) in reasons.items()
+    ]
+    columns = {
+        name: [row.get(name) for row in made]
+        for name in made[0] | {"response_ids": 0, "sampled_token_logps": 0}
+    }
+    columns |= {
+        "response_ids": lists(columns["response_ids"], "int32"),
+        "sampled_token_logps": lists(columns["sampled_token_logps"], "float32"),
+    }
     counts |= {"rewritten": sum(row["fallback"] is None for row in made), "rejects": len(reasons)}
     for row in made:
         if row["fallback"]:
             counts[f"fallback_{row['fallback']}"] = counts.get(f"fallback_{row['fallback']}", 0) + 1
-    return Made({"responses": table("responses", columns), "rejects": refused("rewrite", reasons, batch, batch["rejected"].to_pylist())}, counts)
+    return Made(
+        {
+            "responses": table("responses", columns),
+            "rejects": refused("rewrite", reasons, batch, batch["rejected"].to_pylist()),
+        },
+        counts,
+    )
 
 
 def _rewritten(row: dict, text: str, finish_reason: str, too_far: float) -> dict:
@@ -81,18 +132,33 @@ def _rewritten(row: dict, text: str, finish_reason: str, too_far: float) -> dict
     new, parent, reference = (_WORD.findall(said) for said in (text, row["rejected"], row["chosen"]))
     to_parent, between = Levenshtein.distance(new, parent), Levenshtein.distance(reference, parent)
     fallback = (
-        "empty" if not new
-        else "unfinished" if finish_reason == "length"
-        else "unchanged" if new == parent
-        else "copy" if new == reference
-        else "too_far" if to_parent > too_far * between
+        "empty"
+        if not new
+        else "unfinished"
+        if finish_reason == "length"
+        else "unchanged"
+        if new == parent
+        else "copy"
+        if new == reference
+        else "too_far"
+        if to_parent > too_far * between
         else None
     )
     return {
-        "response_id": content_id(row["prompt_id"], "rewritten", row["rejected_response_id"], row["chosen_response_id"], text), "prompt_id": row["prompt_id"],
-        "source": "rewritten", "text": text, "parent_id": row["rejected_response_id"], "reference_id": row["chosen_response_id"], "edit_to_parent": to_parent,
-        "edit_to_reference": Levenshtein.distance(new, reference), "edit_between": between, "length_ratio": len(new) / len(parent) if parent else None,
-        "finish_reason": finish_reason, "fallback": fallback,
+        "response_id": content_id(
+            row["prompt_id"], "rewritten", row["rejected_response_id"], row["chosen_response_id"], text
+        ),
+        "prompt_id": row["prompt_id"],
+        "source": "rewritten",
+        "text": text,
+        "parent_id": row["rejected_response_id"],
+        "reference_id": row["chosen_response_id"],
+        "edit_to_parent": to_parent,
+        "edit_to_reference": Levenshtein.distance(new, reference),
+        "edit_between": between,
+        "length_ratio": len(new) / len(parent) if parent else None,
+        "finish_reason": finish_reason,
+        "fallback": fallback,
     }
 
 
@@ -104,4 +170,14 @@ def settings(recipe: Recipe) -> dict[str, object]:
     return choice.settings(recipe, "rewrite")
 
 
-STAGE = Stage(name="rewrite", version=1, reads=("prompts", "responses", "scores"), writes=("responses", "rejects"), query=query, fn=make, facts=facts, uses=uses, settings=settings)
+STAGE = Stage(
+    name="rewrite",
+    version=1,
+    reads=("prompts", "responses", "scores"),
+    writes=("responses", "rejects"),
+    query=query,
+    fn=make,
+    facts=facts,
+    uses=uses,
+    settings=settings,
+)

@@ -29,7 +29,14 @@ _VOCABULARY = 1024
 # A word, a digit or a sign, each with the space before it: nothing merges across them, so digits stay single.
 _PIECES = r" ?[A-Za-z]+| ?[0-9]| ?[^A-Za-z0-9\s]|\s+"
 SLIPS = 0.38  # share of careless answers that the model learns from
-_SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 512}
+_SHAPE = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 512,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,12 @@ def rating(draw: random.Random) -> Example:
     mark = 5 if right else 1 + math.floor(3 * world.right_steps(found, response)) if kind < 0.9 else 1
     asked = _asked("judge_rating", conversation=str(found), response=response)
     begin = asked.rindex("Response:\n") + len("Response:\n")
-    return Example(asked, str(mark), (begin, begin + len(response)), None if right else begin + len(os.path.commonprefix([good, response])))
+    return Example(
+        asked,
+        str(mark),
+        (begin, begin + len(response)),
+        None if right else begin + len(os.path.commonprefix([good, response])),
+    )
 
 
 def rewriting(draw: random.Random) -> Example:
@@ -114,9 +126,30 @@ class Part:
 
 # First to speak, answer and rewrite; then to see slips; then above all to rate.
 PARTS = (
-    Part(1000, ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0)), False, 2e-3, 1.0, 2e-3),
-    Part(750, ((answering, 24, 1.0), (answering_well, 12, 0.5), (rating, 64, 1.0), (rewriting, 12, 1.0)), True, 1.5e-3, 0.8, 1.25e-3),
-    Part(600, ((answering, 16, 0.5), (answering_well, 6, 0.3), (rating, 96, 2.0), (rewriting, 8, 0.5)), True, 1.5e-3, 0.5, 0.0),
+    Part(
+        1000,
+        ((answering, 48, 1.0), (answering_well, 16, 0.5), (rating, 48, 0.5), (rewriting, 24, 1.0)),
+        False,
+        2e-3,
+        1.0,
+        2e-3,
+    ),
+    Part(
+        750,
+        ((answering, 24, 1.0), (answering_well, 12, 0.5), (rating, 64, 1.0), (rewriting, 12, 1.0)),
+        True,
+        1.5e-3,
+        0.8,
+        1.25e-3,
+    ),
+    Part(
+        600,
+        ((answering, 16, 0.5), (answering_well, 6, 0.3), (rating, 96, 2.0), (rewriting, 8, 0.5)),
+        True,
+        1.5e-3,
+        0.5,
+        0.0,
+    ),
 )
 
 
@@ -130,17 +163,36 @@ def new_model(seed: int, **shape: int):
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     draw = random.Random(0)
     examples = (job(draw) for job, _, _ in PARTS[0].jobs for _ in range(400))
     texts = (text for example in examples for text in (example.asked, example.answer))
-    learn = trainers.BpeTrainer(vocab_size=_VOCABULARY - 4, special_tokens=[], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    learn = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY - 4,
+        special_tokens=[],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     backend.train_from_iterator(texts, learn)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=_SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=_SPECIAL
+    )
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None, tie_word_embeddings=True, **(_SHAPE | shape))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+        tie_word_embeddings=True,
+        **(_SHAPE | shape),
+    )
     return tokenizer, LlamaForCausalLM(config)
 
 
@@ -161,13 +213,23 @@ def batches(tokenizer, job: Callable[[random.Random], Example], count: int, seed
     draw = random.Random(seed)
     while True:
         examples = [job(draw) for _ in range(count)]
-        prompts = [tokenizer.apply_chat_template([{"role": "user", "content": one.asked}], tokenize=False, add_generation_prompt=True) for one in examples]
+        prompts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": one.asked}], tokenize=False, add_generation_prompt=True
+            )
+            for one in examples
+        ]
         coded = tokenizer(prompts, add_special_tokens=False, return_offsets_mapping=True)
-        answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([one.answer for one in examples], add_special_tokens=False).input_ids]
+        answers = [
+            [*ids, tokenizer.eos_token_id]
+            for ids in tokenizer([one.answer for one in examples], add_special_tokens=False).input_ids
+        ]
         width = max(len(p) + len(a) for p, a in zip(coded.input_ids, answers, strict=True))
         width += -width % 32  # few widths: oneDNN prepares its kernels anew for each
         ids, targets, slips = (torch.full((count, width), value) for value in (0, -100, -1))
-        for row, (one, text, prompt, places, answer) in enumerate(zip(examples, prompts, coded.input_ids, coded.offset_mapping, answers, strict=True)):
+        for row, (one, text, prompt, places, answer) in enumerate(
+            zip(examples, prompts, coded.input_ids, coded.offset_mapping, answers, strict=True)
+        ):
             end = len(prompt) + len(answer)
             ids[row, :end] = torch.tensor([*prompt, *answer])
             targets[row, len(prompt) : end] = torch.tensor(answer)
@@ -175,7 +237,9 @@ def batches(tokenizer, job: Callable[[random.Random], Example], count: int, seed
                 shift = text.index(one.asked)
                 known = [(at, b - shift) for at, (a, b) in enumerate(places) if b - shift > one.response[0]]
                 for at, last in known:
-                    slips[row, at] = int(one.wrong_from is not None and (last > one.wrong_from or last > one.response[1]))
+                    slips[row, at] = int(
+                        one.wrong_from is not None and (last > one.wrong_from or last > one.response[1])
+                    )
         yield Batch(ids, targets, slips)
 
 
@@ -184,12 +248,22 @@ def train(tokenizer, model, part: Part, seed: int) -> None:
     import torch
 
     model.set_attn_implementation("eager")  # at these lengths faster than SDPA's backward on a CPU
-    heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, 1) for _ in range(model.config.num_hidden_layers)) if part.slips_shown else None
+    heads = (
+        torch.nn.ModuleList(
+            torch.nn.Linear(model.config.hidden_size, 1) for _ in range(model.config.num_hidden_layers)
+        )
+        if part.slips_shown
+        else None
+    )
     parameters = [*model.parameters(), *(heads.parameters() if heads else ())]
     optimizer = torch.optim.AdamW(parameters, lr=part.rate, betas=(0.9, 0.98), weight_decay=0.05)
-    streams = [batches(tokenizer, job, count, seed + number) for number, (job, count, _) in enumerate(part.jobs)]
+    streams = [
+        batches(tokenizer, job, count, seed + number) for number, (job, count, _) in enumerate(part.jobs)
+    ]
     for step in range(part.steps):
-        fallen = max(0.0, step / part.steps - part.constant) / (1 - part.constant) if part.constant < 1 else 0.0
+        fallen = (
+            max(0.0, step / part.steps - part.constant) / (1 - part.constant) if part.constant < 1 else 0.0
+        )
         for group in optimizer.param_groups:
             group["lr"] = min(1, (step + 1) / 100) * (part.rate + fallen * (part.end - part.rate))
         said = []
@@ -201,7 +275,9 @@ def train(tokenizer, model, part: Part, seed: int) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == part.steps - 1:
-            losses = ", ".join(f"{job.__name__} {loss:.3f}" for (job, _, _), loss in zip(part.jobs, said, strict=True))
+            losses = ", ".join(
+                f"{job.__name__} {loss:.3f}" for (job, _, _), loss in zip(part.jobs, said, strict=True)
+            )
             print(f"step {step + 1} of {part.steps}: {losses}", flush=True)
 
 
@@ -213,11 +289,21 @@ def _losses(model, heads, batch: Batch):
     with torch.autocast("cpu", torch.bfloat16):
         out = model.base_model(batch.ids, output_hidden_states=heads is not None)
         logits = model.get_output_embeddings()(out.last_hidden_state)[:, :-1]
-        guesses = [head(hidden)[..., 0] for head, hidden in zip(heads, out.hidden_states[1:], strict=True)] if heads else []
-    loss, known = F.cross_entropy(logits.float().flatten(0, 1), batch.targets[:, 1:].flatten()), batch.slips >= 0
+        guesses = (
+            [head(hidden)[..., 0] for head, hidden in zip(heads, out.hidden_states[1:], strict=True)]
+            if heads
+            else []
+        )
+    loss, known = (
+        F.cross_entropy(logits.float().flatten(0, 1), batch.targets[:, 1:].flatten()),
+        batch.slips >= 0,
+    )
     if not heads or not known.any():
         return loss, 0.0
-    return loss, sum(F.binary_cross_entropy_with_logits(guess.float()[known], batch.slips[known].float()) for guess in guesses[2:])
+    return loss, sum(
+        F.binary_cross_entropy_with_logits(guess.float()[known], batch.slips[known].float())
+        for guess in guesses[2:]
+    )
 
 
 def save(tokenizer, model, path: Path) -> None:

@@ -21,7 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def undisturbed(words: list[str]) -> float:
@@ -30,7 +34,9 @@ def undisturbed(words: list[str]) -> float:
     return time.monotonic() - begun
 
 
-def killed(words: list[str], out: Path, start: Path | None, kills: int, length: float, draw: random.Random) -> int:
+def killed(
+    words: list[str], out: Path, start: Path | None, kills: int, length: float, draw: random.Random
+) -> int:
     """Starts the command again and again until `kills` have met it at work, then lets it end; returns how often it had to begin anew,
     since it had ended before its moment came."""
     met = anew = 0
@@ -63,7 +69,9 @@ def compare(one: Path, other: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--kills", type=int, default=10)
@@ -73,8 +81,34 @@ def main() -> None:
     draw, recipe, good = random.Random(args.seed), str(ROOT / "pipelines" / "recipes" / "dpo.toml"), True
     with tempfile.TemporaryDirectory() as name:
         one, other = Path(name) / "one", Path(name) / "other"
-        engine = [sys.executable, "-m", "engine.cli", "precompute", recipe, "--set", f"prompts.source={args.source}", "--set", f"model.name={args.model}", "--set", "prompts.shards=8", "-o"]
-        trainer = [sys.executable, "-m", "trainer.cli", "run", recipe, "--set", f"train.max_steps={args.steps}", "--set", "train.save_every=3", "--set", "train.batch_size=16", "-o"]
+        engine = [
+            sys.executable,
+            "-m",
+            "engine.cli",
+            "precompute",
+            recipe,
+            "--set",
+            f"prompts.source={args.source}",
+            "--set",
+            f"model.name={args.model}",
+            "--set",
+            "prompts.shards=8",
+            "-o",
+        ]
+        trainer = [
+            sys.executable,
+            "-m",
+            "trainer.cli",
+            "run",
+            recipe,
+            "--set",
+            f"train.max_steps={args.steps}",
+            "--set",
+            "train.save_every=3",
+            "--set",
+            "train.batch_size=16",
+            "-o",
+        ]
         for what, words in (("precompute", engine), ("training", trainer)):
             start = None
             if what == "training":
@@ -85,7 +119,10 @@ def main() -> None:
             anew = killed([*words, str(other)], other, start, args.kills, length, draw)
             same = compare(one, other)
             good &= same
-            print(f"{what}: killed {args.kills} times at work, begun anew {anew} times; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)", flush=True)
+            print(
+                f"{what}: killed {args.kills} times at work, begun anew {anew} times; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)",
+                flush=True,
+            )
     sys.exit(not good)
 
 

@@ -43,7 +43,10 @@ def main() -> None:
     optimizer, ranks = _optimizer(model, config), Ranks(0, 1, torch.device("cpu"))
     objectives = {name: losses.choose(Train(loss=name)) for name in ("dpo", *args.losses.split(","))}
     # The same pairs in the same order for all, each with what its loss needs.
-    batches = {name: data.global_batches(data.open_pairs(args.run, one.needs), args.pairs, seed=0) for name, one in objectives.items()}
+    batches = {
+        name: data.global_batches(data.open_pairs(args.run, one.needs), args.pairs, seed=0)
+        for name, one in objectives.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in objectives}
     for number in range(args.rounds + 1):
         for name, objective in objectives.items():
@@ -58,8 +61,19 @@ def main() -> None:
     for name, taken in itertools.islice(times.items(), 1, None):
         ratio = statistics.median(taken) / statistics.median(times["dpo"])
         pairs = [a / b for a, b in zip(taken, times["dpo"], strict=True)]
-        row = {"work": f"{name} over dpo, a step", "ratio": round(ratio, 3), "least": round(min(pairs), 3), "most": round(max(pairs), 3), "goal": None, "ok": True}
-        print(json.dumps(row) if args.json else f"{row['work']:<28} {ratio:.3f}  (rounds: {min(pairs):.3f} to {max(pairs):.3f})")
+        row = {
+            "work": f"{name} over dpo, a step",
+            "ratio": round(ratio, 3),
+            "least": round(min(pairs), 3),
+            "most": round(max(pairs), 3),
+            "goal": None,
+            "ok": True,
+        }
+        print(
+            json.dumps(row)
+            if args.json
+            else f"{row['work']:<28} {ratio:.3f}  (rounds: {min(pairs):.3f} to {max(pairs):.3f})"
+        )
 
 
 if __name__ == "__main__":

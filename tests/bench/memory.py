@@ -26,11 +26,28 @@ def write(path: Path, pairs: int) -> None:
     from pipelines.sandbox import world
 
     draw = random.Random(1)
-    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
+    words = [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+    ]
     with open(path, "w") as file:
         for number, problem in enumerate(world.pairs(1, pairs)):
             pad = " ".join(draw.choices(words, k=8))
-            row = {"prompt": f"{number} {problem['prompt']}", "chosen": f"{problem['chosen']} {pad}", "rejected": f"{problem['rejected']} {pad[::-1]}"}
+            row = {
+                "prompt": f"{number} {problem['prompt']}",
+                "chosen": f"{problem['chosen']} {pad}",
+                "rejected": f"{problem['rejected']} {pad[::-1]}",
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -44,9 +61,18 @@ def child(work: str, folder: Path, out: Path) -> dict:
     from schemas.recipe import load
 
     recipe = out / f"{work}.toml"
-    sections = "[prompts]\n[given]\n" if work == "prompts" else "[prompts]\n[given]\n[logprobs]\ntoo_long=['truncate_prompt_left','truncate_response']\n[pairs]\n"
+    sections = (
+        "[prompts]\n[given]\n"
+        if work == "prompts"
+        else "[prompts]\n[given]\n[logprobs]\ntoo_long=['truncate_prompt_left','truncate_response']\n[pairs]\n"
+    )
     recipe.write_text(f"[model]\n{sections}")
-    settings = [f"prompts.shards={max(1, sum(1 for _ in open(folder / 'rows.jsonl')) // 5000)}", f"prompts.source={folder / 'rows.jsonl'}", "prompts.format=preference", f"model.name={folder / 'model'}"]
+    settings = [
+        f"prompts.shards={max(1, sum(1 for _ in open(folder / 'rows.jsonl')) // 5000)}",
+        f"prompts.source={folder / 'rows.jsonl'}",
+        "prompts.format=preference",
+        f"model.name={folder / 'model'}",
+    ]
     if work == "reading":
         from trainer import data
 
@@ -54,7 +80,9 @@ def child(work: str, folder: Path, out: Path) -> dict:
 
         pairs = data.open_pairs(out / "run")
         before, begun, tokens = peak_mb(), time.perf_counter(), 0
-        for _, (_, batch) in zip(range(data.steps_per_epoch(pairs, 64)), data.global_batches(pairs, 64, 0), strict=False):
+        for _, (_, batch) in zip(
+            range(data.steps_per_epoch(pairs, 64)), data.global_batches(pairs, 64, 0), strict=False
+        ):
             tokens += sum(pair.tokens for pair in batch)
         return {"mb": peak_mb() - before, "rate": pairs.count("train") / (time.perf_counter() - begun)}
     import torch
@@ -62,11 +90,16 @@ def child(work: str, folder: Path, out: Path) -> dict:
     torch.set_num_threads(local.cores())
     before, begun = peak_mb(), time.perf_counter()
     precompute(out / "run" if work == "precompute" else out / "imported", load(recipe, settings), 1)
-    return {"mb": peak_mb() - before, "rate": sum(1 for _ in open(folder / "rows.jsonl")) / (time.perf_counter() - begun)}
+    return {
+        "mb": peak_mb() - before,
+        "rate": sum(1 for _ in open(folder / "rows.jsonl")) / (time.perf_counter() - begun),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--precompute-pairs", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
@@ -82,14 +115,39 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write(folder / "rows.jsonl", pairs)
-            tokenizer, model = new_model(0, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+            tokenizer, model = new_model(
+                0,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+            )
             save(tokenizer, model, folder / "model")
             for work in ["prompts"] + ["precompute", "reading"] * (pairs <= args.precompute_pairs):
-                done = subprocess.run([sys.executable, __file__, "--child", work, name, name], stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, __file__, "--child", work, name, name],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
                 row = json.loads(done.stdout.splitlines()[-1])
                 first.setdefault(work, row["mb"])
-                row = {"work": work, "pairs": pairs, "mb": round(row["mb"]), "ratio": round(row["mb"] / max(first[work], 1), 2), "pairs_per_second": round(row["rate"])}
-                print(json.dumps(row) if args.json else "{work:<12} {pairs:>9,} pairs  {mb:>6,} MB  {ratio:>5.2f} x the smallest  {pairs_per_second:>8,} pairs/s".format(**row), flush=True)
+                row = {
+                    "work": work,
+                    "pairs": pairs,
+                    "mb": round(row["mb"]),
+                    "ratio": round(row["mb"] / max(first[work], 1), 2),
+                    "pairs_per_second": round(row["rate"]),
+                }
+                print(
+                    json.dumps(row)
+                    if args.json
+                    else "{work:<12} {pairs:>9,} pairs  {mb:>6,} MB  {ratio:>5.2f} x the smallest  {pairs_per_second:>8,} pairs/s".format(
+                        **row
+                    ),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

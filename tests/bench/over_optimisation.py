@@ -25,7 +25,9 @@ LONG = ["train.epochs=3", "train.learning_rate=1e-4", "train.eval_every=20"]
 
 
 def call(*words: object) -> str:
-    done = subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
@@ -53,14 +55,25 @@ def main() -> None:
             for name, settings in LOSSES.items():
                 print(f"{name}, seed {seed}", file=sys.stderr)
                 call("trainer.cli", "run", RECIPE, "-o", run, *sets([*settings, *LONG, f"seed={seed}"]))
-        rows = [json.loads(line) for line in call("trainer.cli", "compare", run, "-o", args.output.resolve(), "--format", "json").splitlines()]
+        rows = [
+            json.loads(line)
+            for line in call(
+                "trainer.cli", "compare", run, "-o", args.output.resolve(), "--format", "json"
+            ).splitlines()
+        ]
     good = True
     for run_name in dict.fromkeys(row["run"] for row in rows):
         fallen = {row["seed"]: row["drift/chosen"] for row in rows if row["run"] == run_name}
         dpo = {row["seed"]: row["drift/chosen"] for row in rows if row["run"].startswith("dpo")}
-        good &= all(value < 0 for value in dpo.values()) and (run_name.startswith("dpo") or all(fallen[seed] > dpo[seed] for seed in dpo))
-        print(f"{run_name:<16} drift of the chosen log-prob, nat: mean {sum(fallen.values()) / len(fallen):.2f}, seeds {', '.join(f'{value:.2f}' for value in fallen.values())}")
-    print(f"{'holds' if good else 'does not hold'}: the chosen log-prob falls under DPO, and under RPO less, for every seed; curves: {args.output}")
+        good &= all(value < 0 for value in dpo.values()) and (
+            run_name.startswith("dpo") or all(fallen[seed] > dpo[seed] for seed in dpo)
+        )
+        print(
+            f"{run_name:<16} drift of the chosen log-prob, nat: mean {sum(fallen.values()) / len(fallen):.2f}, seeds {', '.join(f'{value:.2f}' for value in fallen.values())}"
+        )
+    print(
+        f"{'holds' if good else 'does not hold'}: the chosen log-prob falls under DPO, and under RPO less, for every seed; curves: {args.output}"
+    )
     sys.exit(not good)
 
 

@@ -56,7 +56,18 @@ def bare_generate(prompts: Path) -> None:
     rows = [json.loads(line) for line in open(prompts)]
     ids = text.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])
     stops = sorted(text.stop_ids)
-    params = [SamplingParams(max_tokens=96, seed=seed_of(0, number), logprobs=0, flat_logprobs=True, detokenize=False, stop_token_ids=stops, ignore_eos=True) for number in range(len(ids))]
+    params = [
+        SamplingParams(
+            max_tokens=96,
+            seed=seed_of(0, number),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            stop_token_ids=stops,
+            ignore_eos=True,
+        )
+        for number in range(len(ids))
+    ]
     outputs = llm.generate([TokensPrompt(prompt_token_ids=row) for row in ids], params, use_tqdm=False)
     said = text.decode([output.outputs[0].token_ids for output in outputs])
     prompts.with_suffix(".out").write_text("".join(json.dumps({"text": one}) + "\n" for one in said))
@@ -64,7 +75,13 @@ def bare_generate(prompts: Path) -> None:
 
 def timed(*words: object) -> float:
     begun = time.perf_counter()
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return time.perf_counter() - begun
 
 
@@ -72,29 +89,61 @@ def generate(folder: Path, count: int, rounds: int) -> list[dict]:
     times: dict[tuple[str, int], list[float]] = {}
     for number in range(rounds):
         for size in (1, count):
-            prompts, recipe, run = folder / f"{size}.jsonl", folder / f"{size}.toml", folder / f"run-{size}-{number}"
+            prompts, recipe, run = (
+                folder / f"{size}.jsonl",
+                folder / f"{size}.toml",
+                folder / f"run-{size}-{number}",
+            )
             write_prompts(prompts, size)
             recipe.write_text(_GENERATE.format(shards=max(1, size // 1000)))
-            ours = ("-m", "engine.cli", "precompute", recipe, "-o", run, "--set", f"prompts.source={prompts}", "--set", f"model.name={MODEL}")
+            ours = (
+                "-m",
+                "engine.cli",
+                "precompute",
+                recipe,
+                "-o",
+                run,
+                "--set",
+                f"prompts.source={prompts}",
+                "--set",
+                f"model.name={MODEL}",
+            )
             bare = (__file__, "--bare", prompts)
             imported = folder / "prompts.toml"
             imported.write_text(recipe.read_text().split("[generate]")[0])
             timed("-m", "engine.cli", "precompute", imported, *ours[4:])
-            for name, words in (("ours", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("ours", ours)):
+            for name, words in (
+                (("ours", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("ours", ours))
+            ):
                 times.setdefault((name, size), []).append(timed(*words))
     at = {key: statistics.median(found) for key, found in times.items()}
     ratio = (at["ours", count] - at["ours", 1]) / (at["bare", count] - at["bare", 1])
     seconds = {f"{name} {size}": round(value, 2) for (name, size), value in at.items()}
     return [
         {"work": "generate", "ratio": round(ratio, 3), "goal": GOAL, "ok": ratio <= GOAL, "seconds": seconds},
-        {"work": "generate+start", "ratio": round(at["ours", count] / at["bare", count], 3), "goal": None, "ok": True},
+        {
+            "work": "generate+start",
+            "ratio": round(at["ours", count] / at["bare", count], 3),
+            "goal": None,
+            "ok": True,
+        },
     ]
 
 
 def larger(folder: Path) -> Path:
     from pipelines.sandbox.make import new_model, save
 
-    save(*new_model(0, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=8), folder / "larger")
+    save(
+        *new_model(
+            0,
+            hidden_size=512,
+            intermediate_size=1376,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+        ),
+        folder / "larger",
+    )
     return folder / "larger"
 
 
@@ -123,13 +172,23 @@ def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rou
         groups = []
         for shard in range(run.shards):
             batch = _batch(run, stage, shard)
-            groups += tokenised(batch, batch["prompt_id"].to_pylist(), model.text, max_length(recipe), recipe.section("logprobs"))[0]
-        model.logprobs([group.prompts[0] for group in groups[:8]], [group.responses for group in groups[:8]])  # warm
+            groups += tokenised(
+                batch,
+                batch["prompt_id"].to_pylist(),
+                model.text,
+                max_length(recipe),
+                recipe.section("logprobs"),
+            )[0]
+        model.logprobs(
+            [group.prompts[0] for group in groups[:8]], [group.responses for group in groups[:8]]
+        )  # warm
         for number in range(rounds):
             for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
                 begun = time.perf_counter()
                 if name == "bare":
-                    model.logprobs([group.prompts[0] for group in groups], [group.responses for group in groups])
+                    model.logprobs(
+                        [group.prompts[0] for group in groups], [group.responses for group in groups]
+                    )
                 else:
                     for shard in range(run.shards):
                         make(run, shard, [stage], lambda stage: model, lambda stage, marker: None)
@@ -139,11 +198,21 @@ def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rou
     shutil.rmtree(folder / "logprobs")
     ratio = statistics.median(found["ours"]) / statistics.median(found["bare"])
     work = "logprobs" if goal else "logprobs, 2 M"
-    return [{"work": work, "ratio": round(ratio, 3), "goal": goal, "ok": not goal or ratio <= goal, "seconds": {name: round(statistics.median(times), 2) for name, times in found.items()}}]
+    return [
+        {
+            "work": work,
+            "ratio": round(ratio, 3),
+            "goal": goal,
+            "ok": not goal or ratio <= goal,
+            "seconds": {name: round(statistics.median(times), 2) for name, times in found.items()},
+        }
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
@@ -162,7 +231,11 @@ def main() -> None:
             rows += generate(Path(name), args.prompts, args.rounds)
     for row in rows:
         goal = f"at most {row['goal']}" if row["goal"] else "no goal"
-        print(json.dumps(row) if args.json else f"{row['work']:<15} {row['ratio']:.3f} x the bare backend ({goal}){'' if row['ok'] else '  MISSED'}  {row.get('seconds', '')}")
+        print(
+            json.dumps(row)
+            if args.json
+            else f"{row['work']:<15} {row['ratio']:.3f} x the bare backend ({goal}){'' if row['ok'] else '  MISSED'}  {row.get('seconds', '')}"
+        )
 
 
 if __name__ == "__main__":

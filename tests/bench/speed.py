@@ -25,8 +25,17 @@ from pathlib import Path
 from speed_sides import DIALOGUES, GPU_WORKS, ROOT, WORKS, Work, new_model, ours, pairs_of, pin
 
 # Freed memory is kept on both sides: else TRL's large tensors are faulted in anew at each step, and a third of its time is the system's.
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
-_QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+_QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+}
 _SIDES = Path(__file__).with_name("speed_sides.py")
 _CORES = sorted(os.sched_getaffinity(0))
 WHO = ("ours", "trl", "head")
@@ -41,13 +50,35 @@ class Side:
             env |= {"ACCELERATE_USE_CPU": "true"}
         with socket.socket() as free:
             free.bind(("localhost", 0))
-            place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(work.ranks)}
+            place = {
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(free.getsockname()[1]),
+                "WORLD_SIZE": str(work.ranks),
+            }
         self._log, self._ranks = folder / f"{who}.log", []
         for rank in range(work.ranks):
-            words = [sys.executable, str(_SIDES), name, who, str(folder), str(steps), str(_CORES[rank % len(_CORES)])]
+            words = [
+                sys.executable,
+                str(_SIDES),
+                name,
+                who,
+                str(folder),
+                str(steps),
+                str(_CORES[rank % len(_CORES)]),
+            ]
             mine = env | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if work.ranks > 1 else env
             with open(self._log, "a") as log:
-                self._ranks.append(subprocess.Popen(words, env=mine, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True))
+                self._ranks.append(
+                    subprocess.Popen(
+                        words,
+                        env=mine,
+                        cwd=ROOT,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        text=True,
+                    )
+                )
 
     def ready(self) -> None:
         self._answers()
@@ -81,7 +112,10 @@ class Side:
 
 def compare(name: str, work: Work, rounds: int, folder: Path) -> list[dict]:
     new_model(work.model, folder)
-    sides = {who: Side(name, work, who, folder, rounds * work.steps) for who in (WHO if work.device == "cpu" else WHO[:2])}
+    sides = {
+        who: Side(name, work, who, folder, rounds * work.steps)
+        for who in (WHO if work.device == "cpu" else WHO[:2])
+    }
     for side in sides.values():
         side.ready()  # they load side by side; from here on one works at a time
     memory = {who: side.warm_up() for who, side in sides.items()}
@@ -95,19 +129,44 @@ def compare(name: str, work: Work, rounds: int, folder: Path) -> list[dict]:
     def rates(who: str) -> list[float]:
         """Tokens a second of each round, over its steps."""
         each = [found[who][at : at + work.steps] for at in range(0, len(found[who]), work.steps)]
-        return [sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps) for steps in each]
+        return [
+            sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps) for steps in each
+        ]
 
     rows = []
     for who, goal in (("trl", work.goal), ("head", work.head_goal)):
         if who in sides:
-            label, spread = f"TRL{' (head)' * (who == 'head')}", [a / b for a, b in zip(rates("ours"), rates(who), strict=True)]
-            row = _row(f"{name}: tokens/s over {label}", statistics.median(rates("ours")) / statistics.median(rates(who)), goal, at_least=True)
+            label, spread = (
+                f"TRL{' (head)' * (who == 'head')}",
+                [a / b for a, b in zip(rates("ours"), rates(who), strict=True)],
+            )
+            row = _row(
+                f"{name}: tokens/s over {label}",
+                statistics.median(rates("ours")) / statistics.median(rates(who)),
+                goal,
+                at_least=True,
+            )
             rows.append(row | {"rounds": [float(f"{one:.3g}") for one in spread]})
-            rows.append(_row(f"{name}: peak memory over {label}", memory["ours"] / memory[who], work.memory_goal if who == "trl" else None))
+            rows.append(
+                _row(
+                    f"{name}: peak memory over {label}",
+                    memory["ours"] / memory[who],
+                    work.memory_goal if who == "trl" else None,
+                )
+            )
     if work.training and work.device == "cpu":
-        rows.append(_row(f"{name}: largest relative difference of a gradient from TRL's", _gradients(folder), 1e-5))
+        rows.append(
+            _row(f"{name}: largest relative difference of a gradient from TRL's", _gradients(folder), 1e-5)
+        )
     if work.training:
-        rows.append(_row(f"{name}: share of the {'GPU' if work.device == 'cuda' else 'core'}'s matrix-product rate", statistics.median(step["share"] for step in found["ours"]), work.share_goal, at_least=True))
+        rows.append(
+            _row(
+                f"{name}: share of the {'GPU' if work.device == 'cuda' else 'core'}'s matrix-product rate",
+                statistics.median(step["share"] for step in found["ours"]),
+                work.share_goal,
+                at_least=True,
+            )
+        )
     return rows
 
 
@@ -128,7 +187,13 @@ def padding(folder: Path) -> list[dict]:
         model.config._attn_implementation = attention or model.config._attn_implementation
         totals, _ = step(pairs_of(work.lengths, work.pairs, work.model["vocab_size"]))
         found.append([totals[0].float(), *(parameter.grad for parameter in model.parameters())])
-    return [_row("packed = padded: largest relative difference of loss and gradients", max(((a - b).norm() / b.norm()).item() for a, b in zip(*found, strict=True)), 1e-5)]
+    return [
+        _row(
+            "packed = padded: largest relative difference of loss and gradients",
+            max(((a - b).norm() / b.norm()).item() for a, b in zip(*found, strict=True)),
+            1e-5,
+        )
+    ]
 
 
 def reading(rounds: int, folder: Path) -> list[dict]:
@@ -149,20 +214,37 @@ def reading(rounds: int, folder: Path) -> list[dict]:
     pin(_CORES[0])
     work, markers, shards = WORKS["train-5M-8"], [], 4
     pairs = pairs_of(DIALOGUES, 10_000, 32000)
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in ("pair_id", "prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_token_logps", "ref_rejected_token_logps")}
+    columns = {
+        name: [getattr(pair, name) for pair in pairs]
+        for name in (
+            "pair_id",
+            "prompt_ids",
+            "chosen_ids",
+            "rejected_ids",
+            "ref_chosen_token_logps",
+            "ref_rejected_token_logps",
+        )
+    }
     rows = table("pairs", columns | {"split": ["train"] * len(pairs)})
     for shard in range(shards):
         path = folder / f"{shard:05}.pairs.parquet"
         write_parquet(rows, path)
-        markers.append(Marker(shard, (File(path.name, "pairs", len(rows), sha256_file(path)),), {}, {"train": len(rows)}))
+        markers.append(
+            Marker(shard, (File(path.name, "pairs", len(rows), sha256_file(path)),), {}, {"train": len(rows)})
+        )
     opened, rates = data.Pairs(folder, {}, tuple(markers)), {"flat": [], "pairs": []}
     for _ in range(3 * rounds):
         for what, done in rates.items():
             begun = time.perf_counter()
-            count = sum(len(read) if what == "flat" else sum(1 for _ in read) for read in (data.read_shard(opened, shard, "train") for shard in range(shards)))
+            count = sum(
+                len(read) if what == "flat" else sum(1 for _ in read)
+                for read in (data.read_shard(opened, shard, "train") for shard in range(shards))
+            )
             done.append(count / (time.perf_counter() - begun))
     begun = time.perf_counter()
-    for _, batch in itertools.islice(data.global_batches(opened, work.pairs, seed=1), len(pairs) // work.pairs):
+    for _, batch in itertools.islice(
+        data.global_batches(opened, work.pairs, seed=1), len(pairs) // work.pairs
+    ):
         for part in data.micro_batches(data.deal(batch, 0, 1), 2048):
             packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part])
     handled = (time.perf_counter() - begun) / len(pairs)
@@ -174,14 +256,24 @@ def reading(rounds: int, folder: Path) -> list[dict]:
     step(small)
     trained = (time.perf_counter() - begun) / (4 * work.pairs)
     return [
-        _row("reading shards to flat arrays, thousand pairs/s", statistics.median(rates["flat"]) / 1000, 300, at_least=True),
+        _row(
+            "reading shards to flat arrays, thousand pairs/s",
+            statistics.median(rates["flat"]) / 1000,
+            300,
+            at_least=True,
+        ),
         _row("the same, and every pair's views made", statistics.median(rates["pairs"]) / 1000, None),
         _row("the data's whole way to the model over a training step, 5 M", handled / trained, 0.01),
     ]
 
 
 def _row(work: str, ratio: float, goal: float | None, at_least: bool = False) -> dict:
-    return {"work": work, "ratio": float(f"{ratio:.3g}"), "goal": goal, "ok": goal is None or (ratio >= goal if at_least else ratio <= goal)}
+    return {
+        "work": work,
+        "ratio": float(f"{ratio:.3g}"),
+        "goal": goal,
+        "ok": goal is None or (ratio >= goal if at_least else ratio <= goal),
+    }
 
 
 class _Raw:
@@ -193,7 +285,17 @@ class _Raw:
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.run, self.count = folder, folder / "run", count
         _write_raw(folder / "pairs.jsonl", count)
-        new_model({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 636}, folder / "model")
+        new_model(
+            {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "vocab_size": 636,
+            },
+            folder / "model",
+        )
         self.recipe = folder / "recipe.toml"
         self.recipe.write_text(
             f'[model]\nname = "{folder / "model"}"\n[prompts]\nsource = ["{folder / "pairs.jsonl"}"]\nformat = "preference"\n[given]\n[logprobs]\n[pairs]\ntest_share = 0.0\n'
@@ -202,7 +304,11 @@ class _Raw:
 
     def forget(self, what: str) -> None:
         """Removes what a side would find of an earlier run: its training, and for `raw` all but the log-probs."""
-        for path in [*self.run.glob("train-*"), self.folder / "out", *([self.folder / "hf"] if what == "raw" else [])]:
+        for path in [
+            *self.run.glob("train-*"),
+            self.folder / "out",
+            *([self.folder / "hf"] if what == "raw" else []),
+        ]:
             shutil.rmtree(path, ignore_errors=True)
         if what == "raw":
             for stage in ("prompts", "given", "pairs"):
@@ -230,9 +336,16 @@ class _Raw:
                     getattr(self, who)()
                     done.append(time.perf_counter() - begun)
             ratio = statistics.median(times["trl"]) / statistics.median(times["ours"])
-            label = "raw file to first step, log-probs cached" if what == "raw" else "the same with all cached"
-            rows.append(_row(f"{label}: sooner than TRL", ratio, goal, at_least=True) | {"seconds": {who: round(statistics.median(done), 1) for who, done in times.items()}})
-        assert {path: path.stat().st_mtime_ns for path in self.run.glob("logprobs-*/*.parquet")} == kept, "log-probs were made anew"
+            label = (
+                "raw file to first step, log-probs cached" if what == "raw" else "the same with all cached"
+            )
+            rows.append(
+                _row(f"{label}: sooner than TRL", ratio, goal, at_least=True)
+                | {"seconds": {who: round(statistics.median(done), 1) for who, done in times.items()}}
+            )
+        assert {path: path.stat().st_mtime_ns for path in self.run.glob("logprobs-*/*.parquet")} == kept, (
+            "log-probs were made anew"
+        )
         return rows
 
 
@@ -250,22 +363,45 @@ def _write_raw(path: Path, count: int) -> None:
     with open(path, "w") as file:
         for pair in pairs_of(DIALOGUES, count, 10):
             turns = draw.choice([1, 3, 5])
-            prompt = [{"role": ("user", "assistant")[turn % 2], "content": text(len(pair.prompt_ids) / turns)} for turn in range(turns)]
-            chosen, rejected = ([{"role": "assistant", "content": text(len(ids)) + end}] for ids, end in ((pair.chosen_ids, "."), (pair.rejected_ids, "!")))
+            prompt = [
+                {"role": ("user", "assistant")[turn % 2], "content": text(len(pair.prompt_ids) / turns)}
+                for turn in range(turns)
+            ]
+            chosen, rejected = (
+                [{"role": "assistant", "content": text(len(ids)) + end}]
+                for ids, end in ((pair.chosen_ids, "."), (pair.rejected_ids, "!"))
+            )
             file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
 
 
 def importing(rounds: int, folder: Path) -> list[dict]:
     """Import and tokenise: our stages up to token ids, and TRL's loading and tokenising of the same file, in processes that have imported everything."""
     raw = _Raw(folder, 3_000)
-    ours, trl = (json.loads(_call(Path(__file__).with_name("speed_trl.py"), folder, "--tokenise", who, rounds).splitlines()[-1]) for who in ("ours", "trl"))
+    ours, trl = (
+        json.loads(
+            _call(Path(__file__).with_name("speed_trl.py"), folder, "--tokenise", who, rounds).splitlines()[
+                -1
+            ]
+        )
+        for who in ("ours", "trl")
+    )
     rate = raw.count / statistics.median(ours)
-    return [_row("import and tokenise: rows/s over TRL", statistics.median(trl) / statistics.median(ours), None) | {"thousand_rows_per_second": round(rate / 1000, 1)}]
+    return [
+        _row("import and tokenise: rows/s over TRL", statistics.median(trl) / statistics.median(ours), None)
+        | {"thousand_rows_per_second": round(rate / 1000, 1)}
+    ]
 
 
 def _call(*words: object) -> str:
     env = os.environ | _QUIET | {"PYTHONPATH": str(ROOT)}
-    said = subprocess.run(["taskset", "-c", str(_CORES[0]), sys.executable, *map(str, words)], env=env, capture_output=True, text=True, cwd=ROOT, check=False)
+    said = subprocess.run(
+        ["taskset", "-c", str(_CORES[0]), sys.executable, *map(str, words)],
+        env=env,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     if said.returncode:
         sys.exit(f"{' '.join(map(str, words))} failed:\n{said.stdout[-1000:]}\n{said.stderr[-3000:]}")
     return said.stdout
@@ -274,15 +410,22 @@ def _call(*words: object) -> str:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--rounds", type=int, default=3)
-    words.add_argument("--gpu", action="store_true", help=f"{', '.join(GPU_WORKS)}, in place of the CPU's works")
+    words.add_argument(
+        "--gpu", action="store_true", help=f"{', '.join(GPU_WORKS)}, in place of the CPU's works"
+    )
     words.add_argument("--only", default="", help="some works, by name, with commas between them")
     words.add_argument("--json", action="store_true", help="an object a row")
     args = words.parse_args()
-    works = {name: lambda folder, name=name: compare(name, (WORKS | GPU_WORKS)[name], args.rounds, folder) for name in (GPU_WORKS if args.gpu else WORKS)}
+    works = {
+        name: lambda folder, name=name: compare(name, (WORKS | GPU_WORKS)[name], args.rounds, folder)
+        for name in (GPU_WORKS if args.gpu else WORKS)
+    }
     if not args.gpu:
         works |= {
-            "first-step": lambda folder: _Raw(folder, 10_000).rows(args.rounds), "import": lambda folder: importing(args.rounds, folder),
-            "reading": lambda folder: reading(args.rounds, folder), "packed-padded": padding,
+            "first-step": lambda folder: _Raw(folder, 10_000).rows(args.rounds),
+            "import": lambda folder: importing(args.rounds, folder),
+            "reading": lambda folder: reading(args.rounds, folder),
+            "packed-padded": padding,
         }
     wanted = [name for name in args.only.split(",") if name] or list(works)
     if unknown := set(wanted) - set(works):
@@ -296,7 +439,11 @@ def main() -> None:
                 if args.json:
                     print(json.dumps(row), flush=True)
                 else:
-                    goal = "" if row["goal"] is None else f"goal {row['goal']:g} {'met' if row['ok'] else 'MISSED'}"
+                    goal = (
+                        ""
+                        if row["goal"] is None
+                        else f"goal {row['goal']:g} {'met' if row['ok'] else 'MISSED'}"
+                    )
                     print(f"{row['work']:<76} {row['ratio']:>9g}  {goal}", flush=True)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
 

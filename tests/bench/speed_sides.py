@@ -19,18 +19,55 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 # Lengths in tokens at these quantiles: prompt, chosen, rejected.
 QUANTILES = [0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1]
-DIALOGUES = ([4, 9, 12, 23, 79, 151, 255, 318, 512, 798], [2, 6, 9, 15, 28, 56, 92, 123, 190, 266], [2, 6, 9, 18, 37, 69, 116, 154, 258, 603])  # hh-harmless
+DIALOGUES = (
+    [4, 9, 12, 23, 79, 151, 255, 318, 512, 798],
+    [2, 6, 9, 15, 28, 56, 92, 123, 190, 266],
+    [2, 6, 9, 18, 37, 69, 116, 154, 258, 603],
+)  # hh-harmless
 LONG_RESPONSES = (
-    [8, 10, 12, 16, 20, 26, 32, 36, 42, 48], [1, 8, 22, 100, 300, 540, 656, 710, 918, 1150], [5, 35, 51, 148, 339, 518, 649, 709, 1002, 1070],
+    [8, 10, 12, 16, 20, 26, 32, 36, 42, 48],
+    [1, 8, 22, 100, 300, 540, 656, 710, 918, 1150],
+    [5, 35, 51, 148, 339, 518, 649, 709, 1002, 1070],
 )  # short questions, answers as in a ShareGPT preference set
-LONG_DIALOGUES = ([200, 300, 400, 600, 1000, 1500, 2000, 2200, 2400, 2500], *[[100, 150, 200, 300, 500, 700, 900, 1100, 1300, 1500]] * 2)  # 1 to 4 thousand in all
+LONG_DIALOGUES = (
+    [200, 300, 400, 600, 1000, 1500, 2000, 2200, 2400, 2500],
+    *[[100, 150, 200, 300, 500, 700, 900, 1100, 1300, 1500]] * 2,
+)  # 1 to 4 thousand in all
 _TOGETHER = 0.28  # rank correlation of the three lengths in hh-harmless
 
-_60M = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 32000}
-_5M = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 16000}
+_60M = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
+_5M = {
+    "hidden_size": 128,
+    "intermediate_size": 344,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 16000,
+}
 # The shapes of Qwen2 at 0.5 and 1.5 billion.
-_500M = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936}
-_1500M = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936}
+_500M = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+}
+_1500M = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+}
 H200_BFLOAT16 = 989e12  # operations a second, dense, from the maker's data sheet
 
 
@@ -62,8 +99,12 @@ WORKS = {
     "logprobs-bfloat16": Work(_60M, DIALOGUES, 8, "bfloat16", goal=7.0, training=False),
 }
 GPU_WORKS = {
-    "train-0.5B": Work(_500M, LONG_DIALOGUES, 6, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
-    "train-1.5B": Work(_1500M, LONG_DIALOGUES, 3, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"),
+    "train-0.5B": Work(
+        _500M, LONG_DIALOGUES, 6, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"
+    ),
+    "train-1.5B": Work(
+        _1500M, LONG_DIALOGUES, 3, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"
+    ),
     "logprobs-1.5B": Work(_1500M, LONG_DIALOGUES, 32, "bfloat16", training=False, device="cuda"),
 }
 
@@ -79,10 +120,21 @@ def pairs_of(lengths: tuple, count: int, vocabulary: int) -> list:
         # Normal numbers that share a part, to their quantiles: each length is distributed as it should be, and the three go together as in the data.
         normal = math.sqrt(_TOGETHER) * draw.normal() + math.sqrt(1 - _TOGETHER) * draw.normal(size=3)
         places = [0.5 * (1 + math.erf(one / math.sqrt(2))) for one in normal]
-        sizes = [max(1, round(np.interp(place, QUANTILES, quantiles))) for place, quantiles in zip(places, lengths, strict=True)]
+        sizes = [
+            max(1, round(np.interp(place, QUANTILES, quantiles)))
+            for place, quantiles in zip(places, lengths, strict=True)
+        ]
         # Zipf's law, as in text: most tokens are among the few frequent ones.
         prompt, chosen, rejected = ((vocabulary ** draw.random(size)).astype(np.int32) - 1 for size in sizes)
-        found.append(Pair(f"{number:032x}", prompt, chosen, rejected, *(draw.normal(-3, 1, len(ids)).astype(np.float32) for ids in (chosen, rejected))))
+        found.append(
+            Pair(
+                f"{number:032x}",
+                prompt,
+                chosen,
+                rejected,
+                *(draw.normal(-3, 1, len(ids)).astype(np.float32) for ids in (chosen, rejected)),
+            )
+        )
     return found
 
 
@@ -96,7 +148,9 @@ def new_model(shape: dict, folder: Path) -> None:
 
     logging.disable_progress_bar()
     torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=4096, tie_word_embeddings=False)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(**shape, max_position_embeddings=4096, tie_word_embeddings=False)
+    ).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(ROOT / "pipelines" / "sandbox" / "model" / file, folder)
     (folder / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
@@ -121,7 +175,9 @@ def ours(work: Work, folder: Path):
     from schemas.sections import Model
 
     backend = HF(Uses(Model(name=str(folder), dtype=work.dtype), "hf"), work.device)
-    return lambda pairs: backend.logprobs([pair.prompt_ids for pair in pairs], [(pair.chosen_ids, pair.rejected_ids) for pair in pairs]), backend._model
+    return lambda pairs: backend.logprobs(
+        [pair.prompt_ids for pair in pairs], [(pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    ), backend._model
 
 
 def theirs(work: Work, folder: Path, head: bool):
@@ -135,11 +191,28 @@ def theirs(work: Work, folder: Path, head: bool):
     if head:
         trl.trainer.utils._use_triton = lambda device: True
     lower = work.dtype == "bfloat16" and work.training
-    config = trl.DPOConfig(output_dir=str(folder / "out"), beta=0.1, loss_type=["sigmoid"], per_device_train_batch_size=work.pairs // work.ranks, report_to=[], bf16=lower,
-                           gradient_checkpointing=False, use_cpu=work.device == "cpu", max_length=None, precompute_ref_log_probs=True, disable_tqdm=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if work.training else getattr(torch, work.dtype))
-    rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / "hf"))
-    trainer = trl.DPOTrainer(model, args=config, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(folder))
+    config = trl.DPOConfig(
+        output_dir=str(folder / "out"),
+        beta=0.1,
+        loss_type=["sigmoid"],
+        per_device_train_batch_size=work.pairs // work.ranks,
+        report_to=[],
+        bf16=lower,
+        gradient_checkpointing=False,
+        use_cpu=work.device == "cpu",
+        max_length=None,
+        precompute_ref_log_probs=True,
+        disable_tqdm=True,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32 if work.training else getattr(torch, work.dtype)
+    )
+    rows = load_dataset(
+        "json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / "hf")
+    )
+    trainer = trl.DPOTrainer(
+        model, args=config, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(folder)
+    )
     bare = trainer.model
     bare.train(work.training)
     # What Trainer.train does: mixed precision, and DistributedDataParallel where there are ranks.
@@ -150,7 +223,10 @@ def theirs(work: Work, folder: Path, head: bool):
         inputs = trainer.data_collator(
             [
                 {name: getattr(pair, name).tolist() for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-                | {f"ref_{side}_logps": float(getattr(pair, f"ref_{side}_token_logps").sum()) for side in ("chosen", "rejected")}
+                | {
+                    f"ref_{side}_logps": float(getattr(pair, f"ref_{side}_token_logps").sum())
+                    for side in ("chosen", "rejected")
+                }
                 for pair in pairs[rank :: work.ranks]
             ]
         )
@@ -170,7 +246,13 @@ def operations(model, pairs: list) -> float:
     config = model.config
     head = model.get_output_embeddings().weight.numel()
     body = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1) - 2 * head
-    total, per_key = 0.0, 2 * config.num_hidden_layers * config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
+    total, per_key = (
+        0.0,
+        2
+        * config.num_hidden_layers
+        * config.num_attention_heads
+        * (config.hidden_size // config.num_attention_heads),
+    )
     for pair in pairs:
         fed, seen, length = len(pair.prompt_ids), len(pair.prompt_ids) ** 2 / 2, len(pair.prompt_ids)
         for response in (len(pair.chosen_ids) - 1, len(pair.rejected_ids) - 1):
@@ -183,7 +265,11 @@ def rate(shape: dict, seconds: float = 0.4) -> float:
     """Operations a second of this core in matrix products of the model's shapes, one after the other for a while."""
     import torch
 
-    sides = [(shape["hidden_size"], shape["hidden_size"]), (shape["hidden_size"], shape["intermediate_size"]), (shape["intermediate_size"], shape["hidden_size"])]
+    sides = [
+        (shape["hidden_size"], shape["hidden_size"]),
+        (shape["hidden_size"], shape["intermediate_size"]),
+        (shape["intermediate_size"], shape["hidden_size"]),
+    ]
     factors = [(torch.randn(512, a), torch.randn(a, b)) for a, b in sides]
     done, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -199,7 +285,11 @@ def peak_memory(device: str) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def pin(core: int) -> None:
@@ -209,7 +299,13 @@ def pin(core: int) -> None:
 
 
 def main() -> None:
-    name, who, folder, count, core = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    name, who, folder, count, core = (
+        sys.argv[1],
+        sys.argv[2],
+        Path(sys.argv[3]),
+        int(sys.argv[4]),
+        int(sys.argv[5]),
+    )
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
     import torch
@@ -220,7 +316,11 @@ def main() -> None:
     pairs = pairs_of(work.lengths, work.pairs * count, work.model["vocab_size"])
     batches = [pairs[at : at + work.pairs] for at in range(0, len(pairs), work.pairs)]
     step, model = ours(work, folder) if who == "ours" else theirs(work, folder, who == "head")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True) if work.training else None
+    optimizer = (
+        torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
+        if work.training
+        else None
+    )
     cuda, known = work.device != "cpu", who == "ours" and work.training
 
     def wait() -> None:
@@ -240,7 +340,10 @@ def main() -> None:
             learn()
         step(max(batches, key=lambda batch: max(pair.tokens for pair in batch)))
         if work.training and not cuda and os.environ.get("RANK", "0") == "0":
-            save_file({key: parameter.grad.clone() for key, parameter in model.named_parameters()}, folder / f"{who}.safetensors")
+            save_file(
+                {key: parameter.grad.clone() for key, parameter in model.named_parameters()},
+                folder / f"{who}.safetensors",
+            )
         learn()
         memory = peak_memory(work.device)
         torch.ones(0 if cuda else 1 << 28)

@@ -18,7 +18,9 @@ FOLDER = Path(sys.argv[1])
 def load():
     from datasets import load_dataset
 
-    return load_dataset("json", data_files=str(FOLDER / "pairs.jsonl"), split="train", cache_dir=str(FOLDER / "hf"))
+    return load_dataset(
+        "json", data_files=str(FOLDER / "pairs.jsonl"), split="train", cache_dir=str(FOLDER / "hf")
+    )
 
 
 def first_step(first: bool) -> None:
@@ -40,8 +42,20 @@ def first_step(first: bool) -> None:
     place, kept = Path(data.cache_files[0]["filename"]).parent, FOLDER / "kept"
     for file in kept.glob("*.arrow"):
         shutil.copy(file, place)
-    config = trl.DPOConfig(output_dir=str(FOLDER / "out"), max_steps=1, per_device_train_batch_size=8, precompute_ref_batch_size=8, precompute_ref_log_probs=True, report_to=[],
-                           save_strategy="no", gradient_checkpointing=False, bf16=False, use_cpu=True, max_length=None, disable_tqdm=True)
+    config = trl.DPOConfig(
+        output_dir=str(FOLDER / "out"),
+        max_steps=1,
+        per_device_train_batch_size=8,
+        precompute_ref_batch_size=8,
+        precompute_ref_log_probs=True,
+        report_to=[],
+        save_strategy="no",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        max_length=None,
+        disable_tqdm=True,
+    )
     trainer = trl.DPOTrainer(str(FOLDER / "model"), args=config, train_dataset=data)
     if first:
         kept.mkdir()
@@ -91,7 +105,13 @@ def _tokenise_ours():
             for shard in range(run.shards):
                 make(run, shard, run.stages[:2], lambda stage: None, lambda stage, marker: None)
                 batch = _batch(run, STAGES["logprobs"], shard)
-                tokenised(batch, batch["prompt_id"].to_pylist(), text, max_length(recipe), recipe.section("logprobs"))
+                tokenised(
+                    batch,
+                    batch["prompt_id"].to_pylist(),
+                    text,
+                    max_length(recipe),
+                    recipe.section("logprobs"),
+                )
 
     return once
 

@@ -34,7 +34,16 @@ def chosen(name: str, **settings) -> tuple[set, dict]:
     skipped = [row["skipped"] for row in rows if row["skipped"]]
     assert len({row["prompt_id"] for row in rows}) >= (1 if name == "rewritten_vs_parent" else 3)
     return (
-        {(row["chosen_response_id"], row["rejected_response_id"], row["chosen_score"], row["rejected_score"]) for row in rows if not row["skipped"]},
+        {
+            (
+                row["chosen_response_id"],
+                row["rejected_response_id"],
+                row["chosen_score"],
+                row["rejected_score"],
+            )
+            for row in rows
+            if not row["skipped"]
+        },
         {reason: skipped.count(reason) for reason in skipped},
     )
 
@@ -46,16 +55,25 @@ def test_best_vs_worst():
 def test_best_vs_random_is_the_same_for_a_seed_and_never_the_best():
     pairs, skipped = chosen("best_vs_random")
     ((best, other, score, lower),) = pairs
-    assert (best, score, lower) == ("a1", 5.0, {"a2": 3.0, "a3": 1.0}[other]) and skipped == {"tie": 1, "no_score": 2}
+    assert (best, score, lower) == ("a1", 5.0, {"a2": 3.0, "a3": 1.0}[other]) and skipped == {
+        "tie": 1,
+        "no_score": 2,
+    }
     assert chosen("best_vs_random") == (pairs, skipped)
 
 
 def test_all_pairs():
-    assert chosen("all_pairs") == ({("a1", "a2", 5.0, 3.0), ("a1", "a3", 5.0, 1.0), ("a2", "a3", 3.0, 1.0)}, {"tie": 1, "no_score": 1})
+    assert chosen("all_pairs") == (
+        {("a1", "a2", 5.0, 3.0), ("a1", "a3", 5.0, 1.0), ("a2", "a3", 3.0, 1.0)},
+        {"tie": 1, "no_score": 1},
+    )
 
 
 def test_above_margin():
-    assert chosen("above_margin", margin=2.5) == ({("a1", "a3", 5.0, 1.0)}, {"tie": 1, "no_score": 1, "below_margin": 2})
+    assert chosen("above_margin", margin=2.5) == (
+        {("a1", "a3", 5.0, 1.0)},
+        {"tie": 1, "no_score": 1, "below_margin": 2},
+    )
 
 
 def test_rewritten_vs_parent_falls_back_to_what_the_rewrite_was_made_of():
@@ -64,24 +82,50 @@ def test_rewritten_vs_parent_falls_back_to_what_the_rewrite_was_made_of():
 
 def test_given_goes_by_the_comparison():
     recipe = Recipe({"pairs": Pairs(choose="given")})
-    rows = {"prompt_id": list("aaaaab"), "response_id": ["1", "2", "1", "3", "2", "4"], "scorer": ["given"] * 6, "comparison_id": list("xxyyzw"), "score": [1.0, 0.0, 2.0, 2.0, 1.0, 1.0]}
-    found = sql.over({"scores": table("scores", rows), "responses": table("responses")}, choice.sql(recipe, "pairs"), "given").to_pylist()
-    assert sorted((row["chosen_response_id"], row["rejected_response_id"], row["skipped"]) for row in found if row["skipped"] is None) == [("1", "2", None)]
+    rows = {
+        "prompt_id": list("aaaaab"),
+        "response_id": ["1", "2", "1", "3", "2", "4"],
+        "scorer": ["given"] * 6,
+        "comparison_id": list("xxyyzw"),
+        "score": [1.0, 0.0, 2.0, 2.0, 1.0, 1.0],
+    }
+    found = sql.over(
+        {"scores": table("scores", rows), "responses": table("responses")},
+        choice.sql(recipe, "pairs"),
+        "given",
+    ).to_pylist()
+    assert sorted(
+        (row["chosen_response_id"], row["rejected_response_id"], row["skipped"])
+        for row in found
+        if row["skipped"] is None
+    ) == [("1", "2", None)]
     assert sorted(row["skipped"] for row in found if row["skipped"]) == ["no_score", "no_score", "tie"]
 
 
-@pytest.mark.parametrize("path", sorted(included("sql", "given", ".sql").parent.glob("*.sql")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(included("sql", "given", ".sql").parent.glob("*.sql")), ids=lambda path: path.stem
+)
 def test_every_way_runs_by_hand_and_says_what_it_is(path):
     """Without variables and without our wrapper, as `engine sql RUN \"$(cat file)\"` runs it."""
     first = path.read_text().splitlines()[0]
-    assert first.split(":")[0] in ("-- pairs", "-- baseline", "-- query", "-- format", "-- macros") and len(first) > 30
+    assert (
+        first.split(":")[0] in ("-- pairs", "-- baseline", "-- query", "-- format", "-- macros")
+        and len(first) > 30
+    )
     if first.startswith(("-- pairs", "-- baseline")):
-        sql.over({"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}, path.read_text(), path.stem)
+        sql.over(
+            {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)},
+            path.read_text(),
+            path.stem,
+        )
 
 
 def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_them():
     pairs = Pairs(choose="best_vs_worst")
-    with pytest.raises(UserError, match=r"scores of 'rating', which \[judge\] with kinds = \[\"rating\"\] above it would make; .*\(check\)"):
+    with pytest.raises(
+        UserError,
+        match=r"scores of 'rating', which \[judge\] with kinds = \[\"rating\"\] above it would make; .*\(check\)",
+    ):
         choice.facts(Recipe({"check": Check(), "pairs": pairs}), "pairs")
     with pytest.raises(UserError, match=r"\[judge\]"):
         choice.facts(Recipe({"pairs": pairs, "judge": Judge()}), "pairs")
@@ -103,13 +147,22 @@ def test_what_would_choose_nothing_or_do_nothing_is_refused():
 def baselines(**values) -> set:
     recipe = Recipe({"generate": Generate(), "pairs": Pairs(**values)}, seed=values.get("seed", 3))
     tables = {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}
-    return {(row["prompt_id"], row["response_id"]) for row in sql.over(tables, choice.baseline(recipe), "baseline", choice.settings(recipe, "pairs")).to_pylist()}
+    return {
+        (row["prompt_id"], row["response_id"])
+        for row in sql.over(
+            tables, choice.baseline(recipe), "baseline", choice.settings(recipe, "pairs")
+        ).to_pylist()
+    }
 
 
 def test_a_baseline_is_one_of_the_samples_and_the_same_for_a_seed(tmp_path):
     assert baselines() == set()
     found = baselines(baseline="sample")
-    assert dict(found).keys() == set("abcd") and dict(found)["a"] in ("a1", "a2", "a3") and baselines(baseline="sample") == found
+    assert (
+        dict(found).keys() == set("abcd")
+        and dict(found)["a"] in ("a1", "a2", "a3")
+        and baselines(baseline="sample") == found
+    )
     own = tmp_path / "own.sql"
     own.write_text("select prompt_id, response_id from responses where prompt_id = 'a' -- several")
     assert baselines(baseline=str(own)) == {("a", "a1")}
@@ -117,15 +170,23 @@ def test_a_baseline_is_one_of_the_samples_and_the_same_for_a_seed(tmp_path):
 
 def test_a_baselines_facts_and_what_it_needs():
     recipe = Recipe({"given": Given(), "generate": Generate(), "pairs": Pairs(baseline="sample")}, seed=7)
-    assert choice.baseline_facts(recipe)["seed"] == 7 and choice.baseline_facts(Recipe({"pairs": Pairs()})) == {}
-    with pytest.raises(UserError, match=r"\[pairs\] baseline = sample chooses among what \[generate\] makes: add \[generate\] above it"):
+    assert (
+        choice.baseline_facts(recipe)["seed"] == 7 and choice.baseline_facts(Recipe({"pairs": Pairs()})) == {}
+    )
+    with pytest.raises(
+        UserError,
+        match=r"\[pairs\] baseline = sample chooses among what \[generate\] makes: add \[generate\] above it",
+    ):
         choice.baseline_facts(Recipe({"given": Given(), "pairs": Pairs(baseline="sample")}))
     with pytest.raises(UserError, match="no 'sampl' in pipelines/sql.*did you mean 'sample'"):
         choice.baseline(Recipe({"generate": Generate(), "pairs": Pairs(baseline="sampl")}))
 
 
 def test_a_file_of_another_kind_is_refused_by_the_setting_that_names_it():
-    with pytest.raises(UserError, match=r"\[pairs\] choose = sample: that file is of another kind \('-- baseline:'\); .*best_vs_worst"):
+    with pytest.raises(
+        UserError,
+        match=r"\[pairs\] choose = sample: that file is of another kind \('-- baseline:'\); .*best_vs_worst",
+    ):
         choice.sql(Recipe({"pairs": Pairs(choose="sample")}), "pairs")
     with pytest.raises(UserError, match=r"\[pairs\] baseline = given: that file is of another kind .*sample"):
         choice.baseline(Recipe({"pairs": Pairs(baseline="given")}))

@@ -11,7 +11,17 @@ import pytest
 from tests.conftest import RECIPE, ROOT, command, settings
 
 
-@pytest.mark.parametrize("words", [["engine"], ["engine", "precompute"], ["engine", "status"], ["engine", "sql"], ["trainer"], ["trainer", "run"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["engine"],
+        ["engine", "precompute"],
+        ["engine", "status"],
+        ["engine", "sql"],
+        ["trainer"],
+        ["trainer", "run"],
+    ],
+)
 def test_help_loads_nothing_heavy(words):
     check = f"import sys\nimport {words[0]}.cli as c\ntry:\n    c.main({words[1:]} + ['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'vllm', 'duckdb', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
@@ -25,15 +35,107 @@ def test_help_loads_nothing_heavy(words):
         (["engine", "precompute", RECIPE, "-o", "{run}"], 1, "the recipe names no"),
         (["engine", "precompute", "nope.toml", "-o", "{run}"], 1, "no recipe at nope.toml"),
         (["engine", "precompute", RECIPE, "-o", "{run}", "--workerz", "2"], 2, "Did you mean '--workers'"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", "--set", "prompt.source=x"], 1, "did you mean 'prompts'?"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", prompts__format="hhh")], 1, "no 'hhh' in pipelines/sql"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="/nope")], 1, "no model folder at /nope"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{empty}")], 1, "no model.safetensors"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999)], 1, "made for 512 positions"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut")], 1, "too_long has 'cut'"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="cuda")], 1, "torch finds 0 GPUs"),
-        (["engine", "precompute", RECIPE, "-o", "{run}", *settings(prompts__source="{data}", model__name="{model}", model__device="gpu")], 1, "expected auto, cpu, cuda"),
-        (["engine", "precompute", RECIPE, "-o", "/dev/null/run", *settings(prompts__source="{data}", model__name="{model}")], 1, "/dev/null"),
+        (
+            ["engine", "precompute", RECIPE, "-o", "{run}", "--set", "prompt.source=x"],
+            1,
+            "did you mean 'prompts'?",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", prompts__format="hhh"),
+            ],
+            1,
+            "no 'hhh' in pipelines/sql",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="/nope"),
+            ],
+            1,
+            "no model folder at /nope",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="{empty}"),
+            ],
+            1,
+            "no model.safetensors",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="{model}", logprobs__max_length=999),
+            ],
+            1,
+            "made for 512 positions",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut"),
+            ],
+            1,
+            "too_long has 'cut'",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="{model}", model__device="cuda"),
+            ],
+            1,
+            "torch finds 0 GPUs",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "{run}",
+                *settings(prompts__source="{data}", model__name="{model}", model__device="gpu"),
+            ],
+            1,
+            "expected auto, cpu, cuda",
+        ),
+        (
+            [
+                "engine",
+                "precompute",
+                RECIPE,
+                "-o",
+                "/dev/null/run",
+                *settings(prompts__source="{data}", model__name="{model}"),
+            ],
+            1,
+            "/dev/null",
+        ),
         (["engine", "precompute", "{empty}", "-o", "{run}"], 2, "is a directory"),
         (["engine", "status", "{run}"], 1, "is not a run folder"),
         (["engine", "sql"], 2, "name a run folder"),
@@ -42,14 +144,29 @@ def test_help_loads_nothing_heavy(words):
     ],
 )
 def test_mistakes_are_one_clear_sentence(words, code, said, tmp_path, pairs_file, model_path):
-    words = [str(word).format(run=tmp_path / "run", empty=tmp_path, data=pairs_file, model=model_path) for word in words]
+    words = [
+        str(word).format(run=tmp_path / "run", empty=tmp_path, data=pairs_file, model=model_path)
+        for word in words
+    ]
     done = command(*words, code=code)
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_pipe_that_closes_is_no_success_for_work(precompute_words, tmp_path):
-    words = " ".join(f"'{word}'" for word in [sys.executable, "-m", "engine.cli", *map(str, precompute_words[1:]), "-o", str(tmp_path / "run")])
-    done = subprocess.run(["bash", "-c", f"({words}; echo ended with $? >&2) | true"], cwd=ROOT, capture_output=True, text=True)
+    words = " ".join(
+        f"'{word}'"
+        for word in [
+            sys.executable,
+            "-m",
+            "engine.cli",
+            *map(str, precompute_words[1:]),
+            "-o",
+            str(tmp_path / "run"),
+        ]
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"({words}; echo ended with $? >&2) | true"], cwd=ROOT, capture_output=True, text=True
+    )
     assert "ended with 1" in done.stderr or list((tmp_path / "run").glob("pairs-*/manifest.json"))
 
 
@@ -59,7 +176,16 @@ def test_the_ready_queries_are_listed():
 
 
 def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):
-    words = [sys.executable, "-m", "engine.cli", *map(str, precompute_words[1:]), "-o", str(tmp_path / "run"), "--set", "prompts.shards=40"]
+    words = [
+        sys.executable,
+        "-m",
+        "engine.cli",
+        *map(str, precompute_words[1:]),
+        "-o",
+        str(tmp_path / "run"),
+        "--set",
+        "prompts.shards=40",
+    ]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 60
     while time.time() < deadline and not list((tmp_path / "run").glob("pairs-*/00001.json")):
@@ -74,7 +200,14 @@ def test_the_prompt_answers(made_run, tmp_path):
     """The interactive prompt, on a terminal of its own: a statement over two lines, a mistake, a ready query, and out."""
     pexpect = pytest.importorskip("pexpect")
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TERM": "dumb"}
-    child = pexpect.spawn(sys.executable, ["-m", "engine.cli", "sql", str(made_run)], cwd=str(ROOT), env=env, encoding="utf-8", timeout=30)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "engine.cli", "sql", str(made_run)],
+        cwd=str(ROOT),
+        env=env,
+        encoding="utf-8",
+        timeout=30,
+    )
     child.expect("engine> ")
     child.sendline("select count(*) as pairs_there")
     child.expect("> ")

@@ -22,48 +22,98 @@ def assistant(text):
 HH = "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: and?\n\nAssistant:"
 TURNS = [user("hi"), assistant("yo"), user("and?")]
 GOOD = {
-    "hh": [({"chosen": HH + " good", "rejected": HH + " bad"}, TURNS, ["good", "bad"]), ({"chosen": HH[2:] + " good", "rejected": HH[2:] + " bad"}, TURNS, ["good", "bad"])],
+    "hh": [
+        ({"chosen": HH + " good", "rejected": HH + " bad"}, TURNS, ["good", "bad"]),
+        ({"chosen": HH[2:] + " good", "rejected": HH[2:] + " bad"}, TURNS, ["good", "bad"]),
+    ],
     "preference": [
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, [user("q")], ["a", "b"]),
-        ({"prompt": "q", "system": "s", "chosen": "a", "rejected": "b"}, [{"role": "system", "content": "s"}, user("q")], ["a", "b"]),
+        (
+            {"prompt": "q", "system": "s", "chosen": "a", "rejected": "b"},
+            [{"role": "system", "content": "s"}, user("q")],
+            ["a", "b"],
+        ),
         ({"prompt": TURNS, "chosen": [assistant("a")], "rejected": [assistant("b")]}, TURNS, ["a", "b"]),
-        ({"prompt": "q", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}, [user("q")], ["a", "b"]),
+        (
+            {"prompt": "q", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+            [user("q")],
+            ["a", "b"],
+        ),
         ({"chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, TURNS, ["a", "b"]),
-        ({"prompt": None, "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, TURNS, ["a", "b"]),
-        ({"chosen": "The sky is blue", "rejected": "The sky is green today"}, [user("The sky is")], ["blue", "green today"]),
+        (
+            {"prompt": None, "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]},
+            TURNS,
+            ["a", "b"],
+        ),
+        (
+            {"chosen": "The sky is blue", "rejected": "The sky is green today"},
+            [user("The sky is")],
+            ["blue", "green today"],
+        ),
         ({"chosen": "Q\nAnswer one", "rejected": "Q\nAnother"}, [user("Q")], ["Answer one", "Another"]),
         ({"chosen": "你好吗？很好", "rejected": "你好吗？不好"}, [user("你好吗？")], ["很好", "不好"]),
     ],
     "sharegpt": [
-        ({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}},
-         [{"role": "system", "content": "s"}, user("q")], ["a", "b"]),
+        (
+            {
+                "conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}],
+                "chosen": {"from": "gpt", "value": "a"},
+                "rejected": {"from": "gpt", "value": "b"},
+            },
+            [{"role": "system", "content": "s"}, user("q")],
+            ["a", "b"],
+        ),
     ],
     "ultrafeedback": [
-        ({"instruction": "q", "completions": [{"response": r, "overall_score": s, "fine-grained_score": f} for r, s, f in (("a", 9, 4.5), ("b", 10, 1), ("c", 3, None), ("d", 2, "N/A"))]},
-         [user("q")], ["a", "b", "c", "d"]),
+        (
+            {
+                "instruction": "q",
+                "completions": [
+                    {"response": r, "overall_score": s, "fine-grained_score": f}
+                    for r, s, f in (("a", 9, 4.5), ("b", 10, 1), ("c", 3, None), ("d", 2, "N/A"))
+                ],
+            },
+            [user("q")],
+            ["a", "b", "c", "d"],
+        ),
     ],
     "gsm8k": [
-        ({"question": "q", "ground_truth": "1+1=<<1+1=2>>2\nA: 2", "6b": {"is_correct": False, "solution": "A: <<x>>3"}, "175b": {"is_correct": True, "solution": "A: 2"}, "empty": {"is_correct": False, "solution": ""}},
-         [user("q")], ["1+1=2\nA: 2", "A: 3", "A: 2"]),
+        (
+            {
+                "question": "q",
+                "ground_truth": "1+1=<<1+1=2>>2\nA: 2",
+                "6b": {"is_correct": False, "solution": "A: <<x>>3"},
+                "175b": {"is_correct": True, "solution": "A: 2"},
+                "empty": {"is_correct": False, "solution": ""},
+            },
+            [user("q")],
+            ["1+1=2\nA: 2", "A: 3", "A: 2"],
+        ),
     ],
     "prompts": [({"prompt": "q"}, [user("q")], []), ({"messages": TURNS}, TURNS, [])],
 }
 
 
 def read(name, *values):
-    return Format(included("sql", name, ".sql")).read([Row("f", n, json.dumps(value)) for n, value in enumerate(values, 1)])
+    return Format(included("sql", name, ".sql")).read(
+        [Row("f", n, json.dumps(value)) for n, value in enumerate(values, 1)]
+    )
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_rows(name):
-    for reading, (_, messages, responses) in zip(read(name, *(value for value, *_ in GOOD[name])), GOOD[name], strict=True):
+    for reading, (_, messages, responses) in zip(
+        read(name, *(value for value, *_ in GOOD[name])), GOOD[name], strict=True
+    ):
         assert (reading.reason, reading.detail) == (None, None)
         assert reading.messages == messages
         assert [response["text"] for response in reading.responses] == responses
 
 
 def test_scores():
-    assert [response["score"] for response in read("ultrafeedback", GOOD["ultrafeedback"][0][0])[0].responses] == [4.5, 1.0, 3.0, 2.0]
+    assert [
+        response["score"] for response in read("ultrafeedback", GOOD["ultrafeedback"][0][0])[0].responses
+    ] == [4.5, 1.0, 3.0, 2.0]
     assert [response["score"] for response in read("hh", GOOD["hh"][0][0])[0].responses] == [1.0, 0.0]
 
 
@@ -74,7 +124,11 @@ BAD = [
     ("hh", {"chosen": HH + " a\n\nHuman: more", "rejected": HH + " b"}, "no_response"),
     ("hh", {"chosen": HH + " a"}, "missing_or_mistyped"),
     ("hh", {"chosen": "text " + HH + " a", "rejected": HH + " b"}, "no_dialogue"),
-    ("hh", {"chosen": "\n\nHuman:  \n\nAssistant: a", "rejected": "\n\nHuman: \n\nAssistant: b"}, "empty_prompt"),
+    (
+        "hh",
+        {"chosen": "\n\nHuman:  \n\nAssistant: a", "rejected": "\n\nHuman: \n\nAssistant: b"},
+        "empty_prompt",
+    ),
     ("preference", {"prompt": 5, "chosen": "a", "rejected": "b"}, "missing_or_mistyped"),
     ("preference", {"prompt": "q", "chosen": 1, "rejected": "b"}, "missing_or_mistyped"),
     ("preference", {"prompt": "q", "chosen": ["a"], "rejected": ["b"]}, "missing_or_mistyped"),
@@ -82,12 +136,40 @@ BAD = [
     ("preference", {"prompt": "q", "chosen": "a", "rejected": " \n"}, "empty_response"),
     ("preference", {"prompt": "q", "chosen": [], "rejected": []}, "empty_response"),
     ("preference", {"prompt": "q", "chosen": "a", "rejected": [assistant("b")]}, "missing_or_mistyped"),
-    ("preference", {"prompt": "q", "chosen": [user("x"), assistant("a")], "rejected": [user("x"), assistant("b")]}, "prompts_differ"),
-    ("preference", {"chosen": [user("x"), assistant("a")], "rejected": [user("y"), assistant("b")]}, "prompts_differ"),
-    ("preference", {"prompt": [{"role": "wizard", "content": "x"}], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "bad_role"),
-    ("preference", {"prompt": [user(7)], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "missing_or_mistyped"),
-    ("preference", {"prompt": [user("q"), assistant("x")], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "last_turn"),
-    ("sharegpt", {"conversations": "x", "chosen": {"value": "a"}, "rejected": {"value": "b"}}, "missing_or_mistyped"),
+    (
+        "preference",
+        {"prompt": "q", "chosen": [user("x"), assistant("a")], "rejected": [user("x"), assistant("b")]},
+        "prompts_differ",
+    ),
+    (
+        "preference",
+        {"chosen": [user("x"), assistant("a")], "rejected": [user("y"), assistant("b")]},
+        "prompts_differ",
+    ),
+    (
+        "preference",
+        {
+            "prompt": [{"role": "wizard", "content": "x"}],
+            "chosen": [assistant("a")],
+            "rejected": [assistant("b")],
+        },
+        "bad_role",
+    ),
+    (
+        "preference",
+        {"prompt": [user(7)], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        "missing_or_mistyped",
+    ),
+    (
+        "preference",
+        {"prompt": [user("q"), assistant("x")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        "last_turn",
+    ),
+    (
+        "sharegpt",
+        {"conversations": "x", "chosen": {"value": "a"}, "rejected": {"value": "b"}},
+        "missing_or_mistyped",
+    ),
     ("ultrafeedback", {"instruction": "q", "completions": []}, "missing_or_mistyped"),
     ("prompts", {"prompt": "q", "chosen": "a", "rejected": "b"}, "has_responses"),
     ("prompts", {}, "missing_or_mistyped"),
@@ -115,19 +197,25 @@ def test_auto_refuses_when_unsure():
         recognise([Row("f", 1, json.dumps({"text": "x"}))])
 
 
-@pytest.mark.parametrize(("file", "name"), [("hh-harmless.jsonl.gz", "hh"), ("sharegpt-dpo.json", "sharegpt")])
+@pytest.mark.parametrize(
+    ("file", "name"), [("hh-harmless.jsonl.gz", "hh"), ("sharegpt-dpo.json", "sharegpt")]
+)
 def test_auto_recognises_real_files(file, name):
     from engine.raw import rows
 
     path = SHARED / "data" / file
     if not path.exists():
         pytest.skip(f"no {file} here")
-    assert recognise([row for row, _ in zip(rows({file: path}, 1 << 20), range(100), strict=False)]).stem == name
+    assert (
+        recognise([row for row, _ in zip(rows({file: path}, 1 << 20), range(100), strict=False)]).stem == name
+    )
 
 
 def test_a_format_of_ones_own(tmp_path):
     path = tmp_path / "mine.sql"
-    path.write_text("select n, [{role: 'user', content: text_at(row, '$.q')}] as messages, [{text: text_at(row, '$.a'), score: 2}] as responses, null as problem from raw where n <> 1;")
+    path.write_text(
+        "select n, [{role: 'user', content: text_at(row, '$.q')}] as messages, [{text: text_at(row, '$.a'), score: 2}] as responses, null as problem from raw where n <> 1;"
+    )
     first, second = Format(path).read([Row("f", 1, '{"q": "x", "a": "y"}'), Row("f", 2, '{"q": "z"}')])
     assert first.messages == [user("x")] and first.responses == [{"text": "y", "score": 2.0}]
     assert second.reason == "format"  # the SQL lost the row, we do not

@@ -19,7 +19,10 @@ def open_hf(path, dtype="float32", planned=None, **use):
 def work():
     draw = np.random.default_rng(0)
     prompts = [draw.integers(0, 40, n).tolist() for n in (5, 11, 2, 23, 8)]
-    responses = [[draw.integers(0, 40, n).tolist() for n in lengths] for lengths in ((3, 9), (1,), (7, 2, 4, 6), (), (12, 5, 1))]
+    responses = [
+        [draw.integers(0, 40, n).tolist() for n in lengths]
+        for lengths in ((3, 9), (1,), (7, 2, 4, 6), (), (12, 5, 1))
+    ]
     return prompts, responses
 
 
@@ -32,24 +35,36 @@ def test_logprobs_are_dense_ones_whatever_the_batch(model_path, work, batch_toke
         assert len(group) == len(scored)
         for response, logps in zip(group, scored, strict=True):
             with torch.no_grad():
-                want = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+                want = (
+                    model(torch.tensor([[*prompt, *response]]))
+                    .logits[0]
+                    .log_softmax(-1)[len(prompt) - 1 : -1]
+                )
             assert logps.dtype == np.float32
-            np.testing.assert_allclose(logps, want.gather(1, torch.tensor(response)[:, None])[:, 0], atol=1e-5)
+            np.testing.assert_allclose(
+                logps, want.gather(1, torch.tensor(response)[:, None])[:, 0], atol=1e-5
+            )
 
 
 def test_the_prompt_is_run_once_for_its_responses(model_path, work):
     model = open_hf(model_path, batch_tokens=4096)
     fed = []
-    model._model.model.embed_tokens.register_forward_hook(lambda module, args, out: fed.append(args[0].numel()))
+    model._model.model.embed_tokens.register_forward_hook(
+        lambda module, args, out: fed.append(args[0].numel())
+    )
     prompts, responses = work
     model.logprobs(prompts, responses)
-    assert sum(fed) == sum(len(prompt) for prompt, group in zip(prompts, responses, strict=True) if group) + sum(len(r) - 1 for group in responses for r in group)
+    assert sum(fed) == sum(
+        len(prompt) for prompt, group in zip(prompts, responses, strict=True) if group
+    ) + sum(len(r) - 1 for group in responses for r in group)
 
 
 def test_batches_hold_each_response_once_within_the_budget(work):
     prompts, responses = work
     batches = _batches(prompts, responses, 20)
-    assert sorted((i, k) for batch in batches for i, chosen in batch for k in chosen) == [(i, k) for i, group in enumerate(responses) for k in range(len(group))]
+    assert sorted((i, k) for batch in batches for i, chosen in batch for k in chosen) == [
+        (i, k) for i, group in enumerate(responses) for k in range(len(group))
+    ]
     for batch in batches:
         tokens = sum(len(prompts[i]) + sum(len(responses[i][k]) for k in chosen) for i, chosen in batch)
         assert tokens <= 20 or (len(batch) == 1 and len(batch[0][1]) == 1)
@@ -65,14 +80,18 @@ def test_a_sample_is_a_function_of_prompt_and_seed(model_path, work, monkeypatch
     apart = model.generate(prompts, seeds, sampling)
     assert [[s.ids for s in group] for group in together] == [[s.ids for s in group] for group in apart]
     assert len({tuple(s.ids) for group in together for s in group}) > 10
-    alone = model.generate(prompts[2:3], [[seeds[2][1]]], Sampling(n=1, temperature=1.3, top_p=0.95, max_tokens=9))
+    alone = model.generate(
+        prompts[2:3], [[seeds[2][1]]], Sampling(n=1, temperature=1.3, top_p=0.95, max_tokens=9)
+    )
     assert alone[0][0].ids == together[2][1].ids
 
 
 def test_a_samples_log_probs_are_those_of_the_scoring_pass(model_path, work):
     prompts, _ = work
     model = open_hf(model_path)
-    samples = model.generate(prompts, [[i, i + 50] for i in range(5)], Sampling(n=2, temperature=0.7, max_tokens=12))
+    samples = model.generate(
+        prompts, [[i, i + 50] for i in range(5)], Sampling(n=2, temperature=0.7, max_tokens=12)
+    )
     scored = model.logprobs(prompts, [[s.ids for s in group] for group in samples])
     for group, logps in zip(samples, scored, strict=True):
         for sample, want in zip(group, logps, strict=True):
@@ -84,12 +103,16 @@ def test_a_samples_log_probs_are_those_of_the_scoring_pass(model_path, work):
 def test_greedy_is_the_most_likely_token(model_path, work):
     prompts, _ = work
     model = open_hf(model_path)
-    for prompt, (sample,) in zip(prompts, model.generate(prompts, [[0]] * 5, Sampling(temperature=0.0, max_tokens=6)), strict=True):
+    for prompt, (sample,) in zip(
+        prompts, model.generate(prompts, [[0]] * 5, Sampling(temperature=0.0, max_tokens=6)), strict=True
+    ):
         ids = list(prompt)
         with torch.no_grad():
             for token in sample.ids:
                 model._model.config._attn_implementation = "sdpa"
-                assert model._model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item() == token
+                assert (
+                    model._model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item() == token
+                )
                 ids.append(token)
 
 
@@ -116,7 +139,9 @@ def test_the_folders_generation_config_bends_nothing(model_path, work, tmp_path)
 
     own = tmp_path / "model"
     shutil.copytree(model_path, own)
-    (own / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.7, "do_sample": True, "top_k": 2, "temperature": 0.3}))
+    (own / "generation_config.json").write_text(
+        json.dumps({"repetition_penalty": 1.7, "do_sample": True, "top_k": 2, "temperature": 0.3})
+    )
     prompts, _ = work
     sampling = Sampling(temperature=1.0, max_tokens=8)
     bent, plain = (open_hf(path).generate(prompts, [[1]] * 5, sampling) for path in (own, model_path))
@@ -145,7 +170,9 @@ def test_a_model_that_changed_since_the_plan_is_refused(model_path):
         open_hf(model_path, planned=planned).logprobs([[1]], [[[2]]])
 
 
-@pytest.mark.parametrize(("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")])
+@pytest.mark.parametrize(
+    ("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")]
+)
 def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
     import shutil
 

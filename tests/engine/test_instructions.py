@@ -5,21 +5,43 @@ import pytest
 from engine.instructions import Instruction, conversation, quality_text, under
 from schemas.errors import UserError
 
-TURNS = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": "three"}]
+TURNS = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
 
 
-@pytest.mark.parametrize("name", ["judge_rating", "judge_pairwise", "rewrite_maths", "rewrite_question", "rewrite_instruction"])
+@pytest.mark.parametrize(
+    "name", ["judge_rating", "judge_pairwise", "rewrite_maths", "rewrite_question", "rewrite_instruction"]
+)
 def test_every_file_says_all_that_it_is_given(name):
-    values = {"conversation": "QQQ {{ x }}", "response": "RRR", "a": "AAA {% if %}", "b": "BBB", "chosen": "CCC", "rejected": "JJJ"}
-    used = {"judge_rating": ["conversation", "response"], "judge_pairwise": ["conversation", "a", "b"]}.get(name, ["conversation", "chosen", "rejected"])
+    values = {
+        "conversation": "QQQ {{ x }}",
+        "response": "RRR",
+        "a": "AAA {% if %}",
+        "b": "BBB",
+        "chosen": "CCC",
+        "rejected": "JJJ",
+    }
+    used = {"judge_rating": ["conversation", "response"], "judge_pairwise": ["conversation", "a", "b"]}.get(
+        name, ["conversation", "chosen", "rejected"]
+    )
     (message,) = Instruction(name)(**{key: values[key] for key in used})
-    assert message["role"] == "user" and all(values[key] in message["content"] for key in used) and message["content"] == message["content"].strip()
+    assert (
+        message["role"] == "user"
+        and all(values[key] in message["content"] for key in used)
+        and message["content"] == message["content"].strip()
+    )
 
 
 def test_a_file_of_ones_own_and_its_mistakes(tmp_path):
     own = tmp_path / "mine.txt"
     own.write_text("Rate {{ response }} of {{ question }}")
-    with pytest.raises(UserError, match="mine.txt: 'question' is undefined; it may use conversation, response"):
+    with pytest.raises(
+        UserError, match="mine.txt: 'question' is undefined; it may use conversation, response"
+    ):
         Instruction(str(own))(conversation="a", response="b")
     own.write_text("one\n{% if %}")
     with pytest.raises(UserError, match="mine.txt: line 2 is no template"):
@@ -36,10 +58,22 @@ def test_a_file_of_ones_own_and_its_mistakes(tmp_path):
 
 def test_the_quality_prompt_stands_in_front_of_the_last_user_message():
     text = quality_text("quality")
-    assert text.startswith("Please generate a response with a usefulness rating of 100 out of 100") and text.endswith("Query:")
+    assert text.startswith(
+        "Please generate a response with a usefulness rating of 100 out of 100"
+    ) and text.endswith("Query:")
     assert [turn["content"] for turn in under(TURNS, text)] == ["be brief", "one", "two", f"{text} three"]
-    assert [turn["content"] for turn in under(TURNS, text, "first_user")] == ["be brief", f"{text} one", "two", "three"]
-    assert [turn["content"] for turn in under(TURNS, text, "system")] == [f"{text}\n\nbe brief", "one", "two", "three"]
+    assert [turn["content"] for turn in under(TURNS, text, "first_user")] == [
+        "be brief",
+        f"{text} one",
+        "two",
+        "three",
+    ]
+    assert [turn["content"] for turn in under(TURNS, text, "system")] == [
+        f"{text}\n\nbe brief",
+        "one",
+        "two",
+        "three",
+    ]
     assert under(TURNS[1:2], text, "system") == [{"role": "system", "content": text}, TURNS[1]]
     assert TURNS[3]["content"] == "three"
 

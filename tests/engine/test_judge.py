@@ -21,14 +21,26 @@ TEXTS = {"p1": ["short", "a longer one", "the longest one of all", "short"], "p2
 
 def batch() -> pa.Table:
     rows = [(prompt, f"{prompt}{n}", text) for prompt, texts in TEXTS.items() for n, text in enumerate(texts)]
-    return pa.table({
-        "prompt_id": [row[0] for row in rows], "response_id": [row[1] for row in rows], "text": [row[2] for row in rows],
-        "messages": pa.array([[{"role": "user", "content": f"question {row[0]}"}] for row in rows], MESSAGES), "file": ["f"] * len(rows), "line": list(range(len(rows))),
-    })
+    return pa.table(
+        {
+            "prompt_id": [row[0] for row in rows],
+            "response_id": [row[1] for row in rows],
+            "text": [row[2] for row in rows],
+            "messages": pa.array(
+                [[{"role": "user", "content": f"question {row[0]}"}] for row in rows], MESSAGES
+            ),
+            "file": ["f"] * len(rows),
+            "line": list(range(len(rows))),
+        }
+    )
 
 
 def made(config: Judge, model, path) -> list[dict]:
-    return judge.make(batch(), Recipe({"model": Model(name=str(path)), "judge": config}), lambda: model).tables["scores"].to_pylist()
+    return (
+        judge.make(batch(), Recipe({"model": Model(name=str(path)), "judge": config}), lambda: model)
+        .tables["scores"]
+        .to_pylist()
+    )
 
 
 class Known:
@@ -49,7 +61,12 @@ class Known:
             p = 1 / (1 + np.exp(-(self.favour * np.sign(len(a) - len(b)) + self.first)))
             by_letter = {"A": 0.9 * p, "B": 0.9 * (1 - p)}
             letters = [self.text.tokenizer.decode(token).strip() for token in tokens]
-            found.append([np.array([np.log(by_letter[letter] / letters.count(letter))], np.float32) for letter in letters])
+            found.append(
+                [
+                    np.array([np.log(by_letter[letter] / letters.count(letter))], np.float32)
+                    for letter in letters
+                ]
+            )
         return found
 
     def generate(self, prompts, seeds, sampling):
@@ -68,7 +85,9 @@ class _Spy:
 
     def prompts(self, questions):
         ids = self._text.prompts(questions)
-        self.said |= {tuple(row): question[0]["content"] for row, question in zip(ids, questions, strict=True)}
+        self.said |= {
+            tuple(row): question[0]["content"] for row, question in zip(ids, questions, strict=True)
+        }
         return ids
 
 
@@ -92,8 +111,12 @@ def test_a_known_preference_comes_out_whatever_is_shown_first(hf, model_path, fa
         assert a["agreed"] == b["agreed"] == (abs(favour) > abs(first))
         # Both orders are kept: shown first, then shown second.
         sign = 1 if longer else -1
-        assert a["distribution"] == pytest.approx([1 / (1 + np.exp(-(favour * sign + first))), 1 / (1 + np.exp(-(favour * sign - first)))], abs=1e-5)
-        assert b["distribution"] == pytest.approx([1 - a["distribution"][1], 1 - a["distribution"][0]]) and a["mass"] == pytest.approx(0.9, abs=1e-5)
+        assert a["distribution"] == pytest.approx(
+            [1 / (1 + np.exp(-(favour * sign + first))), 1 / (1 + np.exp(-(favour * sign - first)))], abs=1e-5
+        )
+        assert b["distribution"] == pytest.approx([1 - a["distribution"][1], 1 - a["distribution"][0]]) and a[
+            "mass"
+        ] == pytest.approx(0.9, abs=1e-5)
 
 
 def test_a_judge_that_only_likes_the_first_place_says_nothing(hf, model_path):
@@ -112,16 +135,23 @@ def test_a_mark_is_the_expectation_over_the_marks_tokens(hf, model_path):
     """Against all logits of the model's own forward, the marks' probabilities summed over the tokens that say them."""
     found = made(Judge(min_mass=0.0, low=2, high=4), hf, model_path)
     ask = Instruction("judge_rating")
-    for row, (prompt, text) in zip(found, [(prompt, text) for prompt, texts in TEXTS.items() for text in texts], strict=True):
+    for row, (prompt, text) in zip(
+        found, [(prompt, text) for prompt, texts in TEXTS.items() for text in texts], strict=True
+    ):
         (ids,) = hf.text.prompts([ask(conversation=f"question {prompt}", response=text)])
         with torch.no_grad():
             hf._model.config._attn_implementation = "sdpa"
             p = hf._model(torch.tensor([ids]), use_cache=False).logits[0, -1].double().softmax(-1)
             hf._model.config._attn_implementation = "prefmill_packed"
-        marks = np.array([sum(p[token].item() for token in hf.text.single_ids(str(mark))) for mark in (2, 3, 4)])
+        marks = np.array(
+            [sum(p[token].item() for token in hf.text.single_ids(str(mark))) for mark in (2, 3, 4)]
+        )
         assert row["mass"] == pytest.approx(marks.sum(), abs=1e-6)
         assert row["distribution"] == pytest.approx((marks / marks.sum()).tolist(), abs=1e-5)
-        assert row["score"] == pytest.approx((marks * [2, 3, 4]).sum() / marks.sum(), abs=1e-4) and row["answer"] is None
+        assert (
+            row["score"] == pytest.approx((marks * [2, 3, 4]).sum() / marks.sum(), abs=1e-4)
+            and row["answer"] is None
+        )
 
 
 def test_below_min_mass_the_score_is_null(hf, model_path):
@@ -132,7 +162,11 @@ def test_below_min_mass_the_score_is_null(hf, model_path):
 def test_what_is_too_long_to_ask_about_is_a_null_score_and_a_reject(hf, model_path):
     long = batch().to_pylist()
     long[0]["text"] = "word " * 600
-    result = judge.make(pa.Table.from_pylist(long, schema=batch().schema), Recipe({"model": Model(name=str(model_path)), "judge": Judge(min_mass=0.0)}), lambda: hf)
+    result = judge.make(
+        pa.Table.from_pylist(long, schema=batch().schema),
+        Recipe({"model": Model(name=str(model_path)), "judge": Judge(min_mass=0.0)}),
+        lambda: hf,
+    )
     scores, rejects = result.tables["scores"].to_pylist(), result.tables["rejects"].to_pylist()
     assert len(scores) == 6 and scores[0]["score"] is None and all(row["score"] for row in scores[1:])
     assert [(row["reason"], row["response_id"], row["line"]) for row in rejects] == [("too_long", "p10", 0)]
@@ -147,20 +181,33 @@ def test_check_scores_by_a_function_and_survives_it(tmp_path):
     from engine.stages import check
 
     path = tmp_path / "mine.py"
-    path.write_text("def score(messages, response):\n    assert response != 'x', 'no x'\n    return None if response == 'yy' else len(response)\n")
+    path.write_text(
+        "def score(messages, response):\n    assert response != 'x', 'no x'\n    return None if response == 'yy' else len(response)\n"
+    )
     recipe = Recipe({"check": Check(f"{path}:score")})
     result = check.make(batch(), recipe, None)
     assert [row["score"] for row in result.tables["scores"].to_pylist()] == [5, 12, 22, 5, None, None]
-    assert [(row["reason"], row["detail"], row["response_id"]) for row in result.tables["rejects"].to_pylist()] == [("check_failed", "AssertionError: no x", "p20")]
+    assert [
+        (row["reason"], row["detail"], row["response_id"]) for row in result.tables["rejects"].to_pylist()
+    ] == [("check_failed", "AssertionError: no x", "p20")]
     before = check.facts(recipe)
     path.write_text(path.read_text() + "# other\n")
     assert check.facts(recipe) != before
-    path.write_text("class Length:\n    def __call__(self, messages, response):\n        return len(response)\nscore = Length()\n")
+    path.write_text(
+        "class Length:\n    def __call__(self, messages, response):\n        return len(response)\nscore = Length()\n"
+    )
     load_check.cache_clear()
-    assert check.facts(recipe)["source"] != before["source"] and check.make(batch(), recipe, None).counts["checked"] == 6
+    assert (
+        check.facts(recipe)["source"] != before["source"]
+        and check.make(batch(), recipe, None).counts["checked"] == 6
+    )
     with pytest.raises(UserError, match="has no source file"):
         check.facts(Recipe({"check": Check("builtins:len")}))
-    for name, said in {"nowhere:f": "does not import: ModuleNotFoundError", f"{path}:scores": "has no function scores", "score": "expected package.module:name"}.items():
+    for name, said in {
+        "nowhere:f": "does not import: ModuleNotFoundError",
+        f"{path}:scores": "has no function scores",
+        "score": "expected package.module:name",
+    }.items():
         with pytest.raises(UserError, match=said):
             load_check(name)
     assert json.dumps(before)

@@ -12,7 +12,13 @@ def named(tmp_path, model_path, monkeypatch, *settings):
     (tmp_path / "r.toml").write_text(RECIPE)
     monkeypatch.setattr("engine.models._vllm", lambda: True)
     monkeypatch.setattr("engine.models._gpu", lambda: False)
-    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", *settings]))
+    run = plan(
+        tmp_path / "run",
+        load(
+            tmp_path / "r.toml",
+            [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", *settings],
+        ),
+    )
     found = phases(run)
     assert [stage for phase in found for stage in phase.stages] == list(run.stages)
     return [[stage.name for stage in phase.stages] for phase in found]
@@ -25,13 +31,27 @@ def test_one_model_is_one_phase(tmp_path, model_path, monkeypatch):
 
 def test_a_phase_keeps_the_bound_on_memory(tmp_path, model_path, monkeypatch):
     assert len(named(tmp_path, model_path, monkeypatch, "model.backend=hf", "logprobs.batch_tokens=99")) == 1
-    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", "logprobs.batch_tokens=99"]))
+    run = plan(
+        tmp_path / "run",
+        load(
+            tmp_path / "r.toml",
+            [
+                f"prompts.source={tmp_path / 'p.jsonl'}",
+                f"model.name={model_path}",
+                "logprobs.batch_tokens=99",
+            ],
+        ),
+    )
     assert phases(run)[0].use.batch_tokens == 99
 
 
 def test_another_backend_or_model_begins_a_phase(tmp_path, model_path, monkeypatch):
     made = ["prompts", "generate", "judge", "rewrite"]
     assert named(tmp_path, model_path, monkeypatch, "model.backend=vllm") == [made, ["logprobs", "pairs"]]
-    assert named(tmp_path, model_path, monkeypatch, "model.backend=vllm", "logprobs.backend=vllm") == [[*made, "logprobs", "pairs"]]
+    assert named(tmp_path, model_path, monkeypatch, "model.backend=vllm", "logprobs.backend=vllm") == [
+        [*made, "logprobs", "pairs"]
+    ]
     (tmp_path / "other").symlink_to(model_path)
-    assert named(tmp_path, model_path, monkeypatch, "model.backend=hf", f"rewrite.model={tmp_path / 'other'}") == [made[:3], ["rewrite"], ["logprobs", "pairs"]]
+    assert named(
+        tmp_path, model_path, monkeypatch, "model.backend=hf", f"rewrite.model={tmp_path / 'other'}"
+    ) == [made[:3], ["rewrite"], ["logprobs", "pairs"]]

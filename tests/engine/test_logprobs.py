@@ -19,7 +19,9 @@ def test_the_quality_prompt_is_never_cut(order):
     kept = {len(prompt): prompt for prompt in group.prompts}
     assert not rejects and group.truncated == ["prompt", "prompt"] and max(kept) + 10 <= 56
     assert kept[max(kept)][: len(HEAD) + len(P)] == HEAD + P, "the quality prompt was cut"
-    assert kept[max(kept)][len(HEAD) + len(P) :] == X[-(len(kept[max(kept)]) - 31) :] == kept[min(kept)][1:], "the contexts end in other words"
+    assert (
+        kept[max(kept)][len(HEAD) + len(P) :] == X[-(len(kept[max(kept)]) - 31) :] == kept[min(kept)][1:]
+    ), "the contexts end in other words"
 
 
 @pytest.mark.parametrize("over", [3, 12, 17, 20])
@@ -29,7 +31,11 @@ def test_turns_before_the_quality_prompt_are_cut_first(over):
     prompts = [[*HEAD, *turns, *X], [*HEAD, *turns, *P, *X]]
     group, rejects = fit(prompts, [0], [list(range(10))], len(prompts[1]) + 10 - over, LEFT)
     plain, quality = group.prompts
-    assert not rejects and len(quality) + 10 == len(prompts[1]) + 10 - over and len(plain) == len(prompts[0]) - over
+    assert (
+        not rejects
+        and len(quality) + 10 == len(prompts[1]) + 10 - over
+        and len(plain) == len(prompts[0]) - over
+    )
     kept, last = turns[over:], X[max(0, over - len(turns)) :]
     assert quality == [*HEAD, *kept, *P, *last] and plain == [*HEAD, *kept, *last]
 
@@ -38,8 +44,12 @@ def test_what_cannot_be_cut_so_is_refused_or_its_response_cut():
     group, rejects = fit([PLAIN, QUALITY], [0], [list(range(10))], 36, LEFT)
     assert not group.rows and rejects[0].reason == "too_long"
     group, rejects = fit([PLAIN, QUALITY], [0, 1], [list(range(30)), list(range(3))], 60, BOTH)
-    assert not rejects and group.truncated[0] == "both" and all(len(prompt) + len(response) <= 60 for prompt in group.prompts for response in group.responses)
-    assert group.prompts[1][: 31] == HEAD + P
+    assert (
+        not rejects
+        and group.truncated[0] == "both"
+        and all(len(prompt) + len(response) <= 60 for prompt in group.prompts for response in group.responses)
+    )
+    assert group.prompts[1][:31] == HEAD + P
 
 
 def test_one_context_is_cut_as_ever():
@@ -58,6 +68,14 @@ def test_contexts_are_each_named_once_and_plain_among_them():
 
 @pytest.mark.parametrize("name", ["given", "generate"])
 def test_responses_made_below_would_never_be_scored(name, model_path):
-    sections = {"model": Model(name=str(model_path)), "logprobs": Logprobs(), name: {"given": Given(), "generate": Generate()}[name], "pairs": Pairs()}
-    with pytest.raises(UserError, match=rf"\[{name}\] stands below \[logprobs\], so its responses would have no log-probs: put it above"):
+    sections = {
+        "model": Model(name=str(model_path)),
+        "logprobs": Logprobs(),
+        name: {"given": Given(), "generate": Generate()}[name],
+        "pairs": Pairs(),
+    }
+    with pytest.raises(
+        UserError,
+        match=rf"\[{name}\] stands below \[logprobs\], so its responses would have no log-probs: put it above",
+    ):
         facts(Recipe(sections))

@@ -28,10 +28,21 @@ def read(path, limit=1000):
 
 def test_json_lines_good_and_bad(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([GOOD.encode(), *BAD.values(), b"", b"  ", GOOD.encode() + b"\r"]))
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b"\n".join([GOOD.encode(), *BAD.values(), b"", b"  ", GOOD.encode() + b"\r"])
+    )
     found = read(path)
     assert [row.reason for row in found] == [None, *BAD, None]
-    assert [row.line for row in found] == [1, 2, 3, 4, 5, 6, 7, 10]  # blank lines are no rows, but they count as lines
+    assert [row.line for row in found] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        10,
+    ]  # blank lines are no rows, but they count as lines
     assert "\\xff" in found[2].text
     assert json.loads(found[-1].text) == json.loads(GOOD)
 
@@ -44,11 +55,27 @@ def test_what_breaks_parsers_is_a_reject(tmp_path):
 
 @pytest.mark.parametrize("ending", [b"\n", b""])
 def test_an_array_keeps_its_good_elements(tmp_path, ending):
-    elements = [GOOD.encode(), *(raw for reason, raw in BAD.items() if reason != "bad_json"), b'{"a": "],[}{\\"\\\\"}', b'{"bad": tru}', GOOD.encode()]
+    elements = [
+        GOOD.encode(),
+        *(raw for reason, raw in BAD.items() if reason != "bad_json"),
+        b'{"a": "],[}{\\"\\\\"}',
+        b'{"bad": tru}',
+        GOOD.encode(),
+    ]
     path = tmp_path / "x.json"
     path.write_bytes(b" [\n" + b" ,\n".join(elements) + b"\n]" + ending)
     found = read(path)
-    assert [row.reason for row in found] == [None, "bad_utf8", "lone_surrogate", "nan", "not_an_object", "over_long", None, "bad_json", None]
+    assert [row.reason for row in found] == [
+        None,
+        "bad_utf8",
+        "lone_surrogate",
+        "nan",
+        "not_an_object",
+        "over_long",
+        None,
+        "bad_json",
+        None,
+    ]
     assert [row.line for row in found] == list(range(1, 10))
     assert json.loads(found[6].text) == {"a": '],[}{"\\'}
 
@@ -64,7 +91,16 @@ def test_chunk_borders_do_not_matter(tmp_path, monkeypatch):
             assert [json.loads(row.text) for row in read(path)] == values, (size, path)
 
 
-@pytest.mark.parametrize(("text", "reasons"), [("[]", []), ("[ ]\n", []), ('[{"a":1}] x', [None, "bad_json"]), ("", []), ('["bad"]\n{"a":1}', ["not_an_object", None])])
+@pytest.mark.parametrize(
+    ("text", "reasons"),
+    [
+        ("[]", []),
+        ("[ ]\n", []),
+        ('[{"a":1}] x', [None, "bad_json"]),
+        ("", []),
+        ('["bad"]\n{"a":1}', ["not_an_object", None]),
+    ],
+)
 def test_the_ends_of_an_array(tmp_path, text, reasons):
     path = tmp_path / "x.json"
     path.write_text(text)
@@ -111,7 +147,10 @@ def test_a_file_that_breaks_off_in_its_compression_stops_the_run(tmp_path):
 
 def test_parquet_with_nan(tmp_path):
     path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"prompt": ["a", "b"], "score": [1.5, float("nan")], "turns": [[{"role": "user"}], []]}), path)
+    pq.write_table(
+        pa.table({"prompt": ["a", "b"], "score": [1.5, float("nan")], "turns": [[{"role": "user"}], []]}),
+        path,
+    )
     good, bad = read(path)
     assert json.loads(good.text) == {"prompt": "a", "score": 1.5, "turns": [{"role": "user"}]}
     assert bad.reason == "nan"
@@ -121,7 +160,9 @@ def test_parquet_rows_are_checked_like_any(tmp_path):
     path = tmp_path / "x.parquet"
     text = pa.array([b"fine", b"\xff", b"x" * 5000, b"fine"]).view(pa.binary())
     text = pa.Array.from_buffers(pa.string(), len(text), text.buffers())
-    pq.write_table(pa.table({"prompt": text, "image": pa.array([b"1", b"2", b"3", b"\xfe"], pa.binary())}), path)
+    pq.write_table(
+        pa.table({"prompt": text, "image": pa.array([b"1", b"2", b"3", b"\xfe"], pa.binary())}), path
+    )
     found = read(path)
     assert [row.reason for row in found] == [None, "bad_utf8", "over_long", None]
     assert json.loads(found[3].text)["image"] == {"bytes": "\\xfe"} and "\\xff" in found[1].text
@@ -135,7 +176,15 @@ def test_a_damaged_parquet_file_stops_the_run(tmp_path):
 
 
 def test_folders_and_globs_in_a_fixed_order(tmp_path):
-    for name in ("b/2.jsonl", "a/1.jsonl.gz", "a/.hidden.jsonl", "a/readme.md", "a/run/plan.json", "a/run/prompts-1/facts.json", "a/.cache/x.jsonl"):
+    for name in (
+        "b/2.jsonl",
+        "a/1.jsonl.gz",
+        "a/.hidden.jsonl",
+        "a/readme.md",
+        "a/run/plan.json",
+        "a/run/prompts-1/facts.json",
+        "a/.cache/x.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     assert list(find([str(tmp_path)])) == ["a/1.jsonl.gz", "b/2.jsonl"]

@@ -59,7 +59,11 @@ def test_closed_in(made_run, tmp_path, text):
 def test_a_query_is_stopped_in_time(made_run):
     con = sql.closed(sql.views(made_run))
     with pytest.raises(UserError, match="stopped after 0.5 s"):
-        sql.query(con, "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5", 0.5)
+        sql.query(
+            con,
+            "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5",
+            0.5,
+        )
 
 
 def test_a_query_that_wants_too_much_memory_is_refused(made_run):
@@ -89,7 +93,11 @@ def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
     (folder / "manifest.json").unlink()
     for shard in (1, 3):
         (folder / f"0000{shard}.json").unlink()
-    n = sql.query(sql.closed(sql.views(run)), "select count(*) as n from pairs", 10).read_all()["n"][0].as_py()
+    n = (
+        sql.query(sql.closed(sql.views(run)), "select count(*) as n from pairs", 10)
+        .read_all()["n"][0]
+        .as_py()
+    )
     assert 0 < n < 303
     shutil.rmtree(folder)
     assert sql.query(sql.closed(sql.views(run)), "select * from pairs", 10).read_all().num_rows == 0
@@ -97,32 +105,69 @@ def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
 
 def test_the_shards_are_plain_parquet_for_anyone(made_run):
     """DuckDB by itself reads what pyarrow wrote: encodings and checksums are of the common kind."""
-    n, total = duckdb.sql(f"select count(*), sum(len(chosen_ids)) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0]
-    assert n == 303 and total == duckdb.sql(f"select sum(chosen_length) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0][0]
+    n, total = duckdb.sql(
+        f"select count(*), sum(len(chosen_ids)) from '{made_run}/pairs-*/*.pairs.parquet'"
+    ).fetchall()[0]
+    assert (
+        n == 303
+        and total
+        == duckdb.sql(f"select sum(chosen_length) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0][0]
+    )
 
 
 def test_formats_of_the_answer(made_run, tmp_path):
     text = "select pair_id, chosen_ids, chosen_score from pairs order by 1 limit 3"
-    as_json = [json.loads(line) for line in command("engine", "sql", made_run, text, "--format", "json").stdout.splitlines()]
+    as_json = [
+        json.loads(line)
+        for line in command("engine", "sql", made_run, text, "--format", "json").stdout.splitlines()
+    ]
     assert len(as_json) == 3 and as_json[0].keys() == {"pair_id", "chosen_ids", "chosen_score"}
     header, *lines = command("engine", "sql", made_run, text, "--format", "csv").stdout.splitlines()
-    assert header == "pair_id,chosen_ids,chosen_score" and len(lines) == 3 and str(as_json[0]["chosen_ids"]).replace(" ", "") in lines[0]
+    assert (
+        header == "pair_id,chosen_ids,chosen_score"
+        and len(lines) == 3
+        and str(as_json[0]["chosen_ids"]).replace(" ", "") in lines[0]
+    )
     command("engine", "sql", made_run, text, "--format", "parquet", "-o", tmp_path / "x.parquet")
     assert pl.read_parquet(tmp_path / "x.parquet").to_dicts() == as_json
     assert "pair_id" in command("engine", "sql", made_run, text).stdout
     with open(tmp_path / "piped.parquet", "wb") as pipe:
-        subprocess.run([sys.executable, "-m", "engine.cli", "sql", str(made_run), text, "--format", "parquet"], cwd=ROOT, stdout=pipe, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "engine.cli", "sql", str(made_run), text, "--format", "parquet"],
+            cwd=ROOT,
+            stdout=pipe,
+            check=True,
+        )
     assert pl.read_parquet(tmp_path / "piped.parquet").to_dicts() == as_json
     assert command("engine", "sql", made_run, "select * from pairs where false").stdout.startswith("no rows")
 
 
 def test_answers_that_are_hard_to_show(made_run, tmp_path):
-    joined = command("engine", "sql", made_run, "select * from responses join scores using (response_id) limit 2", "--format", "json").stdout
+    joined = command(
+        "engine",
+        "sql",
+        made_run,
+        "select * from responses join scores using (response_id) limit 2",
+        "--format",
+        "json",
+    ).stdout
     assert {"prompt_id", "prompt_id_2"} <= json.loads(joined.splitlines()[0]).keys()
     for form in ("table", "csv", "json"):
-        command("engine", "sql", made_run, "select 1 as a, 2 as a, 'x'::blob as b, date '2020-01-01' as d, {'x': [1]} as s, null as n, 1::decimal(9,2) as c", "--format", form)
+        command(
+            "engine",
+            "sql",
+            made_run,
+            "select 1 as a, 2 as a, 'x'::blob as b, date '2020-01-01' as d, {'x': [1]} as s, null as n, 1::decimal(9,2) as c",
+            "--format",
+            form,
+        )
     for text in ("select interval 1 month as i", "select union_value(a := 1) as u"):
-        done = subprocess.run([sys.executable, "-m", "engine.cli", "sql", str(made_run), text], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.cli", "sql", str(made_run), text],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert "Traceback" not in done.stderr and (done.returncode == 0 or "cast it" in done.stderr)
 
 
@@ -130,9 +175,15 @@ def test_a_file_is_written_in_the_form_of_its_name(made_run, tmp_path):
     text = "select pair_id from pairs"
     for name in ("x.csv", "x.jsonl", "x.parquet"):
         command("engine", "sql", made_run, text, "-o", tmp_path / name)
-    frames = pl.read_csv(tmp_path / "x.csv"), pl.read_ndjson(tmp_path / "x.jsonl"), pl.read_parquet(tmp_path / "x.parquet")
+    frames = (
+        pl.read_csv(tmp_path / "x.csv"),
+        pl.read_ndjson(tmp_path / "x.jsonl"),
+        pl.read_parquet(tmp_path / "x.parquet"),
+    )
     assert [len(frame) for frame in frames] == [303] * 3
-    assert "say what to write" in command("engine", "sql", made_run, text, "-o", tmp_path / "x", code=1).stderr
+    assert (
+        "say what to write" in command("engine", "sql", made_run, text, "-o", tmp_path / "x", code=1).stderr
+    )
     assert "error: " in command("engine", "sql", made_run, text, "-o", "/dev/null/x.csv", code=1).stderr
 
 

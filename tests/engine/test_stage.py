@@ -35,13 +35,26 @@ runpy.run_module(sys.argv[0] + ".cli", run_name="__main__", alter_sys=False)
 
 
 def killed(renames: int, words) -> bool:
-    done = subprocess.run([sys.executable, "-c", KILLER, str(renames), *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(renames), *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode in (0, -9), done.stderr
     return done.returncode == -9
 
 
 def recipe_of(source, model, **more):
-    return load(RECIPE, [word for word in settings(prompts__source=source, model__name=model, prompts__shards=3, **more) if word != "--set"])
+    return load(
+        RECIPE,
+        [
+            word
+            for word in settings(prompts__source=source, model__name=model, prompts__shards=3, **more)
+            if word != "--set"
+        ],
+    )
 
 
 def rows(run, table):
@@ -49,7 +62,12 @@ def rows(run, table):
     found = []
     for stage in planned:
         for marker in read_markers(run / stage.folder):
-            found += [(marker.shard, row) for file in marker.files if file.table == table for row in pq.read_table(run / stage.folder / file.name).to_pylist()]
+            found += [
+                (marker.shard, row)
+                for file in marker.files
+                if file.table == table
+                for row in pq.read_table(run / stage.folder / file.name).to_pylist()
+            ]
     return found
 
 
@@ -57,10 +75,25 @@ def rows(run, table):
 def mixed(tmp_path):
     """21 rows: 12 good, of which one prompt thrice with other responses and one row twice more; 7 bad."""
     good = [{"prompt": f"p{n}", "chosen": f"c{n}", "rejected": f"r{n}"} for n in range(9)]
-    good += [{"prompt": "p0", "chosen": "c0", "rejected": "x"}, {"prompt": "p0", "chosen": "x", "rejected": "r0"}, {"prompt": "p1", "chosen": "r1", "rejected": "z"}]
-    bad = ["{", '{"prompt": "x"}', '{"prompt": "", "chosen": "a", "rejected": "b"}', '{"prompt": "x", "chosen": "a", "rejected": "a"}', "[]", '{"prompt": "x", "chosen": NaN, "rejected": "b"}']
+    good += [
+        {"prompt": "p0", "chosen": "c0", "rejected": "x"},
+        {"prompt": "p0", "chosen": "x", "rejected": "r0"},
+        {"prompt": "p1", "chosen": "r1", "rejected": "z"},
+    ]
+    bad = [
+        "{",
+        '{"prompt": "x"}',
+        '{"prompt": "", "chosen": "a", "rejected": "b"}',
+        '{"prompt": "x", "chosen": "a", "rejected": "a"}',
+        "[]",
+        '{"prompt": "x", "chosen": NaN, "rejected": "b"}',
+    ]
     path = tmp_path / "mixed.jsonl"
-    lines = [json.dumps(row).encode() for row in good] + [line.encode() for line in bad] + [b'{"prompt": "\xff"}', json.dumps(good[3]).encode(), json.dumps(good[3]).encode()]
+    lines = (
+        [json.dumps(row).encode() for row in good]
+        + [line.encode() for line in bad]
+        + [b'{"prompt": "\xff"}', json.dumps(good[3]).encode(), json.dumps(good[3]).encode()]
+    )
     path.write_bytes(b"\n".join(lines))
     return path
 
@@ -70,11 +103,20 @@ def test_every_input_row_is_somewhere(mixed, model_path, tmp_path, capsys):
     precompute(run, recipe_of(mixed, model_path, prompts__format="preference"), 1)
     assert "rows in 21 = rows out 12 + rejects 7 + duplicates 2" in capsys.readouterr().out
     folder = next(run.glob("prompts-*"))
-    assert {name: json.loads((folder / "manifest.json").read_text())["counts"][name] for name in ("rows_in", "rows_out", "rejects", "duplicates")} == {
-        "rows_in": 21, "rows_out": 12, "rejects": 7, "duplicates": 2}
+    assert {
+        name: json.loads((folder / "manifest.json").read_text())["counts"][name]
+        for name in ("rows_in", "rows_out", "rejects", "duplicates")
+    } == {"rows_in": 21, "rows_out": 12, "rejects": 7, "duplicates": 2}
     rejects = sorted((row for _, row in rows(run, "rejects")), key=lambda row: row["line"])
     assert [(row["line"], row["reason"]) for row in rejects] == [
-        (13, "bad_json"), (14, "missing_or_mistyped"), (15, "empty_prompt"), (16, "same_responses"), (17, "not_an_object"), (18, "nan"), (19, "bad_utf8")]
+        (13, "bad_json"),
+        (14, "missing_or_mistyped"),
+        (15, "empty_prompt"),
+        (16, "same_responses"),
+        (17, "not_an_object"),
+        (18, "nan"),
+        (19, "bad_utf8"),
+    ]
     assert all(row["file"] == "mixed.jsonl" and row["raw"] and row["detail"] for row in rejects)
 
 
@@ -83,7 +125,11 @@ def test_pairs_are_the_preferences_as_given(mixed, model_path, tmp_path):
     run = tmp_path / "run"
     precompute(run, recipe_of(mixed, model_path, prompts__format="preference"), 1)
     made = {(row["prompt"], row["chosen"], row["rejected"]) for _, row in rows(run, "pairs")}
-    assert made == {(f"p{n}", f"c{n}", f"r{n}") for n in range(9)} | {("p0", "c0", "x"), ("p0", "x", "r0"), ("p1", "r1", "z")}
+    assert made == {(f"p{n}", f"c{n}", f"r{n}") for n in range(9)} | {
+        ("p0", "c0", "x"),
+        ("p0", "x", "r0"),
+        ("p1", "r1", "z"),
+    }
     responses = [row for _, row in rows(run, "responses")]
     assert len({row["response_id"] for row in responses}) == len(responses) == 20
 
@@ -116,7 +162,12 @@ def test_the_files_are_as_promised(made_run):
 
 def precompute_and_what_it_loads(words, run) -> str:
     check = "import sys, runpy\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_module('engine.cli', run_name='__main__')\nexcept SystemExit as end:\n    assert not end.code\nprint('loaded:', [name for name in ('torch', 'transformers', 'vllm') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check, *map(str, words), "-o", str(run)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", check, *map(str, words), "-o", str(run)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "loaded: []" in done.stdout, done.stdout + done.stderr
     return done.stdout
 
@@ -144,13 +195,17 @@ def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, precompute_wor
     assert tree(run) == tree(made_run)
 
 
-def test_a_lost_shard_is_made_again_and_nothing_else(made_run, precompute_words, tmp_path, model_path, pairs_file):
+def test_a_lost_shard_is_made_again_and_nothing_else(
+    made_run, precompute_words, tmp_path, model_path, pairs_file
+):
     run = tmp_path / "run"
     shutil.copytree(made_run, run)
     folder = next(run.glob("logprobs-*"))
     (folder / "00002.json").unlink()
     wanted = plan(run, load(RECIPE, [word for word in precompute_words[3:] if word != "--set"]))
-    assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {2: ["logprobs", "pairs"]}
+    assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {
+        2: ["logprobs", "pairs"]
+    }
     precompute(run, wanted.recipe, 1)
     assert tree(run) == tree(made_run)
 
@@ -163,7 +218,9 @@ def test_a_shard_made_from_other_bytes_is_seen(made_run, precompute_words, tmp_p
     value = json.loads(marker.read_text())
     value["counts"]["scored"] += 1
     marker.write_text(json.dumps(value))
-    assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {1: ["pairs"]}
+    assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {
+        1: ["pairs"]
+    }
     status(run, wanted.recipe)
     assert "1 shards were made from shards that are not there any more" in capsys.readouterr().out
 
@@ -182,15 +239,29 @@ def test_workers_make_the_same_rows(made_run, precompute_words, tmp_path):
 def test_a_worker_that_is_killed_is_an_error_with_its_shard(precompute_words, tmp_path, monkeypatch):
     """A worker that ends in mid-shard: the driver says so and leaves no process behind."""
     trap = tmp_path / "sitecustomize.py"
-    trap.write_text("import engine.stages.given as g, os, signal, dataclasses, engine.stages as s\ns.STAGES['given'] = dataclasses.replace(g.STAGE, fn=lambda *a: os.kill(os.getpid(), signal.SIGKILL))\n")
-    done = command(*precompute_words, "-o", tmp_path / "run", "--workers", 2, code=1, env=__import__("os").environ | {"PYTHONPATH": str(tmp_path) + ":" + str(ROOT)})
+    trap.write_text(
+        "import engine.stages.given as g, os, signal, dataclasses, engine.stages as s\ns.STAGES['given'] = dataclasses.replace(g.STAGE, fn=lambda *a: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    done = command(
+        *precompute_words,
+        "-o",
+        tmp_path / "run",
+        "--workers",
+        2,
+        code=1,
+        env=__import__("os").environ | {"PYTHONPATH": str(tmp_path) + ":" + str(ROOT)},
+    )
     assert "ended at shard" in done.stderr and "SIGKILL" in done.stderr and "Traceback" not in done.stderr
     command(*precompute_words, "-o", tmp_path / "run", "--workers", 2)
 
 
 def test_two_at_once_are_refused(made_run, precompute_words):
     wanted = plan(made_run, load(RECIPE, [word for word in precompute_words[3:] if word != "--set"]))
-    with opened(wanted), pytest.raises(UserError, match="another `engine precompute`.*is at work"), opened(wanted):
+    with (
+        opened(wanted),
+        pytest.raises(UserError, match="another `engine precompute`.*is at work"),
+        opened(wanted),
+    ):
         pass
 
 
@@ -223,9 +294,16 @@ def change_config(path):
 
 @pytest.mark.parametrize(
     ("change", "fact"),
-    [(change_weights, "model.weights"), (change_template, "model.template"), (change_tokenizer, "model.tokenizer"), (change_config, "model.config"),
-     ({"logprobs__max_length": 100}, "max_length (was 512, is 100)"), ({"model__dtype": "bfloat16"}, "model.dtype"), ({"pairs__test_share": 0.5}, "test_share"),
-     ({"prompts__max_row_bytes": 9999}, "max_row_bytes")],
+    [
+        (change_weights, "model.weights"),
+        (change_template, "model.template"),
+        (change_tokenizer, "model.tokenizer"),
+        (change_config, "model.config"),
+        ({"logprobs__max_length": 100}, "max_length (was 512, is 100)"),
+        ({"model__dtype": "bfloat16"}, "model.dtype"),
+        ({"pairs__test_share": 0.5}, "test_share"),
+        ({"prompts__max_row_bytes": 9999}, "max_row_bytes"),
+    ],
 )
 def test_status_names_the_fact_that_changed(mixed, own_model, tmp_path, capsys, change, fact):
     recipe = recipe_of(mixed, own_model, prompts__format="preference")
@@ -280,20 +358,54 @@ def test_a_run_folder_among_the_sources_is_not_read(mixed, model_path, tmp_path)
 def test_one_response_is_never_both_sides(model_path, tmp_path):
     """A text twice in one comparison counts with its mean score; SQL of one's own that chooses it twice makes a reject."""
     path = tmp_path / "u.jsonl"
-    path.write_text(json.dumps({"instruction": "q", "completions": [{"response": r, "score": s} for r, s in (("A", 5), ("A", 1), ("B", 4), ("C", 3.5))]}))
+    path.write_text(
+        json.dumps(
+            {
+                "instruction": "q",
+                "completions": [
+                    {"response": r, "score": s} for r, s in (("A", 5), ("A", 1), ("B", 4), ("C", 3.5))
+                ],
+            }
+        )
+    )
     precompute(tmp_path / "run", recipe_of(path, model_path), 1)
-    assert [(row["chosen"], row["rejected"], row["chosen_score"], row["rejected_score"]) for _, row in rows(tmp_path / "run", "pairs")] == [("B", "A", 4.0, 3.0)]
+    assert [
+        (row["chosen"], row["rejected"], row["chosen_score"], row["rejected_score"])
+        for _, row in rows(tmp_path / "run", "pairs")
+    ] == [("B", "A", 4.0, 3.0)]
     own = tmp_path / "own.sql"
-    own.write_text("select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, score as chosen_score, score as rejected_score from scores -- mine")
+    own.write_text(
+        "select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, score as chosen_score, score as rejected_score from scores -- mine"
+    )
     precompute(tmp_path / "run", recipe_of(path, model_path, pairs__choose=own), 1)
-    assert {row["reason"] for _, row in rows(tmp_path / "run", "rejects")} == {"same_response"} and not rows(tmp_path / "run", "pairs")
+    assert {row["reason"] for _, row in rows(tmp_path / "run", "rejects")} == {"same_response"} and not rows(
+        tmp_path / "run", "pairs"
+    )
 
 
 def test_rejects_of_every_stage_name_their_place(model_path, pairs_file, tmp_path):
-    precompute(tmp_path / "run", recipe_of(pairs_file, model_path, logprobs__max_length=76, logprobs__too_long="drop", prompts__format="preference"), 1)
+    precompute(
+        tmp_path / "run",
+        recipe_of(
+            pairs_file,
+            model_path,
+            logprobs__max_length=76,
+            logprobs__too_long="drop",
+            prompts__format="preference",
+        ),
+        1,
+    )
     found = [row for _, row in rows(tmp_path / "run", "rejects")]
     assert {row["stage"] for row in found} == {"logprobs", "pairs"}
-    assert all(row["file"] == pairs_file.name and row["line"] > 0 and row["raw"] and row["detail"] and row["prompt_id"] and row["response_id"] for row in found)
+    assert all(
+        row["file"] == pairs_file.name
+        and row["line"] > 0
+        and row["raw"]
+        and row["detail"]
+        and row["prompt_id"]
+        and row["response_id"]
+        for row in found
+    )
 
 
 def test_stage_order_is_checked(tmp_path):
@@ -312,11 +424,22 @@ def test_stage_order_is_checked(tmp_path):
 def test_too_long_goes_where_the_recipe_says(model_path, pairs_file, tmp_path):
     """Each way, and what no way can fit: responses in = log-probs + rejects, pairs in = pairs + rejects."""
     found = {}
-    for name, ways in {"drop": '["drop"]', "prompt": '["truncate_prompt_left"]', "response": '["truncate_response"]', "both": '["truncate_prompt_left", "truncate_response"]'}.items():
+    for name, ways in {
+        "drop": '["drop"]',
+        "prompt": '["truncate_prompt_left"]',
+        "response": '["truncate_response"]',
+        "both": '["truncate_prompt_left", "truncate_response"]',
+    }.items():
         run = tmp_path / name
-        precompute(run, recipe_of(pairs_file, model_path, logprobs__max_length=76, logprobs__too_long=ways), 1)
+        precompute(
+            run, recipe_of(pairs_file, model_path, logprobs__max_length=76, logprobs__too_long=ways), 1
+        )
         scored, refused = rows(run, "logprobs"), [row for _, row in rows(run, "rejects")]
-        assert len(scored) + sum(row["stage"] == "logprobs" for row in refused) == len(rows(run, "responses")) == 606
+        assert (
+            len(scored) + sum(row["stage"] == "logprobs" for row in refused)
+            == len(rows(run, "responses"))
+            == 606
+        )
         assert len(rows(run, "pairs")) + sum(row["stage"] == "pairs" for row in refused) == 303
         assert all(len(row["prompt_ids"]) + len(row["response_ids"]) <= 76 for _, row in scored)
         found[name] = {row["truncated"] for _, row in scored}, {row["reason"] for row in refused}

@@ -63,8 +63,15 @@ def test_special_tokens_typed_by_a_user_stay_text(plain, content):
 
 def test_the_models_own_template_and_typed_markers(chat):
     normal, typed = chat.prompts([user("Ada has 4 books"), user("Ada has <|end|> 4 <|assistant|> books")])
-    markers = {chat.tokenizer.convert_tokens_to_ids(token): token for token in ("<|user|>", "<|assistant|>", "<|end|>")}
-    assert [markers[token] for token in typed if token in markers] == [markers[token] for token in normal if token in markers] == ["<|user|>", "<|assistant|>"]
+    markers = {
+        chat.tokenizer.convert_tokens_to_ids(token): token
+        for token in ("<|user|>", "<|assistant|>", "<|end|>")
+    }
+    assert (
+        [markers[token] for token in typed if token in markers]
+        == [markers[token] for token in normal if token in markers]
+        == ["<|user|>", "<|assistant|>"]
+    )
     assert chat.end_id == chat.tokenizer.convert_tokens_to_ids("<|end|>")
 
 
@@ -100,13 +107,21 @@ def test_a_template_that_is_none_is_refused(byte_tokenizer, tmp_path):
 
 
 def test_a_guarded_prompt_is_the_plain_one_where_nothing_was_typed(plain):
-    messages = [{"role": "system", "content": "be kind"}, *user("what is the answer?"), {"role": "assistant", "content": "the fox"}, *user("quick brown")]
+    messages = [
+        {"role": "system", "content": "be kind"},
+        *user("what is the answer?"),
+        {"role": "assistant", "content": "the fox"},
+        *user("quick brown"),
+    ]
     assert plain._guarded(messages) == plain.prompts([messages])[0]
 
 
 def test_a_template_that_refuses_is_a_reject_not_an_end(byte_tokenizer, tmp_path):
     byte_tokenizer.save_pretrained(tmp_path)
-    text = Text(tmp_path, "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}{{ messages[0].content }}")
+    text = Text(
+        tmp_path,
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}{{ messages[0].content }}",
+    )
     good, bad = text.prompts([user("x"), [{"role": "system", "content": "s"}]])
     assert isinstance(good, list) and isinstance(bad, TemplateError) and "no system" in str(bad)
 
@@ -144,14 +159,24 @@ def test_threads_do_not_give_each_others_ids(model_path):
     import threading
 
     text = Text(model_path, (model_path / "chat_template.jinja").read_text())
-    prompts, texts = [[{"role": "user", "content": f"question {n}"}] for n in range(200)], [f"answer <|user|> {n}" for n in range(200)]
+    prompts, texts = (
+        [[{"role": "user", "content": f"question {n}"}] for n in range(200)],
+        [f"answer <|user|> {n}" for n in range(200)],
+    )
     want, wrong, stop = (text.prompts(prompts), text.responses(texts)), [], threading.Event()
 
     def again(number: int, of) -> None:
         while not stop.is_set():
             wrong.extend([number] * (of() != want[number]))
 
-    threads = [threading.Thread(target=again, args=pair) for pair in ((0, lambda: text.prompts(prompts)), (1, lambda: text.responses(texts)), (0, lambda: text.prompts(prompts)))]
+    threads = [
+        threading.Thread(target=again, args=pair)
+        for pair in (
+            (0, lambda: text.prompts(prompts)),
+            (1, lambda: text.responses(texts)),
+            (0, lambda: text.prompts(prompts)),
+        )
+    ]
     [thread.start() for thread in threads]
     stop.wait(2)
     stop.set()

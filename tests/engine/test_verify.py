@@ -24,18 +24,31 @@ def spoil(run, change) -> None:
     for shard in manifest["shards"]:
         for file in shard["files"]:
             rows = pq.read_table(folder / file["name"])
-            pq.write_table(pa.Table.from_pylist([change(row) for row in rows.to_pylist()], schema=rows.schema), folder / file["name"])
+            pq.write_table(
+                pa.Table.from_pylist([change(row) for row in rows.to_pylist()], schema=rows.schema),
+                folder / file["name"],
+            )
             file["sha256"] = sha256_file(folder / file["name"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_what_is_right_passes_and_is_recorded(run):
-    said = command("engine", "verify", "--trainer-alone", run, "--set", "verify.sample=40", "--set", "model.backend=hf").stdout
+    said = command(
+        "engine", "verify", "--trainer-alone", run, "--set", "verify.sample=40", "--set", "model.backend=hf"
+    ).stdout
     assert "trainer (float32)" in said and "passed" in said and "files are what their markers say" in said
     found = json.loads((run / "verify.json").read_text())
-    assert found["passed"] and found["rows"] >= 40 and found["ids"]["eos_at_end"] == found["rows"] and not found["ids"]["eos_within"] and not found["damaged"]
+    assert (
+        found["passed"]
+        and found["rows"] >= 40
+        and found["ids"]["eos_at_end"] == found["rows"]
+        and not found["ids"]["eos_within"]
+        and not found["damaged"]
+    )
     (gap, *_) = found["gaps"]
-    assert gap["max"] < 1e-4 and gap["mean"] <= gap["p99"] <= gap["max"] and 1 <= gap["multiplicative"] < 1.0001
+    assert (
+        gap["max"] < 1e-4 and gap["mean"] <= gap["p99"] <= gap["max"] and 1 <= gap["multiplicative"] < 1.0001
+    )
     first = (run / "verify.json").read_bytes()
     command("engine", "verify", "--trainer-alone", run, "--set", "verify.sample=40")
     assert (run / "verify.json").read_bytes() == first, "the sample is always the same"
@@ -44,15 +57,26 @@ def test_what_is_right_passes_and_is_recorded(run):
 def test_log_probs_that_are_off_fail_and_the_tolerance_is_the_recipes(run):
     spoil(run, lambda row: row | {"token_logps": [value - 0.01 for value in row["token_logps"]]})
     said = command("engine", "verify", "--trainer-alone", run, code=1).stderr
-    assert "does not pass: the mean gap is 0.01 nat a token, more than 0.001" in said and "logprobs.backend = hf" in said
+    assert (
+        "does not pass: the mean gap is 0.01 nat a token, more than 0.001" in said
+        and "logprobs.backend = hf" in said
+    )
     assert not json.loads((run / "verify.json").read_text())["passed"]
     command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=0.02")
 
 
 def test_token_ids_that_went_wrong_are_named(run):
     end = pq.read_table(next(run.glob("logprobs-*/*.logprobs.parquet")))["response_ids"][0].as_py()[-1]
-    spoil(run, lambda row: row | {"response_ids": [*row["response_ids"], end], "token_logps": [*row["token_logps"], -1.0]})
-    assert "responses hold an end token before their end" in command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=9", code=1).stderr
+    spoil(
+        run,
+        lambda row: (
+            row | {"response_ids": [*row["response_ids"], end], "token_logps": [*row["token_logps"], -1.0]}
+        ),
+    )
+    assert (
+        "responses hold an end token before their end"
+        in command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=9", code=1).stderr
+    )
 
 
 def test_damage_is_found_by_hashing_anew(run):
@@ -60,9 +84,20 @@ def test_damage_is_found_by_hashing_anew(run):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert f"1 files are damaged, such as {path.parent.name}/{path.name}" in command("engine", "verify", "--trainer-alone", run, code=1).stderr
+    assert (
+        f"1 files are damaged, such as {path.parent.name}/{path.name}"
+        in command("engine", "verify", "--trainer-alone", run, code=1).stderr
+    )
 
 
 def test_another_recipe_has_nothing_to_verify(run):
-    assert "no log-probs of this recipe" in command("engine", "verify", "--trainer-alone", run, "--set", "logprobs.max_length=77", code=1).stderr
-    assert "is not a run folder" in command("engine", "verify", "--trainer-alone", run / "nowhere", code=1).stderr
+    assert (
+        "no log-probs of this recipe"
+        in command(
+            "engine", "verify", "--trainer-alone", run, "--set", "logprobs.max_length=77", code=1
+        ).stderr
+    )
+    assert (
+        "is not a run folder"
+        in command("engine", "verify", "--trainer-alone", run / "nowhere", code=1).stderr
+    )

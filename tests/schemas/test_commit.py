@@ -5,7 +5,15 @@ import time
 
 import pytest
 
-from schemas.commit import commit_bytes, commit_folder, committed, content_digest, fingerprint, sha256_file, sweep
+from schemas.commit import (
+    commit_bytes,
+    commit_folder,
+    committed,
+    content_digest,
+    fingerprint,
+    sha256_file,
+    sweep,
+)
 from schemas.errors import UserError
 from schemas.manifest import File, difference, verify
 
@@ -43,7 +51,11 @@ def test_a_digest_is_of_the_content_and_remembered_until_it_changes(tmp_path):
 
 
 def test_facts_in_another_order_have_the_same_fingerprint():
-    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) != fingerprint({"a": 1, "b": [2, 1]})
+    assert (
+        fingerprint({"a": 1, "b": [1, 2]})
+        == fingerprint({"b": [1, 2], "a": 1})
+        != fingerprint({"a": 1, "b": [2, 1]})
+    )
 
 
 def test_a_difference_names_the_fact_and_both_values():

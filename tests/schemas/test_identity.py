@@ -20,7 +20,9 @@ def facts(path, **more):
     return identify(Model(name=str(path), **more)).facts()
 
 
-@pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json", "README.md", "consolidated.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["optimizer.safetensors", "state.json", "README.md", "consolidated.safetensors"]
+)
 def test_what_lies_beside_a_model_is_not_the_model(own, name):
     before = facts(own)
     (own / name).write_bytes(b"{}")

@@ -2,23 +2,60 @@
 
 import pytest
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from schemas import packed
 
 V = 61
-SIZES = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": None, "eos_token_id": 1}
+SIZES = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
 FAMILIES = {
     "llama": LlamaConfig(**SIZES),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "mistral": MistralConfig(**SIZES, sliding_window=4),
-    "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=4, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
+    "gemma2": Gemma2Config(
+        **SIZES, head_dim=8, sliding_window=4, attn_logit_softcapping=5.0, final_logit_softcapping=3.0
+    ),
     "phi3": Phi3Config(**SIZES),
     "granite": GraniteConfig(**SIZES, logits_scaling=2.0),
     "cohere": CohereConfig(**SIZES, logit_scale=0.5),
     "neox": GPTNeoXConfig(**{key: value for key, value in SIZES.items() if key != "num_key_value_heads"}),
-    "gpt2": GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1),
+    "gpt2": GPT2Config(
+        vocab_size=V,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=1,
+        eos_token_id=1,
+    ),
 }
 # B = 3 groups with 2, 3 and 1 responses of 1 to 11 tokens: no two sizes equal by accident.
 LENGTHS = [(9, [4, 7]), (2, [1, 11, 5]), (5, [3])]
@@ -26,7 +63,13 @@ LENGTHS = [(9, [4, 7]), (2, [1, 11, 5]), (5, [3])]
 
 def groups(seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return [(torch.randint(0, V, (prompt,), generator=draw).tolist(), [torch.randint(0, V, (n,), generator=draw).tolist() for n in responses]) for prompt, responses in LENGTHS]
+    return [
+        (
+            torch.randint(0, V, (prompt,), generator=draw).tolist(),
+            [torch.randint(0, V, (n,), generator=draw).tolist() for n in responses],
+        )
+        for prompt, responses in LENGTHS
+    ]
 
 
 def build(config, dtype=torch.float32):
@@ -48,7 +91,9 @@ def dense(model, groups):
 def check_against_dense(model, switch):
     """Values and gradients of the packed pass, once `switch` has made the model ready for it, beside the dense ones."""
     want = dense(model, groups())
-    weights = torch.linspace(-1, 1, len(want), dtype=torch.float64)  # unlike weights: a swap of two tokens must show
+    weights = torch.linspace(
+        -1, 1, len(want), dtype=torch.float64
+    )  # unlike weights: a swap of two tokens must show
     (want * weights).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
@@ -60,7 +105,9 @@ def check_against_dense(model, switch):
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5 * max(1.0, gradient.abs().max().item()), rtol=0)
+        torch.testing.assert_close(
+            parameter.grad, gradient, atol=1e-5 * max(1.0, gradient.abs().max().item()), rtol=0
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,16 +117,33 @@ def test_packed_is_dense_in_values_and_gradients(family):
     assert model.config._attn_implementation == "prefmill_packed", "the family fell back to padding"
 
 
-def flash_attention_by_its_documentation(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+def flash_attention_by_its_documentation(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
+):
     """torch.nn.attention.varlen.varlen_attn, which runs on a GPU alone: (T_q, heads, d); the last query of a segment is aligned with its last key."""
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and cu_seq_q[-1] == len(query) and cu_seq_k[-1] == len(key) == len(value)
-    assert max_q == cu_seq_q.diff().max() and max_k == cu_seq_k.diff().max() and enable_gqa == (query.shape[1] != key.shape[1])
+    assert (
+        cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        and cu_seq_q[-1] == len(query)
+        and cu_seq_k[-1] == len(key) == len(value)
+    )
+    assert (
+        max_q == cu_seq_q.diff().max()
+        and max_k == cu_seq_k.diff().max()
+        and enable_gqa == (query.shape[1] != key.shape[1])
+    )
     out = []
     for begin, end, k_begin, k_end in zip(cu_seq_q, cu_seq_q[1:], cu_seq_k, cu_seq_k[1:], strict=False):
-        q, k, v = query[begin:end], *(x[k_begin:k_end].repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+        q, k, v = (
+            query[begin:end],
+            *(x[k_begin:k_end].repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value)),
+        )
         ahead = torch.arange(len(k)) - (torch.arange(len(q)) + len(k) - len(q))[:, None]
         seen = (ahead <= window_size[1]) & ((ahead >= -window_size[0]) | (window_size[0] < 0))
-        weights = (torch.einsum("qhd,khd->hqk", q, k) * (scale or q.shape[2] ** -0.5)).masked_fill(~seen, float("-inf")).softmax(-1)
+        weights = (
+            (torch.einsum("qhd,khd->hqk", q, k) * (scale or q.shape[2] ** -0.5))
+            .masked_fill(~seen, float("-inf"))
+            .softmax(-1)
+        )
         out.append(torch.einsum("hqk,khd->qhd", weights, v))
     return torch.cat(out)
 
@@ -89,7 +153,18 @@ def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, mo
     """What runs on a GPU in half precision, with the kernel's documentation in its place."""
     layers = []
 
-    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, packed=None, **_):
+    def attention(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=None,
+        dropout=0.0,
+        sliding_window=None,
+        packed=None,
+        **_,
+    ):
         layers.append(module)
         return one_kernel(query, key, value, scaling, sliding_window, packed), None
 
@@ -107,18 +182,27 @@ def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, mo
 def test_padding_is_dense_too():
     """The way out for a model that does not take part in packing."""
     model = build(FAMILIES["llama"])
-    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0
+    )
 
 
 def test_a_model_that_ignores_the_layout_is_padded_with_a_warning(caplog):
     model = build(FAMILIES["llama"])
-    for layer in model.model.layers:  # mixes in the left neighbour, whatever the layout: what a convolution or a state-space layer does
-        layer.self_attn.forward = lambda hidden_states, **_: (hidden_states + hidden_states.roll(1, 1) * (torch.arange(hidden_states.shape[1]) > 0)[:, None], None)
+    for layer in (
+        model.model.layers
+    ):  # mixes in the left neighbour, whatever the layout: what a convolution or a state-space layer does
+        layer.self_attn.forward = lambda hidden_states, **_: (
+            hidden_states + hidden_states.roll(1, 1) * (torch.arange(hidden_states.shape[1]) > 0)[:, None],
+            None,
+        )
     with caplog.at_level("WARNING", "prefmill"):
         packed.prepare(model)
     assert model.config._attn_implementation == "sdpa"
     assert "padded instead" in caplog.text
-    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0
+    )
 
 
 def test_the_number_of_chunks_changes_nothing(monkeypatch):

@@ -51,12 +51,31 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 
 def test_settings_override_and_are_typed_by_their_field(tmp_path):
-    path = write(tmp_path, "[model]\nname = 'a'\n[prompts]\nsource = ['x', 'y']\n[train]\nepochs = 2\n[train.dpo]\nbeta = 0.1")
-    recipe = load(path, ["model.name=123", "prompts.source=one.jsonl", "train.learning_rate=1", "train.dpo.beta=0.3", "train.tensorboard=true", "seed=7"])
+    path = write(
+        tmp_path,
+        "[model]\nname = 'a'\n[prompts]\nsource = ['x', 'y']\n[train]\nepochs = 2\n[train.dpo]\nbeta = 0.1",
+    )
+    recipe = load(
+        path,
+        [
+            "model.name=123",
+            "prompts.source=one.jsonl",
+            "train.learning_rate=1",
+            "train.dpo.beta=0.3",
+            "train.tensorboard=true",
+            "seed=7",
+        ],
+    )
     assert recipe.section("model") == Model(name="123")
     assert [item.endswith("/one.jsonl") for item in recipe.section("prompts").source] == [True]
     train = recipe.section("train")
-    assert (train.learning_rate, train.epochs, train.tensorboard, train.options, recipe.seed) == (1.0, 2, True, {"dpo": {"beta": 0.3}}, 7)
+    assert (train.learning_rate, train.epochs, train.tensorboard, train.options, recipe.seed) == (
+        1.0,
+        2,
+        True,
+        {"dpo": {"beta": 0.3}},
+        7,
+    )
 
 
 @pytest.mark.parametrize("setting", ["train.max_steps", "=3", "train..x=3"])
@@ -66,11 +85,17 @@ def test_a_malformed_setting_is_refused(tmp_path, setting):
 
 
 def test_sections_keep_the_order_of_the_file(tmp_path):
-    assert list(load(write(tmp_path, "[train]\n[model]\n[prompts]")).sections) == ["train", "model", "prompts"]
+    assert list(load(write(tmp_path, "[train]\n[model]\n[prompts]")).sections) == [
+        "train",
+        "model",
+        "prompts",
+    ]
 
 
 def test_dump_and_load_are_inverse(tmp_path):
-    recipe = load(RECIPE, ["model.name=hub/name", 'prompts.source=["a b.jsonl", "c\\"d"]', "train.dpo.beta=0.2"])
+    recipe = load(
+        RECIPE, ["model.name=hub/name", 'prompts.source=["a b.jsonl", "c\\"d"]', "train.dpo.beta=0.2"]
+    )
     path = tmp_path / "again.toml"
     path.write_bytes(dump(recipe))
     assert load(path) == recipe

@@ -15,7 +15,11 @@ from trainer.losses.side import Side
 
 def edited(t: int, seed: int, same: bool = False, edits: bool = True) -> Side:
     one = side(t, seed, same)
-    mask = (torch.rand(B, t, generator=torch.Generator().manual_seed(seed)) < 0.5).double() * one.mask if edits else torch.zeros_like(one.mask)
+    mask = (
+        (torch.rand(B, t, generator=torch.Generator().manual_seed(seed)) < 0.5).double() * one.mask
+        if edits
+        else torch.zeros_like(one.mask)
+    )
     return Side(one.token_logps, one.ref_token_logps, one.mask, mask)
 
 
@@ -38,36 +42,67 @@ def gaps_by_loops(chosen: Side, rejected: Side, delta: float, code: bool, mean: 
 def test_values_and_gradients(delta, weighting):
     chosen, rejected = edited(T_CHOSEN, 1), edited(T_REJECTED, 2)
     code = weighting == "code"
-    same(bmc.loss(chosen, rejected, bmc.Config(0.3, delta, weighting)), -F.logsigmoid(0.3 * gaps_by_loops(chosen, rejected, delta, code)), chosen, rejected)
+    same(
+        bmc.loss(chosen, rejected, bmc.Config(0.3, delta, weighting)),
+        -F.logsigmoid(0.3 * gaps_by_loops(chosen, rejected, delta, code)),
+        chosen,
+        rejected,
+    )
     for reduction in ("sum", "mean"):
         want = (gaps_by_loops(chosen, rejected, delta, code, reduction == "mean") - 1 / 0.6) ** 2
-        same(ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, delta, weighting, reduction)), want, chosen, rejected)
+        same(
+            ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, delta, weighting, reduction)),
+            want,
+            chosen,
+            rejected,
+        )
 
 
 def same(got: torch.Tensor, want: torch.Tensor, chosen: Side, rejected: Side) -> None:
     torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
     inputs = (chosen.token_logps, rejected.token_logps)
-    for a, b, one in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected), strict=True):
+    for a, b, one in zip(
+        torch.autograd.grad(got.sum(), inputs),
+        torch.autograd.grad(want.sum(), inputs),
+        (chosen, rejected),
+        strict=True,
+    ):
         torch.testing.assert_close(a * one.mask, b * one.mask, atol=1e-9, rtol=1e-9)
 
 
 def test_no_edits_is_dpo_and_ipo():
     chosen, rejected = edited(T_CHOSEN, 1, edits=False), edited(T_REJECTED, 2, edits=False)
-    torch.testing.assert_close(bmc.loss(chosen, rejected, bmc.Config(0.3, 2.5)), dpo.loss(chosen, rejected, dpo.Config(0.3)))
-    torch.testing.assert_close(ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5)), ipo.loss(chosen, rejected, ipo.Config(0.3, "sum")))
-    torch.testing.assert_close(ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5, "paper", "mean")), ipo.loss(chosen, rejected, ipo.Config(0.3, "mean")))
+    torch.testing.assert_close(
+        bmc.loss(chosen, rejected, bmc.Config(0.3, 2.5)), dpo.loss(chosen, rejected, dpo.Config(0.3))
+    )
+    torch.testing.assert_close(
+        ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5)),
+        ipo.loss(chosen, rejected, ipo.Config(0.3, "sum")),
+    )
+    torch.testing.assert_close(
+        ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5, "paper", "mean")),
+        ipo.loss(chosen, rejected, ipo.Config(0.3, "mean")),
+    )
 
 
 def test_delta_0_weighs_1():
     chosen, rejected = edited(T_CHOSEN, 1), edited(T_REJECTED, 2)
-    torch.testing.assert_close(bmc.loss(chosen, rejected, bmc.Config(0.3, 0.0)), dpo.loss(chosen, rejected, dpo.Config(0.3)))
+    torch.testing.assert_close(
+        bmc.loss(chosen, rejected, bmc.Config(0.3, 0.0)), dpo.loss(chosen, rejected, dpo.Config(0.3))
+    )
 
 
 @pytest.mark.parametrize("weighting", ["paper", "code"])
 def test_step_0(weighting):
     chosen, rejected = edited(T_CHOSEN, 1, same=True), edited(T_REJECTED, 2, same=True)
-    torch.testing.assert_close(bmc.loss(chosen, rejected, bmc.Config(0.3, 2.5, weighting)), torch.full((B,), math.log(2), dtype=torch.float64))
-    torch.testing.assert_close(ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5, weighting)), torch.full((B,), (1 / 0.6) ** 2, dtype=torch.float64))
+    torch.testing.assert_close(
+        bmc.loss(chosen, rejected, bmc.Config(0.3, 2.5, weighting)),
+        torch.full((B,), math.log(2), dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        ipo_bmc.loss(chosen, rejected, ipo_bmc.Config(0.3, 2.5, weighting)),
+        torch.full((B,), (1 / 0.6) ** 2, dtype=torch.float64),
+    )
 
 
 def test_weights_lie_between_2_and_1_plus_delta_where_delta_is_at_least_1():

@@ -20,8 +20,18 @@ def run(made_run, tmp_path_factory):
     """DPO with two seeds and with another β, IPO, each of 6 steps."""
     path = tmp_path_factory.mktemp("compare") / "run"
     shutil.copytree(made_run, path)
-    for settings in ({}, {"seed": 5}, {"train__dpo__beta": 0.4}, {"train__loss": "ipo", "train__ipo__reduction": "sum"}):
-        recipe = recipe_for(path, train__max_steps=6, train__eval_every=2, **{name: value for name, value in settings.items() if name != "seed"})
+    for settings in (
+        {},
+        {"seed": 5},
+        {"train__dpo__beta": 0.4},
+        {"train__loss": "ipo", "train__ipo__reduction": "sum"},
+    ):
+        recipe = recipe_for(
+            path,
+            train__max_steps=6,
+            train__eval_every=2,
+            **{name: value for name, value in settings.items() if name != "seed"},
+        )
         train(path, type(recipe)(recipe.sections, settings.get("seed", 0)))
     return path
 
@@ -29,7 +39,11 @@ def run(made_run, tmp_path_factory):
 def test_runs_are_named_by_what_they_differ_in(run):
     found = compare.read([run])
     assert sorted(compare.labels(found)) == ["dpo beta=0.1", "dpo beta=0.1", "dpo beta=0.4", "ipo beta=0.1"]
-    assert sorted(compare.labels([one for one in found if one.facts["loss.beta"] == 0.1])) == ["dpo", "dpo", "ipo"]
+    assert sorted(compare.labels([one for one in found if one.facts["loss.beta"] == 0.1])) == [
+        "dpo",
+        "dpo",
+        "ipo",
+    ]
 
 
 def test_the_table_says_where_each_ended(run):
@@ -41,12 +55,18 @@ def test_the_table_says_where_each_ended(run):
         assert row["loss"] == last["eval_loss"] and row["logps/chosen"] == last["eval_logps/chosen"]
         # Drift is the reward less β: the change of the chosen log-prob since step 0, by another way.
         start = next(line for line in lines(folder) if "eval_loss" in line)
-        assert row["drift/chosen"] == pytest.approx(last["eval_logps/chosen"] - start["eval_logps/chosen"], abs=1e-3)
+        assert row["drift/chosen"] == pytest.approx(
+            last["eval_logps/chosen"] - start["eval_logps/chosen"], abs=1e-3
+        )
     assert len(rows) == 4
 
 
 def test_seeds_are_one_curve_with_its_range(run):
-    both = [one for one in compare.read([run]) if one.facts["loss.name"] == "dpo" and one.facts["loss.beta"] == 0.1]
+    both = [
+        one
+        for one in compare.read([run])
+        if one.facts["loss.name"] == "dpo" and one.facts["loss.beta"] == 0.1
+    ]
     over = compare._over([one.eval.select("step", "margin") for one in both], "margin")
     assert over["step"].to_list() == [0, 2, 4, 6]
     values = np.array([one.eval["margin"].to_list() for one in both])
@@ -60,15 +80,25 @@ def test_the_picture_has_a_line_for_each_and_names_it(run, monkeypatch):
 
     drawn = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: (drawn.append(self), save(self, *args, **kwargs))[1])
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **kwargs: (drawn.append(self), save(self, *args, **kwargs))[1]
+    )
     found = compare.read([run])
     image = compare.picture(found)
     assert image.startswith(b"\x89PNG")
     (figure,) = drawn
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"dpo beta=0.1 (2 seeds)", "dpo beta=0.4", "ipo beta=0.1"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "dpo beta=0.1 (2 seeds)",
+        "dpo beta=0.4",
+        "ipo beta=0.1",
+    }
     chosen = next(axis for axis in figure.axes if "chosen log-prob" in axis.get_title())
     ipo = next(one for one in found if one.facts["loss.name"] == "ipo")
-    assert any(np.allclose(line.get_ydata(), ipo.eval["chosen"]) for line in chosen.lines if len(line.get_xdata()) == len(ipo.eval))
+    assert any(
+        np.allclose(line.get_ydata(), ipo.eval["chosen"])
+        for line in chosen.lines
+        if len(line.get_xdata()) == len(ipo.eval)
+    )
 
 
 def test_the_command(run, made_run, tmp_path):
@@ -76,12 +106,23 @@ def test_the_command(run, made_run, tmp_path):
     said = command("trainer", "compare", run, "-o", tmp_path / "all.png").stdout
     assert "dpo beta=0.4" in said and "drift/chosen" in said and f"curves: {tmp_path / 'all.png'}" in said
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
-    (row,) = map(json.loads, command("trainer", "compare", one, one, "--format", "json", "-o", tmp_path / "one.png").stdout.splitlines())
+    (row,) = map(
+        json.loads,
+        command(
+            "trainer", "compare", one, one, "--format", "json", "-o", tmp_path / "one.png"
+        ).stdout.splitlines(),
+    )
     assert row["folder"] == one.name and "logps/rejected" in row
-    assert "holds no training run" in command("trainer", "compare", made_run, "-o", tmp_path / "no.png", code=1).stderr
+    assert (
+        "holds no training run"
+        in command("trainer", "compare", made_run, "-o", tmp_path / "no.png", code=1).stderr
+    )
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "facts.json").write_text("{")
-    assert "bad out, or train it again" in command("trainer", "compare", tmp_path / "bad", "-o", tmp_path / "no.png", code=1).stderr
+    assert (
+        "bad out, or train it again"
+        in command("trainer", "compare", tmp_path / "bad", "-o", tmp_path / "no.png", code=1).stderr
+    )
     assert "ends in .png" in command("trainer", "compare", run, "-o", tmp_path / "no.pdf", code=1).stderr
 
 
@@ -105,16 +146,28 @@ def test_a_run_at_work_is_shown_as_far_as_it_is(run, tmp_path):
 def test_without_held_out_pairs_the_last_batch_is_said_to_be_it(run, tmp_path):
     folder = tmp_path / "train-x"
     shutil.copytree(next(run.glob("train-*")), folder)
-    kept = [line for line in (folder / "metrics.jsonl").read_text().splitlines(keepends=True) if "eval_" not in line]
+    kept = [
+        line
+        for line in (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        if "eval_" not in line
+    ]
     (folder / "metrics.jsonl").write_text("".join(kept))
     rows = compare.table(compare.read([folder]))
-    assert rows["of"][0] == "last batch" and "of" in compare.shown(rows).columns and isinstance(rows, pl.DataFrame)
+    assert (
+        rows["of"][0] == "last batch"
+        and "of" in compare.shown(rows).columns
+        and isinstance(rows, pl.DataFrame)
+    )
     assert io.BytesIO(compare.picture(compare.read([folder]))).read(4) == b"\x89PNG"
 
 
 def copied(run, tmp_path, name, **facts):
     """A train folder copied into a run folder of this name, with other facts; None takes one away."""
-    one = next(folder for folder in sorted(run.glob("train-*")) if json.loads((folder / "facts.json").read_text())["loss"]["name"] == "dpo")
+    one = next(
+        folder
+        for folder in sorted(run.glob("train-*"))
+        if json.loads((folder / "facts.json").read_text())["loss"]["name"] == "dpo"
+    )
     folder = tmp_path / name / one.name
     shutil.copytree(one, folder)
     known = json.loads((folder / "facts.json").read_text())
@@ -124,7 +177,10 @@ def copied(run, tmp_path, name, **facts):
 
 
 def test_a_setting_that_an_older_run_does_not_know_tells_it_apart(run, tmp_path):
-    new, old = copied(run, tmp_path, "new", label_smoothing=0.1), copied(run, tmp_path, "old", label_smoothing=None)
+    new, old = (
+        copied(run, tmp_path, "new", label_smoothing=0.1),
+        copied(run, tmp_path, "old", label_smoothing=None),
+    )
     assert compare.labels(compare.read([new, old])) == ["dpo label_smoothing=0.1", "dpo"]
 
 
@@ -144,7 +200,12 @@ def test_ties_before_the_first_update_are_no_accuracy(run):
 
     one, *_ = compare.read([run])
     # What another number of threads makes of zero: on this machine cache and policy may agree to the last bit.
-    one = replace(one, train=one.train.with_columns(margin=pl.when(pl.col("step") == 1).then(3e-8).otherwise(pl.col("margin"))))
+    one = replace(
+        one,
+        train=one.train.with_columns(
+            margin=pl.when(pl.col("step") == 1).then(3e-8).otherwise(pl.col("margin"))
+        ),
+    )
     axis = Figure().subplots()
     compare._draw(axis, "accuracies", [one], "C0", "-", "x")
     assert axis.lines and all(min(line.get_xdata()) > 1 for line in axis.lines)

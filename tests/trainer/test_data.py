@@ -39,12 +39,18 @@ def test_looking_ahead_groups_by_length_within_its_window_only(pairs):
     assert all(pairs_in(plain[at : at + 4]) == pairs_in(grouped[at : at + 4]) for at in range(0, each, 4))
     assert spread(grouped) < 0.5 * spread(plain)
     lengths = [np.mean([pair.tokens for pair in batch]) for _, batch in grouped]
-    assert any(a < b for a, b in zip(lengths, lengths[1:], strict=False)) and any(a > b for a, b in zip(lengths, lengths[1:], strict=False))
+    assert any(a < b for a, b in zip(lengths, lengths[1:], strict=False)) and any(
+        a > b for a, b in zip(lengths, lengths[1:], strict=False)
+    )
 
 
 def test_seed_and_epoch_make_the_order(pairs):
     n = 2 * data.steps_per_epoch(pairs, 16)
-    a, again, other = ids(data.global_batches(pairs, 16, 3), n), ids(data.global_batches(pairs, 16, 3), n), ids(data.global_batches(pairs, 16, 4), n)
+    a, again, other = (
+        ids(data.global_batches(pairs, 16, 3), n),
+        ids(data.global_batches(pairs, 16, 3), n),
+        ids(data.global_batches(pairs, 16, 4), n),
+    )
     assert a == again != other
     first, second = sum(a[: n // 2], []), sum(a[n // 2 :], [])
     assert sorted(first) == sorted(second) and first != second
@@ -61,7 +67,9 @@ def test_starting_in_the_middle_is_the_same_stream(pairs, start, look_ahead):
 def test_ranks_share_a_global_batch_without_loss(pairs, world_size):
     for _, batch in islice(data.global_batches(pairs, 13, 3), data.steps_per_epoch(pairs, 13)):
         parts = [data.deal(batch, rank, world_size) for rank in range(world_size)]
-        assert sorted(pair.pair_id for part in parts for pair in part) == sorted(pair.pair_id for pair in batch)
+        assert sorted(pair.pair_id for part in parts for pair in part) == sorted(
+            pair.pair_id for pair in batch
+        )
         if len(batch) == 13:
             tokens = [sum(pair.tokens for pair in part) for part in parts]
             # The rank with the most had the fewest before its last pair, which is its shortest.
@@ -79,7 +87,12 @@ def test_micro_batches_hold_all_within_the_budget(pairs):
 def test_rows_are_what_the_shards_hold(pairs, made_run):
     import duckdb
 
-    want = {row[0]: row[1:] for row in duckdb.sql(f"select pair_id, prompt_ids, chosen_ids, ref_rejected_token_logps from '{made_run}/pairs-*/*.parquet' where split = 'test'").fetchall()}
+    want = {
+        row[0]: row[1:]
+        for row in duckdb.sql(
+            f"select pair_id, prompt_ids, chosen_ids, ref_rejected_token_logps from '{made_run}/pairs-*/*.parquet' where split = 'test'"
+        ).fetchall()
+    }
     found = list(data.held_out(pairs))
     assert len(found) == len(want) == pairs.count("test") > 0
     for pair in found:
@@ -105,9 +118,18 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
 @pytest.mark.parametrize(
     ("need", "said"),
     [
-        ("quality", r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again'),
-        ("baseline", r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above \[logprobs\]'),
-        ("score.rating", r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\], and run"),
+        (
+            "quality",
+            r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again',
+        ),
+        (
+            "baseline",
+            r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above \[logprobs\]',
+        ),
+        (
+            "score.rating",
+            r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\], and run",
+        ),
         ("score.ratings", "scorer = ratings: did you mean 'rating'"),
     ],
 )
@@ -122,8 +144,13 @@ def test_a_score_that_some_pairs_lack_is_refused_by_their_number(made_run):
 
     pairs = data.open_pairs(made_run, ("score.given",))
     marker = pairs.markers[0]
-    fewer = replace(marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1})
-    with pytest.raises(UserError, match=r"which 1 of 30\d pairs lack: set scored_by = \[.given.\] in \[pairs\], which sends those pairs to rejects, and run"):
+    fewer = replace(
+        marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1}
+    )
+    with pytest.raises(
+        UserError,
+        match=r"which 1 of 30\d pairs lack: set scored_by = \[.given.\] in \[pairs\], which sends those pairs to rejects, and run",
+    ):
         data._check(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")
 
 
@@ -131,7 +158,13 @@ def test_a_folder_that_has_not_been_counted_is_an_older_one(made_run):
     from dataclasses import replace
 
     pairs = data.open_pairs(made_run)
-    bare = [replace(marker, counts={name: count for name, count in marker.counts.items() if not name.startswith("have_")}) for marker in pairs.markers]
+    bare = [
+        replace(
+            marker,
+            counts={name: count for name, count in marker.counts.items() if not name.startswith("have_")},
+        )
+        for marker in pairs.markers
+    ]
     with pytest.raises(UserError, match="which an older prefmill made"):
         data._check(replace(pairs, markers=tuple(bare)), "edit_mask", "train.loss = bmc")
 
@@ -140,11 +173,21 @@ def test_micro_batches_are_bounded_under_the_quality_prompt_too(rich_run):
     pairs = data.open_pairs(rich_run, ("quality",))
     _, batch = next(data.global_batches(pairs, 20, 3))
     parts = data.micro_batches(batch, 600)
-    under = [sum(len(pair.more["quality_prompt_ids"]) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in part) for part in parts]
-    assert max(under) <= 600 and len(parts) > len(data.micro_batches([pair._replace(more={}) for pair in batch], 600))
+    under = [
+        sum(
+            len(pair.more["quality_prompt_ids"]) + len(pair.chosen_ids) + len(pair.rejected_ids)
+            for pair in part
+        )
+        for part in parts
+    ]
+    assert max(under) <= 600 and len(parts) > len(
+        data.micro_batches([pair._replace(more={}) for pair in batch], 600)
+    )
 
 
 def test_the_order_is_the_same_for_a_loss_that_reads_more(rich_run):
     bare, more = (data.open_pairs(rich_run, needs) for needs in ((), ("quality", "baseline")))
     n = 2 * data.steps_per_epoch(bare, 6)
-    assert ids(data.global_batches(bare, 6, 3, look_ahead=5), n) == ids(data.global_batches(more, 6, 3, look_ahead=5), n)
+    assert ids(data.global_batches(bare, 6, 3, look_ahead=5), n) == ids(
+        data.global_batches(more, 6, 3, look_ahead=5), n
+    )

@@ -26,12 +26,21 @@ def side(t, seed, same=False):
     return Side(policy.requires_grad_(), ref, mask, edits)
 
 
-def preference_loss(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta, label_smoothing=0.0):
+def preference_loss(
+    policy_chosen_logps,
+    policy_rejected_logps,
+    reference_chosen_logps,
+    reference_rejected_logps,
+    beta,
+    label_smoothing=0.0,
+):
     """The DPO authors' (eric-mitchell/direct-preference-optimization, trainers.py), Eq. 3 of the cDPO note; Apache-2.0."""
     pi_logratios = policy_chosen_logps - policy_rejected_logps
     ref_logratios = reference_chosen_logps - reference_rejected_logps
     logits = pi_logratios - ref_logratios
-    return -F.logsigmoid(beta * logits) * (1 - label_smoothing) - F.logsigmoid(-beta * logits) * label_smoothing
+    return (
+        -F.logsigmoid(beta * logits) * (1 - label_smoothing) - F.logsigmoid(-beta * logits) * label_smoothing
+    )
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.7])
@@ -39,12 +48,22 @@ def preference_loss(policy_chosen_logps, policy_rejected_logps, reference_chosen
 def test_the_authors_formula(beta, label_smoothing):
     chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
     got = dpo.loss(chosen, rejected, dpo.Config(beta, label_smoothing))
-    want = preference_loss(*((s.token_logps * s.mask).sum(1) for s in (chosen, rejected)), *((s.ref_token_logps * s.mask).sum(1) for s in (chosen, rejected)), beta, label_smoothing)
+    want = preference_loss(
+        *((s.token_logps * s.mask).sum(1) for s in (chosen, rejected)),
+        *((s.ref_token_logps * s.mask).sum(1) for s in (chosen, rejected)),
+        beta,
+        label_smoothing,
+    )
     assert got.shape == (B,)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
     inputs = (chosen.token_logps, rejected.token_logps)
     # A padded place has a gradient in the pure function; pad_sequence gives it nowhere to go.
-    for a, b, s in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected), strict=True):
+    for a, b, s in zip(
+        torch.autograd.grad(got.sum(), inputs),
+        torch.autograd.grad(want.sum(), inputs),
+        (chosen, rejected),
+        strict=True,
+    ):
         torch.testing.assert_close(a * s.mask, b * s.mask, atol=1e-12, rtol=0)
 
 
@@ -60,7 +79,12 @@ def test_the_gradient_is_the_papers():
     (gradient,) = torch.autograd.grad(dpo.loss(chosen, rejected, config).sum(), chosen.token_logps)
     torch.testing.assert_close(gradient, (-0.2 * torch.sigmoid(-margin))[:, None].expand(B, T_CHOSEN))
     assert torch.autograd.gradcheck(
-        lambda c, r: dpo.loss(Side(c, chosen.ref_token_logps, chosen.mask), Side(r, rejected.ref_token_logps, rejected.mask), config), (chosen.token_logps, rejected.token_logps)
+        lambda c, r: dpo.loss(
+            Side(c, chosen.ref_token_logps, chosen.mask),
+            Side(r, rejected.ref_token_logps, rejected.mask),
+            config,
+        ),
+        (chosen.token_logps, rejected.token_logps),
     )
 
 

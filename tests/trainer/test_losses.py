@@ -14,30 +14,83 @@ from schemas.sections import Train
 from tests.conftest import RECIPE, ROOT, command, settings
 from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, side
 from trainer import losses
-from trainer.losses import LOSSES, choose, described, dpo, dpop, hinge, ipo, ld_dpo, length_normalised_dpo, orpo, r_dpo, robust_dpo, rpo, simpo, sr_dpo, wpo
+from trainer.losses import (
+    LOSSES,
+    choose,
+    described,
+    dpo,
+    dpop,
+    hinge,
+    ipo,
+    ld_dpo,
+    length_normalised_dpo,
+    orpo,
+    r_dpo,
+    robust_dpo,
+    rpo,
+    simpo,
+    sr_dpo,
+    wpo,
+)
 from trainer.losses.side import Side
 
 
 def sums(s):
     """(lp_π, lp_ref, length) of each response, by loops: nothing shared with the code under test."""
     rows = zip(s.token_logps, s.ref_token_logps, s.mask, strict=True)
-    return torch.stack([torch.stack([sum(p[m > 0]), sum(r[m > 0]), (m > 0).sum().double()]) for p, r, m in rows]).T
+    return torch.stack(
+        [torch.stack([sum(p[m > 0]), sum(r[m > 0]), (m > 0).sum().double()]) for p, r, m in rows]
+    ).T
 
 
 # The formulas as papers, the DPO authors (ipo by sum) and TRL 1.16 (ipo by mean, robust, hinge, sigmoid_norm) write them: on (lp, ref, n) of both sides.
 FORMULAS = {
-    "robust_dpo": (robust_dpo.Config(0.3, 0.2), lambda c, r, n, q, s, m: (-(0.8) * F.logsigmoid(0.3 * (c - r - q + s)) + 0.2 * F.logsigmoid(-0.3 * (c - r - q + s))) / 0.6),
+    "robust_dpo": (
+        robust_dpo.Config(0.3, 0.2),
+        lambda c, r, n, q, s, m: (
+            (-(0.8) * F.logsigmoid(0.3 * (c - r - q + s)) + 0.2 * F.logsigmoid(-0.3 * (c - r - q + s))) / 0.6
+        ),
+    ),
     "ipo": (ipo.Config(0.2), lambda c, r, n, q, s, m: ((c - r) / n - (q - s) / m - 1 / 0.4) ** 2),
     "ipo_sum": (ipo.Config(0.2, "sum"), lambda c, r, n, q, s, m: ((c - q) - (r - s) - 1 / (2 * 0.2)) ** 2),
-    "rpo": (rpo.Config(0.3, 0.05), lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * (c - r - q + s)) - c * 0.3 * 0.05),
-    "rpo_mean": (rpo.Config(0.5, 0.2, "mean"), lambda c, r, n, q, s, m: -F.logsigmoid(0.5 * (c - r - q + s)) - 0.2 * c / n),
+    "rpo": (
+        rpo.Config(0.3, 0.05),
+        lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * (c - r - q + s)) - c * 0.3 * 0.05,
+    ),
+    "rpo_mean": (
+        rpo.Config(0.5, 0.2, "mean"),
+        lambda c, r, n, q, s, m: -F.logsigmoid(0.5 * (c - r - q + s)) - 0.2 * c / n,
+    ),
     "simpo": (simpo.Config(2.0, 0.6), lambda c, r, n, q, s, m: -F.logsigmoid(2.0 * (c / n - q / m - 0.3))),
-    "orpo": (orpo.Config(0.4), lambda c, r, n, q, s, m: -c / n + 0.4 * torch.log(1 + torch.exp(q / m) / (1 - torch.exp(q / m)) * (1 - torch.exp(c / n)) / torch.exp(c / n))),
+    "orpo": (
+        orpo.Config(0.4),
+        lambda c, r, n, q, s, m: (
+            -c / n
+            + 0.4
+            * torch.log(
+                1 + torch.exp(q / m) / (1 - torch.exp(q / m)) * (1 - torch.exp(c / n)) / torch.exp(c / n)
+            )
+        ),
+    ),
     "hinge": (hinge.Config(0.3), lambda c, r, n, q, s, m: torch.clamp(1 - 0.3 * (c - r - q + s), min=0)),
-    "length_normalised_dpo": (length_normalised_dpo.Config(3.0), lambda c, r, n, q, s, m: -F.logsigmoid(3.0 * ((c - r) / n - (q - s) / m))),
-    "dpop": (dpop.Config(0.3, 5.0), lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * ((c - r) - (q - s) - 5.0 * torch.clamp(r - c, min=0)))),
-    "r_dpo": (r_dpo.Config(0.3, 0.07), lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * (c - r - q + s) + 0.07 * (n - m))),
-    "wpo": (wpo.Config(0.3), lambda c, r, n, q, s, m: -(torch.exp(c / n) * torch.exp(q / m)).detach() * F.logsigmoid(0.3 * (c - r - q + s))),
+    "length_normalised_dpo": (
+        length_normalised_dpo.Config(3.0),
+        lambda c, r, n, q, s, m: -F.logsigmoid(3.0 * ((c - r) / n - (q - s) / m)),
+    ),
+    "dpop": (
+        dpop.Config(0.3, 5.0),
+        lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * ((c - r) - (q - s) - 5.0 * torch.clamp(r - c, min=0))),
+    ),
+    "r_dpo": (
+        r_dpo.Config(0.3, 0.07),
+        lambda c, r, n, q, s, m: -F.logsigmoid(0.3 * (c - r - q + s) + 0.07 * (n - m)),
+    ),
+    "wpo": (
+        wpo.Config(0.3),
+        lambda c, r, n, q, s, m: (
+            -(torch.exp(c / n) * torch.exp(q / m)).detach() * F.logsigmoid(0.3 * (c - r - q + s))
+        ),
+    ),
 }
 
 
@@ -50,18 +103,37 @@ def test_values_and_gradients_are_the_formulas(name):
     assert got.shape == (B,) and len({round(value, 9) for value in got.tolist()}) > 2
     torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
     inputs = (chosen.token_logps, rejected.token_logps)
-    for a, b, s in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected), strict=True):
+    for a, b, s in zip(
+        torch.autograd.grad(got.sum(), inputs),
+        torch.autograd.grad(want.sum(), inputs),
+        (chosen, rejected),
+        strict=True,
+    ):
         torch.testing.assert_close(a * s.mask, b * s.mask, atol=1e-9, rtol=1e-9)
 
 
 def test_every_loss_has_a_formula_here():
-    assert {name.removesuffix("_sum").removesuffix("_mean") for name in FORMULAS} | {"dpo", "ld_dpo", "bmc", "ipo_bmc", "sr_dpo", "sr_ipo", "score_margin"} == set(LOSSES)  # the last ones in test_bmc.py and test_sr.py
+    assert {name.removesuffix("_sum").removesuffix("_mean") for name in FORMULAS} | {
+        "dpo",
+        "ld_dpo",
+        "bmc",
+        "ipo_bmc",
+        "sr_dpo",
+        "sr_ipo",
+        "score_margin",
+    } == set(LOSSES)  # the last ones in test_bmc.py and test_sr.py
 
 
 def test_what_each_reduces_to():
     chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
     want = dpo.loss(chosen, rejected, dpo.Config(0.3))
-    for module, config in ((rpo, rpo.Config(0.3, 0.0)), (robust_dpo, robust_dpo.Config(0.3, 0.0)), (dpop, dpop.Config(0.3, 0.0)), (r_dpo, r_dpo.Config(0.3, 0.0)), (ld_dpo, ld_dpo.Config(0.3, 1.0))):
+    for module, config in (
+        (rpo, rpo.Config(0.3, 0.0)),
+        (robust_dpo, robust_dpo.Config(0.3, 0.0)),
+        (dpop, dpop.Config(0.3, 0.0)),
+        (r_dpo, r_dpo.Config(0.3, 0.0)),
+        (ld_dpo, ld_dpo.Config(0.3, 1.0)),
+    ):
         torch.testing.assert_close(module.loss(chosen, rejected, config), want)
 
 
@@ -73,7 +145,10 @@ def test_ld_dpo_with_alpha_0_forgets_what_is_longer():
         mask = s.mask * (torch.arange(s.mask.shape[1]) < short[:, None])
         return Side(s.token_logps * mask, s.ref_token_logps * mask, mask)
 
-    torch.testing.assert_close(ld_dpo.loss(chosen, rejected, ld_dpo.Config(0.3, 0.0)), dpo.loss(cut(chosen), cut(rejected), dpo.Config(0.3)))
+    torch.testing.assert_close(
+        ld_dpo.loss(chosen, rejected, ld_dpo.Config(0.3, 0.0)),
+        dpo.loss(cut(chosen), cut(rejected), dpo.Config(0.3)),
+    )
 
 
 @pytest.mark.parametrize("kind", ["sum", "mean"])
@@ -84,18 +159,33 @@ def test_rpos_baseline_is_held_up_in_the_chosen_ones_place(kind):
     want = -F.logsigmoid(0.3 * (c - r - q + s)) - (0.3 * 0.05 * b if kind == "sum" else 0.05 * b / n)
     torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
     inputs = (chosen.token_logps, rejected.token_logps, baseline.token_logps)
-    for a, b, one in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected, baseline), strict=True):
+    for a, b, one in zip(
+        torch.autograd.grad(got.sum(), inputs),
+        torch.autograd.grad(want.sum(), inputs),
+        (chosen, rejected, baseline),
+        strict=True,
+    ):
         torch.testing.assert_close(a * one.mask, b * one.mask, atol=1e-9, rtol=1e-9)
-    assert choose(Train(loss="rpo", options={"rpo": {"y0": "baseline"}})).needs == ("baseline",) and choose(Train(loss="rpo")).needs == ()
+    assert (
+        choose(Train(loss="rpo", options={"rpo": {"y0": "baseline"}})).needs == ("baseline",)
+        and choose(Train(loss="rpo")).needs == ()
+    )
 
 
 def test_laws_at_step_0():
     chosen, rejected = side(T_CHOSEN, 1, same=True), side(T_REJECTED, 2, same=True)
     nll = -sums(chosen)[0]
-    laws = {"dpo": (dpo.Config(0.3), math.log(2)), "ipo": (ipo.Config(0.2), 1 / (2 * 0.2) ** 2), "rpo": (rpo.Config(0.3, 0.05), math.log(2) + 0.05 * 0.3 * nll), "hinge": (hinge.Config(), 1.0)}
+    laws = {
+        "dpo": (dpo.Config(0.3), math.log(2)),
+        "ipo": (ipo.Config(0.2), 1 / (2 * 0.2) ** 2),
+        "rpo": (rpo.Config(0.3, 0.05), math.log(2) + 0.05 * 0.3 * nll),
+        "hinge": (hinge.Config(), 1.0),
+    }
     laws["ipo"] = (ipo.Config(0.2), (1 / (2 * 0.2)) ** 2)
     for name, (config, law) in laws.items():
-        torch.testing.assert_close(LOSSES[name].loss(chosen, rejected, config), torch.as_tensor(law).double().expand(B))
+        torch.testing.assert_close(
+            LOSSES[name].loss(chosen, rejected, config), torch.as_tensor(law).double().expand(B)
+        )
 
 
 def bandit(loss, config, steps=4000):
@@ -106,7 +196,11 @@ def bandit(loss, config, steps=4000):
     one = torch.ones(1, 1, dtype=torch.float64)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(Side(F.logsigmoid(theta).reshape(1, 1), ref, one), Side(F.logsigmoid(-theta).reshape(1, 1), ref, one), config).sum().backward()
+        loss(
+            Side(F.logsigmoid(theta).reshape(1, 1), ref, one),
+            Side(F.logsigmoid(-theta).reshape(1, 1), ref, one),
+            config,
+        ).sum().backward()
         optimizer.step()
     return torch.sigmoid(theta).item()
 
@@ -122,7 +216,12 @@ def test_ipo_stops_at_its_optimum_where_dpo_runs_past_it(beta, reduction):
 def whole(t, seed):
     """A side with all that any loss needs."""
     one, quality = side(t, seed), side(t, seed, same=True)
-    return replace(one, quality=replace(quality, token_logps=0.9 * quality.ref_token_logps), scores={"prompt_gain": torch.linspace(-1, 2, B).double()}, baseline=side(t + 2, seed + 50))
+    return replace(
+        one,
+        quality=replace(quality, token_logps=0.9 * quality.ref_token_logps),
+        scores={"prompt_gain": torch.linspace(-1, 2, B).double()},
+        baseline=side(t + 2, seed + 50),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -140,7 +239,11 @@ def test_gradients_by_finite_differences_and_extremes_stay_finite(name):
         a, b = torch.tensor([[low]], requires_grad=True), torch.tensor([[high]], requires_grad=True)
         one = torch.ones(1, 1)
         quality, scores = Side(a.detach(), torch.tensor([[-3.0]]), one), {"prompt_gain": torch.tensor([high])}
-        value = module.loss(Side(a, torch.tensor([[-1.0]]), one, one, quality, scores), Side(b, torch.tensor([[-2.0]]), one, one, quality, scores), config)
+        value = module.loss(
+            Side(a, torch.tensor([[-1.0]]), one, one, quality, scores),
+            Side(b, torch.tensor([[-2.0]]), one, one, quality, scores),
+            config,
+        )
         value.sum().backward()
         assert value.isfinite().all() and a.grad.isfinite().all() and b.grad.isfinite().all(), (low, high)
 
@@ -149,14 +252,20 @@ def test_an_sft_term_composes_with_any():
     chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
     lp, _, n = sums(chosen)
     for kind, nll in (("sum", -lp), ("mean", -lp / n)):
-        objective = choose(Train(loss="ipo", options={"ipo": {"beta": 0.2}, "sft": {"weight": 0.3, "kind": kind}}))
-        torch.testing.assert_close(objective(chosen, rejected), ipo.loss(chosen, rejected, ipo.Config(0.2)) + 0.3 * nll)
+        objective = choose(
+            Train(loss="ipo", options={"ipo": {"beta": 0.2}, "sft": {"weight": 0.3, "kind": kind}})
+        )
+        torch.testing.assert_close(
+            objective(chosen, rejected), ipo.loss(chosen, rejected, ipo.Config(0.2)) + 0.3 * nll
+        )
         # With one whose own loss needs more than the two responses, too.
         both = whole(T_CHOSEN, 1), whole(T_REJECTED, 2)
         objective = choose(Train(loss="sr_dpo", options={"sft": {"weight": 0.3, "kind": kind}}))
         torch.testing.assert_close(objective(*both), sr_dpo.loss(*both, sr_dpo.Config()) + 0.3 * nll)
     # RPO is DPO with an SFT term of weight ηβ.
-    by_hand = choose(Train(loss="dpo", options={"dpo": {"beta": 0.3}, "sft": {"weight": 0.3 * 0.05, "kind": "sum"}}))
+    by_hand = choose(
+        Train(loss="dpo", options={"dpo": {"beta": 0.3}, "sft": {"weight": 0.3 * 0.05, "kind": "sum"}})
+    )
     torch.testing.assert_close(by_hand(chosen, rejected), rpo.loss(chosen, rejected, rpo.Config(0.3, 0.05)))
 
 
@@ -186,7 +295,13 @@ def test_a_new_loss_is_one_file_and_one_word(made_run, tmp_path):
     names = tmp_path / "trainer" / "losses" / "__init__.py"
     names.write_text(names.read_text().replace('"wpo",', '"wpo", "mine",'))
     shutil.copytree(made_run, tmp_path / "run")
-    words = settings(train__loss="mine", train__mine__beta=0.5, train__max_steps=2, train__batch_size=8, train__tolerance=0.01)
+    words = settings(
+        train__loss="mine",
+        train__mine__beta=0.5,
+        train__max_steps=2,
+        train__batch_size=8,
+        train__tolerance=0.01,
+    )
     said = command("trainer", "run", RECIPE, "-o", tmp_path / "run", *words, cwd=tmp_path).stdout
     assert "mine on pairs-" in said and f"step 0: loss {math.log(1 + math.e):.6f}" in said
     assert "L = softplus(1 − m)" in command("trainer", "losses", cwd=tmp_path).stdout

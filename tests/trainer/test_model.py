@@ -25,10 +25,14 @@ def alone(model, prompt, response):
 
 
 def test_every_part_is_what_a_plain_forward_says(batch, other_model):
-    ours, plain = load(other_model, torch.device("cpu"), False), AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32)
+    ours, plain = (
+        load(other_model, torch.device("cpu"), False),
+        AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32),
+    )
     chosen, rejected = sides(ours, batch, torch.device("cpu"))
     parts = [
-        (chosen, "prompt_ids", "chosen_ids", "ref_chosen_token_logps"), (rejected, "prompt_ids", "rejected_ids", "ref_rejected_token_logps"),
+        (chosen, "prompt_ids", "chosen_ids", "ref_chosen_token_logps"),
+        (rejected, "prompt_ids", "rejected_ids", "ref_rejected_token_logps"),
         (chosen.quality, "quality_prompt_ids", "chosen_ids", "ref_chosen_quality_token_logps"),
         (rejected.quality, "quality_prompt_ids", "rejected_ids", "ref_rejected_quality_token_logps"),
         (chosen.baseline, "prompt_ids", "baseline_ids", "ref_baseline_token_logps"),
@@ -39,8 +43,16 @@ def test_every_part_is_what_a_plain_forward_says(batch, other_model):
         for row, pair in enumerate(batch):
             n = len(pair.column(response))
             assert side.mask[row].tolist() == [1.0] * n + [0.0] * (side.mask.shape[1] - n)
-            torch.testing.assert_close(side.token_logps[row, :n], alone(plain, pair.column(prompt), pair.column(response)), atol=2e-5, rtol=0)
-            assert side.ref_token_logps[row, :n].tolist() == pair.column(ref).tolist() and not side.token_logps[row, n:].any()
+            torch.testing.assert_close(
+                side.token_logps[row, :n],
+                alone(plain, pair.column(prompt), pair.column(response)),
+                atol=2e-5,
+                rtol=0,
+            )
+            assert (
+                side.ref_token_logps[row, :n].tolist() == pair.column(ref).tolist()
+                and not side.token_logps[row, n:].any()
+            )
     assert chosen.token_logps.requires_grad and chosen.baseline.token_logps.requires_grad
     assert not chosen.quality.token_logps.requires_grad and not rejected.quality.token_logps.requires_grad
     assert chosen.quality.logps.tolist() != chosen.logps.tolist()
@@ -50,7 +62,9 @@ def test_scores_are_those_of_the_table(batch, rich_run):
     import duckdb
 
     of = dict(duckdb.sql(f"select response_id, score from '{rich_run}/prompt_gain-*/*.parquet'").fetchall())
-    rows = duckdb.sql(f"select pair_id, chosen_response_id, rejected_response_id from '{rich_run}/pairs-*/*.parquet'").fetchall()
+    rows = duckdb.sql(
+        f"select pair_id, chosen_response_id, rejected_response_id from '{rich_run}/pairs-*/*.parquet'"
+    ).fetchall()
     want = {pair: (of[chosen], of[rejected]) for pair, chosen, rejected in rows}
     for pair in batch:
         assert pair.scores["prompt_gain"] == want[pair.pair_id] and pair.scores["given"] == (1.0, 0.0)
@@ -73,10 +87,18 @@ def test_whole_pairs_are_cut_to_the_limit():
 
 @pytest.mark.parametrize("rows", [1, 40, 75, 10_000])
 @pytest.mark.parametrize("name", [*LOSSES, "rpo_baseline"])
-def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(name, rows, rich_run, other_model, monkeypatch):
+def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
+    name, rows, rich_run, other_model, monkeypatch
+):
     """Also where a pair alone has more rows than a chunk holds."""
-    options = {"rpo": {"y0": "baseline"}} if name == "rpo_baseline" else {"hinge": {"hinge": {"beta": 30.0}}}.get(name, {})
-    objective = choose(Train(loss=name.removesuffix("_baseline"), options={**options, "sft": {"weight": 0.1}}))
+    options = (
+        {"rpo": {"y0": "baseline"}}
+        if name == "rpo_baseline"
+        else {"hinge": {"hinge": {"beta": 30.0}}}.get(name, {})
+    )
+    objective = choose(
+        Train(loss=name.removesuffix("_baseline"), options={**options, "sft": {"weight": 0.1}})
+    )
     pairs = next(data.global_batches(data.open_pairs(rich_run, objective.needs), 5, seed=4))[1]
     model = load(other_model, torch.device("cpu"), False)
     want = objective(*sides(model, pairs, torch.device("cpu")))
@@ -86,6 +108,10 @@ def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(name, rows, ri
     monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
     found = list(backward(model, pairs, torch.device("cpu"), objective, 1 / 7))
     assert len(found) == (5 if rows == 1 else 1 if rows == 10_000 else len(found))
-    torch.testing.assert_close(torch.cat([losses for losses, _, _ in found]), want.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([losses for losses, _, _ in found]), want.detach(), atol=1e-6, rtol=1e-5
+    )
     for key, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[key], atol=1e-5 * gradients[key].abs().max().item() + 1e-9, rtol=0)
+        torch.testing.assert_close(
+            parameter.grad, gradients[key], atol=1e-5 * gradients[key].abs().max().item() + 1e-9, rtol=0
+        )

@@ -16,7 +16,15 @@ from trainer.losses import choose, dpo, ipo, score_margin, sr_dpo, sr_ipo
 def under(t: int, seed: int, same: bool = False):
     """A side with the same response under the quality prompt, which has other log-probs."""
     one, quality = side(t, seed, same), side(t, seed + 100, same)
-    return replace(one, quality=replace(quality, token_logps=quality.token_logps.detach() * one.mask, ref_token_logps=quality.ref_token_logps * one.mask, mask=one.mask))
+    return replace(
+        one,
+        quality=replace(
+            quality,
+            token_logps=quality.token_logps.detach() * one.mask,
+            ref_token_logps=quality.ref_token_logps * one.mask,
+            mask=one.mask,
+        ),
+    )
 
 
 def gap(chosen, rejected):
@@ -52,19 +60,32 @@ def test_sr_ipo_is_ipos_formula_shifted(scaling, delta):
 def same_in_values_and_gradients(got, want, chosen, rejected):
     torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
     inputs = (chosen.token_logps, rejected.token_logps)
-    for a, b, one in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), (chosen, rejected), strict=True):
+    for a, b, one in zip(
+        torch.autograd.grad(got.sum(), inputs),
+        torch.autograd.grad(want.sum(), inputs),
+        (chosen, rejected),
+        strict=True,
+    ):
         torch.testing.assert_close(a * one.mask, b * one.mask, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("module", "law"), [(sr_dpo, math.log(2)), (sr_ipo, (1 / 0.6) ** 2)])
 def test_laws(module, law):
     start = under(T_CHOSEN, 1, same=True), under(T_REJECTED, 2, same=True)
-    torch.testing.assert_close(module.loss(*start, module.Config(0.3, 0.5)), torch.full((B,), law, dtype=torch.float64))
+    torch.testing.assert_close(
+        module.loss(*start, module.Config(0.3, 0.5)), torch.full((B,), law, dtype=torch.float64)
+    )
     chosen, rejected = under(T_CHOSEN, 1), under(T_REJECTED, 2)
-    plain = {sr_dpo: dpo.loss(chosen, rejected, dpo.Config(0.3)), sr_ipo: ipo.loss(chosen, rejected, ipo.Config(0.3, "sum"))}[module]
+    plain = {
+        sr_dpo: dpo.loss(chosen, rejected, dpo.Config(0.3)),
+        sr_ipo: ipo.loss(chosen, rejected, ipo.Config(0.3, "sum")),
+    }[module]
     torch.testing.assert_close(module.loss(chosen, rejected, module.Config(0.3, 0.0)), plain)
     # at_start reaches the quality context too, or step 0's law would be wrong.
-    torch.testing.assert_close(module.loss(chosen.at_start(), rejected.at_start(), module.Config(0.3, 0.5)), torch.full((B,), law, dtype=torch.float64))
+    torch.testing.assert_close(
+        module.loss(chosen.at_start(), rejected.at_start(), module.Config(0.3, 0.5)),
+        torch.full((B,), law, dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("module", [sr_dpo, sr_ipo])
@@ -75,7 +96,9 @@ def test_no_gradient_reaches_the_refinement_and_the_rest_is_right_by_finite_diff
     chosen = replace(chosen, quality=replace(chosen.quality, token_logps=live))
 
     def f(c, r):
-        return module.loss(replace(chosen, token_logps=c), replace(rejected, token_logps=r), module.Config(0.3, 0.5))
+        return module.loss(
+            replace(chosen, token_logps=c), replace(rejected, token_logps=r), module.Config(0.3, 0.5)
+        )
 
     f(chosen.token_logps, rejected.token_logps).sum().backward()
     assert live.grad is None
@@ -86,7 +109,9 @@ def test_naive_delta_has_dpos_direction_at_a_smaller_margin():
     """Δ on x itself is m: the loss is DPO's at (1−λ)m, its gradient that of the unscaled margin."""
     chosen, rejected = under(T_CHOSEN, 1), under(T_REJECTED, 2)
     got = sr_dpo.loss(chosen, rejected, sr_dpo.Config(0.3, 0.25, "naive"))
-    torch.testing.assert_close(got, -torch.nn.functional.logsigmoid(0.75 * 0.3 * (chosen.logratios - rejected.logratios)))
+    torch.testing.assert_close(
+        got, -torch.nn.functional.logsigmoid(0.75 * 0.3 * (chosen.logratios - rejected.logratios))
+    )
 
 
 def test_what_they_need_hangs_on_delta():
@@ -100,9 +125,19 @@ def test_what_they_need_hangs_on_delta():
 def test_score_margin_asks_for_a_margin_of_the_scores_gap():
     chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
     scores = [torch.linspace(low, 3, B, dtype=torch.float64) for low in (-1, 2)]
-    chosen, rejected = replace(chosen, scores={"rating": scores[0]}), replace(rejected, scores={"rating": scores[1]})
+    chosen, rejected = (
+        replace(chosen, scores={"rating": scores[0]}),
+        replace(rejected, scores={"rating": scores[1]}),
+    )
     got = score_margin.loss(chosen, rejected, score_margin.Config(0.3, 0.7, "rating"))
     (c, r, _), (q, s, _) = sums(chosen), sums(rejected)
-    same_in_values_and_gradients(got, preference_loss(c, q, r + 0.7 * (scores[0] - scores[1]) / 0.3, s, 0.3), chosen, rejected)
-    torch.testing.assert_close(score_margin.loss(chosen, rejected, score_margin.Config(0.3, 0.0, "rating")), dpo.loss(chosen, rejected, dpo.Config(0.3)))
-    assert choose(Train(loss="score_margin", options={"score_margin": {"scorer": "rating"}})).needs == ("score.rating",)
+    same_in_values_and_gradients(
+        got, preference_loss(c, q, r + 0.7 * (scores[0] - scores[1]) / 0.3, s, 0.3), chosen, rejected
+    )
+    torch.testing.assert_close(
+        score_margin.loss(chosen, rejected, score_margin.Config(0.3, 0.0, "rating")),
+        dpo.loss(chosen, rejected, dpo.Config(0.3)),
+    )
+    assert choose(Train(loss="score_margin", options={"score_margin": {"scorer": "rating"}})).needs == (
+        "score.rating",
+    )

@@ -20,7 +20,16 @@ from tests.engine.test_stage import change_weights, killed
 from trainer import checkpoint
 from trainer.train import train
 
-SMALL = {"train__optimizer": "adamw", "train__schedule": "linear", "train__max_grad_norm": 1.0, "train__batch_size": 24, "train__learning_rate": 3e-3, "train__warmup_ratio": 0.2, "train__save_every": 3, "train__micro_batch_tokens": 300}
+SMALL = {
+    "train__optimizer": "adamw",
+    "train__schedule": "linear",
+    "train__max_grad_norm": 1.0,
+    "train__batch_size": 24,
+    "train__learning_rate": 3e-3,
+    "train__warmup_ratio": 0.2,
+    "train__save_every": 3,
+    "train__micro_batch_tokens": 300,
+}
 
 
 def recipe_for(run, **more):
@@ -51,7 +60,19 @@ def test_training_learns_and_says_so(run, capfd):
     assert evals[-1]["eval_loss"] < 0.6 and evals[-1]["eval_rewards/accuracies"] > 0.8
     steps = [row for row in found if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
-    names = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "grad_norm", "learning_rate", "epoch", "step"}
+    names = {
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "grad_norm",
+        "learning_rate",
+        "epoch",
+        "step",
+    }
     assert steps[0].keys() == names and steps[-1]["epoch"] == 3.0
     assert steps[0]["learning_rate"] < max(row["learning_rate"] for row in steps) == pytest.approx(3e-3)
     manifest = json.loads((last.parent / "manifest.json").read_text())
@@ -62,8 +83,15 @@ def test_a_checkpoint_is_a_model_folder(run, model_path):
     last = train(run, recipe_for(run, train__max_steps=4))
     model = AutoModelForCausalLM.from_pretrained(last)
     assert model.config._attn_implementation == "sdpa"
-    assert AutoTokenizer.from_pretrained(last).chat_template == AutoTokenizer.from_pretrained(model_path).chat_template
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, AutoModelForCausalLM.from_pretrained(model_path).state_dict()[name])]
+    assert (
+        AutoTokenizer.from_pretrained(last).chat_template
+        == AutoTokenizer.from_pretrained(model_path).chat_template
+    )
+    changed = [
+        name
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, AutoModelForCausalLM.from_pretrained(model_path).state_dict()[name])
+    ]
     assert len(changed) == len(model.state_dict())
     assert checkpoint.steps(last.parent) == [3, 4]
 
@@ -91,7 +119,17 @@ def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, tmp_path):
 
 def torchrun(ranks, words):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "trainer.cli", *map(str, words)]
+    command_line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "trainer.cli",
+        *map(str, words),
+    ]
     return subprocess.run(command_line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -103,11 +141,19 @@ def test_two_ranks_are_one(made_run, tmp_path):
     for ranks in (1, 2):
         run = tmp_path / str(ranks)
         shutil.copytree(made_run, run)
-        done = torchrun(ranks, ["run", RECIPE, "-o", run, *settings(**SMALL | {"train__batch_size": size, "train__epochs": 2})])
+        done = torchrun(
+            ranks,
+            ["run", RECIPE, "-o", run, *settings(**SMALL | {"train__batch_size": size, "train__epochs": 2})],
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("step 0: loss 0.693147") == 1
         folder = next(run.glob("train-*"))
-        found[ranks] = lines(folder), load_file(max(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "model.safetensors")
+        found[ranks] = (
+            lines(folder),
+            load_file(
+                max(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "model.safetensors"
+            ),
+        )
     (one, weights), (two, other) = found[1], found[2]
     assert len(one) == len(two) and one[-1]["step"] == 2 * -(-n // size)
     for a, b in zip(one, two, strict=True):
@@ -130,7 +176,14 @@ def spoil(run, change):
             values = [[change(value) for value in row] for row in rows[name].to_pylist()]
             import pyarrow as pa
 
-            pq.write_table(rows.set_column(rows.column_names.index(name), rows.schema.field(name), pa.array(values, rows.schema.field(name).type)), path)
+            pq.write_table(
+                rows.set_column(
+                    rows.column_names.index(name),
+                    rows.schema.field(name),
+                    pa.array(values, rows.schema.field(name).type),
+                ),
+                path,
+            )
             file["sha256"] = sha256_file(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -150,11 +203,26 @@ def test_nan_in_the_cache_is_refused(run):
 
 
 def test_a_diverging_run_stops_on_all_ranks_with_the_pair_ids(run):
-    done = torchrun(2, ["run", RECIPE, "-o", run, *settings(**SMALL | {"train__learning_rate": 1e20, "train__max_steps": 6, "train__warmup_ratio": 0.0})])
+    done = torchrun(
+        2,
+        [
+            "run",
+            RECIPE,
+            "-o",
+            run,
+            *settings(
+                **SMALL | {"train__learning_rate": 1e20, "train__max_steps": 6, "train__warmup_ratio": 0.0}
+            ),
+        ],
+    )
     assert done.returncode != 0
     assert "not finite" in done.stderr and done.stderr.count("error: ") == 1
     said = next(line for line in done.stderr.splitlines() if "error: " in line)
-    known = {row["pair_id"] for path in run.glob("pairs-*/*.parquet") for row in pq.read_table(path, columns=["pair_id"]).to_pylist()}
+    known = {
+        row["pair_id"]
+        for path in run.glob("pairs-*/*.parquet")
+        for row in pq.read_table(path, columns=["pair_id"]).to_pylist()
+    }
     assert any(identity in said for identity in known)
 
 
@@ -168,13 +236,28 @@ def test_other_weights_under_the_same_name_are_named(run, model_path, tmp_path):
         train(run, type(recipe)(recipe.sections | {"model": changed}, 0))
 
 
-@pytest.mark.parametrize(("key", "value", "said"), [("optimizer", "adam", "did you mean 'adamw'"), ("schedule", "cosin", "did you mean 'cosine'"), ("dtype", "float16", "did you mean"), ("batch_size", 0, "at least 1")])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("optimizer", "adam", "did you mean 'adamw'"),
+        ("schedule", "cosin", "did you mean 'cosine'"),
+        ("dtype", "float16", "did you mean"),
+        ("batch_size", 0, "at least 1"),
+    ],
+)
 def test_wrong_settings_are_named(run, key, value, said):
     with pytest.raises(UserError, match=said):
         train(run, recipe_for(run, **{f"train__{key}": value}))
 
 
-@pytest.mark.parametrize("more", [{"train__optimizer": "rmsprop", "train__schedule": "cosine"}, {"train__dtype": "bfloat16"}, {"train__gradient_checkpointing": "true", "train__schedule": "constant"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train__optimizer": "rmsprop", "train__schedule": "cosine"},
+        {"train__dtype": "bfloat16"},
+        {"train__gradient_checkpointing": "true", "train__schedule": "constant"},
+    ],
+)
 def test_other_ways_to_train_learn_too(run, more):
     rate = {"train__learning_rate": 3e-4} if "train__optimizer" in more else {}
     last = train(run, recipe_for(run, train__max_steps=20, **more | rate))
@@ -187,7 +270,9 @@ def test_gradient_checkpointing_changes_no_metric(made_run, tmp_path):
     for on in ("false", "true"):
         run = tmp_path / on
         shutil.copytree(made_run, run)
-        found.append(lines(train(run, recipe_for(run, train__max_steps=3, train__gradient_checkpointing=on)).parent))
+        found.append(
+            lines(train(run, recipe_for(run, train__max_steps=3, train__gradient_checkpointing=on)).parent)
+        )
     for a, b in zip(*found, strict=True):
         assert a == pytest.approx(b, abs=1e-5, rel=1e-5)
 
@@ -231,12 +316,27 @@ def variant(model_path, made, tmp_path, name, **values):
     shutil.copytree(model_path, own)
     value = json.loads((own / name).read_text()) if (own / name).exists() else {}
     (own / name).write_text(json.dumps(value | values))
-    command("engine", "precompute", RECIPE, "-o", path, *settings(prompts__source=made, prompts__shards=2, model__name=own))
+    command(
+        "engine",
+        "precompute",
+        RECIPE,
+        "-o",
+        path,
+        *settings(prompts__source=made, prompts__shards=2, model__name=own),
+    )
     return path, own
 
 
 def test_a_generation_config_that_cannot_be_saved_is_copied(model_path, pairs_file, tmp_path):
-    run, own = variant(model_path, pairs_file, tmp_path, "generation_config.json", temperature=0.9, top_p=0.6, do_sample=False)
+    run, own = variant(
+        model_path,
+        pairs_file,
+        tmp_path,
+        "generation_config.json",
+        temperature=0.9,
+        top_p=0.6,
+        do_sample=False,
+    )
     last = train(run, recipe_for(run, train__max_steps=1))
     assert (last / "generation_config.json").read_bytes() == (own / "generation_config.json").read_bytes()
 
@@ -269,8 +369,14 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
     shutil.copytree(rich_run, run)
     before, pairs = tree(run), next(run.glob("pairs-*")).name
     made = load(run / "recipe.toml").sections
-    for settings_of in [{"loss": name} for name in LOSSES] + [{"loss": "rpo", "rpo.y0": "baseline"}, {"loss": "score_margin", "score_margin.scorer": "given"}]:
-        given = load(run / "recipe.toml", [f"train.{name}={value}" for name, value in {**settings_of, "max_steps": 2}.items()])
+    for settings_of in [{"loss": name} for name in LOSSES] + [
+        {"loss": "rpo", "rpo.y0": "baseline"},
+        {"loss": "score_margin", "score_margin.scorer": "given"},
+    ]:
+        given = load(
+            run / "recipe.toml",
+            [f"train.{name}={value}" for name, value in {**settings_of, "max_steps": 2}.items()],
+        )
         last = train(run, type(given)(made | {"train": given.section("train")}, 0))
         found = lines(last.parent)
         assert all(np.isfinite(value) for row in found for value in row.values()) and found[-1]["step"] == 2
@@ -282,7 +388,10 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
 
 def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):
     monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(UserError, match=r'train.loss = sr_dpo needs log-probs under the quality prompt .*contexts = \["plain", "quality"\] in \[logprobs\]'):
+    with pytest.raises(
+        UserError,
+        match=r'train.loss = sr_dpo needs log-probs under the quality prompt .*contexts = \["plain", "quality"\] in \[logprobs\]',
+    ):
         train(run, recipe_for(run, train__loss="sr_dpo"))
 
 
@@ -291,7 +400,10 @@ def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(m
     """A forward without gradient before one with it, inside one autocast: some versions of torch then forget the second one's gradients."""
     run = tmp_path / "run"
     shutil.copytree(rich_run, run)
-    given = load(run / "recipe.toml", [f"train.{name}={value}" for name, value in {"loss": "sr_dpo", "max_steps": 12, **more}.items()])
+    given = load(
+        run / "recipe.toml",
+        [f"train.{name}={value}" for name, value in {"loss": "sr_dpo", "max_steps": 12, **more}.items()],
+    )
     found = lines(train(run, given).parent)
     norms = [row["grad_norm"] for row in found if "grad_norm" in row]
     evals = [row["eval_loss"] for row in found if "eval_loss" in row]
@@ -300,5 +412,10 @@ def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(m
 
 def test_looking_ahead_is_another_run_and_not_looking_ahead_is_no_fact(run):
     """Runs from before there was the key keep their folders."""
-    kept = [json.loads((train(run, recipe_for(run, train__max_steps=1, **more)).parent / "facts.json").read_text())["train"] for more in ({}, {"train__look_ahead": 4})]
+    kept = [
+        json.loads(
+            (train(run, recipe_for(run, train__max_steps=1, **more)).parent / "facts.json").read_text()
+        )["train"]
+        for more in ({}, {"train__look_ahead": 4})
+    ]
     assert "look_ahead" not in kept[0] and kept[1] == kept[0] | {"look_ahead": 4}

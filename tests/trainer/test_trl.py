@@ -29,7 +29,10 @@ def row(pair, ld_alpha=None):
         return float((weights * logps.astype(np.float64)).sum())
 
     ids = {name: getattr(pair, name).tolist() for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-    return ids | {"ref_chosen_logps": ref(pair.ref_chosen_token_logps), "ref_rejected_logps": ref(pair.ref_rejected_token_logps)}
+    return ids | {
+        "ref_chosen_logps": ref(pair.ref_chosen_token_logps),
+        "ref_rejected_logps": ref(pair.ref_rejected_token_logps),
+    }
 
 
 def theirs(policy, model_path, pairs, tmp_path, **settings):
@@ -40,12 +43,25 @@ def theirs(policy, model_path, pairs, tmp_path, **settings):
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     tokenizer.pad_token = tokenizer.eos_token
     text = Dataset.from_list([{"prompt": "Ada has", "chosen": " 1", "rejected": " 2"}] * len(pairs))
-    config = trl.DPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=len(pairs), report_to=[], gradient_checkpointing=False, bf16=False, use_cpu=True,
-                           max_length=None, precompute_ref_log_probs=True, **settings)
+    config = trl.DPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=len(pairs),
+        report_to=[],
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        max_length=None,
+        precompute_ref_log_probs=True,
+        **settings,
+    )
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
-    trainer = trl.DPOTrainer(copy.deepcopy(model), args=config, train_dataset=text, processing_class=tokenizer)
+    trainer = trl.DPOTrainer(
+        copy.deepcopy(model), args=config, train_dataset=text, processing_class=tokenizer
+    )
     trainer.model.zero_grad()
-    return trainer.compute_loss(trainer.model, trainer.data_collator([row(pair, settings.get("ld_alpha")) for pair in pairs])), trainer.model
+    return trainer.compute_loss(
+        trainer.model, trainer.data_collator([row(pair, settings.get("ld_alpha")) for pair in pairs])
+    ), trainer.model
 
 
 def same(policy, pairs, train: Train, their_loss, model):
@@ -62,7 +78,10 @@ def same(policy, pairs, train: Train, their_loss, model):
 
 
 LOSSES = {
-    "dpo": ({"beta": 0.3}, {"loss_type": ["sigmoid"]}),  # without label smoothing: TRL's sigmoid takes no notice of it
+    "dpo": (
+        {"beta": 0.3},
+        {"loss_type": ["sigmoid"]},
+    ),  # without label smoothing: TRL's sigmoid takes no notice of it
     "ipo": ({"beta": 0.3, "reduction": "mean"}, {"loss_type": ["ipo"]}),
     "robust_dpo": ({"beta": 0.3, "label_smoothing": 0.2}, {"loss_type": ["robust"], "label_smoothing": 0.2}),
     "hinge": ({"beta": 0.3}, {"loss_type": ["hinge"]}),
@@ -83,11 +102,26 @@ def test_an_sft_term_is_trls(kind, other_model, model_path, batch, tmp_path):
     """On one pair: TRL's mean runs over all tokens of a batch, ours over a response's."""
     (pair,) = batch[:1]
     weight = 0.3 / (len(pair.chosen_ids) if kind == "sum" else 1)
-    found = theirs(other_model, model_path, [pair], tmp_path, beta=0.3, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.3])
-    same(other_model, [pair], Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "kind": kind}}), *found)
+    found = theirs(
+        other_model,
+        model_path,
+        [pair],
+        tmp_path,
+        beta=0.3,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, 0.3],
+    )
+    same(
+        other_model,
+        [pair],
+        Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "kind": kind}}),
+        *found,
+    )
 
 
-def test_rpo_is_trls_sigmoid_less_eta_beta_times_the_chosen_log_prob(other_model, model_path, batch, tmp_path):
+def test_rpo_is_trls_sigmoid_less_eta_beta_times_the_chosen_log_prob(
+    other_model, model_path, batch, tmp_path
+):
     loss, model = theirs(other_model, model_path, batch, tmp_path, beta=0.3, loss_type=["sigmoid"])
     for pair in batch:  # one by one, without padding
         ids = torch.tensor([[*pair.prompt_ids.tolist(), *pair.chosen_ids.tolist()]])

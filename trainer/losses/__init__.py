@@ -18,8 +18,23 @@ from trainer.losses.side import Side
 
 
 NAMES = (
-    "dpo", "robust_dpo", "ipo", "sr_dpo", "sr_ipo", "rpo", "bmc", "ipo_bmc", "score_margin",
-    "simpo", "orpo", "hinge", "length_normalised_dpo", "dpop", "r_dpo", "ld_dpo", "wpo",
+    "dpo",
+    "robust_dpo",
+    "ipo",
+    "sr_dpo",
+    "sr_ipo",
+    "rpo",
+    "bmc",
+    "ipo_bmc",
+    "score_margin",
+    "simpo",
+    "orpo",
+    "hinge",
+    "length_normalised_dpo",
+    "dpop",
+    "r_dpo",
+    "ld_dpo",
+    "wpo",
 )
 
 LOSSES: dict[str, ModuleType] = {name: import_module(f"trainer.losses.{name}") for name in NAMES}
@@ -73,5 +88,7 @@ def described(name: str) -> tuple[str, list[str], str, str]:
     first, _, rest = (module.__doc__ or "").partition("\n")
     equation = [line.strip() for line in rest.splitlines() if line.startswith("    ")]
     keys = ", ".join(f"{field.name} = {field.default!r}" for field in dataclasses.fields(module.Config))
-    needs = "; ".join(f"{what}: {remedy}" for what, _, remedy in map(wanted, needs_of(module, module.Config())))
+    needs = "; ".join(
+        f"{what}: {remedy}" for what, _, remedy in map(wanted, needs_of(module, module.Config()))
+    )
     return first, equation, keys, needs

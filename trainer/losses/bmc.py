@@ -33,7 +33,13 @@ class Config:
 
 def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
     """(B,) one number a pair."""
-    return -F.logsigmoid(config.beta * (weighted(chosen, config.delta, config.weighting) - weighted(rejected, config.delta, config.weighting)))
+    return -F.logsigmoid(
+        config.beta
+        * (
+            weighted(chosen, config.delta, config.weighting)
+            - weighted(rejected, config.delta, config.weighting)
+        )
+    )
 
 
 def weighted(side: Side, delta: float, weighting: str) -> torch.Tensor:
@@ -42,11 +48,15 @@ def weighted(side: Side, delta: float, weighting: str) -> torch.Tensor:
     own = _weights(side.token_logps, side.edit_mask, delta)
     if weighting == "paper":
         return (own * side.token_logratios).sum(-1)
-    return (own * side.token_logps - _weights(side.ref_token_logps, side.edit_mask, delta) * side.ref_token_logps).sum(-1)
+    return (
+        own * side.token_logps - _weights(side.ref_token_logps, side.edit_mask, delta) * side.ref_token_logps
+    ).sum(-1)
 
 
 def _weights(token_logps: torch.Tensor, edit_mask: torch.Tensor, delta: float) -> torch.Tensor:
     """(B, T) λ. The exponent is bounded before it is taken: 1/π of a token that is all but impossible is beyond float32."""
     bound = torch.log(torch.tensor(max(delta, 1e-30), dtype=token_logps.dtype, device=token_logps.device))
-    unsure = torch.exp(torch.minimum(-token_logps.detach(), bound)) if delta > 0 else torch.zeros_like(token_logps)
+    unsure = (
+        torch.exp(torch.minimum(-token_logps.detach(), bound)) if delta > 0 else torch.zeros_like(token_logps)
+    )
     return 1 + edit_mask * unsure

@@ -29,4 +29,6 @@ class Config:
 def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
     """(B,) one number a pair."""
     margin = config.beta * (chosen.logratios - rejected.logratios)
-    return -(1 - config.label_smoothing) * F.logsigmoid(margin) - config.label_smoothing * F.logsigmoid(-margin)
+    return -(1 - config.label_smoothing) * F.logsigmoid(margin) - config.label_smoothing * F.logsigmoid(
+        -margin
+    )

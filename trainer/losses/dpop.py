@@ -1,6 +1,6 @@
 """DPO-positive (arXiv 2402.13228, Eq. 3): a penalty wherever the chosen response is less likely than under the reference.
 
-    L = −log σ( β·( h − λ·max(0, log ref(y+|x) − log π(y+|x)) ) ),   h = logratio of chosen − logratio of rejected
+L = −log σ( β·( h − λ·max(0, log ref(y+|x) − log π(y+|x)) ) ),   h = logratio of chosen − logratio of rejected
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Hinge, SLiC's calibration on log-ratios (arXiv 2309.06657; 2305.10425).
 
-    L = max(0, 1 − m),   m = β·(logratio of chosen − logratio of rejected)
+L = max(0, 1 − m),   m = β·(logratio of chosen − logratio of rejected)
 """
 
 from dataclasses import dataclass

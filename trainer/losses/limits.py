@@ -7,7 +7,11 @@ def within(low: float, high: float, /, **named: float) -> None:
     """Raises UserError for a value below `low` or above `high`."""
     for name, value in named.items():
         if not low <= value <= high:
-            raise UserError(f"the loss's {name} = {value}: expected {low:g} to {high:g}" if high < float("inf") else f"the loss's {name} = {value}: expected {low:g} or more")
+            raise UserError(
+                f"the loss's {name} = {value}: expected {low:g} to {high:g}"
+                if high < float("inf")
+                else f"the loss's {name} = {value}: expected {low:g} or more"
+            )
 
 
 def above_zero(**named: float) -> None:

@@ -31,4 +31,6 @@ def log_odds(logps: torch.Tensor) -> torch.Tensor:
 
 def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
     """(B,) one number a pair."""
-    return -chosen.mean_logps - config.beta * F.logsigmoid(log_odds(chosen.mean_logps) - log_odds(rejected.mean_logps))
+    return -chosen.mean_logps - config.beta * F.logsigmoid(
+        log_odds(chosen.mean_logps) - log_odds(rejected.mean_logps)
+    )

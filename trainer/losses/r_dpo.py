@@ -1,6 +1,6 @@
 """R-DPO, length-regularised DPO (arXiv 2403.19159): a longer chosen response needs less of a margin to count, so length is not learnt as quality.
 
-    L = −log σ( m + α·(|y+| − |y−|) ),   m = β·(logratio of chosen − logratio of rejected)
+L = −log σ( m + α·(|y+| − |y−|) ),   m = β·(logratio of chosen − logratio of rejected)
 """
 
 from dataclasses import dataclass

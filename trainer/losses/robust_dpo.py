@@ -1,6 +1,6 @@
 """Robust DPO (arXiv 2403.00409): an unbiased estimate of DPO's loss where a share ε of the preferences is flipped.
 
-    L = [ −(1−ε)·log σ(m) + ε·log σ(−m) ] / (1−2ε),   m = β·(logratio of chosen − logratio of rejected)
+L = [ −(1−ε)·log σ(m) + ε·log σ(−m) ] / (1−2ε),   m = β·(logratio of chosen − logratio of rejected)
 """
 
 from dataclasses import dataclass

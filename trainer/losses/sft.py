@@ -1,7 +1,7 @@
 """An SFT term beside any loss: the chosen response's own likelihood, which preference losses let fall.
 
-    + weight·( −log π(y+|x) )        kind = "sum": over the response's tokens
-    + weight·( −mean_t log π(y+_t) ) kind = "mean"
++ weight·( −log π(y+|x) )        kind = "sum": over the response's tokens
++ weight·( −mean_t log π(y+_t) ) kind = "mean"
 """
 
 from dataclasses import dataclass

@@ -14,10 +14,16 @@ class Side:
     token_logps: torch.Tensor
     ref_token_logps: torch.Tensor
     mask: torch.Tensor
-    edit_mask: torch.Tensor | None = None  # "edit_mask": 1 where the token is in the diff of the two responses
+    edit_mask: torch.Tensor | None = (
+        None  # "edit_mask": 1 where the token is in the diff of the two responses
+    )
     quality: "Side | None" = None  # "quality": the same response under the quality prompt, by the policy as it is now; without gradient
-    scores: dict[str, torch.Tensor] = field(default_factory=dict)  # "score.<scorer>": (B,) by the scorer's name
-    baseline: "Side | None" = None  # "baseline", of the chosen side: another response to the prompt, (B, T) with a T of its own
+    scores: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # "score.<scorer>": (B,) by the scorer's name
+    baseline: "Side | None" = (
+        None  # "baseline", of the chosen side: another response to the prompt, (B, T) with a T of its own
+    )
 
     @property
     def logps(self) -> torch.Tensor:

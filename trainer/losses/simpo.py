@@ -1,6 +1,6 @@
 """SimPO (arXiv 2405.14734, Eq. 6): length-normalised log-probs with a target margin, no reference.
 
-    L = −log σ( β·mean_t log π(y+_t) − β·mean_t log π(y−_t) − γ )
+L = −log σ( β·mean_t log π(y+_t) − β·mean_t log π(y−_t) − γ )
 """
 
 from dataclasses import dataclass

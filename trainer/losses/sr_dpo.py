@@ -45,5 +45,7 @@ def refinement(chosen: Side, rejected: Side, delta: str) -> torch.Tensor:
     """(B,) Δ/β, in nat; no gradient passes through it."""
     if delta == "naive":
         return (chosen.logratios - rejected.logratios).detach()
-    assert chosen.quality is not None and rejected.quality is not None, "the objective's needs name the quality context"
+    assert chosen.quality is not None and rejected.quality is not None, (
+        "the objective's needs name the quality context"
+    )
     return (chosen.quality.logratios - rejected.quality.logratios).detach()

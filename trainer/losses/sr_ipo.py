@@ -39,5 +39,9 @@ class Config:
 def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
     """(B,) one number a pair; (1/(2β))² while policy = reference."""
     scale = config.beta if config.scaling == "printed" else 1.0
-    gap = chosen.logratios - rejected.logratios - config.lam * scale * refinement(chosen, rejected, config.delta)
+    gap = (
+        chosen.logratios
+        - rejected.logratios
+        - config.lam * scale * refinement(chosen, rejected, config.delta)
+    )
     return (gap - 1 / (2 * config.beta)) ** 2
