@@ -172,7 +172,7 @@ def _elements(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[bytes, str 
                 if depth == 0 or (depth == 1 and mark == b","):
                     piece = chunk[begin : at - 1]
                     length += len(piece)
-                    if length and (kept + piece).strip() or mark == b",":
+                    if (length and (kept + piece).strip()) or mark == b",":
                         yield _sized(kept + piece[: limit + 1], length, limit)
                     kept, length, begin = b"", 0, at
         if depth:

@@ -63,7 +63,7 @@ def resolve(model: Model) -> Path:
     if path.is_absolute() or model.name.startswith((".", "~")) or model.name.count("/") > 1:
         raise UserError(f"no model folder at {model.name}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(_WANTED)))

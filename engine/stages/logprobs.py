@@ -14,7 +14,7 @@ import pyarrow as pa
 from engine.instructions import quality_text, under
 from engine.models import Uses, backend, use
 from engine.stage import Made, Stage
-from engine.text import Text, TemplateError, lists
+from engine.text import TemplateError, Text, lists
 from schemas.commit import fingerprint
 from schemas.errors import UserError, did_you_mean
 from schemas.recipe import Recipe

@@ -74,9 +74,9 @@ def child(work: str, folder: Path, out: Path) -> dict:
         f"model.name={folder / 'model'}",
     ]
     if work == "reading":
-        from trainer import data
-
         import torch
+
+        from trainer import data
 
         pairs = data.open_pairs(out / "run")
         before, begun, tokens = peak_mb(), time.perf_counter(), 0

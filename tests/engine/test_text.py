@@ -2,11 +2,11 @@
 
 import pytest
 
-from engine.text import TemplateError, Text, content_id, prompt_id, share, shard_of
+from engine.text import TemplateError, Text, content_id, prompt_id, shard_of, share
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
-from tests.conftest import SHARED
 from schemas.recipe import included
+from tests.conftest import SHARED
 
 PLAIN = included("prompts", "plain", ".jinja").read_text()
 

@@ -97,5 +97,5 @@ def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(mo
     assert process.returncode == 0, said
     strip = lambda folder: {
         name: data for name, data in tree(folder).items() if not name.endswith("recipe.toml")
-    }  # noqa: E731 - they hold the folder's path
+    }
     assert strip(run) == strip(killed)

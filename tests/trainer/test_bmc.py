@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from schemas.errors import UserError
 from schemas.sections import Train
-from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, side
+from tests.trainer.test_dpo import T_CHOSEN, T_REJECTED, B, side
 from trainer.losses import bmc, choose, dpo, ipo, ipo_bmc
 from trainer.losses.side import Side
 

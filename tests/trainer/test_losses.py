@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from schemas.errors import UserError
 from schemas.sections import Train
 from tests.conftest import RECIPE, ROOT, command, settings
-from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, side
+from tests.trainer.test_dpo import T_CHOSEN, T_REJECTED, B, side
 from trainer import losses
 from trainer.losses import (
     LOSSES,

@@ -8,7 +8,7 @@ import torch
 
 from schemas.errors import UserError
 from schemas.sections import Train
-from tests.trainer.test_dpo import B, T_CHOSEN, T_REJECTED, preference_loss, side
+from tests.trainer.test_dpo import T_CHOSEN, T_REJECTED, B, preference_loss, side
 from tests.trainer.test_losses import sums
 from trainer.losses import choose, dpo, ipo, score_margin, sr_dpo, sr_ipo
 

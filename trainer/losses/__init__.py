@@ -16,7 +16,6 @@ from trainer.data import wanted
 from trainer.losses import sft
 from trainer.losses.side import Side
 
-
 NAMES = (
     "dpo",
     "robust_dpo",
