@@ -14,18 +14,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from engine.executors.local import cores
 from engine.models import Uses, backend, open_model, places
 from engine.models import use as use_of
 from engine.stage import Run, plan, read_file
 from engine.stages import logprobs
 from engine.text import Text, share
 from schemas.commit import commit_json
+from schemas.devices import cores
 from schemas.errors import UserError
 from schemas.identity import identify
 from schemas.manifest import read_markers, read_plan, verify
 from schemas.recipe import Recipe
 from schemas.sections import Train, Verify
+from schemas.tolerance import mean_gap
 
 _SHARDS = 8  # that the sample is taken from
 
@@ -53,11 +54,8 @@ def check(path: Path, recipe: Recipe, both: bool = True) -> None:
     )
     gaps = _gaps(rows, recipe, both)
     _print(gaps)
-    exact = (
-        recipe.section("model").dtype == "float32"
-        and recipe.sections.get("train", Train()).dtype == "float32"
-    )
-    tolerance = config.tolerance or (1e-3 if exact else 0.05)
+    train: Train = recipe.sections.get("train", Train())
+    tolerance = mean_gap(config.tolerance, recipe.section("model").dtype, train.dtype)
     worst = max(gap["mean"] for gap in gaps)
     wrong = [f"{len(damaged)} files are damaged, such as {damaged[0]}"] if damaged else []
     wrong += (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from schemas.packed import check_device
+from schemas.devices import check_device
 
 _BUCKET = 1 << 25  # elements summed in one call: few calls, without a second copy of a large model
 

@@ -10,14 +10,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from schemas import packed
+from schemas.forward.layout import Layout, pack
+from schemas.forward.load import load as load_model
+from schemas.forward.logps import head_logps, head_rows, hidden_states, split, token_logps
 from trainer.data import Pair
 from trainer.losses.side import Side
 
 
 def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreTrainedModel:
     """A policy in float32 (autocast lowers the arithmetic where bfloat16 is wanted, not the weights: updates of 5e-7 would vanish in them)."""
-    model = packed.load(path, torch.float32, device)
+    model = load_model(path, torch.float32, device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # transformers checkpoints only layers that are in training. Their parts stay in eval: no dropout wakes up.
@@ -33,7 +35,9 @@ def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -
     One packed forward, the prompt computed once for all its responses; for the quality context one more, without gradient, before it."""
     quality = _quality(model, pairs, device)
     layout = _lay(pairs, "prompt_ids", _names(pairs), device)
-    return _sides(pairs, packed.token_logps(model, layout).split(layout.lengths), quality, device)
+    decoder, head = split(model)
+    logps = token_logps(decoder, head, layout)
+    return _sides(pairs, logps.split(layout.lengths), quality, device)
 
 
 def backward(
@@ -50,13 +54,14 @@ def backward(
     quality = _quality(model, pairs, device)
     names = _names(pairs)
     layout = _lay(pairs, "prompt_ids", names, device)
-    hidden = packed.hidden(model, layout)
+    decoder, head = split(model)
+    hidden = hidden_states(decoder, layout)
     each = [sum(layout.lengths[at : at + len(names)]) for at in range(0, len(layout.lengths), len(names))]
-    cuts = _whole(each, packed.head_rows(model))
+    cuts = _whole(each, head_rows(head, hidden.device))
     rows = [sum(each[begin:end]) for begin, end in cuts]
     leaves = [leaf.requires_grad_() for leaf in hidden.detach().split(rows)]
     for (begin, end), leaf, targets in zip(cuts, leaves, layout.targets.split(rows), strict=True):
-        parts = packed.head(model, leaf, targets).split(layout.lengths[begin * len(names) : end * len(names)])
+        parts = head_logps(head, leaf, targets).split(layout.lengths[begin * len(names) : end * len(names)])
         chosen, rejected = _sides(pairs[begin:end], parts, quality[begin:end], device)
         found = loss(chosen, rejected)
         (found.sum() * scale).backward()
@@ -79,9 +84,9 @@ def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return ("chosen", "rejected", "baseline") if "baseline_ids" in pairs[0].more else ("chosen", "rejected")
 
 
-def _lay(pairs: Sequence[Pair], prompt: str, names: Sequence[str], device: torch.device) -> packed.Layout:
+def _lay(pairs: Sequence[Pair], prompt: str, names: Sequence[str], device: torch.device) -> Layout:
     """The pairs' responses of these names under the prompt in column `prompt`."""
-    return packed.lay(
+    return pack(
         [(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device
     )
 
@@ -94,7 +99,8 @@ def _quality(
     if "quality_prompt_ids" not in pairs[0].more:
         return [()] * len(pairs)
     layout = _lay(pairs, "quality_prompt_ids", ("chosen", "rejected"), device)
-    parts = packed.token_logps(model, layout).split(layout.lengths)
+    decoder, head = split(model)
+    parts = token_logps(decoder, head, layout).split(layout.lengths)
     return list(zip(parts[0::2], parts[1::2], strict=True))
 
 

@@ -15,10 +15,12 @@ import torch
 from transformers import PreTrainedModel, get_scheduler
 
 from schemas.commit import commit_bytes, commit_json, fingerprint, locked, sweep
+from schemas.devices import batch_tokens
 from schemas.errors import UserError, did_you_mean
 from schemas.identity import config_digest, resolve, weights_digest
 from schemas.recipe import Recipe, dump
 from schemas.sections import Train
+from schemas.tolerance import mean_gap
 from trainer import checkpoint, data, dist, losses, metrics
 from trainer.data import Pair, Pairs
 from trainer.dist import Ranks
@@ -201,8 +203,7 @@ class Stepping:
 
     @property
     def budget(self) -> int:
-        # On a CPU short rows stay in its caches; a GPU wants long ones.
-        return self.config.micro_batch_tokens or (2048 if self.ranks.device.type == "cpu" else 16384)
+        return batch_tokens(self.config.micro_batch_tokens, self.ranks.device.type)
 
     def backward(self, batch: list[Pair]) -> tuple[torch.Tensor, int]:
         """Gradients of the global batch's mean loss on every rank; the metrics' sums and the tokens of all ranks."""
@@ -325,8 +326,7 @@ def _agree(stepping: Stepping, batch: list[Pair], pairs: Pairs, log: metrics.Log
     found, law, gap, pairs_seen, tokens = stepping.ranks.sum(totals).tolist()
     most = max(stepping.ranks.gather([most]))
     value, law, mean = found / pairs_seen, law / pairs_seen, gap / tokens
-    exact = stepping.config.dtype == "float32" and pairs.facts["reference"]["dtype"] == "float32"
-    tolerance = stepping.config.tolerance or (1e-3 if exact else 0.05)
+    tolerance = mean_gap(stepping.config.tolerance, stepping.config.dtype, pairs.facts["reference"]["dtype"])
     said = f"step 0: loss {value:.6f} (law: {law:.6f}); gap between cache and policy, nat a token: mean {mean:.2g}, largest {most:.2g}"
     if log:
         log.say(said)

@@ -22,16 +22,13 @@ from pathlib import Path
 
 from engine.models import Model, Uses, open_model, places
 from engine.stage import Run, Stage, make, plan
+from schemas.devices import cores
 from schemas.errors import UserError
 from schemas.manifest import Marker
 from schemas.recipe import Recipe
 
 Report = Callable[[str, object], None]  # ("rows", responses done) or ("shard", (stage, marker))
 _SHARDS_UNDER_WAY = 3  # in a worker with vLLM
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

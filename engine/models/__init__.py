@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.text import Text
+from schemas.devices import check_device
 from schemas.errors import UserError
 from schemas.identity import identify
 from schemas.recipe import Recipe
@@ -137,8 +138,6 @@ def _gpu() -> bool:
 def devices(wanted: str) -> list[str]:
     """The devices that `model.device` means here: `auto` is every GPU there is, else the CPU; `cuda` every GPU."""
     import torch
-
-    from schemas.packed import check_device
 
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     check_device(wanted)

@@ -11,8 +11,11 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from engine.models import Ids, Sample, Uses
 from engine.text import Text
-from schemas import packed
+from schemas.devices import batch_tokens
 from schemas.errors import UserError
+from schemas.forward.layout import pack
+from schemas.forward.load import load
+from schemas.forward.logps import split, token_logps
 from schemas.identity import identify
 from schemas.sections import Sampling
 
@@ -37,8 +40,7 @@ class HF:
         torch.set_num_threads(threads or self._threads_before)
         self._config, self._device, self._report = use.config, device, report
         self._identity, self._planned, self._positions = identify(use.config), planned, use.positions
-        # On a CPU short rows stay in its caches; a GPU wants long ones.
-        self._batch_tokens = use.batch_tokens or (2048 if device == "cpu" else 16384)
+        self._batch_tokens = batch_tokens(use.batch_tokens, torch.device(device).type)
         if self._config.dtype not in DTYPES:
             raise UserError(f"model.dtype = {self._config.dtype}: expected one of {', '.join(DTYPES)}")
 
@@ -50,7 +52,7 @@ class HF:
 
     @functools.cached_property
     def _model(self) -> PreTrainedModel:
-        model = packed.load(self._identity.path, DTYPES[self._config.dtype], self._device)
+        model = load(self._identity.path, DTYPES[self._config.dtype], self._device)
         self._as_planned()
         return model
 
@@ -74,10 +76,11 @@ class HF:
         """Groups of like length together under the token budget, each prompt run once for its responses (again where they exceed the budget)."""
         found: list[list[np.ndarray | None]] = [[None] * len(group) for group in responses]
         for batch in _batches(prompts, responses, self._batch_tokens):
-            layout = packed.lay(
+            layout = pack(
                 [(prompts[i], [responses[i][k] for k in chosen]) for i, chosen in batch], self._device
             )
-            logps = packed.token_logps(self._model, layout).cpu().numpy()
+            decoder, head = split(self._model)
+            logps = token_logps(decoder, head, layout).cpu().numpy()
             parts = iter(np.split(logps, np.cumsum(layout.lengths)[:-1]))
             for i, chosen in batch:
                 for k in chosen:

@@ -52,7 +52,7 @@ def _folder(path: str) -> Path:
 
 
 def main(problems: int, seed: int, named: list[str]) -> None:
-    from engine.executors.local import cores
+    from schemas.devices import cores
 
     rows = []
     for item in named:

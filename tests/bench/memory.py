@@ -56,8 +56,8 @@ def peak_mb() -> float:
 
 
 def child(work: str, folder: Path, out: Path) -> dict:
-    from engine.executors import local
     from engine.precompute import precompute
+    from schemas.devices import cores
     from schemas.recipe import load
 
     recipe = out / f"{work}.toml"
@@ -87,7 +87,7 @@ def child(work: str, folder: Path, out: Path) -> dict:
         return {"mb": peak_mb() - before, "rate": pairs.count("train") / (time.perf_counter() - begun)}
     import torch
 
-    torch.set_num_threads(local.cores())
+    torch.set_num_threads(cores())
     before, begun = peak_mb(), time.perf_counter()
     precompute(out / "run" if work == "precompute" else out / "imported", load(recipe, settings), 1)
     return {

@@ -40,10 +40,10 @@ def bare_generate(prompts: Path) -> None:
     """What a user's own script would do: the prompts' ids, one LLM, one generate, the texts to a file."""
     import os
 
-    from engine.executors.local import cores
     from engine.models import Uses
     from engine.models.vllm import VLLM
     from engine.text import seed_of
+    from schemas.devices import cores
     from schemas.sections import Model
 
     model = VLLM(Uses(Model(name=str(MODEL)), "vllm"), "cpu", cores())
@@ -150,12 +150,12 @@ def larger(folder: Path) -> Path:
 def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rounds: int) -> list[dict]:
     import shutil
 
-    from engine.executors.local import cores
     from engine.models import open_model
     from engine.stage import _batch, lay, make, opened, plan
     from engine.stages import STAGES
     from engine.stages.logprobs import max_length, tokenised, uses
     from pipelines.sandbox import world
+    from schemas.devices import cores
     from schemas.recipe import load
 
     rows, recipe_path = folder / "pairs.jsonl", folder / "logprobs.toml"

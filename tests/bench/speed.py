@@ -203,8 +203,8 @@ def reading(rounds: int, folder: Path) -> list[dict]:
     import torch
 
     from engine.stage import write_parquet
-    from schemas import packed
     from schemas.commit import sha256_file
+    from schemas.forward.layout import pack
     from schemas.manifest import File, Marker
     from schemas.tables import table
     from trainer import data
@@ -246,7 +246,7 @@ def reading(rounds: int, folder: Path) -> list[dict]:
         data.global_batches(opened, work.pairs, seed=1), len(pairs) // work.pairs
     ):
         for part in data.micro_batches(data.deal(batch, 0, 1), 2048):
-            packed.lay([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part])
+            pack([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part])
     handled = (time.perf_counter() - begun) / len(pairs)
     new_model(work.model, folder)
     step, _ = ours(work, folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from schemas import packed
+from schemas.forward import logps
 from schemas.sections import Train
 from trainer import data
 from trainer.losses import LOSSES, choose
@@ -105,7 +105,7 @@ def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
     (want.sum() / 7).backward()
     gradients = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
     model.zero_grad()
-    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
+    monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
     found = list(backward(model, pairs, torch.device("cpu"), objective, 1 / 7))
     assert len(found) == (5 if rows == 1 else 1 if rows == 10_000 else len(found))
     torch.testing.assert_close(

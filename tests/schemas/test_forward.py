@@ -1,9 +1,8 @@
-"""Packed = dense: the log-probs and gradients of the packed pass are those of one response at a time through the model's own forward."""
+"""Packed = dense: log-probs and gradients are those of the model's own forward, one response at a time."""
 
 import pytest
 import torch
 from transformers import (
-    AttentionInterface,
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
@@ -17,7 +16,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from schemas import packed
+from schemas.forward import attention, logps
+from schemas.forward.attention import PACKED
+from schemas.forward.layout import pack
+from schemas.forward.load import prepare
 
 V = 61
 SIZES = {
@@ -77,29 +79,33 @@ def build(config, dtype=torch.float32):
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype).eval()
 
 
+def token_logps(model, groups):
+    decoder, head = logps.split(model)
+    return logps.token_logps(decoder, head, pack(groups))
+
+
 def dense(model, groups):
     """The independent computation: a row a response, all logits, float64 log-softmax."""
-    found = []
+    tokens = []
     for prompt, responses in groups:
         for response in responses:
             ids = torch.tensor([[*prompt, *response]])
-            logps = model(ids, use_cache=False).logits[0].double().log_softmax(-1)
-            found += [logps[len(prompt) + t - 1, token] for t, token in enumerate(response)]
-    return torch.stack(found)
+            all_logps = model(ids, use_cache=False).logits[0].double().log_softmax(-1)
+            tokens += [all_logps[len(prompt) + t - 1, token] for t, token in enumerate(response)]
+    return torch.stack(tokens)
 
 
 def check_against_dense(model, switch):
-    """Values and gradients of the packed pass, once `switch` has made the model ready for it, beside the dense ones."""
+    """Packed values and gradients beside the dense ones; `switch` makes the model ready for packing."""
     want = dense(model, groups())
-    weights = torch.linspace(
-        -1, 1, len(want), dtype=torch.float64
-    )  # unlike weights: a swap of two tokens must show
+    # Unlike weights: a swap of two tokens must show.
+    weights = torch.linspace(-1, 1, len(want), dtype=torch.float64)
     (want * weights).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
 
     switch(model)
-    got = packed.token_logps(model, packed.lay(groups()))
+    got = token_logps(model, groups())
     (got.double() * weights).sum().backward()
 
     assert got.dtype == torch.float32
@@ -113,14 +119,16 @@ def check_against_dense(model, switch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_is_dense_in_values_and_gradients(family):
     model = build(FAMILIES[family])
-    check_against_dense(model, packed.prepare)
-    assert model.config._attn_implementation == "prefmill_packed", "the family fell back to padding"
+    check_against_dense(model, prepare)
+    assert model.config._attn_implementation == PACKED, "the family fell back to padding"
 
 
 def flash_attention_by_its_documentation(
     query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
 ):
-    """torch.nn.attention.varlen.varlen_attn, which runs on a GPU alone: (T_q, heads, d); the last query of a segment is aligned with its last key."""
+    """torch.nn.attention.varlen.varlen_attn, which runs on a GPU alone: (T_q, heads, d).
+
+    The last query of a segment is aligned with its last key."""
     assert (
         cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
         and cu_seq_q[-1] == len(query)
@@ -151,95 +159,81 @@ def flash_attention_by_its_documentation(
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "granite", "gpt2"])
 def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, monkeypatch):
     """What runs on a GPU in half precision, with the kernel's documentation in its place."""
-    layers = []
+    calls = []
 
-    def attention(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=None,
-        dropout=0.0,
-        sliding_window=None,
-        packed=None,
-        **_,
-    ):
-        layers.append(module)
-        return one_kernel(query, key, value, scaling, sliding_window, packed), None
+    def kernel(*args, **options):
+        calls.append(options)
+        return flash_attention_by_its_documentation(*args, **options)
 
     def switch(model):
-        model.config._attn_implementation = packed._NAME
+        model.config._attn_implementation = PACKED
 
-    one_kernel = packed._one_kernel
-    monkeypatch.setattr(packed.varlen, "varlen_attn", flash_attention_by_its_documentation)
-    monkeypatch.setattr(packed, "_NAME", "one_kernel")
-    AttentionInterface.register("one_kernel", attention)
+    monkeypatch.setattr(attention, "_kernel_runs", lambda query, key, value: True)
+    monkeypatch.setattr(attention.varlen, "varlen_attn", kernel)
     check_against_dense(build(FAMILIES[family]), switch)
-    assert len(layers) == 2
+    assert len(calls) == 2, "one call a layer"
 
 
 def test_padding_is_dense_too():
     """The way out for a model that does not take part in packing."""
     model = build(FAMILIES["llama"])
     torch.testing.assert_close(
-        packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0
+        token_logps(model, groups()).double(), dense(model, groups()), atol=1e-5, rtol=0
     )
 
 
 def test_a_model_that_ignores_the_layout_is_padded_with_a_warning(caplog):
     model = build(FAMILIES["llama"])
-    for layer in (
-        model.model.layers
-    ):  # mixes in the left neighbour, whatever the layout: what a convolution or a state-space layer does
+    # Mixes in the left neighbour, whatever the layout, as a convolution or a state-space layer does.
+    for layer in model.model.layers:
         layer.self_attn.forward = lambda hidden_states, **_: (
             hidden_states + hidden_states.roll(1, 1) * (torch.arange(hidden_states.shape[1]) > 0)[:, None],
             None,
         )
     with caplog.at_level("WARNING", "prefmill"):
-        packed.prepare(model)
+        prepare(model)
     assert model.config._attn_implementation == "sdpa"
     assert "padded instead" in caplog.text
     torch.testing.assert_close(
-        packed.token_logps(model, packed.lay(groups())).double(), dense(model, groups()), atol=1e-5, rtol=0
+        token_logps(model, groups()).double(), dense(model, groups()), atol=1e-5, rtol=0
     )
 
 
 def test_the_number_of_chunks_changes_nothing(monkeypatch):
-    model = packed.prepare(build(FAMILIES["qwen2"]))
-    whole = packed.token_logps(model, packed.lay(groups()))
-    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", 4 * V)
-    torch.testing.assert_close(packed.token_logps(model, packed.lay(groups())), whole, atol=1e-6, rtol=0)
+    model = prepare(build(FAMILIES["qwen2"]))
+    whole = token_logps(model, groups())
+    monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", 4 * V)
+    torch.testing.assert_close(token_logps(model, groups()), whole, atol=1e-6, rtol=0)
 
 
 def test_no_tensor_of_length_times_vocabulary_is_made(monkeypatch):
     """Every tensor that the head makes is at most one chunk."""
-    model = packed.prepare(build(FAMILIES["llama"]))
-    monkeypatch.setitem(packed._CHUNK_LOGITS, "cpu", 5 * V)
+    model = prepare(build(FAMILIES["llama"]))
+    monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", 5 * V)
     rows = []
     model.lm_head.register_forward_hook(lambda module, args, out: rows.append(out.shape[0]))
-    logps = packed.token_logps(model, packed.lay(groups()))
-    logps.sum().backward()
-    assert max(rows) == 5 and sum(rows) >= len(logps)
+    got = token_logps(model, groups())
+    got.sum().backward()
+    assert max(rows) == 5 and sum(rows) >= len(got)
 
 
 def test_gradient_checkpointing_changes_no_gradient():
     gradients = []
     for on in (False, True):
-        model = packed.prepare(build(FAMILIES["llama"]))
+        model = prepare(build(FAMILIES["llama"]))
         if on:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()
-        packed.token_logps(model, packed.lay(groups())).sum().backward()
+        token_logps(model, groups()).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, atol=1e-6, rtol=1e-5)
 
 
 def test_a_response_does_not_see_its_sibling():
-    model = packed.prepare(build(FAMILIES["llama"]))
+    model = prepare(build(FAMILIES["llama"]))
     prompt, responses = groups()[1]
     changed = [[(token + 1) % V for token in responses[0]], *responses[1:]]
-    first, second = (packed.token_logps(model, packed.lay([(prompt, some)])) for some in (responses, changed))
+    first, second = (token_logps(model, [(prompt, some)]) for some in (responses, changed))
     assert torch.equal(first[len(responses[0]) :], second[len(responses[0]) :])
     assert not torch.equal(first[: len(responses[0])], second[: len(responses[0])])

@@ -1,0 +1,116 @@
+"""Where each token of a batch lies: prompts with their responses, packed in one row or padded in many.
+
+Everything here is indices and lengths; no model is needed to make a layout.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+Ids = Sequence[int] | np.ndarray
+Group = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
+GroupLengths = tuple[int, list[int]]  # tokens fed of a prompt and of each of its responses
+
+
+@dataclass
+class Layout:
+    """Groups packed in one row. T tokens are fed, N response tokens are predicted.
+
+    `ids`, `positions`: (T,), what is fed.
+    `predict`: (N,), the index of the token from which each response token is predicted.
+    `targets`: (N,), those response tokens.
+    `segments`: for each group the length of its prompt and of each of its responses, as fed.
+    `lengths`: (responses,), tokens predicted, which is one more than are fed.
+    `attention_cache`: masks and indices that attention makes once for all layers."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    predict: torch.Tensor
+    targets: torch.Tensor
+    segments: list[GroupLengths]
+    lengths: list[int]
+    attention_cache: dict[Hashable, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """The same tokens with a row for each response, after its own copy of the prompt, padded at the right.
+
+    `ids`, `mask`: (responses, longest); the mask is 1 where a token is and 0 where padding is.
+    `predict`: for each row the positions from which its response is predicted."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    predict: list[slice]
+
+
+def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
+    """Pack groups in one row. Each has a prompt of at least one token and responses of at least one."""
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    predict: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    segments: list[GroupLengths] = []
+    lengths: list[int] = []
+    end = 0  # of the tokens packed so far
+    for prompt, responses in groups:
+        assert len(prompt) and all(map(len, responses)), (
+            "a prompt or a response without tokens cannot be scored"
+        )
+        prompt_length = len(prompt)
+        ids.append(np.asarray(prompt))
+        positions.append(np.arange(prompt_length))
+        end += prompt_length
+        last_of_prompt = end - 1
+        fed_lengths: list[int] = []
+        for response in responses:
+            fed = len(response) - 1
+            ids.append(np.asarray(response)[:fed])
+            positions.append(np.arange(prompt_length, prompt_length + fed))
+            # The first token is predicted from the prompt's last one, every other from the one before it.
+            predict.append(np.array([last_of_prompt]))
+            predict.append(np.arange(end, end + fed))
+            targets.append(np.asarray(response))
+            end += fed
+            fed_lengths.append(fed)
+            lengths.append(len(response))
+        segments.append((prompt_length, fed_lengths))
+    return Layout(
+        ids=_to_tensor(ids, device),
+        positions=_to_tensor(positions, device),
+        predict=_to_tensor(predict, device),
+        targets=_to_tensor(targets, device),
+        segments=segments,
+        lengths=lengths,
+    )
+
+
+def _to_tensor(parts: list[np.ndarray], device: torch.device | str) -> torch.Tensor:
+    """The parts one after the other, as int64."""
+    joined = np.concatenate(parts).astype(np.int64)
+    return torch.from_numpy(joined).to(device)
+
+
+def pad(layout: Layout) -> PaddedRows:
+    """Spread a layout over padded rows, for a model that does not take part in packing."""
+    rows: list[torch.Tensor] = []
+    predict: list[slice] = []
+    end = 0
+    for prompt_length, fed_lengths in layout.segments:
+        prompt = layout.ids[end : end + prompt_length]
+        end += prompt_length
+        for fed in fed_lengths:
+            response = layout.ids[end : end + fed]
+            end += fed
+            rows.append(torch.cat([prompt, response]))
+            predict.append(slice(prompt_length - 1, prompt_length + fed))
+    ones = [torch.ones_like(row) for row in rows]
+    return PaddedRows(
+        ids=pad_sequence(rows, batch_first=True),
+        mask=pad_sequence(ones, batch_first=True),
+        predict=predict,
+    )

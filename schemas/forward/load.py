@@ -1,0 +1,150 @@
+"""A model folder to a model that is ready for the packed pass.
+
+Safetensors only, and no code of the folder's is run. After loading, a self-test compares the packed pass with
+the model's own forward. A model whose layers do not call transformers' attention interface is padded instead.
+A model that does more after its last layer than `logps.Head` knows is refused.
+"""
+
+import contextlib
+import ctypes
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as logging_of_transformers
+
+from schemas import tolerance
+from schemas.errors import UserError
+from schemas.forward.attention import PACKED
+from schemas.forward.layout import Group, pack
+from schemas.forward.logps import split, token_logps
+
+_log = logging.getLogger("prefmill")
+# glibc's parameters of mallopt.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+    """Load a model folder's weights on a device, ready for `logps.split` and `logps.token_logps`.
+
+    Its generation_config is left behind: it would change sampling without being asked to, and many published
+    ones cannot be saved again. Raises UserError that names what is wrong with the folder."""
+    logging_of_transformers.disable_progress_bar()
+    if torch.device(device).type == "cpu":
+        _keep_freed_memory()
+    model = _read(path, dtype, device)
+    model.generation_config = GenerationConfig()
+    # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
+    model.eval()
+    return prepare(model)
+
+
+def _read(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+    """The folder's model on the device. Raises UserError if it does not load or lacks weights."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the model in {path} does not load: {reason}") from None
+    model, info = loaded
+    # transformers fills what is missing with random numbers and goes on.
+    absent = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
+    if absent:
+        raise UserError(
+            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
+            f"such as {absent[0]}; get the folder again"
+        )
+    return model.to(device)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step.
+
+    By default it gives large tensors back to the system, and each step faults them in anew, page by page: 55
+    thousand faults and a seventh of a step's time at 5 million parameters. The peak is the same. This changes
+    no number."""
+    # Without glibc do nothing.
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        libc.mallopt(_M_MMAP_MAX, 0)  # large blocks lie in the heap too
+
+
+def prepare(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch a model to the packed attention if it still gives its own log-probs then.
+
+    Otherwise leave it to padding and warn. Raises UserError if padding does not give them either."""
+    own_attention = model.config._attn_implementation
+    groups = _probe_groups(model)
+    reference = _own_logps(model, groups)
+    allowed = tolerance.largest_gap(str(model.dtype).removeprefix("torch."))
+    model.config._attn_implementation = PACKED
+    packed_gap = _measure_gap(model, groups, reference)
+    if packed_gap <= allowed:
+        return model
+    model.config._attn_implementation = own_attention
+    padded_gap = _measure_gap(model, groups, reference)
+    if padded_gap > allowed:
+        raise UserError(
+            f"{type(model).__name__} does more after its last layer than this pass knows: "
+            f"log-probs differ from its own by {padded_gap:.2g}, so nothing computed with it could be "
+            "trusted; use a model whose head is a matrix product (scaled or capped)"
+        )
+    _log.warning(
+        "%s does not take part in packing (log-probs differ by %.2g from its own): "
+        "padded instead, which is slower",
+        type(model).__name__,
+        packed_gap,
+    )
+    return model
+
+
+def _probe_groups(model: PreTrainedModel) -> list[Group]:
+    """Two groups of random tokens, always the same; the first prompt is longer than a window of up to 64."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    length = 7
+    if window <= 64:
+        length += window
+    _, head = split(model)
+    draw = torch.Generator().manual_seed(7)
+    ids = torch.randint(0, head.vocabulary, (length + 9,), generator=draw).tolist()
+    first_responses = [ids[length : length + 5], ids[length + 5 : length + 8]]
+    second_responses = [ids[-4:], ids[-1:]]
+    return [(ids[:length], first_responses), (ids[2:5], second_responses)]
+
+
+@torch.no_grad()
+def _own_logps(model: PreTrainedModel, groups: list[Group]) -> torch.Tensor:
+    """(N,) log-probs by the model's own forward: one response at a time, with all logits."""
+    parts: list[torch.Tensor] = []
+    for prompt, responses in groups:
+        for response in responses:
+            ids = torch.tensor([[*prompt, *response]], device=model.device)
+            logits = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            logps = logits.float().log_softmax(-1)
+            targets = ids[0, len(prompt) :, None]
+            parts.append(logps.gather(1, targets)[:, 0])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _measure_gap(model: PreTrainedModel, groups: list[Group], reference: torch.Tensor) -> float:
+    """The largest gap between `token_logps` and the reference; infinite if the model cannot run that way."""
+    try:
+        decoder, head = split(model)
+        logps = token_logps(decoder, head, pack(groups, model.device))
+        return (logps - reference).abs().max().item()
+    except (TypeError, RuntimeError, IndexError, AttributeError, AssertionError) as error:
+        _log.debug("packing failed: %s", error)
+        return float("inf")
