@@ -28,23 +28,14 @@ def read(path, limit=1000):
 
 def test_json_lines_good_and_bad(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + b"\n".join([GOOD.encode(), *BAD.values(), b"", b"  ", GOOD.encode() + b"\r"])
-    )
-    found = read(path)
-    assert [row.reason for row in found] == [None, *BAD, None]
-    assert [row.line for row in found] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        10,
-    ]  # blank lines are no rows, but they count as lines
-    assert "\\xff" in found[2].text
-    assert json.loads(found[-1].text) == json.loads(GOOD)
+    lines = [GOOD.encode(), *BAD.values(), b"", b"  ", GOOD.encode() + b"\r"]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
+    result = read(path)
+    assert [row.reason for row in result] == [None, *BAD, None]
+    # Blank lines are no rows, but they count as lines.
+    assert [row.line for row in result] == [*range(1, 8), 10]
+    assert "\\xff" in result[2].text
+    assert json.loads(result[-1].text) == json.loads(GOOD)
 
 
 def test_what_breaks_parsers_is_a_reject(tmp_path):
@@ -55,17 +46,18 @@ def test_what_breaks_parsers_is_a_reject(tmp_path):
 
 @pytest.mark.parametrize("ending", [b"\n", b""])
 def test_an_array_keeps_its_good_elements(tmp_path, ending):
+    bad = [raw for reason, raw in BAD.items() if reason != "bad_json"]
     elements = [
         GOOD.encode(),
-        *(raw for reason, raw in BAD.items() if reason != "bad_json"),
+        *bad,
         b'{"a": "],[}{\\"\\\\"}',
         b'{"bad": tru}',
         GOOD.encode(),
     ]
     path = tmp_path / "x.json"
     path.write_bytes(b" [\n" + b" ,\n".join(elements) + b"\n]" + ending)
-    found = read(path)
-    assert [row.reason for row in found] == [
+    result = read(path)
+    assert [row.reason for row in result] == [
         None,
         "bad_utf8",
         "lone_surrogate",
@@ -76,12 +68,13 @@ def test_an_array_keeps_its_good_elements(tmp_path, ending):
         "bad_json",
         None,
     ]
-    assert [row.line for row in found] == list(range(1, 10))
-    assert json.loads(found[6].text) == {"a": '],[}{"\\'}
+    assert [row.line for row in result] == list(range(1, 10))
+    assert json.loads(result[6].text) == {"a": '],[}{"\\'}
 
 
 def test_chunk_borders_do_not_matter(tmp_path, monkeypatch):
-    lines, array = tmp_path / "x.jsonl", tmp_path / "x.json"
+    lines = tmp_path / "x.jsonl"
+    array = tmp_path / "x.json"
     values = [{"a": "x" * n, "b": ['",[]{}\\', n]} for n in range(30)]
     lines.write_text("\n".join(map(json.dumps, values)))
     array.write_text(json.dumps(values, indent=2))
@@ -112,7 +105,7 @@ def test_an_array_without_an_end_stops_the_run(tmp_path, text):
     """Cut off, or a quote missing: nobody can say how many rows are behind it."""
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="x.json breaks off or is damaged.*no end"):
+    with pytest.raises(UserError, match=r"x.json breaks off or is damaged.*no end"):
         read(path)
 
 
@@ -126,7 +119,9 @@ def test_a_line_longer_than_memory_should_hold_is_cut(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": "' + b"x" * 5_000_000 + b'"}\n' + GOOD.encode())
     long, good = read(path)
-    assert (long.reason, len(long.text) < 10_000, good.reason) == ("over_long", True, None)
+    assert long.reason == "over_long"
+    assert len(long.text) < 10_000
+    assert good.reason is None
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
@@ -141,16 +136,15 @@ def test_compression(tmp_path, suffix):
 def test_a_file_that_breaks_off_in_its_compression_stops_the_run(tmp_path):
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps({"a": list(range(9999))}).encode())[:-500])
-    with pytest.raises(UserError, match="x.jsonl.gz breaks off or is damaged"):
+    with pytest.raises(UserError, match=r"x.jsonl.gz breaks off or is damaged"):
         read(path)
 
 
 def test_parquet_with_nan(tmp_path):
     path = tmp_path / "x.parquet"
-    pq.write_table(
-        pa.table({"prompt": ["a", "b"], "score": [1.5, float("nan")], "turns": [[{"role": "user"}], []]}),
-        path,
-    )
+    turns = [[{"role": "user"}], []]
+    table = pa.table({"prompt": ["a", "b"], "score": [1.5, float("nan")], "turns": turns})
+    pq.write_table(table, path)
     good, bad = read(path)
     assert json.loads(good.text) == {"prompt": "a", "score": 1.5, "turns": [{"role": "user"}]}
     assert bad.reason == "nan"
@@ -160,18 +154,18 @@ def test_parquet_rows_are_checked_like_any(tmp_path):
     path = tmp_path / "x.parquet"
     text = pa.array([b"fine", b"\xff", b"x" * 5000, b"fine"]).view(pa.binary())
     text = pa.Array.from_buffers(pa.string(), len(text), text.buffers())
-    pq.write_table(
-        pa.table({"prompt": text, "image": pa.array([b"1", b"2", b"3", b"\xfe"], pa.binary())}), path
-    )
-    found = read(path)
-    assert [row.reason for row in found] == [None, "bad_utf8", "over_long", None]
-    assert json.loads(found[3].text)["image"] == {"bytes": "\\xfe"} and "\\xff" in found[1].text
+    images = pa.array([b"1", b"2", b"3", b"\xfe"], pa.binary())
+    pq.write_table(pa.table({"prompt": text, "image": images}), path)
+    result = read(path)
+    assert [row.reason for row in result] == [None, "bad_utf8", "over_long", None]
+    assert json.loads(result[3].text)["image"] == {"bytes": "\\xfe"}
+    assert "\\xff" in result[1].text
 
 
 def test_a_damaged_parquet_file_stops_the_run(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(UserError, match="x.parquet"):
+    with pytest.raises(UserError, match=r"x.parquet"):
         read(path)
 
 

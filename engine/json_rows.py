@@ -1,0 +1,144 @@
+"""Cut the bytes of a JSON Lines file, or of one JSON array, into rows, in constant memory.
+
+- The input is chunks of bytes; a row may span any number of them.
+- The JSON is not parsed here, only its borders are looked for, so a bad row does not hide the rows after it.
+- Of a row longer than the limit no more than the limit is held in memory; it becomes a refused row.
+- An array without an end raises EOFError, since nobody can say how many rows are behind the place.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_EXCERPT_BYTES = 4096  # how much of a refused row is kept
+_OUTSIDE_STRINGS = re.compile(rb'["\[\]{},]')
+_INSIDE_A_STRING = re.compile(rb'["\\]')
+_OPENING = b"[{"
+_CLOSING = b"]}"
+
+
+class Piece(NamedTuple):
+    """The bytes of one row; or, where `reason` is set, an excerpt of a row that is refused."""
+
+    raw: bytes
+    reason: str | None = None
+    detail: str | None = None
+
+
+def limited(raw: bytes, length: int, limit: int) -> Piece:
+    """A row of `length` bytes, refused if these are more than `limit`; then `raw` may be its beginning."""
+    if length <= limit:
+        return Piece(raw)
+    detail = f"{length} bytes, more than prompts.max_row_bytes = {limit}"
+    return Piece(raw[:_EXCERPT_BYTES], "over_long", detail)
+
+
+class _OpenRow:
+    """A row whose end has not been read yet. It holds at most `limit + 1` bytes, and counts the others."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self.beginning = b""
+        self.length = 0
+
+    def extend(self, part: bytes) -> None:
+        room = max(0, self._limit + 1 - self.length)
+        self.beginning += part[:room]
+        self.length += len(part)
+
+    def finish(self, last_part: bytes) -> Piece:
+        """The row that ends with `last_part`. What is added after this belongs to the next row."""
+        raw = self.beginning + last_part[: self._limit + 1]
+        length = self.length + len(last_part)
+        self.beginning = b""
+        self.length = 0
+        return limited(raw, length, self._limit)
+
+
+def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
+    """The lines, blank ones included. They end at b"\\n" only, since a JSON string may hold U+2028."""
+    row = _OpenRow(limit)
+    for chunk in chunks:
+        *endings, rest = chunk.split(b"\n")
+        for ending in endings:
+            yield row.finish(ending)
+        row.extend(rest)
+    if row.length:
+        yield row.finish(b"")
+
+
+def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
+    """The elements of one JSON array. Raises EOFError if the array has no end."""
+    array = _ArrayScanner()
+    row = _OpenRow(limit)
+    for chunk in chunks:
+        begin = 0  # where the element in progress begins in this chunk
+        for mark, position in array.borders(chunk):
+            if mark not in _OPENING:
+                last_part = chunk[begin:position]
+                is_blank = not row.beginning.strip() and not last_part.strip()
+                element = row.finish(last_part)
+                # Nothing stands before the end of an empty array, or between a trailing comma and the end.
+                if mark == b"," or not is_blank:
+                    yield element
+            begin = position + 1
+        rest = chunk[begin:]
+        if array.depth:
+            row.extend(rest)
+        elif rest.strip():
+            yield Piece(rest[:_EXCERPT_BYTES], "bad_json", "text after the end of the JSON array")
+    if array.depth:
+        # Cut off, or a quote too many or too few: the number of rows behind this place is unknown.
+        start = row.beginning.strip()[:80].decode(errors="backslashreplace")
+        raise EOFError(f"its JSON array has no end; the last element begins with {start!r}")
+
+
+class _ArrayScanner:
+    """Finds where the elements of a JSON array begin and end, by brackets, commas and quotes alone.
+
+    The state is carried from chunk to chunk. Both kinds of brackets count alike: a parser checks the elements
+    later.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0  # open brackets: 0 is outside of the array, 1 inside it but outside of nested values
+        self._in_string = False
+        self._after_backslash = False
+
+    def borders(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
+        """Marks that open the array, separate two elements or close the array; each with its position."""
+        for mark, position in self._marks_outside_strings(chunk):
+            if mark in _OPENING:
+                self.depth += 1
+                is_border = self.depth == 1
+            elif mark in _CLOSING:
+                self.depth -= 1
+                is_border = self.depth == 0
+            else:
+                is_border = self.depth == 1
+            if is_border:
+                yield mark, position
+
+    def _marks_outside_strings(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
+        """Brackets and commas that are no part of a string."""
+        at = 0
+        while at < len(chunk):
+            if self._after_backslash:
+                # The escaped character is skipped; it may be the first one of a chunk.
+                self._after_backslash = False
+                at += 1
+                continue
+            pattern = _OUTSIDE_STRINGS
+            if self._in_string:
+                pattern = _INSIDE_A_STRING
+            match = pattern.search(chunk, at)
+            if match is None:
+                return
+            at = match.end()
+            mark = match[0]
+            if mark == b"\\":
+                self._after_backslash = True
+            elif mark == b'"':
+                self._in_string = not self._in_string
+            else:
+                yield mark, match.start()
