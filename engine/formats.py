@@ -1,13 +1,15 @@
-"""What a raw row means: the SQL of a format turns JSON into a prompt and its responses, and every row it cannot use into a reason.
+"""What a raw row means: a format's SQL turns JSON into a prompt and its responses, or into a reason why not.
 
-A format is a SELECT over `raw (n, file, line, row JSON)` that gives, once for each n: `messages` (role, content), `responses` (text, score)
-and `problem` (null, or 'code: sentence'). What is common to all formats (empty texts, equal responses, roles) is judged here, once.
+- A format is a SELECT over `raw (n, file, line, row JSON)`. It gives one row for each n, with `messages`
+  (role, content), `responses` (text, score) and `problem` (null, or 'code: sentence').
+- What is common to all formats (empty texts, equal responses, roles) is judged here, once.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,25 +19,34 @@ from engine.sql import ctrl_c
 from schemas.errors import UserError
 from schemas.recipe import included
 
-_RAW = pa.schema([("n", pa.int64()), ("file", pa.string()), ("line", pa.int64()), ("row", pa.string())])
-_ANSWER = """
-select n::bigint as n, messages::struct(role varchar, content varchar)[] as messages, responses::struct(text varchar, score double)[] as responses,
+_RAW = pa.schema(
+    [
+        ("n", pa.int64()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("row", pa.string()),
+    ]
+)
+# The format's SQL, with its columns cast to the types that are expected of it.
+_TYPED = """
+select n::bigint as n, messages::struct(role varchar, content varchar)[] as messages, \
+responses::struct(text varchar, score double)[] as responses,
        problem::varchar as problem from ({sql}
 )"""
-_log = logging.getLogger("prefmill")
 _ROLES = ("system", "user", "assistant", "tool")
 _AUTO_ROWS = 100
-# The share of the first rows that a format must be able to read to be taken for theirs.
+# A format is taken for the one of the input if it can read more than this share of the first rows.
 _AUTO_SHARE = 0.5
+_log = logging.getLogger("prefmill")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A row as a format reads it, or why it cannot."""
+    """A row as a format reads it; or the reason why the format cannot, with a sentence in `detail`."""
 
     row: Row
     messages: list[dict[str, str]]
-    responses: list[dict]
+    responses: list[dict[str, Any]]  # text: str, score: float or None
     reason: str | None = None
     detail: str | None = None
 
@@ -44,130 +55,169 @@ class Format:
     """One format's SQL, ready to read rows."""
 
     def __init__(self, path: Path):
-        self.name, self.path, self.sql = (
-            path.stem,
-            path,
-            _ANSWER.format(sql=path.read_text().rstrip().removesuffix(";")),
-        )
+        self.name = path.stem
+        self.path = path
+        self.sql = _TYPED.format(sql=path.read_text().rstrip().removesuffix(";"))
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         self._con.execute(included("sql", "macros", ".sql").read_text())
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
-        """A reading for each row, in order."""
-        good = [row for row in rows if row.reason is None]
-        answers = iter(self._query(good))
-        return [
-            _refused(row, row.reason, row.detail) if row.reason else _judge(row, next(answers))
-            for row in rows
-        ]
+        """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times."""
+        good_rows = [row for row in rows if row.reason is None]
+        answers = iter(self._query(good_rows))
+        readings: list[Reading] = []
+        for row in rows:
+            if row.reason is None:
+                readings.append(_reading(row, next(answers)))
+            else:
+                readings.append(_refused(row, row.reason, row.detail))
+        return readings
 
-    def _query(self, rows: Sequence[Row]) -> list[dict]:
+    def _query(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """The SQL's answer for each row, in order."""
         if not rows:
             return []
-        columns = [
-            range(len(rows)),
-            [row.file for row in rows],
-            [row.line for row in rows],
-            [row.text for row in rows],
-        ]
-        self._con.register(
-            "raw_text",
-            pa.table(
-                [pa.array(column, field.type) for column, field in zip(columns, _RAW, strict=True)],
-                schema=_RAW,
-            ),
-        )
-        self._con.execute(
-            "create or replace temp view raw as select n, file, line, row::json as row from raw_text"
-        )
+        self._register(rows)
         try:
             with ctrl_c():
                 answers = self._con.sql(self.sql).to_arrow_table().to_pylist()
         except duckdb.ConversionException as error:
+            if len(rows) == 1:
+                return [{"problem": f"format: {str(error).splitlines()[0]}"}]
             # One row that the SQL cannot convert must not take the others with it.
-            if len(rows) > 1:
-                half = len(rows) // 2
-                return self._query(rows[:half]) + self._query(rows[half:])
-            return [{"problem": f"format: {str(error).splitlines()[0]}"}]
+            half = len(rows) // 2
+            return self._query(rows[:half]) + self._query(rows[half:])
         except duckdb.Error as error:
             raise UserError(
-                f"{self.path}: the format's SQL fails; it must give n, messages, responses and problem: {error}"
+                f"{self.path}: the format's SQL fails; "
+                f"it must give n, messages, responses and problem: {error}"
             ) from None
         return self._in_order(answers, len(rows))
 
-    def _in_order(self, answers: list[dict], rows: int) -> list[dict]:
-        by_n = {answer["n"]: answer for answer in answers}
-        if len(by_n) != len(answers):
+    def _register(self, rows: Sequence[Row]) -> None:
+        """Make the rows the view `raw` that the SQL reads."""
+        records: list[dict[str, object]] = []
+        for n, row in enumerate(rows):
+            records.append({"n": n, "file": row.file, "line": row.line, "row": row.text})
+        self._con.register("raw_text", pa.Table.from_pylist(records, schema=_RAW))
+        self._con.execute(
+            "create or replace temp view raw as select n, file, line, row::json as row from raw_text"
+        )
+
+    def _in_order(self, answers: list[dict[str, Any]], row_count: int) -> list[dict[str, Any]]:
+        """The answers by n from 0; a row that the SQL has dropped has a problem as its answer."""
+        answer_of_n: dict[int, dict[str, Any]] = {}
+        for answer in answers:
+            answer_of_n[answer["n"]] = answer
+        if len(answer_of_n) != len(answers):
             raise UserError(
                 f"{self.path}: a format gives one row for each n; this one gives some n several times"
             )
-        return [
-            by_n.get(n, {"problem": "format: the format's SQL gave no row for this one"}) for n in range(rows)
-        ]
+        dropped = {"problem": "format: the format's SQL gave no row for this one"}
+        in_order: list[dict[str, Any]] = []
+        for n in range(row_count):
+            in_order.append(answer_of_n.get(n, dropped))
+        return in_order
 
 
-def _refused(row: Row, reason: str | None, detail: str | None) -> Reading:
+def _refused(row: Row, reason: str, detail: str | None) -> Reading:
     return Reading(row, [], [], reason, detail)
 
 
-def _judge(row: Row, answer: dict) -> Reading:
-    """The reading, once everything that a prompt and its responses must be has been checked."""
-    if answer["problem"]:
-        code, _, sentence = answer["problem"].partition(": ")
+def _reading(row: Row, answer: dict[str, Any]) -> Reading:
+    """The reading that an answer of the SQL gives, after all checks of its prompt and its responses."""
+    problem = answer["problem"]
+    if problem:
+        code, _, sentence = problem.partition(": ")
         return _refused(row, code, sentence or code)
-    messages = [
-        message
-        for message in answer["messages"] or []
-        if message["content"] != "" or message["role"] != "system"
-    ]
+    messages: list[dict[str, str]] = []
+    for message in answer["messages"] or []:
+        is_empty_system = message["content"] == "" and message["role"] == "system"
+        if not is_empty_system:
+            messages.append(message)
     responses = answer["responses"] or []
-    if not messages:
-        return _refused(row, "empty_prompt", "the row has no prompt")
-    for message in messages:
-        if message["role"] not in _ROLES:
-            return _refused(
-                row, "bad_role", f"a turn's role must be one of {', '.join(_ROLES)}, not {message['role']}"
-            )
-        if message["content"] is None:
-            return _refused(row, "missing_or_mistyped", "a turn's content must be a string")
-    if messages[-1]["role"] not in ("user", "tool"):
-        return _refused(
-            row, "last_turn", f"the prompt must end with the user's turn, not the {messages[-1]['role']}'s"
-        )
-    if not messages[-1]["content"].strip():
-        return _refused(row, "empty_prompt", "the last user message is empty")
-    if any(response["text"] is None for response in responses):
-        return _refused(row, "missing_or_mistyped", "a response must be a string")
-    if any(not response["text"].strip() for response in responses):
-        return _refused(row, "empty_response", "a response is empty")
-    if len(responses) > 1 and len({response["text"] for response in responses}) == 1:
-        return _refused(row, "same_responses", "chosen and rejected are the same text")
+    refusal = _prompt_problem(messages) or _responses_problem(responses)
+    if refusal:
+        code, sentence = refusal
+        return _refused(row, code, sentence)
     return Reading(row, messages, responses)
 
 
+def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
+    """Why these messages are no prompt: a code and a sentence."""
+    if not messages:
+        return "empty_prompt", "the row has no prompt"
+    for message in messages:
+        if message["role"] not in _ROLES:
+            known = ", ".join(_ROLES)
+            return "bad_role", f"a turn's role must be one of {known}, not {message['role']}"
+        if message["content"] is None:
+            return "missing_or_mistyped", "a turn's content must be a string"
+    last = messages[-1]
+    if last["role"] not in ("user", "tool"):
+        return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s"
+    if not last["content"].strip():
+        return "empty_prompt", "the last user message is empty"
+    return None
+
+
+def _responses_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Why these responses cannot be used: a code and a sentence."""
+    texts = [response["text"] for response in responses]
+    if None in texts:
+        return "missing_or_mistyped", "a response must be a string"
+    for text in texts:
+        if not text.strip():
+            return "empty_response", "a response is empty"
+    if len(texts) > 1 and len(set(texts)) == 1:
+        return "same_responses", "chosen and rejected are the same text"
+    return None
+
+
 def shipped() -> list[Path]:
+    """The formats under pipelines/sql: the files that begin with `-- format:`."""
     folder = included("sql", "macros", ".sql").parent
-    return [path for path in sorted(folder.glob("*.sql")) if path.read_text().startswith("-- format:")]
+    formats: list[Path] = []
+    for path in sorted(folder.glob("*.sql")):
+        if path.read_text().startswith("-- format:"):
+            formats.append(path)
+    return formats
 
 
 def recognise(rows: Sequence[Row]) -> Path:
-    """The one format that can read the first rows; raises UserError where none or several can."""
+    """The one format that can read the first rows. Raises UserError if none can, or several."""
     rows = rows[:_AUTO_ROWS]
     if not rows:
         raise UserError("prompts.format = auto: the input has no rows to look at")
-    read = {path: sum(reading.reason is None for reading in Format(path).read(rows)) for path in shipped()}
-    able = [path for path, count in read.items() if count > _AUTO_SHARE * len(rows)]
-    found = ", ".join(f"{path.stem} {count}" for path, count in read.items())
+    rows_read: dict[Path, int] = {}
+    able: list[Path] = []
+    for path in shipped():
+        readings = Format(path).read(rows)
+        rows_read[path] = sum(reading.reason is None for reading in readings)
+        if rows_read[path] > _AUTO_SHARE * len(rows):
+            able.append(path)
     if len(able) != 1:
-        keys = next((row.text[:120] for row in rows if row.reason is None), "none is a JSON object")
-        raise UserError(
-            f"prompts.format = auto: {'several formats' if able else 'no format'} can read the first {len(rows)} rows (rows read: {found}); "
-            f"the first is {keys}…; name the format, or copy the nearest pipelines/sql/*.sql and name your copy"
-        )
+        raise _not_recognised(rows, rows_read, several=bool(able))
+    (chosen,) = able
     _log.info(
         "prompts.format = auto: taken for %s, which reads %d of the first %d rows",
-        able[0].stem,
-        read[able[0]],
+        chosen.stem,
+        rows_read[chosen],
         len(rows),
     )
-    return able[0]
+    return chosen
+
+
+def _not_recognised(rows: Sequence[Row], rows_read: dict[Path, int], several: bool) -> UserError:
+    """The error for rows that no format can read, or `several`; it shows how many each one reads."""
+    who = "several formats" if several else "no format"
+    counts = ", ".join(f"{path.stem} {count}" for path, count in rows_read.items())
+    first = "none is a JSON object"
+    for row in rows:
+        if row.reason is None:
+            first = row.text[:120]
+            break
+    return UserError(
+        f"prompts.format = auto: {who} can read the first {len(rows)} rows (rows read: {counts}); "
+        f"the first is {first}…; name the format, or copy the nearest pipelines/sql/*.sql and name your copy"
+    )

@@ -1,11 +1,12 @@
 """Formats read what they are for and say of each other row why not."""
 
+import itertools
 import json
 
 import pytest
 
 from engine.formats import Format, recognise, shipped
-from engine.raw import Row
+from engine.raw import Row, rows
 from schemas.errors import UserError
 from schemas.recipe import included
 from tests.conftest import SHARED
@@ -94,27 +95,27 @@ GOOD = {
 }
 
 
+def as_rows(values):
+    return [Row("f", line, json.dumps(value)) for line, value in enumerate(values, 1)]
+
+
 def read(name, *values):
-    return Format(included("sql", name, ".sql")).read(
-        [Row("f", n, json.dumps(value)) for n, value in enumerate(values, 1)]
-    )
+    return Format(included("sql", name, ".sql")).read(as_rows(values))
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_rows(name):
-    for reading, (_, messages, responses) in zip(
-        read(name, *(value for value, *_ in GOOD[name])), GOOD[name], strict=True
-    ):
+    readings = read(name, *[value for value, *_ in GOOD[name]])
+    for reading, (_, messages, responses) in zip(readings, GOOD[name], strict=True):
         assert (reading.reason, reading.detail) == (None, None)
         assert reading.messages == messages
         assert [response["text"] for response in reading.responses] == responses
 
 
-def test_scores():
-    assert [
-        response["score"] for response in read("ultrafeedback", GOOD["ultrafeedback"][0][0])[0].responses
-    ] == [4.5, 1.0, 3.0, 2.0]
-    assert [response["score"] for response in read("hh", GOOD["hh"][0][0])[0].responses] == [1.0, 0.0]
+@pytest.mark.parametrize(("name", "scores"), [("ultrafeedback", [4.5, 1.0, 3.0, 2.0]), ("hh", [1.0, 0.0])])
+def test_scores(name, scores):
+    (reading,) = read(name, GOOD[name][0][0])
+    assert [response["score"] for response in reading.responses] == scores
 
 
 BAD = [
@@ -188,12 +189,12 @@ def test_bad_rows(name, value, reason):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_auto_recognises_each_format(name):
-    rows = [Row("f", n, json.dumps(value)) for n, (value, *_) in enumerate(GOOD[name] * 3)]
-    assert recognise(rows).stem == name
+    values = [value for value, *_ in GOOD[name] * 3]
+    assert recognise(as_rows(values)).stem == name
 
 
 def test_auto_refuses_when_unsure():
-    with pytest.raises(UserError, match="no format can read.*name the format"):
+    with pytest.raises(UserError, match=r"no format can read.*name the format"):
         recognise([Row("f", 1, json.dumps({"text": "x"}))])
 
 
@@ -201,20 +202,18 @@ def test_auto_refuses_when_unsure():
     ("file", "name"), [("hh-harmless.jsonl.gz", "hh"), ("sharegpt-dpo.json", "sharegpt")]
 )
 def test_auto_recognises_real_files(file, name):
-    from engine.raw import rows
-
     path = SHARED / "data" / file
     if not path.exists():
         pytest.skip(f"no {file} here")
-    assert (
-        recognise([row for row, _ in zip(rows({file: path}, 1 << 20), range(100), strict=False)]).stem == name
-    )
+    first_rows = list(itertools.islice(rows({file: path}, 1 << 20), 100))
+    assert recognise(first_rows).stem == name
 
 
 def test_a_format_of_ones_own(tmp_path):
     path = tmp_path / "mine.sql"
     path.write_text(
-        "select n, [{role: 'user', content: text_at(row, '$.q')}] as messages, [{text: text_at(row, '$.a'), score: 2}] as responses, null as problem from raw where n <> 1;"
+        "select n, [{role: 'user', content: text_at(row, '$.q')}] as messages, "
+        "[{text: text_at(row, '$.a'), score: 2}] as responses, null as problem from raw where n <> 1;"
     )
     first, second = Format(path).read([Row("f", 1, '{"q": "x", "a": "y"}'), Row("f", 2, '{"q": "z"}')])
     assert first.messages == [user("x")] and first.responses == [{"text": "y", "score": 2.0}]
