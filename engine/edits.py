@@ -1,35 +1,46 @@
-"""Which tokens two responses differ in: BMC's edit masks (arXiv 2408.07471, methods §5), over token ids, made once.
+"""Which tokens two responses differ in: the edit masks of BMC (arXiv 2408.07471, methods §5), made once.
 
-`levenshtein` is the paper's: the operations of least edit distance. `difflib` is its official code's: Python's SequenceMatcher, whose longest
-matching blocks are not of least distance (that code also matched prompts and padding and dropped stop-words, which is not repeated here).
+- The masks are over token ids.
+- `levenshtein` is the paper's diff: the operations of least edit distance.
+- `difflib` is the diff of the paper's official code: Python's SequenceMatcher, whose longest matching blocks
+  are not of least distance. That code also matched prompts and padding and dropped stop-words; this is not
+  repeated here.
 """
 
 import difflib
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+# The operation, its begin and end in the first sequence, its begin and end in the second.
 Opcode = tuple[str, int, int, int, int]
 
 
 def masks(
     chosen: Sequence[int], rejected: Sequence[int], diff: str = "levenshtein"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """bool (chosen tokens,) and (rejected tokens,): true where a token is replaced, or is only on its side."""
-    found = (np.zeros(len(chosen), bool), np.zeros(len(rejected), bool))
-    for operation, r_begin, r_end, c_begin, c_end in _DIFFS[diff](rejected, chosen):
+    """The edit masks: bool (chosen tokens,) and (rejected tokens,).
+
+    True where a token is replaced, or stands only on its side. `diff` is "levenshtein" or "difflib".
+    """
+    chosen_mask = np.zeros(len(chosen), bool)
+    rejected_mask = np.zeros(len(rejected), bool)
+    opcodes = _DIFFS[diff](rejected, chosen)
+    for operation, rejected_begin, rejected_end, chosen_begin, chosen_end in opcodes:
         if operation != "equal":
-            found[0][c_begin:c_end] = True
-            found[1][r_begin:r_end] = True
-    return found
+            chosen_mask[chosen_begin:chosen_end] = True
+            rejected_mask[rejected_begin:rejected_end] = True
+    return chosen_mask, rejected_mask
 
 
-def _levenshtein(a: Sequence[int], b: Sequence[int]) -> list[Opcode]:
-    return Levenshtein.opcodes(a, b).as_list()
+def _levenshtein(a: Sequence[int], b: Sequence[int]) -> Sequence[Opcode]:
+    opcodes = Levenshtein.opcodes(a, b).as_list()
+    return cast(list[Opcode], opcodes)  # rapidfuzz's own type, which unpacks like the tuple
 
 
-def _difflib(a: Sequence[int], b: Sequence[int]) -> list[Opcode]:
+def _difflib(a: Sequence[int], b: Sequence[int]) -> Sequence[Opcode]:
     return difflib.SequenceMatcher(None, a, b).get_opcodes()
 
 

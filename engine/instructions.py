@@ -1,7 +1,8 @@
-"""What a model is told when it judges or rewrites: files under pipelines/prompts, and where the quality prompt goes.
+"""What a model is told when it judges or rewrites, and where the quality prompt goes.
 
-A file is a Jinja template of one user message; what it is filled with is text and never read as a template. `{{ conversation }}` is the
-prompt: its text where it is one user message, else its turns by name.
+- The instructions are files under pipelines/prompts. A file is a Jinja template of one user message.
+- The values that fill it are text; they are never read as a template.
+- `{{ conversation }}` is the prompt: its text if it is one user message, else its turns by name.
 """
 
 import functools
@@ -18,10 +19,16 @@ PLACES = ("last_user", "first_user", "system")
 
 
 class Instruction:
-    """A template by the name of its file (pipelines/prompts/NAME.txt) or by its path; `digest` is of its text."""
+    """A template, by the name of its file (pipelines/prompts/NAME.txt) or by its path.
+
+    `digest` is of its text.
+    """
 
     def __init__(self, name: str, *values: str):
-        """`values`: what it will be given; a file that cannot be filled with them is refused now."""
+        """`values` are the names of what it will be given.
+
+        Raises UserError if the file cannot be filled with them.
+        """
         self.path = included("prompts", name, ".txt")
         try:
             text = self.path.read_text(encoding="utf-8").strip()
@@ -30,24 +37,24 @@ class Instruction:
                 f"{self.path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
             ) from None
         self.digest = fingerprint(text)
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         try:
-            self._template = jinja2.Environment(
-                undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-            ).from_string(text)
+            self._template = environment.from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{self.path}: line {error.lineno} is no template: {error.message}") from None
         if values:
             self(**dict.fromkeys(values, "text"))
 
     def __call__(self, **values: str) -> list[dict[str, str]]:
-        """The messages that ask; raises UserError where the file uses a value that there is not."""
+        """The messages that ask. Raises UserError if the file uses a value that it is not given."""
+        names = ", ".join(sorted(values))
         try:
             content = self._template.render(**values)
         except jinja2.UndefinedError as error:
-            raise UserError(f"{self.path}: {error}; it may use {', '.join(sorted(values))}") from None
+            raise UserError(f"{self.path}: {error}; it may use {names}") from None
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise UserError(
-                f"{self.path} cannot be filled: {error}; what it is given are texts: {', '.join(sorted(values))}"
+                f"{self.path} cannot be filled: {error}; what it is given are texts: {names}"
             ) from None
         return [{"role": "user", "content": content}]
 
@@ -61,7 +68,10 @@ def conversation(messages: Messages) -> str:
 
 @functools.cache
 def quality_text(name: str) -> str:
-    """The quality prompt p (methods: Sr-DPO), by the name of its file or by its path."""
+    """The quality prompt p (methods: Sr-DPO), by the name of its file or by its path.
+
+    Raises UserError if the file is empty.
+    """
     text = included("prompts", name, ".txt").read_text().strip()
     if not text:
         raise UserError(f"the quality prompt {name} is empty")
@@ -69,16 +79,30 @@ def quality_text(name: str) -> str:
 
 
 def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[dict[str, str]]:
-    """p⊕x: the messages with `text` in front of the last or first user message's content, or as the system message's beginning."""
+    """p⊕x: the messages with `text` in front of a user message's content, or at the system message's start.
+
+    `place` is one of PLACES. Where there is no user message, the last message stands for it.
+    """
     if place == "system":
-        own = messages[0]["content"] if messages[0]["role"] == "system" else None
-        rest = messages[1:] if own is not None else messages
-        return [{"role": "system", "content": text if own is None else f"{text}\n\n{own}"}, *rest]
-    users = [number for number, message in enumerate(messages) if message["role"] == "user"] or [
-        len(messages) - 1
-    ]
-    at = users[-1] if place == "last_user" else users[0]
-    return [
-        message | {"content": f"{text} {message['content']}"} if number == at else message
-        for number, message in enumerate(messages)
-    ]
+        return _with_system_text(messages, text)
+    target = len(messages) - 1
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if users and place == "last_user":
+        target = users[-1]
+    elif users:
+        target = users[0]
+    result: list[dict[str, str]] = []
+    for number, message in enumerate(messages):
+        if number == target:
+            result.append(message | {"content": f"{text} {message['content']}"})
+        else:
+            result.append(message)
+    return result
+
+
+def _with_system_text(messages: Messages, text: str) -> list[dict[str, str]]:
+    """The messages with `text` at the start of their system message, which is added if there is none."""
+    first = messages[0]
+    if first["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    return [{"role": "system", "content": f"{text}\n\n{first['content']}"}, *messages[1:]]

@@ -1,8 +1,10 @@
 """SQL over tables, closed in: it reads what it is given and reaches nothing else.
 
-DuckDB never sees a file: pyarrow reads the shards that markers name, after their digests were checked, and DuckDB queries the Arrow data.
-So access to files, the network and extensions can be switched off altogether, in the order that held (a query that writes, `COPY`, `ATTACH`,
-`INSTALL`, even inside EXPLAIN, has nothing it could open). Time and memory are bounded; `engine sql` caps its process besides.
+- DuckDB never opens a file. pyarrow reads the shards that markers name, after their digests were checked, and
+  DuckDB queries the Arrow data.
+- So access to files, the network and extensions is switched off altogether, in the order that held when it
+  was tried. A query that writes (`COPY`, `ATTACH`, `INSTALL`, even inside EXPLAIN) has nothing to open.
+- Time and memory are bounded; `engine sql` caps its process besides.
 """
 
 import contextlib
@@ -33,7 +35,7 @@ _CLOSED = (
 
 
 def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> duckdb.DuckDBPyConnection:
-    """A connection that sees these tables and nothing else."""
+    """A connection that sees these tables and nothing else. Its queries may hold `memory_mb` of memory."""
     con = duckdb.connect(":memory:")
     for name, rows in tables.items():
         con.register(name, rows)
@@ -46,7 +48,10 @@ def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> d
 def over(
     tables: dict[str, pa.Table], query: str, where: str, settings: dict[str, object] | None = None
 ) -> pa.Table:
-    """A stage's query over its shard's tables; it reads a setting by getvariable('name')."""
+    """The answer of a stage's query over its shard's tables; it reads a setting by getvariable('name').
+
+    Raises UserError, beginning with `where`, if the SQL fails.
+    """
     with contextlib.closing(closed(tables)) as con:
         for name, value in (settings or {}).items():
             con.execute(f"SET VARIABLE {name} = ?", [value])
@@ -59,41 +64,40 @@ def over(
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C in the middle of a query comes out of DuckDB as an error of its own: here it is Ctrl-C again."""
+    """Raise KeyboardInterrupt for Ctrl-C during a query, which DuckDB turns into an error of its own."""
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
-        if (
-            isinstance(error, duckdb.InterruptException)
-            or "interrupted" in str(error).lower()
-            or "KeyboardInterrupt" in str(error)
-        ):
+        is_interrupt = isinstance(error, duckdb.InterruptException)
+        message = str(error)
+        if is_interrupt or "interrupted" in message.lower() or "KeyboardInterrupt" in message:
             raise KeyboardInterrupt from None
         raise
 
 
 def views(run: Path) -> dict[str, ds.Dataset]:
-    """Every table of a run, over what is finished at this moment; a table without rows is there with its columns."""
+    """Every table of a run, with the rows finished at this moment. A table without rows has its columns."""
     planned, _ = read_plan(run)
-    paths: dict[str, list[str]] = {name: [] for name in TABLES}
+    shards: dict[str, list[str]] = {name: [] for name in TABLES}
     for stage in planned:
         folder = run / stage.folder
         for marker in read_markers(folder):
             for file in marker.files:
-                paths[file.table].append(str(verify(folder, file)))
-    read = ds.ParquetFileFormat(
-        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    )
-    return {
-        name: ds.dataset(files, schema=TABLES[name], format=read)
-        if files
-        else ds.dataset(TABLES[name].empty_table())
-        for name, files in paths.items()
-    }
+                shards[file.table].append(str(verify(folder, file)))
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    datasets: dict[str, ds.Dataset] = {}
+    for name, paths in shards.items():
+        if paths:
+            datasets[name] = ds.dataset(paths, schema=TABLES[name], format=parquet)
+        else:
+            datasets[name] = ds.dataset(TABLES[name].empty_table())
+    return datasets
 
 
 @contextlib.contextmanager
 def time_limit(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupt what `con` does after so many seconds. Raises UserError if it was interrupted."""
     timer = threading.Timer(seconds, con.interrupt)
     timer.start()
     try:
@@ -107,35 +111,47 @@ def time_limit(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]
 
 
 def query(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> pa.RecordBatchReader:
-    """The answer to one statement, as batches in the query's order; raises UserError naming what is wrong with it."""
+    """The answer to one statement, as batches in the query's order. Raises UserError if there is none."""
     try:
-        statements = con.extract_statements(text)
-        if len(statements) != 1:
-            raise UserError(f"one statement at a time, please: this is {len(statements)}")
-        # For a clear message only: what keeps a query in is that it has nothing to reach (a COPY may hide inside a SELECT).
-        if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-            raise UserError(
-                f"{statements[0].type.name} is not for here: the tables can be read, not changed; write a SELECT, DESCRIBE or SUMMARIZE"
-            )
+        _check_statement(con, text)
         with time_limit(con, seconds):
             relation = con.sql(text)
             # Read here, under the clock, not when the caller looks at it.
-            rows = relation.to_arrow_table()
+            answer = relation.to_arrow_table()
     except duckdb.OutOfMemoryException as error:
+        first_line = str(error).splitlines()[0]
         raise UserError(
-            f"the query needs more memory than it may have: {str(error).splitlines()[0]}; give it more with --memory"
+            f"the query needs more memory than it may have: {first_line}; give it more with --memory"
         ) from None
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
-    return rows.to_reader()
+    return answer.to_reader()
+
+
+def _check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    """Raises UserError unless the text is one statement that reads.
+
+    This is for a clear message only, since a COPY may hide inside a SELECT. What keeps a query in is that it
+    has nothing to reach.
+    """
+    statements = con.extract_statements(text)
+    if len(statements) != 1:
+        raise UserError(f"one statement at a time, please: this is {len(statements)}")
+    kind = statements[0].type
+    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        raise UserError(
+            f"{kind.name} is not for here: the tables can be read, not changed; "
+            "write a SELECT, DESCRIBE or SUMMARIZE"
+        )
 
 
 def ready() -> dict[str, tuple[str, Path]]:
-    """The ready queries under pipelines/sql: name -> what it answers, and its file."""
+    """The ready queries under pipelines/sql: by name, what each answers and its file."""
     folder = included("sql", "macros", ".sql").parent
-    found = {}
+    queries: dict[str, tuple[str, Path]] = {}
     for path in sorted(folder.glob("*.sql")):
-        first = path.read_text().splitlines()[0]
-        if first.startswith("-- query:"):
-            found[path.stem] = (first.removeprefix("-- query:").strip(), path)
-    return found
+        first_line = path.read_text().splitlines()[0]
+        if first_line.startswith("-- query:"):
+            what_it_answers = first_line.removeprefix("-- query:").strip()
+            queries[path.stem] = (what_it_answers, path)
+    return queries

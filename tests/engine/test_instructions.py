@@ -1,4 +1,4 @@
-"""What a model is told: the file's words with the user's text in them, never the user's text as a template."""
+"""What a model is told: the file's words and the user's text, which is never read as a template."""
 
 import pytest
 
@@ -25,32 +25,29 @@ def test_every_file_says_all_that_it_is_given(name):
         "chosen": "CCC",
         "rejected": "JJJ",
     }
-    used = {"judge_rating": ["conversation", "response"], "judge_pairwise": ["conversation", "a", "b"]}.get(
-        name, ["conversation", "chosen", "rejected"]
-    )
+    given = {"judge_rating": ["conversation", "response"], "judge_pairwise": ["conversation", "a", "b"]}
+    used = given.get(name, ["conversation", "chosen", "rejected"])
     (message,) = Instruction(name)(**{key: values[key] for key in used})
-    assert (
-        message["role"] == "user"
-        and all(values[key] in message["content"] for key in used)
-        and message["content"] == message["content"].strip()
-    )
+    assert message["role"] == "user"
+    assert all(values[key] in message["content"] for key in used)
+    assert message["content"] == message["content"].strip()
 
 
 def test_a_file_of_ones_own_and_its_mistakes(tmp_path):
     own = tmp_path / "mine.txt"
     own.write_text("Rate {{ response }} of {{ question }}")
     with pytest.raises(
-        UserError, match="mine.txt: 'question' is undefined; it may use conversation, response"
+        UserError, match=r"mine.txt: 'question' is undefined; it may use conversation, response"
     ):
         Instruction(str(own))(conversation="a", response="b")
     own.write_text("one\n{% if %}")
-    with pytest.raises(UserError, match="mine.txt: line 2 is no template"):
+    with pytest.raises(UserError, match=r"mine.txt: line 2 is no template"):
         Instruction(str(own))
     own.write_text("{{ response + 1 }}")
-    with pytest.raises(UserError, match="mine.txt cannot be filled"):
+    with pytest.raises(UserError, match=r"mine.txt cannot be filled"):
         Instruction(str(own), "response")
     own.write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="mine.txt is not UTF-8"):
+    with pytest.raises(UserError, match=r"mine.txt is not UTF-8"):
         Instruction(str(own))
     with pytest.raises(UserError, match="did you mean 'judge_rating'"):
         Instruction("judge_ratings")
@@ -58,22 +55,15 @@ def test_a_file_of_ones_own_and_its_mistakes(tmp_path):
 
 def test_the_quality_prompt_stands_in_front_of_the_last_user_message():
     text = quality_text("quality")
-    assert text.startswith(
-        "Please generate a response with a usefulness rating of 100 out of 100"
-    ) and text.endswith("Query:")
-    assert [turn["content"] for turn in under(TURNS, text)] == ["be brief", "one", "two", f"{text} three"]
-    assert [turn["content"] for turn in under(TURNS, text, "first_user")] == [
-        "be brief",
-        f"{text} one",
-        "two",
-        "three",
-    ]
-    assert [turn["content"] for turn in under(TURNS, text, "system")] == [
-        f"{text}\n\nbe brief",
-        "one",
-        "two",
-        "three",
-    ]
+    assert text.startswith("Please generate a response with a usefulness rating of 100 out of 100")
+    assert text.endswith("Query:")
+
+    def contents(*place):
+        return [turn["content"] for turn in under(TURNS, text, *place)]
+
+    assert contents() == ["be brief", "one", "two", f"{text} three"]
+    assert contents("first_user") == ["be brief", f"{text} one", "two", "three"]
+    assert contents("system") == [f"{text}\n\nbe brief", "one", "two", "three"]
     assert under(TURNS[1:2], text, "system") == [{"role": "system", "content": text}, TURNS[1]]
     assert TURNS[3]["content"] == "three"
 

@@ -48,7 +48,7 @@ TRIES = [
 def test_closed_in(made_run, tmp_path, text):
     file = tmp_path / "secret.csv"
     file.write_text("a\n1\n")
-    hidden = pl.DataFrame({"a": [1]})  # noqa: F841  python variables must not be reachable by name
+    hidden = pl.DataFrame({"a": [1]})  # noqa: F841  Python variables must not be reachable by name
     con = sql.closed(sql.views(made_run))
     with pytest.raises(UserError):
         sql.query(con, text.format(file=file, new=tmp_path / "new"), 10).read_all()
@@ -57,13 +57,10 @@ def test_closed_in(made_run, tmp_path, text):
 
 
 def test_a_query_is_stopped_in_time(made_run):
+    slow = "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5"
     con = sql.closed(sql.views(made_run))
-    with pytest.raises(UserError, match="stopped after 0.5 s"):
-        sql.query(
-            con,
-            "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5",
-            0.5,
-        )
+    with pytest.raises(UserError, match=r"stopped after 0.5 s"):
+        sql.query(con, slow, 0.5)
 
 
 def test_a_query_that_wants_too_much_memory_is_refused(made_run):
@@ -74,7 +71,10 @@ def test_a_query_that_wants_too_much_memory_is_refused(made_run):
 
 def test_the_joins_of_the_page(made_run):
     con = sql.closed(sql.views(made_run))
-    text = "select source, avg(score) as score, count(*) as n from responses join scores using (response_id) group by 1"
+    text = (
+        "select source, avg(score) as score, count(*) as n "
+        "from responses join scores using (response_id) group by 1"
+    )
     assert sql.query(con, text, 10).read_all().to_pylist() == [{"source": "given", "score": 0.5, "n": 606}]
 
 
@@ -93,41 +93,31 @@ def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
     (folder / "manifest.json").unlink()
     for shard in (1, 3):
         (folder / f"0000{shard}.json").unlink()
-    n = (
-        sql.query(sql.closed(sql.views(run)), "select count(*) as n from pairs", 10)
-        .read_all()["n"][0]
-        .as_py()
-    )
-    assert 0 < n < 303
+    counted = sql.query(sql.closed(sql.views(run)), "select count(*) as n from pairs", 10).read_all()
+    assert 0 < counted["n"][0].as_py() < 303
     shutil.rmtree(folder)
     assert sql.query(sql.closed(sql.views(run)), "select * from pairs", 10).read_all().num_rows == 0
 
 
 def test_the_shards_are_plain_parquet_for_anyone(made_run):
     """DuckDB by itself reads what pyarrow wrote: encodings and checksums are of the common kind."""
-    n, total = duckdb.sql(
-        f"select count(*), sum(len(chosen_ids)) from '{made_run}/pairs-*/*.pairs.parquet'"
-    ).fetchall()[0]
-    assert (
-        n == 303
-        and total
-        == duckdb.sql(f"select sum(chosen_length) from '{made_run}/pairs-*/*.pairs.parquet'").fetchall()[0][0]
-    )
+    shards = f"{made_run}/pairs-*/*.pairs.parquet"
+    text = f"select count(*), sum(len(chosen_ids)), sum(chosen_length) from '{shards}'"
+    ((pairs, tokens, total_length),) = duckdb.sql(text).fetchall()
+    assert pairs == 303
+    assert tokens == total_length
 
 
 def test_formats_of_the_answer(made_run, tmp_path):
     text = "select pair_id, chosen_ids, chosen_score from pairs order by 1 limit 3"
-    as_json = [
-        json.loads(line)
-        for line in command("engine", "sql", made_run, text, "--format", "json").stdout.splitlines()
-    ]
-    assert len(as_json) == 3 and as_json[0].keys() == {"pair_id", "chosen_ids", "chosen_score"}
+    json_lines = command("engine", "sql", made_run, text, "--format", "json").stdout.splitlines()
+    as_json = [json.loads(line) for line in json_lines]
+    assert len(as_json) == 3
+    assert as_json[0].keys() == {"pair_id", "chosen_ids", "chosen_score"}
     header, *lines = command("engine", "sql", made_run, text, "--format", "csv").stdout.splitlines()
-    assert (
-        header == "pair_id,chosen_ids,chosen_score"
-        and len(lines) == 3
-        and str(as_json[0]["chosen_ids"]).replace(" ", "") in lines[0]
-    )
+    assert header == "pair_id,chosen_ids,chosen_score"
+    assert len(lines) == 3
+    assert str(as_json[0]["chosen_ids"]).replace(" ", "") in lines[0]
     command("engine", "sql", made_run, text, "--format", "parquet", "-o", tmp_path / "x.parquet")
     assert pl.read_parquet(tmp_path / "x.parquet").to_dicts() == as_json
     assert "pair_id" in command("engine", "sql", made_run, text).stdout
@@ -143,24 +133,15 @@ def test_formats_of_the_answer(made_run, tmp_path):
 
 
 def test_answers_that_are_hard_to_show(made_run, tmp_path):
-    joined = command(
-        "engine",
-        "sql",
-        made_run,
-        "select * from responses join scores using (response_id) limit 2",
-        "--format",
-        "json",
-    ).stdout
+    join = "select * from responses join scores using (response_id) limit 2"
+    joined = command("engine", "sql", made_run, join, "--format", "json").stdout
     assert {"prompt_id", "prompt_id_2"} <= json.loads(joined.splitlines()[0]).keys()
+    odd_columns = (
+        "select 1 as a, 2 as a, 'x'::blob as b, date '2020-01-01' as d, {'x': [1]} as s, "
+        "null as n, 1::decimal(9,2) as c"
+    )
     for form in ("table", "csv", "json"):
-        command(
-            "engine",
-            "sql",
-            made_run,
-            "select 1 as a, 2 as a, 'x'::blob as b, date '2020-01-01' as d, {'x': [1]} as s, null as n, 1::decimal(9,2) as c",
-            "--format",
-            form,
-        )
+        command("engine", "sql", made_run, odd_columns, "--format", form)
     for text in ("select interval 1 month as i", "select union_value(a := 1) as u"):
         done = subprocess.run(
             [sys.executable, "-m", "engine.cli", "sql", str(made_run), text],
@@ -168,23 +149,21 @@ def test_answers_that_are_hard_to_show(made_run, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert "Traceback" not in done.stderr and (done.returncode == 0 or "cast it" in done.stderr)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "cast it" in done.stderr
 
 
 def test_a_file_is_written_in_the_form_of_its_name(made_run, tmp_path):
     text = "select pair_id from pairs"
     for name in ("x.csv", "x.jsonl", "x.parquet"):
         command("engine", "sql", made_run, text, "-o", tmp_path / name)
-    frames = (
-        pl.read_csv(tmp_path / "x.csv"),
-        pl.read_ndjson(tmp_path / "x.jsonl"),
-        pl.read_parquet(tmp_path / "x.parquet"),
-    )
-    assert [len(frame) for frame in frames] == [303] * 3
-    assert (
-        "say what to write" in command("engine", "sql", made_run, text, "-o", tmp_path / "x", code=1).stderr
-    )
-    assert "error: " in command("engine", "sql", made_run, text, "-o", "/dev/null/x.csv", code=1).stderr
+    assert len(pl.read_csv(tmp_path / "x.csv")) == 303
+    assert len(pl.read_ndjson(tmp_path / "x.jsonl")) == 303
+    assert len(pl.read_parquet(tmp_path / "x.parquet")) == 303
+    no_suffix = command("engine", "sql", made_run, text, "-o", tmp_path / "x", code=1)
+    assert "say what to write" in no_suffix.stderr
+    no_folder = command("engine", "sql", made_run, text, "-o", "/dev/null/x.csv", code=1)
+    assert "error: " in no_folder.stderr
 
 
 def test_a_damaged_shard_is_not_read(made_run, tmp_path):
