@@ -1,4 +1,4 @@
-"""Content ids, and text to token ids and back: the only place where either is made.
+"""Text to token ids and back: the only place where either is made from the other.
 
 Prompt and response are tokenised apart and joined as ids, so that no merge crosses the border, the template alone decides on BOS, and EOS
 ends every response exactly once. Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
@@ -6,16 +6,11 @@ ends every response exactly once. Special tokens inside a user's text stay text:
 
 import datetime
 import functools
-import hashlib
 import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-import orjson
-import pyarrow as pa
 
 from schemas.errors import UserError
 
@@ -27,39 +22,6 @@ Messages = Sequence[dict[str, str]]
 _STANDIN = "\ue000{}\ue001"
 _STANDINS = re.compile(_STANDIN.format(r"(\d+)"))
 _MARK = "\ue002response\ue002"
-
-
-def content_id(*parts: object) -> str:
-    """32 hex digits (128 bits) of the sha256 of the parts as JSON: equal content has an equal id, on any machine."""
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
-
-
-def prompt_id(messages: Messages) -> str:
-    return content_id([[message["role"], message["content"]] for message in messages])
-
-
-def share(identity: str) -> float:
-    """A number in [0, 1) that is a function of the id alone and independent of its shard."""
-    return int(identity[8:16], 16) / 2**32
-
-
-def shard_of(identity: str, shards: int) -> int:
-    return int(identity[:8], 16) % shards
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 60 bits that is a function of the parts: samples' seeds lie far apart, whatever stands beside them."""
-    return int(content_id("seed", *parts)[:15], 16)
-
-
-def lists(rows: Sequence, kind: str) -> pa.ListArray:
-    """An Arrow list column of int32 or float32 from sequences, without a Python object a token; None is null."""
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])
-    parts = [np.asarray(row, kind) for row in rows if row is not None]
-    values = pa.array(np.concatenate(parts) if parts else np.zeros(0, kind))
-    absent = pa.array([row is None for row in rows], pa.bool_()) if any(row is None for row in rows) else None
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=absent)
 
 
 class TemplateError(ValueError):

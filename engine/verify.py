@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from engine.ids import share
 from engine.models import Uses, backend, open_model, places
 from engine.models import use as use_of
 from engine.stage import Run, plan, read_file
 from engine.stages import logprobs
-from engine.text import Text, share
+from engine.text import Text
 from schemas.commit import commit_json
 from schemas.devices import cores
 from schemas.errors import UserError

@@ -2,10 +2,11 @@
 
 import pyarrow as pa
 
+from engine.ids import content_id, lists, seed_of
 from engine.instructions import conversation
 from engine.models import uses
 from engine.stage import Made, Stage
-from engine.text import TemplateError, content_id, lists, seed_of
+from engine.text import TemplateError
 from schemas.recipe import Recipe
 from schemas.sections import Generate
 from schemas.tables import table

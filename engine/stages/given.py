@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
+from engine.ids import content_id
 from engine.stage import Made, Stage
-from engine.text import content_id
 from schemas.recipe import Recipe
 from schemas.tables import table
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from engine.ids import content_id
 from engine.instructions import Instruction, conversation
 from engine.models import Uses
 from engine.models import uses as model_of
 from engine.stage import Made, Stage
 from engine.stages.check import _QUERY
 from engine.stages.generate import refused, unfit
-from engine.text import content_id
 from schemas.recipe import Recipe
 from schemas.sections import Judge, Sampling
 from schemas.tables import table

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from engine.ids import lists
 from engine.instructions import quality_text, under
 from engine.models import Uses, backend, use
 from engine.stage import Made, Stage
-from engine.text import TemplateError, Text, lists
+from engine.text import TemplateError, Text
 from schemas.commit import fingerprint
 from schemas.errors import UserError, did_you_mean
 from schemas.recipe import Recipe

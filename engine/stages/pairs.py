@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from engine import choice
 from engine.edits import masks
+from engine.ids import content_id, share
 from engine.stage import Made, Stage
-from engine.text import content_id, share
 from schemas.identity import identify
 from schemas.recipe import Recipe
 from schemas.sections import Pairs

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from engine import raw, text
+from engine import ids, raw
 from engine.formats import Format, Reading, recognise
 from engine.stage import Made, Scanned, Stage
 from schemas.commit import content_digest, fingerprint
@@ -67,7 +67,7 @@ def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
         readings = form.read(batch)
         laid = [_lay(reading) for reading in readings]
         # A reject has no prompt: its text settles its shard.
-        shards = [text.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
+        shards = [ids.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
         yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
     if changed := [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]:
         raise UserError(
@@ -92,13 +92,13 @@ def _lay(reading: Reading) -> dict:
         return {
             "file": row.file,
             "line": row.line,
-            "row_id": text.content_id(row.text),
+            "row_id": ids.content_id(row.text),
             "reason": reading.reason,
             "detail": reading.detail,
             "raw": row.text,
         }
-    prompt_id = text.prompt_id(reading.messages)
-    row_id = text.content_id(
+    prompt_id = ids.prompt_id(reading.messages)
+    row_id = ids.content_id(
         prompt_id, [[response["text"], response["score"]] for response in reading.responses]
     )
     return {

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
+from engine.ids import content_id, lists, seed_of
 from engine.instructions import Instruction, conversation
 from engine.models import Uses
 from engine.models import uses as model_of
 from engine.stage import Made, Stage
 from engine.stages.generate import refused, sampling_facts, unfit
-from engine.text import content_id, lists, seed_of
 from schemas.recipe import Recipe
 from schemas.sections import Rewrite
 from schemas.tables import table

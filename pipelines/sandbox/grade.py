@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from engine.ids import seed_of
 from engine.models import Uses, open_model, places
-from engine.text import seed_of
 from pipelines.sandbox import world
 from schemas.errors import UserError, in_one_sentence
 from schemas.manifest import read_json

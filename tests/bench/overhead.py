@@ -40,9 +40,9 @@ def bare_generate(prompts: Path) -> None:
     """What a user's own script would do: the prompts' ids, one LLM, one generate, the texts to a file."""
     import os
 
+    from engine.ids import seed_of
     from engine.models import Uses
     from engine.models.vllm import VLLM
-    from engine.text import seed_of
     from schemas.devices import cores
     from schemas.sections import Model
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.ids import shard_of
 from engine.precompute import precompute, status
 from engine.stage import missing, opened, plan
-from engine.text import shard_of
 from schemas.errors import UserError
 from schemas.manifest import read_markers, read_plan
 from schemas.recipe import load

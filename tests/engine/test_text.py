@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.text import TemplateError, Text, content_id, prompt_id, shard_of, share
+from engine.text import TemplateError, Text
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
 from schemas.recipe import included
@@ -144,14 +144,6 @@ def test_a_tokenizer_without_eos_is_refused(byte_tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no EOS"):
         Text(tmp_path, PLAIN)
-
-
-def test_ids_are_of_the_content_alone():
-    assert prompt_id([{"role": "user", "content": "x"}]) == prompt_id([{"content": "x", "role": "user"}])
-    assert content_id("ab", "c") != content_id("a", "bc")
-    ids = [content_id(n) for n in range(4000)]
-    assert 0.08 < sum(share(i) < 0.1 for i in ids) / 4000 < 0.12
-    assert {shard_of(i, 7) for i in ids} == set(range(7))
 
 
 def test_threads_do_not_give_each_others_ids(model_path):
