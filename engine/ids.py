@@ -7,6 +7,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,33 +15,48 @@ import pyarrow as pa
 
 
 def content_id(*parts: object) -> str:
-    """32 hex digits (128 bits) of the sha256 of the parts as JSON: equal content has an equal id, on any machine."""
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+    """32 hex digits: the first 128 bits of the sha256 of the parts as JSON."""
+    text = orjson.dumps(parts)
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def prompt_id(messages: Sequence[dict[str, str]]) -> str:
-    return content_id([[message["role"], message["content"]] for message in messages])
+    """The id of a prompt: of the roles and contents of its messages, in order."""
+    turns = [[message["role"], message["content"]] for message in messages]
+    return content_id(turns)
 
 
 def share(identity: str) -> float:
-    """A number in [0, 1) that is a function of the id alone and independent of its shard."""
+    """A number in [0, 1) that depends on the id alone and is independent of its shard."""
     return int(identity[8:16], 16) / 2**32
 
 
 def shard_of(identity: str, shards: int) -> int:
+    """The number of the shard, in [0, shards), that holds the id in every table."""
     return int(identity[:8], 16) % shards
 
 
 def seed_of(*parts: object) -> int:
-    """A seed of 60 bits that is a function of the parts: samples' seeds lie far apart, whatever stands beside them."""
+    """A seed of 60 bits that depends on the parts alone, so the seeds of any two samples lie far apart."""
     return int(content_id("seed", *parts)[:15], 16)
 
 
-def lists(rows: Sequence, kind: str) -> pa.ListArray:
-    """An Arrow list column of int32 or float32 from sequences, without a Python object a token; None is null."""
+def lists(rows: Sequence[Any], kind: str) -> pa.ListArray:
+    """An Arrow list column from sequences of numbers, or None for null; `kind` is "int32" or "float32"."""
+    is_null: list[bool] = []
+    lengths: list[int] = []
+    values = [np.zeros(0, kind)]  # so that a column without values has the type, too
+    for row in rows:
+        is_null.append(row is None)
+        if row is None:
+            lengths.append(0)
+        else:
+            lengths.append(len(row))
+            values.append(np.asarray(row, kind))
     offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([0 if row is None else len(row) for row in rows], out=offsets[1:])
-    parts = [np.asarray(row, kind) for row in rows if row is not None]
-    values = pa.array(np.concatenate(parts) if parts else np.zeros(0, kind))
-    absent = pa.array([row is None for row in rows], pa.bool_()) if any(row is None for row in rows) else None
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=absent)
+    np.cumsum(lengths, out=offsets[1:])
+    mask = None
+    if any(is_null):
+        mask = pa.array(is_null, pa.bool_())
+    flat = pa.array(np.concatenate(values))
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)

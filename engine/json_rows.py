@@ -101,7 +101,9 @@ class _ArrayScanner:
     """
 
     def __init__(self) -> None:
-        self.depth = 0  # open brackets: 0 is outside of the array, 1 inside it but outside of nested values
+        # Open brackets: 0 is outside of the array, 1 in the array itself, more in a nested value. Below 0: a
+        # bracket was closed that was never opened.
+        self.depth = 0
         self._in_string = False
         self._after_backslash = False
 

@@ -1,7 +1,8 @@
 """Text to token ids and back: the only place where either is made from the other.
 
-Prompt and response are tokenised apart and joined as ids, so that no merge crosses the border, the template alone decides on BOS, and EOS
-ends every response exactly once. Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
+- Prompt and response are tokenised apart and joined as ids. So no merge crosses the border, the template
+  alone decides on BOS, and EOS ends every response exactly once.
+- Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
 """
 
 import datetime
@@ -10,7 +11,9 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jinja2
 
 from schemas.errors import UserError
 
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[dict[str, str]]
-# Stands for the n-th special token that a user typed, while the template is rendered: a private-use character, absent from the text itself.
+# Stands for the n-th special token that a user typed, while the template is rendered. Its private-use
+# characters are absent from the text itself.
 _STANDIN = "\ue000{}\ue001"
 _STANDINS = re.compile(_STANDIN.format(r"(\d+)"))
-_MARK = "\ue002response\ue002"
+_RESPONSE_MARK = "\ue002response\ue002"
 
 
 class TemplateError(ValueError):
@@ -29,48 +33,35 @@ class TemplateError(ValueError):
 
 
 class Text:
-    """Token ids of prompts and responses for one tokenizer and one template."""
+    """Token ids of prompts and responses for one tokenizer and one chat template.
+
+    `stop_ids` are the tokens at which sampling stops; `end_id` is the one that ends a given response.
+    """
 
     def __init__(self, path: Path, template: str, date: str = "2024-07-26"):
-        """`date` (YYYY-MM-DD) is today for a template that asks for it. Raises UserError where tokenizer or template cannot work at all."""
-        import jinja2
-        from transformers import AutoTokenizer, GenerationConfig
+        """`date` (YYYY-MM-DD) is today for a template that asks for it.
 
-        try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                path, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}"
-            ) from None
+        Raises UserError if the tokenizer in `path` or the template cannot work at all.
+        """
+        self.tokenizer = _load_tokenizer(path)
         self.tokenizer.chat_template = template
-        # split_special_tokens is a field of the one tokenizer underneath, so two threads at once would give each other's ids.
-        self._coding = threading.Lock()
-        # Warnings about a length the tokenizer believes in are noise here: max_length is ours to judge.
+        # split_special_tokens is a field of the one tokenizer underneath, so two threads at once would get
+        # each other's ids.
+        self._lock = threading.Lock()
+        # Warnings about the length that the tokenizer believes in are noise: the engine checks max_length.
         self.tokenizer.model_max_length = int(1e30)
         bos = self.tokenizer.bos_token_id
         self._adds_bos = bos is not None and self.tokenizer("").input_ids[:1] == [bos]
-        # Not only the named ones: a chat model's turn markers are often special without a name.
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        special = sorted(filter(None, added | set(self.tokenizer.all_special_tokens)), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special))) if special else None
-        ends = (
-            GenerationConfig.from_pretrained(path).eos_token_id
-            if (path / "generation_config.json").exists()
-            else None
-        )
-        self.stop_ids = {*([ends] if isinstance(ends, int) else ends or []), self.tokenizer.eos_token_id} - {
-            None
-        }
-        if not self.stop_ids:
-            raise UserError(
-                f"the tokenizer in {path} has no EOS token: a response could not be ended; set eos_token in its tokenizer_config.json"
-            )
-        day = datetime.date.fromisoformat(date)
-        self._today = {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
+        self._special_tokens = _special_tokens_pattern(self.tokenizer)
+        self.stop_ids = _stop_ids(path, self.tokenizer)
+        today = datetime.date.fromisoformat(date)
+        self._date_variables = {"strftime_now": today.strftime, "date_string": today.strftime("%d %b %Y")}
+        self._check_template(path)
+
+    def _check_template(self, path: Path) -> None:
+        """Raises UserError if the template's syntax is wrong."""
         try:
-            self._apply([{"role": "user", "content": "a"}], True)
+            self._apply_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
                 f"the chat template of {path} is no template: {error}; give another by model.chat_template"
@@ -79,116 +70,230 @@ class Text:
             pass  # it may refuse this one prompt and take others
 
     def prompts(self, prompts: Sequence[Messages]) -> list[list[int] | TemplateError]:
-        """Token ids of each prompt, up to where the assistant's turn begins; a refusal in place of those that the template refuses."""
+        """Token ids of each prompt, up to where the assistant's turn begins; or the template's refusal."""
         rendered: list[str | TemplateError] = []
         for messages in prompts:
             try:
                 rendered.append(self._render(messages))
             except TemplateError as error:
                 rendered.append(error)
-        plain = [
-            text
-            for text, messages in zip(rendered, prompts, strict=True)
-            if isinstance(text, str) and not self._typed(messages)
-        ]
-        ids = iter(self._ids(plain) if plain else [])
+        # Prompts without typed special tokens are tokenised in one batch.
+        plain: list[str] = []
+        for text, messages in zip(rendered, prompts, strict=True):
+            if isinstance(text, str) and not self._has_special_tokens(messages):
+                plain.append(text)
+        plain_ids = iter(self._ids_of_all(plain))
         result: list[list[int] | TemplateError] = []
         for text, messages in zip(rendered, prompts, strict=True):
             if isinstance(text, TemplateError):
                 result.append(text)
+            elif self._has_special_tokens(messages):
+                result.append(self._guarded_ids(messages))
             else:
-                result.append(self._guarded(messages) if self._typed(messages) else next(ids))
+                result.append(next(plain_ids))
         return result
 
     def responses(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each response, EOS at the end."""
-        if not texts:
-            return []
-        return [[*row, self.end_id] for row in self._ids(list(texts), split_special_tokens=True)]
-
-    def _ids(self, text, split_special_tokens: bool = False):
-        """Token ids of a text or of each of a list, nothing added; what looks like a special token is one, or with `split_special_tokens` is text."""
-        with self._coding:
-            return self.tokenizer(
-                text, add_special_tokens=False, split_special_tokens=split_special_tokens
-            ).input_ids
+        """Token ids of each response, with `end_id` at the end."""
+        all_ids = self._ids_of_all(list(texts), split_special_tokens=True)
+        return [[*ids, self.end_id] for ids in all_ids]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of sampled responses, without the token that ended them or any other special one."""
         if not rows:
             return []
         return self.tokenizer.batch_decode(
-            [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            [list(row) for row in rows],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
 
     def single_ids(self, word: str) -> list[int]:
-        """Every token that a model may say this word by at the beginning of its answer; raises UserError where it is more than one token."""
-        found = [self._ids(space + word) for space in ("", " ")]
-        # After a line's end, where tokenizers that put a space in front of every text do not.
-        line = self._ids("\n")
-        if (after := self._ids("\n" + word))[: len(line)] == line:
-            found.append(after[len(line) :])
-        ids = sorted({ids[0] for ids in found if len(ids) == 1})
-        if not ids:
+        """Every token that alone can say this word at the beginning of a model's answer.
+
+        Raises UserError if there is none, because the word takes several tokens.
+        """
+        spellings = [self._ids(word), self._ids(" " + word)]
+        # Also after a line's end: there, tokenizers that put a space in front of every text put none.
+        line_end = self._ids("\n")
+        after_line_end = self._ids("\n" + word)
+        if after_line_end[: len(line_end)] == line_end:
+            spellings.append(after_line_end[len(line_end) :])
+        single_ids = {ids[0] for ids in spellings if len(ids) == 1}
+        if not single_ids:
             raise UserError(
-                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: a judge's answer is read from the probabilities of single tokens; change [judge] low and high"
+                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: "
+                "a judge's answer is read from the probabilities of single tokens; "
+                "change [judge] low and high"
             )
-        return ids
+        return sorted(single_ids)
 
     @functools.cached_property
     def end_id(self) -> int:
-        """The token that ends a response: what the template puts after an assistant's turn if the model stops there, else EOS."""
-        fallback = (
-            self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.stop_ids)
-        )
+        """The token that ends a response.
+
+        It is what the template puts after an assistant's turn if the model stops there, else EOS.
+        """
+        fallback = self.tokenizer.eos_token_id
+        if fallback is None:
+            fallback = min(self.stop_ids)
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _RESPONSE_MARK}]
         try:
-            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-            after = self._render(turns, generation=False).partition(_MARK)[2]
+            rendered = self._render(turns, add_generation_prompt=False)
         except TemplateError:
             return fallback
-        return next((token for token in self._ids(after) if token in self.stop_ids), fallback)
+        after_response = rendered.partition(_RESPONSE_MARK)[2]
+        for token in self._ids(after_response):
+            if token in self.stop_ids:
+                return token
+        return fallback
 
-    def _typed(self, messages: Messages) -> bool:
-        return self._special is not None and any(
-            self._special.search(message["content"]) for message in messages
-        )
+    def _ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text, nothing added.
 
-    def _render(self, messages: Messages, generation: bool = True) -> str:
-        import jinja2
+        What looks like a special token is one, or with `split_special_tokens` is text.
+        """
+        return self._encode(text, split_special_tokens)
 
+    def _ids_of_all(self, texts: list[str], split_special_tokens: bool = False) -> list[list[int]]:
+        """Token ids of each text, as `_ids` gives them, in one call."""
+        if not texts:
+            return []
+        return self._encode(texts, split_special_tokens)
+
+    def _encode(self, text: str | list[str], split_special_tokens: bool) -> Any:
+        with self._lock:
+            encoding = self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens
+            )
+        return encoding.input_ids
+
+    def _has_special_tokens(self, messages: Messages) -> bool:
+        """True if a special token stands, as text, in the messages themselves."""
+        if self._special_tokens is None:
+            return False
+        return any(self._special_tokens.search(message["content"]) for message in messages)
+
+    def _render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+        """The messages as the template renders them. Raises TemplateError if it refuses them."""
         try:
-            return self._apply(messages, generation)
+            return self._apply_template(messages, add_generation_prompt)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise TemplateError(str(error).strip() or type(error).__name__) from None
 
-    def _apply(self, messages: Messages, generation: bool) -> str:
-        own = {} if self._adds_bos or self.tokenizer.bos_token is None else {"unwanted_bos": True}
-        today = {
-            name: value for name, value in self._today.items() if name in (self.tokenizer.chat_template or "")
-        }
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation, **own, **today
+    def _apply_template(self, messages: Messages, add_generation_prompt: bool) -> str:
+        variables: dict[str, Any] = {}
+        if self.tokenizer.bos_token is not None and not self._adds_bos:
+            variables["unwanted_bos"] = True
+        template = self.tokenizer.chat_template or ""
+        for name, value in self._date_variables.items():
+            if name in template:
+                variables[name] = value
+        rendered = self.tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
         )
+        assert isinstance(rendered, str)
+        return rendered
 
-    def _guarded(self, messages: Messages) -> list[int]:
-        """Ids of a prompt in which a user typed a special token: it is hidden while the template is rendered, then tokenised as text."""
-        assert self._special is not None
-        hidden: list[str] = []
+    def _guarded_ids(self, messages: Messages) -> list[int]:
+        """Token ids of a prompt in which a user typed special tokens.
 
-        def hide(match: re.Match) -> str:
-            hidden.append(match[0])
-            return _STANDIN.format(len(hidden) - 1)
-
-        safe = [message | {"content": self._special.sub(hide, message["content"])} for message in messages]
+        They are hidden while the template is rendered, then tokenised as text. So any special token that is
+        rendered is the template's own, and only these become special ids.
+        """
+        assert self._special_tokens is not None
+        typed = _TypedSpecialTokens(self._special_tokens)
+        safe_messages: list[dict[str, str]] = []
+        for message in messages:
+            safe_messages.append(message | {"content": typed.hide(message["content"])})
+        rendered = self._render(safe_messages)
         ids: list[int] = []
-        rendered, at = self._render(safe), 0
-        for special in [*self._special.finditer(rendered), None]:
-            text = rendered[at : special.start() if special else None]
-            text = _STANDINS.sub(
-                lambda match: hidden[int(match[1])] if int(match[1]) < len(hidden) else match[0], text
-            )
-            ids += self._ids(text, split_special_tokens=True) if text else []
-            if special:
-                ids.append(self.tokenizer.convert_tokens_to_ids(special[0]))
-                at = special.end()
+        part_begin = 0
+        for special in self._special_tokens.finditer(rendered):
+            ids += self._ids_as_text(typed.restore(rendered[part_begin : special.start()]))
+            special_id = self.tokenizer.convert_tokens_to_ids(special[0])
+            assert isinstance(special_id, int)
+            ids.append(special_id)
+            part_begin = special.end()
+        ids += self._ids_as_text(typed.restore(rendered[part_begin:]))
         return ids
+
+    def _ids_as_text(self, text: str) -> list[int]:
+        """Token ids of a part of a prompt, in which every special token is text."""
+        if not text:
+            return []
+        return self._ids(text, split_special_tokens=True)
+
+
+class _TypedSpecialTokens:
+    """The special tokens that a user typed, with a stand-in for each while the template is rendered."""
+
+    def __init__(self, special_tokens: re.Pattern[str]):
+        self._special_tokens = special_tokens
+        self._hidden: list[str] = []
+
+    def hide(self, text: str) -> str:
+        """The text with stand-ins for its special tokens."""
+        return self._special_tokens.sub(self._standin, text)
+
+    def restore(self, text: str) -> str:
+        """The text with the special tokens in the place of their stand-ins."""
+        return _STANDINS.sub(self._original, text)
+
+    def _standin(self, special: re.Match[str]) -> str:
+        self._hidden.append(special[0])
+        return _STANDIN.format(len(self._hidden) - 1)
+
+    def _original(self, standin: re.Match[str]) -> str:
+        number = int(standin[1])
+        if number < len(self._hidden):
+            return self._hidden[number]
+        return standin[0]  # none of ours
+
+
+def _load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder. Raises UserError if it does not load."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}"
+        ) from None
+
+
+def _special_tokens_pattern(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | None:
+    """Matches any special token, the longest one first; None if the tokenizer has none."""
+    # Not only the named ones: a chat model's turn markers are often special without a name.
+    special_tokens = set(tokenizer.all_special_tokens)
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            special_tokens.add(token.content)
+    special_tokens.discard("")
+    if not special_tokens:
+        return None
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def _stop_ids(path: Path, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """EOS and the end tokens of generation_config.json. Raises UserError if there is none."""
+    from transformers import GenerationConfig
+
+    configured: int | list[int] | None = None
+    if (path / "generation_config.json").exists():
+        configured = GenerationConfig.from_pretrained(path).eos_token_id
+    if isinstance(configured, int):
+        configured = [configured]
+    candidates = [*(configured or []), tokenizer.eos_token_id]
+    stop_ids = {token for token in candidates if token is not None}
+    if not stop_ids:
+        raise UserError(
+            f"the tokenizer in {path} has no EOS token: a response could not be ended; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    return stop_ids

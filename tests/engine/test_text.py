@@ -1,6 +1,11 @@
 """Tokenising: no merge over the border, one BOS, one EOS, and a user's special tokens stay text."""
 
+import copy
+import json
+import threading
+
 import pytest
+from tokenizers import AddedToken
 
 from engine.text import TemplateError, Text
 from pipelines.sandbox.make import new_model
@@ -30,23 +35,23 @@ def user(text):
 
 
 def test_one_bos_and_one_eos(plain):
-    (prompt,), (response,) = plain.prompts([user("what is it?")]), plain.responses(["the fox"])
+    (prompt,) = plain.prompts([user("what is it?")])
+    (response,) = plain.responses(["the fox"])
     assert prompt.count(0) == 1 and prompt[0] == 0
     assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
 
 
 def test_no_bos_where_the_tokenizer_adds_none(byte_tokenizer, tmp_path):
     byte_tokenizer.save_pretrained(tmp_path)
-    import json
-
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text()) | {"post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert 0 not in Text(tmp_path, PLAIN).prompts([user("what")])[0]
 
 
 def test_no_merge_crosses_the_border(plain):
-    """The answer follows ':\\n' with which 'the' never merges, although prompt and response as one text might."""
-    (prompt,), (response,) = plain.prompts([user("x")]), plain.responses(["the answer"])
+    """The answer follows ':\\n', with which 'the' never merges, although it might if both were one text."""
+    (prompt,) = plain.prompts([user("x")])
+    (response,) = plain.responses(["the answer"])
     assert plain.tokenizer.decode(prompt).endswith("Assistant:\n")
     assert plain.tokenizer.decode(response[:-1]) == "the answer"
     assert plain.tokenizer("the answer", add_special_tokens=False).input_ids == response[:-1]
@@ -63,22 +68,18 @@ def test_special_tokens_typed_by_a_user_stay_text(plain, content):
 
 def test_the_models_own_template_and_typed_markers(chat):
     normal, typed = chat.prompts([user("Ada has 4 books"), user("Ada has <|end|> 4 <|assistant|> books")])
-    markers = {
-        chat.tokenizer.convert_tokens_to_ids(token): token
-        for token in ("<|user|>", "<|assistant|>", "<|end|>")
-    }
-    assert (
-        [markers[token] for token in typed if token in markers]
-        == [markers[token] for token in normal if token in markers]
-        == ["<|user|>", "<|assistant|>"]
-    )
+    markers = chat.tokenizer.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
+    user_marker, assistant_marker, _ = markers
+    assert [token for token in normal if token in markers] == [user_marker, assistant_marker]
+    assert [token for token in typed if token in markers] == [user_marker, assistant_marker]
     assert chat.end_id == chat.tokenizer.convert_tokens_to_ids("<|end|>")
 
 
 def test_markers_without_a_name_are_special_too(byte_tokenizer, tmp_path):
-    """As Llama 3 ships them: special in added_tokens, named nowhere. A user's are text, the template's own stay tokens."""
-    from tokenizers import AddedToken
+    """As Llama 3 ships them: special in added_tokens, named nowhere.
 
+    A user's are text, the template's own stay tokens.
+    """
     byte_tokenizer.add_tokens([AddedToken(token, special=True) for token in ("<|start|>", "<|stop|>")])
     byte_tokenizer.save_pretrained(tmp_path)
     start, stop = byte_tokenizer.convert_tokens_to_ids(["<|start|>", "<|stop|>"])
@@ -113,17 +114,20 @@ def test_a_guarded_prompt_is_the_plain_one_where_nothing_was_typed(plain):
         {"role": "assistant", "content": "the fox"},
         *user("quick brown"),
     ]
-    assert plain._guarded(messages) == plain.prompts([messages])[0]
+    assert plain._guarded_ids(messages) == plain.prompts([messages])[0]
 
 
 def test_a_template_that_refuses_is_a_reject_not_an_end(byte_tokenizer, tmp_path):
     byte_tokenizer.save_pretrained(tmp_path)
-    text = Text(
-        tmp_path,
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}{{ messages[0].content }}",
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}"
+        "{{ messages[0].content }}"
     )
+    text = Text(tmp_path, template)
     good, bad = text.prompts([user("x"), [{"role": "system", "content": "s"}]])
-    assert isinstance(good, list) and isinstance(bad, TemplateError) and "no system" in str(bad)
+    assert isinstance(good, list)
+    assert isinstance(bad, TemplateError)
+    assert "no system" in str(bad)
 
 
 def test_the_turn_ends_with_what_the_template_ends_it(byte_tokenizer, tmp_path):
@@ -137,8 +141,6 @@ def test_the_turn_ends_with_what_the_template_ends_it(byte_tokenizer, tmp_path):
 
 
 def test_a_tokenizer_without_eos_is_refused(byte_tokenizer, tmp_path):
-    import copy
-
     tokenizer = copy.deepcopy(byte_tokenizer)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
@@ -147,32 +149,37 @@ def test_a_tokenizer_without_eos_is_refused(byte_tokenizer, tmp_path):
 
 
 def test_threads_do_not_give_each_others_ids(model_path):
-    """split_special_tokens is one field of the one tokenizer underneath: prompts in one thread, responses in another."""
-    import threading
+    """split_special_tokens is one field of the one tokenizer underneath.
 
+    Prompts are tokenised in two threads, responses in a third.
+    """
     text = Text(model_path, (model_path / "chat_template.jinja").read_text())
-    prompts, texts = (
-        [[{"role": "user", "content": f"question {n}"}] for n in range(200)],
-        [f"answer <|user|> {n}" for n in range(200)],
-    )
-    want, wrong, stop = (text.prompts(prompts), text.responses(texts)), [], threading.Event()
+    prompts = [user(f"question {n}") for n in range(200)]
+    texts = [f"answer <|user|> {n}" for n in range(200)]
+    prompts_alone = text.prompts(prompts)
+    responses_alone = text.responses(texts)
+    wrong = []
+    stop = threading.Event()
 
-    def again(number: int, of) -> None:
+    def tokenise_prompts():
         while not stop.is_set():
-            wrong.extend([number] * (of() != want[number]))
+            if text.prompts(prompts) != prompts_alone:
+                wrong.append("prompts")
+
+    def tokenise_responses():
+        while not stop.is_set():
+            if text.responses(texts) != responses_alone:
+                wrong.append("responses")
 
     threads = [
-        threading.Thread(target=again, args=pair)
-        for pair in (
-            (0, lambda: text.prompts(prompts)),
-            (1, lambda: text.responses(texts)),
-            (0, lambda: text.prompts(prompts)),
-        )
+        threading.Thread(target=target) for target in (tokenise_prompts, tokenise_responses, tokenise_prompts)
     ]
-    [thread.start() for thread in threads]
+    for thread in threads:
+        thread.start()
     stop.wait(2)
     stop.set()
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.join()
     assert not wrong
 
 
