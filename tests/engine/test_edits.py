@@ -28,7 +28,7 @@ def test_what_is_not_marked_is_shared_and_as_much_as_can_be(seed):
     shared_of_a = [token for token, is_edited in zip(a, left, strict=True) if not is_edited]
     shared_of_b = [token for token, is_edited in zip(b, right, strict=True) if not is_edited]
     assert shared_of_a == shared_of_b
-    # A least edit touches, on both sides, at least as many tokens as its operations and at most twice as many.
+    # A least edit touches on both sides at least as many tokens as its operations, and at most twice as many.
     assert max(left.sum(), right.sum()) <= distance(a, b) <= left.sum() + right.sum()
 
 
