@@ -1,1 +1,1 @@
-"""A tiny world with a known truth, and a tiny model for it: what the demo runs on where no data and no model are given."""
+"""A tiny world with a known truth, and a tiny model for it. The demo needs nothing else."""

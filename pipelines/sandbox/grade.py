@@ -1,6 +1,9 @@
-"""Accuracy on held-out problems of the sandbox: how many answers of each model are right, sampled as the recipe samples and greedily.
+"""Accuracy on held-out problems of the sandbox: how many answers of each model are right, sampled and greedy.
 
-python -m pipelines.sandbox.grade PROBLEMS SEED NAME=MODEL …        a train folder stands for its last checkpoint
+    python -m pipelines.sandbox.grade PROBLEMS SEED NAME=MODEL …
+
+- A train folder stands for its last checkpoint.
+- Sampling is at temperature 1.0, as in the sandbox's recipe.
 """
 
 import sys
@@ -10,63 +13,117 @@ import polars as pl
 
 from engine.ids import seed_of
 from engine.models import Uses, open_model, places
+from engine.text import TemplateError, Text
 from pipelines.sandbox import world
+from schemas.devices import cores
 from schemas.errors import UserError, in_one_sentence
 from schemas.manifest import read_json
 from schemas.sections import Model, Sampling
 
+Conversation = list[dict[str, str]]
+_MAX_TOKENS = 96  # of a response
+
 
 def accuracy(
-    model: Path, problems: int, seed: int, threads: int, temperature: float = 1.0
+    model: Path,
+    problems: int,
+    seed: int,
+    threads: int,
+    temperature: float = 1.0,
 ) -> dict[str, float]:
-    """Shares of right answers: `right` at `temperature`, `greedy`, and of the sampled ones `steps`, the mean share of right steps."""
+    """Score a model folder on `problems` problems drawn with `seed`; all shares are from 0 to 1.
+
+    - right: right answers, sampled at `temperature`
+    - steps: the mean share of right steps in the same samples
+    - greedy: right answers of greedy decoding
+    """
     use = Uses(Model(name=str(model)), "hf")
-    opened = open_model(use, places(use)[0], threads, lambda done: None, None)
-    asked = [[{"role": "user", "content": row["prompt"]}] for row in world.prompts(seed, problems)]
-    prompts, found = opened.text.prompts(asked), {}
-    for name, sampling in {
-        "right": Sampling(temperature=temperature, max_tokens=96),
-        "greedy": Sampling(temperature=0.0, max_tokens=96),
-    }.items():
-        samples = opened.generate(prompts, [[seed_of(seed, number)] for number in range(problems)], sampling)
-        texts = opened.text.decode([group[0].ids for group in samples])
-        found[name] = (
-            sum(world.reward(messages, text) or 0 for messages, text in zip(asked, texts, strict=True))
-            / problems
-        )
-        if name == "right":
-            steps = [
-                world.right_steps(known, text)
-                for messages, text in zip(asked, texts, strict=True)
-                if (known := world.read(messages[0]["content"]))
-            ]
-            found["steps"] = sum(steps) / len(steps)
-    return found
+    place = places(use)[0]
+    opened = open_model(
+        use,
+        place,
+        threads,
+        lambda done: None,
+        None,
+    )
+    conversations: list[Conversation] = []
+    for row in world.prompts(seed, problems):
+        messages = [{"role": "user", "content": row["prompt"]}]
+        conversations.append(messages)
+    prompts = _prompt_ids(opened.text, conversations)
+    seeds = [[seed_of(seed, number)] for number in range(problems)]
+
+    def responses(sampling: Sampling) -> list[str]:
+        groups = opened.generate(prompts, seeds, sampling)
+        first_ids = [group[0].ids for group in groups]
+        return opened.text.decode(first_ids)
+
+    sampled = responses(Sampling(temperature=temperature, max_tokens=_MAX_TOKENS))
+    greedy = responses(Sampling(temperature=0.0, max_tokens=_MAX_TOKENS))
+    return {
+        "right": _share_of_right_answers(conversations, sampled),
+        "steps": _share_of_right_steps(conversations, sampled),
+        "greedy": _share_of_right_answers(conversations, greedy),
+    }
 
 
-def _folder(path: str) -> Path:
+def _prompt_ids(text: Text, conversations: list[Conversation]) -> list[list[int]]:
+    """The token ids of each conversation. Raises TemplateError if the model's template refuses one."""
+    prompts: list[list[int]] = []
+    for ids in text.prompts(conversations):
+        if isinstance(ids, TemplateError):
+            raise ids
+        prompts.append(ids)
+    return prompts
+
+
+def _share_of_right_answers(conversations: list[Conversation], responses: list[str]) -> float:
+    total = 0.0
+    for messages, response in zip(conversations, responses, strict=True):
+        total += world.reward(messages, response) or 0
+    return total / len(conversations)
+
+
+def _share_of_right_steps(conversations: list[Conversation], responses: list[str]) -> float:
+    """The mean over the responses whose prompt is a problem of this world."""
+    shares: list[float] = []
+    for messages, response in zip(conversations, responses, strict=True):
+        problem = world.read(messages[0]["content"])
+        if problem:
+            shares.append(world.right_steps(problem, response))
+    return sum(shares) / len(shares)
+
+
+def _model_folder(path: str) -> Path:
+    """The folder itself, or the last checkpoint of a train folder."""
     folder = Path(path)
-    if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
-        return folder / read_json(folder / "manifest.json")["checkpoint"]
+    manifest = folder / "manifest.json"
+    if manifest.exists() and not (folder / "config.json").exists():
+        return folder / read_json(manifest)["checkpoint"]
     return folder
 
 
-def main(problems: int, seed: int, named: list[str]) -> None:
-    from schemas.devices import cores
-
-    rows = []
-    for item in named:
+def main(problems: int, seed: int, named_models: list[str]) -> None:
+    """Print a table of accuracies. Raises UserError if an item of `named_models` is not NAME=MODEL."""
+    rows: list[dict[str, str | int]] = []
+    for item in named_models:
         name, equals, path = item.partition("=")
         if not equals:
             raise UserError(f"{item}: expected NAME=MODEL, such as before=pipelines/sandbox/model")
-        found = accuracy(_folder(path), problems, seed, cores())
+        folder = _model_folder(path)
+        shares = accuracy(
+            folder,
+            problems,
+            seed,
+            cores(),
+        )
         rows.append(
             {
                 "policy": name,
                 "problems": problems,
-                "right answers": f"{found['right']:.1%}",
-                "right steps": f"{found['steps']:.1%}",
-                "right if greedy": f"{found['greedy']:.1%}",
+                "right answers": f"{shares['right']:.1%}",
+                "right steps": f"{shares['steps']:.1%}",
+                "right if greedy": f"{shares['greedy']:.1%}",
             }
         )
     with pl.Config(
@@ -81,5 +138,7 @@ def main(problems: int, seed: int, named: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 4 or not all(word.isdigit() for word in sys.argv[1:3]):
         sys.exit("usage: python -m pipelines.sandbox.grade PROBLEMS SEED NAME=MODEL …")
+    count = int(sys.argv[1])
+    seed = int(sys.argv[2])
     with in_one_sentence("nothing is kept of it"):
-        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+        main(count, seed, sys.argv[3:])

@@ -17,20 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_NAMES = {
-    "Ada": "she",
-    "Ben": "he",
-    "Cleo": "she",
-    "Dan": "he",
-    "Eva": "she",
-    "Finn": "he",
-    "Gia": "she",
-    "Hugo": "he",
-    "Ines": "she",
-    "Jon": "he",
-    "Mia": "she",
-    "Noah": "he",
-}
+_NAMES = {"Ada": "she", "Ben": "he", "Cleo": "she", "Dan": "he", "Eva": "she", "Finn": "he", "Gia": "she", "Hugo": "he", "Ines": "she", "Jon": "he", "Mia": "she", "Noah": "he"}
 _THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "stones")
 _HOLDERS = ("bags", "boxes", "bowls", "rows")
 _MORE = ("buys", "finds", "gets", "wins")
@@ -65,16 +52,10 @@ class Problem:
 
     def __str__(self) -> str:
         she = _NAMES[self.name]
-        have = (
-            f"{self.first[0]} {self.thing}"
-            if len(self.first) == 1
-            else f"{self.first[0]} {self.holder} of {self.first[1]} {self.thing} each"
-        )
+        have = f"{self.first[0]} {self.thing}" if len(self.first) == 1 else f"{self.first[0]} {self.holder} of {self.first[1]} {self.thing} each"
         told = [f"{self.name} has {have}."]
         for number, (verb, b) in enumerate(self.events):
-            told.append(
-                f"{'Then ' + she if number else she.capitalize()} {verb} {b}{' more' if _SIGN[verb] == '+' else ''}."
-            )
+            told.append(f"{'Then ' + she if number else she.capitalize()} {verb} {b}{' more' if _SIGN[verb] == '+' else ''}.")
         return f"{' '.join(told)} How many {self.thing} does {self.name} have now?"
 
     def steps(self, slip: tuple[int, str] | None = None, draw: random.Random | None = None) -> list[Step]:
@@ -108,12 +89,7 @@ def _slipped(a: int, sign: str, b: int, kind: str | None, draw: random.Random | 
     right = _value(a, sign, b)
     if kind != "sum":
         return Step(a, sign, b, right)
-    return Step(
-        a,
-        sign,
-        b,
-        draw.choice([wrong for gap in (1, 2, 10) for wrong in (right - gap, right + gap) if wrong > 0]),
-    )
+    return Step(a, sign, b, draw.choice([wrong for gap in (1, 2, 10) for wrong in (right - gap, right + gap) if wrong > 0]))
 
 
 def problem(draw: random.Random) -> Problem:
@@ -121,13 +97,8 @@ def problem(draw: random.Random) -> Problem:
     while True:
         many = draw.random() < 0.4
         first = (draw.randint(2, 9), draw.randint(2, 9)) if many else (draw.randint(5, 40),)
-        events = [
-            (draw.choice(_MORE + _LESS), draw.randint(2, 9))
-            for _ in range(draw.choice((1, 2)) if many else draw.choice((2, 3)))
-        ]
-        found = Problem(
-            draw.choice(list(_NAMES)), draw.choice(_THINGS), first, draw.choice(_HOLDERS), tuple(events)
-        )
+        events = [(draw.choice(_MORE + _LESS), draw.randint(2, 9)) for _ in range(draw.choice((1, 2)) if many else draw.choice((2, 3)))]
+        found = Problem(draw.choice(list(_NAMES)), draw.choice(_THINGS), first, draw.choice(_HOLDERS), tuple(events))
         if all(0 < step.result < 100 for step in found.steps()):
             return found
 
@@ -150,28 +121,16 @@ def write(found: Problem, steps: list[Step], manner: int) -> str:
     moves = [] if len(found.first) == 1 else [("has", 0)]
     moves += found.events
     if manner == 0:
-        return " ".join(
-            [f"{'Then' if number else 'First'} {step}." for number, step in enumerate(steps)] + [end]
-        )
+        return " ".join([f"{'Then' if number else 'First'} {step}." for number, step in enumerate(steps)] + [end])
     if manner == 1:
-        return " ".join(
-            [
-                f"{she.capitalize()} {verb} {step.b if verb != 'has' else found.thing}, so {step}."
-                for (verb, _), step in zip(moves, steps, strict=True)
-            ]
-            + [end]
-        )
+        return " ".join([f"{she.capitalize()} {verb} {step.b if verb != 'has' else found.thing}, so {step}." for (verb, _), step in zip(moves, steps, strict=True)] + [end])
     if manner == 2:
         return f"{found.name} has " + ", and then ".join(map(str, steps)) + f" {found.thing}. {end}"
     if manner == 3:
         return "Let us count the " + found.thing + ": " + "; ".join(map(str, steps)) + ". " + end
     if manner == 4:
-        return " ".join(
-            [f"Step {number}: {step} {found.thing}." for number, step in enumerate(steps, 1)] + [end]
-        )
-    return " ".join(
-        [f"Now {she} has {step}." for step in steps] + [f"So that is what {found.name} has now. {end}"]
-    )
+        return " ".join([f"Step {number}: {step} {found.thing}." for number, step in enumerate(steps, 1)] + [end])
+    return " ".join([f"Now {she} has {step}." for step in steps] + [f"So that is what {found.name} has now. {end}"])
 
 
 # The checker: from texts alone.
@@ -200,10 +159,7 @@ def right_steps(found: Problem, response: str) -> float:
     """The share of the steps that are right, up to the first that is not."""
     wanted = [str(step) for step in found.steps()]
     written = [match[0] for match in _STEP.finditer(response)]
-    count = next(
-        (number for number, (a, b) in enumerate(zip(wanted, written, strict=False)) if a != b),
-        min(len(wanted), len(written)),
-    )
+    count = next((number for number, (a, b) in enumerate(zip(wanted, written, strict=False)) if a != b), min(len(wanted), len(written)))
     return count / len(wanted)
 
 

@@ -1,4 +1,7 @@
-"""The world's checker knows the truth, and the tiny model does its jobs: figures well inside what the README promises."""
+"""The world's checker knows the truth, and the tiny model does its jobs.
+
+The figures are well inside what the README promises.
+"""
 
 import random
 from pathlib import Path
@@ -89,7 +92,10 @@ def test_its_marks_go_with_the_truth(hf):
 
 
 def test_it_mends_at_least_half_of_wrong_drafts_and_little_else(hf):
-    """With an independent right solution as reference: right afterwards, and nearer to the draft than half of what the reference is."""
+    """An independent right solution is the reference.
+
+    Half of the rewrites are right; those in use are less than half as far from the draft as the reference.
+    """
     from engine.stages.rewrite import _rewritten
 
     draw, ask, rows, questions = random.Random(6), Instruction("rewrite_maths"), [], []
