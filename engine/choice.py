@@ -14,16 +14,9 @@ import pyarrow.compute as pc
 
 from schemas.commit import fingerprint
 from schemas.errors import UserError, did_you_mean
-from schemas.recipe import Recipe, included
-
-# Who writes a scorer's scores: section, and the kind it must have there.
-SCORERS = {
-    "given": ("given", None),
-    "check": ("check", None),
-    "rating": ("judge", "rating"),
-    "pairwise": ("judge", "pairwise"),
-    "prompt_gain": ("prompt_gain", None),
-}
+from schemas.extensions import included
+from schemas.recipe import Recipe
+from schemas.scorers import SCORERS
 
 
 def sql(recipe: Recipe, section: str) -> str:
@@ -121,18 +114,11 @@ def skipped(batch: pa.Table) -> dict[str, int]:
 
 def check_scorer(recipe: Recipe, section: str, asks: str, scorer: str) -> None:
     """Raises UserError where no section above makes a scorer's scores; `asks` is the setting that goes by them."""
-    above = _above(recipe, section)
-    if scorer not in SCORERS:
-        raise UserError(f"[{section}] {asks} the scores of '{scorer}': {did_you_mean(scorer, SCORERS)}")
-    maker, kind = SCORERS[scorer]
-    if maker not in above or (kind and kind not in recipe.section(maker).kinds):
-        able = [
-            name
-            for name, (maker, kind) in SCORERS.items()
-            if maker in above and (not kind or kind in recipe.section(maker).kinds)
-        ]
-        what = f'[{maker}] with kinds = ["{kind}"]' if kind else f"[{maker}]"
+    above = {name: recipe.sections[name] for name in _above(recipe, section)}
+    maker = SCORERS[scorer]
+    if not maker.made_by(above):
+        able = [name for name, other in SCORERS.items() if other.made_by(above)]
         raise UserError(
-            f"[{section}] {asks} the scores of '{scorer}', which {what} above it would make; "
+            f"[{section}] {asks} the scores of '{scorer}', which {maker.how()} above it would make; "
             f"add that, or name one that there is ({', '.join(able) or 'none yet'})"
         )

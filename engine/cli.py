@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import in_one_sentence
+from schemas.errors import exit_on_user_error
 
 _SETTING = "section.key=value, over the recipe's own; may be given several times."
 
@@ -18,7 +18,7 @@ _SETTING = "section.key=value, over the recipe's own; may be given several times
 class Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with in_one_sentence("what is finished is kept: run the same command to go on"):
+            with exit_on_user_error("what is finished is kept: run the same command to go on"):
                 return super().invoke(ctx)
         except BrokenPipeError:
             # `engine sql … | head`: whoever read us has seen enough. Work that was cut off by it is not done.

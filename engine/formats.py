@@ -17,7 +17,7 @@ import pyarrow as pa
 from engine.raw import Row
 from engine.sql import ctrl_c
 from schemas.errors import UserError
-from schemas.recipe import included
+from schemas.extensions import included
 
 _RAW = pa.schema(
     [

@@ -13,7 +13,7 @@ import jinja2
 from engine.text import Messages
 from schemas.commit import fingerprint
 from schemas.errors import UserError
-from schemas.recipe import included
+from schemas.extensions import included
 
 PLACES = ("last_user", "first_user", "system")
 

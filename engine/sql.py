@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from schemas.errors import UserError
+from schemas.extensions import included
 from schemas.manifest import read_markers, read_plan, verify
-from schemas.recipe import included
 from schemas.tables import TABLES
 
 _CLOSED = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from schemas.commit import commit_json
-from schemas.errors import in_one_sentence
+from schemas.errors import exit_on_user_error
 from schemas.identity import weights_digest
 from schemas.recipe import Recipe, load
 from schemas.sections import Rounds
@@ -114,7 +114,7 @@ def main(recipe: str, run: Path, settings: tuple[str, ...]) -> None:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("prefmill").setLevel(logging.INFO)
-    with in_one_sentence("what is finished is kept: run the same command to go on"):
+    with exit_on_user_error("what is finished is kept: run the same command to go on"):
         rounds(run, load(recipe, settings), settings)
 
 

@@ -1,4 +1,7 @@
-"""The one error that a user is meant to read: what, where, what was expected, what to do. Both command lines show it without a traceback."""
+"""The one error that a user is meant to read: what, where, what was expected, what to do.
+
+Both command lines show it without a traceback.
+"""
 
 import contextlib
 import difflib
@@ -8,9 +11,10 @@ from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
-    """Something outside the program has to change: a recipe, a file, a flag, a model. Our own mistakes are `assert`s.
+    """Something outside the program has to change: a recipe, a file, a flag, a model.
 
-    `shared`: every rank of a training run raises the same, so one of them is enough to say it."""
+    Our own mistakes are `assert`s. `shared`: every rank of a training run raises the same, so one of them
+    says it."""
 
     def __init__(self, message: str, shared: bool = False):
         super().__init__(message)
@@ -18,33 +22,41 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence naming the nearest known word, or all of them where none is near."""
+    """A sentence that names the nearest known word, or all of them where none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known) or 'none'}"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known are: {', '.join(known) or 'none'}"
 
 
 @contextlib.contextmanager
-def in_one_sentence(kept: str) -> Iterator[None]:
-    """At the edge of a command: a UserError is one clear sentence, on rank 0 alone; Ctrl-C says what is `kept`; anything else is our mistake and
-    keeps its traceback."""
+def exit_on_user_error(kept: str) -> Iterator[None]:
+    """At the edge of a command: print a UserError as one sentence and exit with 1.
+
+    Ctrl-C says what is `kept` and exits with 130. An error of the system (a full disk, a missing folder) is
+    printed in its own words. Anything else is our mistake and keeps its traceback."""
     try:
         yield
     except UserError as error:
-        # What all ranks found is said once, by the first; what one alone may have found (a file, a device) each says.
-        rank = os.environ.get("RANK", "0")
-        if rank == "0" or not error.shared:
-            print(f"error: {error}" if rank == "0" else f"rank {rank}: error: {error}", file=sys.stderr)
+        _print_of_rank(error)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"\nstopped; {kept}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        raise  # whoever read us has seen enough: the command knows what that means
+        raise  # whoever reads our output has stopped reading: the command knows what that means
     except OSError as error:
-        # Disks and folders: full, read-only, not there. The system's words with the path are the clearest there are.
-        print(
-            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
-            file=sys.stderr,
-        )
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
+
+
+def _print_of_rank(error: UserError) -> None:
+    """Print what all ranks raise once, by the first rank; what one rank alone may raise (a file, a device) by
+    each."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"error: {error}", file=sys.stderr)
+    elif not error.shared:
+        print(f"rank {rank}: error: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from schemas.commit import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
-from schemas.recipe import included
+from schemas.extensions import included
 from schemas.sections import Model
 
 _log = logging.getLogger("prefmill")

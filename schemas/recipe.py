@@ -1,7 +1,10 @@
-"""A recipe: a TOML file in which a section is a stage and a key is a field of its config (schemas/sections.py).
+"""A recipe: a TOML file in which a section is a stage and a key is a field of its config
+(schemas/sections.py).
 
-Sections run in the order in which they stand. An unknown section or key is refused with a hint, since a misspelt one would otherwise
-be a setting that silently does nothing. `section.key=value` settings override the file; a value is read as TOML, else as text.
+Sections run in the order in which they stand. An unknown section or key is refused with a hint, since a
+misspelt one would otherwise be a setting that silently does nothing. `section.key=value` settings override
+the file; a value is read as TOML, or else as text. Everything that can be checked without data or model is
+checked here.
 """
 
 import dataclasses
@@ -9,33 +12,46 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
 
+from schemas import extensions, fields
 from schemas.errors import UserError, did_you_mean
-from schemas.sections import SECTIONS, Check, Model, Prompts, Train
+from schemas.fields import Section, rules_of
+from schemas.sections import SECTIONS, Train
+
+AnySection = typing.TypeVar("AnySection", bound=Section)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """`sections` in order of execution; only those that the file has."""
 
-    sections: dict[str, object]
+    sections: dict[str, Section]
     seed: int = 0
 
     def section(self, name: str) -> typing.Any:
+        """A section's config. Raises UserError where the recipe does not have it."""
         if name not in self.sections:
             raise UserError(
-                f"the recipe has no section [{name}]; add it (an empty one takes every default), or set one of its keys"
+                f"the recipe has no section [{name}]; "
+                "add it (an empty one takes every default), or set one of its keys"
             )
         return self.sections[name]
 
+    def with_sections(self, **changed: Section) -> "Recipe":
+        """The same recipe with some sections replaced or added."""
+        return dataclasses.replace(self, sections=self.sections | changed)
+
 
 def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
-    """A recipe from a file and `section.key=value` settings. Paths in it are made absolute, so that the run can be read from anywhere."""
+    """Read a recipe from a file and `section.key=value` settings.
+
+    Paths in it are made absolute, so that the run can be read from anywhere. Raises UserError for anything
+    that is wrong with it."""
     path = Path(path)
     try:
         tree = tomllib.loads(path.read_text())
@@ -45,10 +61,24 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
         raise UserError(f"{path} is not TOML: {error}") from None
     for setting in settings:
         _apply(tree, setting)
-    return _absolute(parse(tree, str(path)))
+    recipe = _with_absolute_paths(parse(tree, str(path)))
+    train = recipe.sections.get("train")
+    if isinstance(train, Train):
+        extensions.check_loss(train)
+    return recipe
 
 
-def _apply(tree: dict, setting: str) -> None:
+@dataclass(frozen=True)
+class _Typed:
+    """A value from the command line: as TOML reads it, and as it was typed, since model.name=123 is a
+    name."""
+
+    value: object
+    text: str
+
+
+def _apply(tree: dict[str, typing.Any], setting: str) -> None:
+    """Put a `section.key=value` setting into TOML's dicts."""
     name, equals, value = setting.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
@@ -63,20 +93,13 @@ def _apply(tree: dict, setting: str) -> None:
         tree[keys[-1]] = _Typed(value, value)
 
 
-@dataclass(frozen=True)
-class _Typed:
-    """A value from the command line: as TOML reads it, and as it was typed, since model.name=123 is a name."""
-
-    value: object
-    text: str
-
-
-def parse(tree: dict, where: str) -> Recipe:
-    """A recipe from TOML's dicts; raises UserError naming `where` and the key."""
-    seed, sections = 0, {}
+def parse(tree: Mapping[str, typing.Any], where: str) -> Recipe:
+    """A recipe from TOML's dicts. Raises UserError naming `where` and the key."""
+    seed = 0
+    sections: dict[str, Section] = {}
     for name, body in tree.items():
         if name == "seed":
-            seed = _value(body, int, f"{where}: seed")
+            seed = _converted(body, int, f"{where}: seed")
             if seed < 0:
                 raise UserError(f"{where}: seed = {seed}: expected 0 or more")
         elif name not in SECTIONS:
@@ -84,128 +107,149 @@ def parse(tree: dict, where: str) -> Recipe:
         elif not isinstance(body, dict):
             raise UserError(f"{where}: {name} must be a section, written [{name}], not a value")
         else:
-            sections[name] = _section(SECTIONS[name], body, f"{where}: [{name}]")
+            sections[name] = section_of(SECTIONS[name], body, f"{where}: [{name}]")
     return Recipe(sections, seed)
 
 
-def _section(kind: type, body: dict, where: str) -> object:
-    """A section's keys; the tables within it (as [train.dpo]) go whole into the field that takes them."""
-    body = dict(body)
-    if kind in (Train, Model):
-        tables = {
-            key: _plain(body.pop(key))
-            for key in [key for key, value in body.items() if isinstance(value, dict)]
-        }
-        if kind is Model and (other := tables.keys() - {"vllm"}):
-            raise UserError(f"{where} has no table [model.{min(other)}]; there is [model.vllm]")
-        body |= {"options": tables} if kind is Train else tables
-    return fields_of(kind, body, where)
+def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: str) -> AnySection:
+    """A section's config from its keys, each value checked against its field. Raises UserError naming
+    `where`."""
+    names = _names_of_keys(kind)
+    collector = next((field.name for field in dataclasses.fields(kind) if rules_of(field).tables), None)
+    types_of_fields = typing.get_type_hints(kind)
+    values: dict[str, typing.Any] = {}
+    collected: dict[str, typing.Any] = {}
+    for key, value in body.items():
+        if collector and isinstance(value, dict):
+            collected[key] = _plain(value)
+            continue
+        name = names.get(key)
+        if name is None or name == collector:
+            raise UserError(f"{where} has no {_what_is_missing(kind, key, value)}")
+        if typing.get_origin(types_of_fields[name]) is dict and not isinstance(value, dict):
+            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, _plain_keys(kind))}")
+        if name in values:  # by its name and by the one it had formerly
+            raise UserError(f"{where} has {_both_names(names, name)}, which are one setting: keep '{name}'")
+        values[name] = _converted(value, types_of_fields[name], f"{where} {key}")
+    if collector:
+        values[collector] = collected
+    return kind(**values)
 
 
-def _plain(value: object) -> typing.Any:
-    """A table with what was typed on the command line taken as TOML reads it."""
+def _names_of_keys(kind: type[Section]) -> dict[str, str]:
+    """Key in a recipe -> name of the field: the field's own name, and the one it had formerly."""
+    names: dict[str, str] = {}
+    for field in dataclasses.fields(kind):
+        names[field.name] = field.name
+        if former := rules_of(field).formerly:
+            names[former] = field.name
+    return names
+
+
+def _both_names(names: Mapping[str, str], field: str) -> str:
+    return " and ".join(f"'{key}'" for key, name in names.items() if name == field)
+
+
+def _tables_of(kind: type[Section]) -> list[str]:
+    hints = typing.get_type_hints(kind)
+    return [field.name for field in dataclasses.fields(kind) if typing.get_origin(hints[field.name]) is dict]
+
+
+def _plain_keys(kind: type[Section]) -> list[str]:
+    """The keys of a section that take a value, not a table."""
+    tables = _tables_of(kind)
+    return [field.name for field in dataclasses.fields(kind) if field.name not in tables]
+
+
+def _what_is_missing(kind: type[Section], key: str, value: object) -> str:
+    """The end of a sentence about a key or table that the section does not have."""
+    section = kind.title().strip("[]")
+    tables = _tables_of(kind)
+    if isinstance(value, dict) and tables:
+        known = ", ".join(f"[{section}.{name}]" for name in tables)
+        return f"table [{section}.{key}]; there is {known}"
+    return f"key '{key}'; {did_you_mean(key, _plain_keys(kind))}"
+
+
+def _plain(value: typing.Any) -> typing.Any:
+    """A table, with what was typed on the command line taken as TOML reads it."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value.value if isinstance(value, _Typed) else value
 
 
-def fields_of(kind: type, body: dict, where: str) -> typing.Any:
-    """A frozen dataclass from a dict, each value checked against its field's type."""
-    hints = typing.get_type_hints(kind)
-    for key in body:
-        if key not in hints or (hints[key] is dict and not isinstance(body[key], dict)):
-            raise UserError(
-                f"{where} has no key '{key}'; {did_you_mean(key, {name for name in hints if hints[name] is not dict})}"
-            )
-    return kind(**{key: _value(value, hints[key], f"{where} {key}") for key, value in body.items()})
-
-
-def _value(value: object, kind: typing.Any, where: str) -> typing.Any:
-    typed = value.text if isinstance(value, _Typed) else None
-    value = value.value if isinstance(value, _Typed) else value
-    if kind is dict:
-        return value
+def _converted(value: typing.Any, kind: typing.Any, where: str) -> typing.Any:
+    """A value as its field's type wants it. Raises UserError where it is of another type."""
+    if typing.get_origin(kind) is dict:
+        return _plain(value)
     if typing.get_origin(kind) is tuple:
-        items = (
-            value
-            if isinstance(value, list)
-            else [typed if typed is not None and typing.get_args(kind)[0] is str else value]
-        )
-        return tuple(_value(item, typing.get_args(kind)[0], where) for item in items)
+        item_kind, _ = typing.get_args(kind)
+        return tuple(_converted(item, item_kind, where) for item in _items(value, item_kind))
+    if isinstance(value, _Typed):
+        if kind is str and not isinstance(value.value, str):
+            return value.text
+        value = value.value
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and typed is not None:
-        return value if isinstance(value, str) else typed
     if isinstance(kind, types.GenericAlias) or type(value) is not kind:
         raise UserError(f"{where} must be {kind.__name__}, not {type(value).__name__} ({value!r})")
     return value
 
 
-# The keys that may be a path: section -> key -> the folder of pipelines and the suffix of a file that ships, None where nothing ships.
-_PATHS: dict[str, dict[str, tuple[str, str] | None]] = {
-    "model": {"name": None, "template": ("prompts", ".jinja"), "chat_template": ("prompts", ".jinja")},
-    "prompts": {"format": ("sql", ".sql")},
-    "judge": {"rating_prompt": ("prompts", ".txt"), "pairwise_prompt": ("prompts", ".txt"), "model": None},
-    "rewrite": {"prompt": ("prompts", ".txt"), "choose": ("sql", ".sql"), "model": None},
-    "logprobs": {"quality_prompt": ("prompts", ".txt")},
-    "pairs": {"choose": ("sql", ".sql")},
-}
+def _items(value: typing.Any, kind: type) -> list[typing.Any]:
+    """The items of a list; a single value stands for a list of one, and if typed may be text as it is."""
+    plain = value.value if isinstance(value, _Typed) else value
+    if isinstance(plain, list):
+        return plain
+    if isinstance(value, _Typed) and kind is str:
+        return [value.text]
+    return [plain]
 
 
-def _absolute(recipe: Recipe) -> Recipe:
-    """Paths made absolute; what is no file or folder here is a name: on the hub, or of a file that ships."""
-    sections = dict(recipe.sections)
-    for name, keys in _PATHS.items():
-        if name in sections:
-            found = {key: getattr(sections[name], key) for key in keys}
-            paths = {
-                key: os.path.abspath(Path(value).expanduser())
-                for key, value in found.items()
-                if value and not _ships(keys[key], value) and Path(value).expanduser().exists()
-            }
-            sections[name] = dataclasses.replace(sections[name], **paths)
-    if isinstance(prompts := sections.get("prompts"), Prompts):
-        source = tuple(os.path.abspath(Path(item).expanduser()) for item in prompts.source)
-        sections["prompts"] = dataclasses.replace(prompts, source=source)
-    if isinstance(check := sections.get("check"), Check):
-        file, colon, function = check.function.rpartition(":")
-        if file.endswith(".py"):
-            sections["check"] = Check(os.path.abspath(Path(file).expanduser()) + colon + function)
-    return Recipe(sections, recipe.seed)
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with its paths made absolute; what is no file or folder here is a name."""
+    sections: dict[str, Section] = {}
+    for name, config in recipe.sections.items():
+        changed: dict[str, typing.Any] = {}
+        for field in dataclasses.fields(config):
+            rule = rules_of(field).path
+            if rule is not None:
+                changed[field.name] = _absolute(rule, getattr(config, field.name))
+        sections[name] = dataclasses.replace(config, **changed)
+    return dataclasses.replace(recipe, sections=sections)
 
 
-def _ships(where: tuple[str, str] | None, name: str) -> bool:
-    """Whether a bare name means a file under pipelines/, whatever else of that name lies here; `auto` means none."""
-    return name == "auto" or (where is not None and (_shipped(where[0]) / f"{name}{where[1]}").is_file())
+def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
+    """A field's value with its path made absolute: of a tuple each, of a function the file before the
+    colon."""
+    if isinstance(value, tuple):
+        return tuple(_full_path(item) for item in value)
+    if rule.function:
+        file, colon, function = value.rpartition(":")
+        return _full_path(file) + colon + function if file.endswith(".py") else value
+    is_a_name = (
+        not value or value == "auto" or (rule.folder and extensions.ships(rule.folder, value, rule.suffix))
+    )
+    if is_a_name or not Path(value).expanduser().exists():
+        return value
+    return _full_path(value)
+
+
+def _full_path(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 def dump(recipe: Recipe) -> bytes:
     """The recipe as TOML, every default written out; `load` gives the same recipe back."""
-    tree: dict = {"seed": recipe.seed}
+    tree: dict[str, typing.Any] = {"seed": recipe.seed}
     for name, config in recipe.sections.items():
-        body = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(config).items()
-        }
-        tree[name] = {key: value for key, value in (body | body.pop("options", {})).items() if value != {}}
+        body: dict[str, typing.Any] = {}
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if rules_of(field).tables:
+                body |= value
+            else:
+                body[field.name] = list(value) if isinstance(value, tuple) else value
+        # An empty table says nothing.
+        tree[name] = {key: value for key, value in body.items() if value != {}}
     return tomli_w.dumps(tree).encode()
-
-
-def _shipped(folder: str) -> Path:
-    import importlib.util
-
-    spec = importlib.util.find_spec("pipelines")
-    assert spec is not None and spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / folder
-
-
-def included(folder: str, name: str, suffix: str) -> Path:
-    """A file named in a recipe: one that ships under pipelines/<folder> by its bare name, or any other by its path."""
-    shipped = _shipped(folder)
-    for path in (shipped / f"{name}{suffix}", Path(name).expanduser()):
-        if path.is_file():
-            return path
-    known = [path.stem for path in shipped.glob(f"*{suffix}")]
-    raise UserError(
-        f"no '{name}' in pipelines/{folder} and no file of that path; {did_you_mean(name, known)}"
-    )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import UserError, in_one_sentence
+from schemas.errors import UserError, exit_on_user_error
 
 
 class Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
-        with in_one_sentence("the last checkpoint is kept: run the same command to go on from it"):
+        with exit_on_user_error("the last checkpoint is kept: run the same command to go on from it"):
             return super().invoke(ctx)
 
 
@@ -173,9 +173,9 @@ def compare(runs: tuple[Path, ...], output: Path, form: str) -> None:
 @main.command()
 def losses() -> None:
     """List the losses: what each is, its equation, its keys in [train.<loss>] with their defaults, and what it needs of the pairs."""
-    from trainer.losses import LOSSES, described
+    from trainer.losses import NAMES, described
 
-    for name in LOSSES:
+    for name in NAMES:
         what, equation, keys, needs = described(name)
         click.echo(f"{click.style(name, bold=True)}  {what}")
         for line in equation:
@@ -183,7 +183,7 @@ def losses() -> None:
         click.echo(f"    keys: {keys}")
         click.echo(f"    needs {needs}\n" if needs else "")
     click.echo(
-        'choose one with train.loss = "name"; [train.sft] weight and kind add an SFT term to any of them'
+        'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
     )
 
 

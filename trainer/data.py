@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import UserError, did_you_mean
+from schemas.errors import UserError
 from schemas.manifest import Marker, read_json, read_markers, read_plan, verify
 from schemas.tables import TABLES
+from trainer.needs import SCORE_COLUMNS, need_of
 
 COLUMNS = (
     "pair_id",
@@ -31,30 +32,6 @@ COLUMNS = (
     "ref_chosen_token_logps",
     "ref_rejected_token_logps",
 )
-# What a loss may need beside them, by the name in its NEEDS: what it is, its columns, and what makes it. A scorer's scores are "score.<scorer>".
-WANTED = {
-    "edit_mask": ("edit masks", ("chosen_edit_mask", "rejected_edit_mask"), "every [pairs] makes them"),
-    "quality": (
-        "log-probs under the quality prompt",
-        ("quality_prompt_ids", "ref_chosen_quality_token_logps", "ref_rejected_quality_token_logps"),
-        'set contexts = ["plain", "quality"] in [logprobs]',
-    ),
-    "baseline": (
-        "a baseline response",
-        ("baseline_ids", "ref_baseline_token_logps"),
-        'set baseline = "sample" in [pairs], with a section [generate] above [logprobs]',
-    ),
-    "score": ("the scores of '{}'", ("chosen_scores", "rejected_scores"), "{}"),
-}
-# The section that makes a scorer's scores.
-_SCORED_BY = {
-    "prompt_gain": 'put a section [prompt_gain] above [pairs], and contexts = ["plain", "quality"] in [logprobs]',
-    "given": "put a section [given] above [pairs]",
-    "rating": 'put a section [judge] with kinds = ["rating"] above [pairs]',
-    "pairwise": 'put a section [judge] with kinds = ["pairwise"] above [pairs]',
-    "check": "put a section [check] above [pairs]",
-}
-
 
 _NONE: dict = {}
 
@@ -91,7 +68,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """A finished pairs folder; `needs` is what is read beside COLUMNS, by the names of WANTED."""
+    """A finished pairs folder; `needs` is what is read beside COLUMNS, by the names of trainer/needs.py."""
 
     folder: Path
     facts: dict
@@ -133,25 +110,17 @@ def _check(pairs: Pairs, need: str, loss: str) -> None:
     have, total = pairs.count(f"have_{need}"), pairs.count("train") + pairs.count("test")
     if have < total and not pairs.count("have_edit_mask"):
         raise UserError(
-            f"{loss} needs {wanted(need)[0]}, and {pairs.folder}, which an older prefmill made, does not say whether it has them: run `engine precompute` again"
+            f"{loss} needs {need_of(need).what}, and {pairs.folder}, which an older prefmill made, does not say whether it has them: run `engine precompute` again"
         )
     if have < total:
-        what, columns, remedy = wanted(need)
+        wanted = need_of(need)
+        remedy = wanted.remedy
         lack = f"{total - have:,} of {total:,} pairs lack" if have else f"{pairs.folder.name} lacks"
         if have:  # only a score can be there for some
             remedy = f'set scored_by = ["{need.removeprefix("score.")}"] in [pairs], which sends those pairs to rejects'
         raise UserError(
-            f"{loss} needs {what} (columns {', '.join(columns)}), which {lack}: {remedy}, and run `engine precompute` again"
+            f"{loss} needs {wanted.what} (columns {', '.join(wanted.columns)}), which {lack}: {remedy}, and run `engine precompute` again"
         )
-
-
-def wanted(need: str) -> tuple[str, tuple[str, ...], str]:
-    """Of a name in a loss's NEEDS: what it is, its columns in `pairs`, and what to do to have it; raises UserError for a scorer that nobody knows."""
-    kind, _, scorer = need.partition(".")
-    what, columns, remedy = WANTED[kind]
-    if kind == "score" and scorer not in _SCORED_BY:
-        raise UserError(f"the loss's scorer = {scorer}: {did_you_mean(scorer, _SCORED_BY)}")
-    return what.format(scorer), columns, remedy.format(_SCORED_BY.get(scorer))
 
 
 class Rows(Sequence[Pair]):
@@ -167,7 +136,7 @@ class Rows(Sequence[Pair]):
             name: _flat(rows[name])
             for need in needs
             if not need.startswith("score.")
-            for name in WANTED[need][1]
+            for name in need_of(need).columns
         }
         self._scores = {
             scorer: _scores(rows, scorer) for need in needs if (scorer := need.removeprefix("score.")) != need
@@ -194,7 +163,7 @@ class Rows(Sequence[Pair]):
 
 def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
     """A shard's pairs of one split."""
-    columns = {column: None for need in pairs.needs for column in wanted(need)[1]}
+    columns = {column: None for need in pairs.needs for column in need_of(need).columns}
     # A pairs folder has one file a shard, and none where the shard has no pairs. ParquetFile: a third faster here than read_table.
     tables = [
         pq.ParquetFile(verify(pairs.folder, file), page_checksum_verification=True).read([*COLUMNS, *columns])
@@ -215,7 +184,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:
 def _scores(rows: pa.Table, scorer: str) -> list[tuple[float, float]]:
     """A scorer's scores of each row's two responses."""
     chosen, rejected = (
-        pc.map_lookup(rows[name], pa.scalar(scorer), "first").to_pylist() for name in WANTED["score"][1]
+        pc.map_lookup(rows[name], pa.scalar(scorer), "first").to_pylist() for name in SCORE_COLUMNS
     )
     return list(zip(chosen, rejected, strict=True))
 

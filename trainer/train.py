@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from schemas.commit import commit_bytes, commit_json, fingerprint, locked, sweep
 from schemas.devices import batch_tokens
-from schemas.errors import UserError, did_you_mean
+from schemas.errors import UserError
 from schemas.identity import config_digest, resolve, weights_digest
 from schemas.recipe import Recipe, dump
 from schemas.sections import Train
@@ -28,9 +28,7 @@ from trainer.losses import Objective
 from trainer.losses.side import Side
 from trainer.model import backward, load, sides
 
-OPTIMIZERS = ("adamw", "rmsprop")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-DTYPES = ("float32", "bfloat16")
 # Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
 _NOT_FACTS = (
     "micro_batch_tokens",
@@ -50,7 +48,6 @@ def train(run: Path, recipe: Recipe, resume: bool = True) -> Path:
     config: Train = recipe.section("train")
     with _on_every_rank():
         objective = losses.choose(config)
-        _check(config)
         pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
@@ -236,14 +233,6 @@ def _on_every_rank() -> Iterator[None]:
     except UserError as error:
         error.shared = True
         raise
-
-
-def _check(config: Train) -> None:
-    for key, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES)), ("dtype", DTYPES)):
-        if getattr(config, key) not in known:
-            raise UserError(
-                f"train.{key} = {getattr(config, key)}: {did_you_mean(getattr(config, key), known)}"
-            )
 
 
 def _same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:

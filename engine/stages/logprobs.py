@@ -17,7 +17,7 @@ from engine.models import Uses, backend, use
 from engine.stage import Made, Stage
 from engine.text import TemplateError, Text
 from schemas.commit import fingerprint
-from schemas.errors import UserError, did_you_mean
+from schemas.errors import UserError
 from schemas.recipe import Recipe
 from schemas.sections import Logprobs
 from schemas.tables import table
@@ -28,7 +28,6 @@ from responses join prompts using (prompt_id)
 where fallback is null
 order by prompt_id, response_id
 """
-_WAYS = ("drop", "truncate_prompt_left", "truncate_response")
 # truncate_prompt_left leaves at least this share of max_length to the prompt: less than that is another question.
 _PROMPT_SHARE = 4
 
@@ -48,13 +47,6 @@ def facts(recipe: Recipe) -> dict:
     ]:
         raise UserError(
             f"[{late[0]}] stands below [logprobs], so its responses would have no log-probs: put it above (sections run in their order)"
-        )
-    for way in config.too_long:
-        if way not in _WAYS:
-            raise UserError(f"logprobs.too_long has '{way}'; {did_you_mean(way, _WAYS)}")
-    if "drop" in config.too_long and len(config.too_long) > 1:
-        raise UserError(
-            "logprobs.too_long has drop beside another way: what cannot be cut to fit is dropped anyway; leave drop out"
         )
     quality = {"prompt": fingerprint(quality_text(config.quality_prompt)), "place": config.quality_place}
     contexts = {context: quality if context == "quality" else None for context in config.contexts}

@@ -14,7 +14,8 @@ from engine.formats import Format, Reading, recognise
 from engine.stage import Made, Scanned, Stage
 from schemas.commit import content_digest, fingerprint
 from schemas.errors import UserError
-from schemas.recipe import Recipe, included
+from schemas.extensions import included
+from schemas.recipe import Recipe
 from schemas.sections import Prompts
 from schemas.tables import MESSAGES, table
 

@@ -16,7 +16,7 @@ from engine.models import Uses, open_model, places
 from engine.text import TemplateError, Text
 from pipelines.sandbox import world
 from schemas.devices import cores
-from schemas.errors import UserError, in_one_sentence
+from schemas.errors import UserError, exit_on_user_error
 from schemas.manifest import read_json
 from schemas.sections import Model, Sampling
 
@@ -140,5 +140,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m pipelines.sandbox.grade PROBLEMS SEED NAME=MODEL …")
     count = int(sys.argv[1])
     seed = int(sys.argv[2])
-    with in_one_sentence("nothing is kept of it"):
+    with exit_on_user_error("nothing is kept of it"):
         main(count, seed, sys.argv[3:])

@@ -77,7 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from schemas.errors import in_one_sentence
+    from schemas.errors import exit_on_user_error
 
-    with in_one_sentence("nothing is kept of it"):
+    with exit_on_user_error("nothing is kept of it"):
         main()

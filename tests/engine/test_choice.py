@@ -4,7 +4,8 @@ import pytest
 
 from engine import choice, sql
 from schemas.errors import UserError
-from schemas.recipe import Recipe, included
+from schemas.extensions import included
+from schemas.recipe import Recipe
 from schemas.sections import Check, Generate, Given, Judge, Pairs
 from schemas.tables import table
 
@@ -129,8 +130,8 @@ def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_th
         choice.facts(Recipe({"check": Check(), "pairs": pairs}), "pairs")
     with pytest.raises(UserError, match=r"\[judge\]"):
         choice.facts(Recipe({"pairs": pairs, "judge": Judge()}), "pairs")
-    with pytest.raises(UserError, match="the scores of 'ratings': did you mean 'rating'"):
-        choice.facts(Recipe({"pairs": Pairs(choose="best_vs_worst", scorer="ratings")}), "pairs")
+    with pytest.raises(UserError, match="scorer = ratings: did you mean 'rating'"):
+        Pairs(choose="best_vs_worst", scorer="ratings")
     assert choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")["scorer"] == "rating"
     assert "margin" not in choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")
 

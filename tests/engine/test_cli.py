@@ -98,7 +98,7 @@ def test_help_loads_nothing_heavy(words):
                 *settings(prompts__source="{data}", model__name="{model}", logprobs__too_long="cut"),
             ],
             1,
-            "too_long has 'cut'",
+            "too_long = ['cut'] has 'cut'",
         ),
         (
             [

@@ -8,7 +8,7 @@ import pytest
 from engine.formats import Format, recognise, shipped
 from engine.raw import Row, rows
 from schemas.errors import UserError
-from schemas.recipe import included
+from schemas.extensions import included
 from tests.conftest import SHARED
 
 

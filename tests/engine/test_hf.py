@@ -171,7 +171,7 @@ def test_a_model_that_changed_since_the_plan_is_refused(model_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "message"), [("float8", "expected one of float32"), ("float32", "does not load")]
+    ("dtype", "message"), [("float8", "did you mean 'float32'"), ("float32", "does not load")]
 )
 def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
     import shutil

@@ -173,8 +173,10 @@ def test_what_is_too_long_to_ask_about_is_a_null_score_and_a_reject(hf, model_pa
 
 
 def test_marks_of_several_tokens_are_refused():
-    with pytest.raises(UserError, match="two digits, the first below the second"):
+    with pytest.raises(UserError, match="high = 10: expected a number of at least 0 and at most 9"):
         Judge(low=1, high=10)
+    with pytest.raises(UserError, match="two digits, the first below the second"):
+        Judge(low=3, high=3)
 
 
 def test_check_scores_by_a_function_and_survives_it(tmp_path):

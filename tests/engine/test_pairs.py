@@ -103,17 +103,6 @@ def test_a_baseline_that_answers_another_prompt_is_none(tmp_path):
     )
 
 
-def test_engine_and_trainer_name_the_same_scorers():
-    from engine.choice import SCORERS
-    from trainer.data import _SCORED_BY
-
-    assert SCORERS.keys() == _SCORED_BY.keys()
-    assert all(
-        f"[{section}]" in _SCORED_BY[scorer] and (kind or "") in _SCORED_BY[scorer]
-        for scorer, (section, kind) in SCORERS.items()
-    )
-
-
 def test_a_scorer_that_nobody_makes_is_refused(model_path):
     sections = {"model": Model(name=str(model_path)), "given": Given(), "pairs": Pairs(scored_by=("rating",))}
     with pytest.raises(

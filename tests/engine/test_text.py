@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from engine.text import TemplateError, Text
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
-from schemas.recipe import included
+from schemas.extensions import included
 from tests.conftest import SHARED
 
 PLAIN = included("prompts", "plain", ".jinja").read_text()

@@ -18,7 +18,7 @@ PAPERS = {
         "score_margin": {"scorer": "prompt_gain"},
         "dpo": {"beta": 0.1},
     },
-    "rpo": {"rpo": {"beta": 0.01, "eta": 0.005, "sft": "sum", "y0": "chosen"}, "dpo": {"beta": 0.01}},
+    "rpo": {"rpo": {"beta": 0.01, "eta": 0.005, "reduction": "sum", "y0": "chosen"}, "dpo": {"beta": 0.01}},
     "bmc": {"bmc": {"beta": 0.05, "delta": 2.5, "weighting": "paper"}, "ipo_bmc": {}},
 }
 

@@ -1,4 +1,5 @@
-"""BMC's laws (methods §5), values by loops that share nothing with the code, and gradients that do not pass through the weights."""
+"""BMC's laws (methods §5), values by loops that share nothing with the code, and gradients that do not pass
+through the weights."""
 
 import math
 
@@ -116,5 +117,5 @@ def test_weights_lie_between_2_and_1_plus_delta_where_delta_is_at_least_1():
 def test_the_modelling_alone_and_the_objective():
     objective = choose(Train(loss="bmc", options={"bmc": {"delta": 3.0, "beta": 0.05}}))
     assert objective.needs == ("edit_mask",) and objective.beta == 0.05
-    with pytest.raises(UserError, match="weighting = paperr: expected paper or code"):
+    with pytest.raises(UserError, match=r"\[train\.bmc\] weighting = paperr; did you mean 'paper'"):
         choose(Train(loss="bmc", options={"bmc": {"weighting": "paperr"}}))

@@ -34,7 +34,8 @@ def preference_loss(
     beta,
     label_smoothing=0.0,
 ):
-    """The DPO authors' (eric-mitchell/direct-preference-optimization, trainers.py), Eq. 3 of the cDPO note; Apache-2.0."""
+    """The DPO authors' (eric-mitchell/direct-preference-optimization, trainers.py), Eq. 3 of the cDPO note;
+    Apache-2.0."""
     pi_logratios = policy_chosen_logps - policy_rejected_logps
     ref_logratios = reference_chosen_logps - reference_rejected_logps
     logits = pi_logratios - ref_logratios
@@ -103,8 +104,8 @@ def test_the_recipe_chooses_and_what_is_wrong_is_named():
         (Train(loss="dpoo"), "did you mean 'dpo'"),
         (Train(options={"dpo": {"betta": 1.0}}), "no key 'betta'; did you mean 'beta'"),
         (Train(options={"dqo": {}}), "no loss has this name"),
-        (Train(options={"dpo": {"beta": 0}}), "above 0"),
-        (Train(options={"dpo": {"label_smoothing": 0.9}}), "expected 0 to 0.5"),
+        (Train(options={"dpo": {"beta": 0}}), r"\[train\.dpo\] beta = 0\.0: expected a number above 0"),
+        (Train(options={"dpo": {"label_smoothing": 0.9}}), "expected a number of at least 0 and at most 0.5"),
     ]:
         with pytest.raises(UserError, match=said):
             losses.choose(train)

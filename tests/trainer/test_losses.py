@@ -3,6 +3,8 @@
 import math
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,9 +15,8 @@ from schemas.errors import UserError
 from schemas.sections import Train
 from tests.conftest import RECIPE, ROOT, command, settings
 from tests.trainer.test_dpo import T_CHOSEN, T_REJECTED, B, side
-from trainer import losses
 from trainer.losses import (
-    LOSSES,
+    NAMES,
     choose,
     described,
     dpo,
@@ -24,6 +25,7 @@ from trainer.losses import (
     ipo,
     ld_dpo,
     length_normalised_dpo,
+    loss_module,
     orpo,
     r_dpo,
     robust_dpo,
@@ -43,7 +45,8 @@ def sums(s):
     ).T
 
 
-# The formulas as papers, the DPO authors (ipo by sum) and TRL 1.16 (ipo by mean, robust, hinge, sigmoid_norm) write them: on (lp, ref, n) of both sides.
+# The formulas as papers, the DPO authors (ipo by sum) and TRL 1.16 (ipo by mean, robust, hinge, sigmoid_norm)
+# write them: on (lp, ref, n) of both sides.
 FORMULAS = {
     "robust_dpo": (
         robust_dpo.Config(0.3, 0.2),
@@ -97,7 +100,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_values_and_gradients_are_the_formulas(name):
     config, formula = FORMULAS[name]
-    module = LOSSES[name.removesuffix("_sum").removesuffix("_mean")]
+    module = loss_module(name.removesuffix("_sum").removesuffix("_mean"))
     chosen, rejected = side(T_CHOSEN, 11), side(T_REJECTED, 12)
     got, want = module.loss(chosen, rejected, config), formula(*sums(chosen), *sums(rejected))
     assert got.shape == (B,) and len({round(value, 9) for value in got.tolist()}) > 2
@@ -121,7 +124,7 @@ def test_every_loss_has_a_formula_here():
         "sr_dpo",
         "sr_ipo",
         "score_margin",
-    } == set(LOSSES)  # the last ones in test_bmc.py and test_sr.py
+    } == set(NAMES)  # the last ones in test_bmc.py and test_sr.py
 
 
 def test_what_each_reduces_to():
@@ -151,12 +154,13 @@ def test_ld_dpo_with_alpha_0_forgets_what_is_longer():
     )
 
 
-@pytest.mark.parametrize("kind", ["sum", "mean"])
-def test_rpos_baseline_is_held_up_in_the_chosen_ones_place(kind):
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_rpos_baseline_is_held_up_in_the_chosen_ones_place(reduction):
     chosen, rejected, baseline = side(T_CHOSEN, 1), side(T_REJECTED, 2), side(T_CHOSEN + 4, 3)
-    got = rpo.loss(replace(chosen, baseline=baseline), rejected, rpo.Config(0.3, 0.05, kind, "baseline"))
+    config = rpo.Config(0.3, 0.05, reduction, "baseline")
+    got = rpo.loss(replace(chosen, baseline=baseline), rejected, config)
     (c, r, _), (q, s, _), (b, _, n) = sums(chosen), sums(rejected), sums(baseline)
-    want = -F.logsigmoid(0.3 * (c - r - q + s)) - (0.3 * 0.05 * b if kind == "sum" else 0.05 * b / n)
+    want = -F.logsigmoid(0.3 * (c - r - q + s)) - (0.3 * 0.05 * b if reduction == "sum" else 0.05 * b / n)
     torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
     inputs = (chosen.token_logps, rejected.token_logps, baseline.token_logps)
     for a, b, one in zip(
@@ -184,7 +188,7 @@ def test_laws_at_step_0():
     laws["ipo"] = (ipo.Config(0.2), (1 / (2 * 0.2)) ** 2)
     for name, (config, law) in laws.items():
         torch.testing.assert_close(
-            LOSSES[name].loss(chosen, rejected, config), torch.as_tensor(law).double().expand(B)
+            loss_module(name).loss(chosen, rejected, config), torch.as_tensor(law).double().expand(B)
         )
 
 
@@ -224,9 +228,9 @@ def whole(t, seed):
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_by_finite_differences_and_extremes_stay_finite(name):
-    module = LOSSES[name]
+    module = loss_module(name)
     config = module.Config()
     chosen, rejected = whole(5, 1), whole(3, 2)
 
@@ -251,25 +255,23 @@ def test_gradients_by_finite_differences_and_extremes_stay_finite(name):
 def test_an_sft_term_composes_with_any():
     chosen, rejected = side(T_CHOSEN, 1), side(T_REJECTED, 2)
     lp, _, n = sums(chosen)
-    for kind, nll in (("sum", -lp), ("mean", -lp / n)):
-        objective = choose(
-            Train(loss="ipo", options={"ipo": {"beta": 0.2}, "sft": {"weight": 0.3, "kind": kind}})
-        )
+    for reduction, nll in (("sum", -lp), ("mean", -lp / n)):
+        term = {"weight": 0.3, "reduction": reduction}
+        objective = choose(Train(loss="ipo", options={"ipo": {"beta": 0.2}, "sft": term}))
         torch.testing.assert_close(
             objective(chosen, rejected), ipo.loss(chosen, rejected, ipo.Config(0.2)) + 0.3 * nll
         )
         # With one whose own loss needs more than the two responses, too.
         both = whole(T_CHOSEN, 1), whole(T_REJECTED, 2)
-        objective = choose(Train(loss="sr_dpo", options={"sft": {"weight": 0.3, "kind": kind}}))
+        objective = choose(Train(loss="sr_dpo", options={"sft": term}))
         torch.testing.assert_close(objective(*both), sr_dpo.loss(*both, sr_dpo.Config()) + 0.3 * nll)
     # RPO is DPO with an SFT term of weight ηβ.
-    by_hand = choose(
-        Train(loss="dpo", options={"dpo": {"beta": 0.3}, "sft": {"weight": 0.3 * 0.05, "kind": "sum"}})
-    )
+    term = {"weight": 0.3 * 0.05, "reduction": "sum"}
+    by_hand = choose(Train(loss="dpo", options={"dpo": {"beta": 0.3}, "sft": term}))
     torch.testing.assert_close(by_hand(chosen, rejected), rpo.loss(chosen, rejected, rpo.Config(0.3, 0.05)))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_loss_describes_itself(name):
     what, equation, keys, needs = described(name)
     assert bool(needs) == (name in ("sr_dpo", "sr_ipo", "bmc", "ipo_bmc", "score_margin"))
@@ -278,15 +280,55 @@ def test_every_loss_describes_itself(name):
     assert "arXiv" in what or name == "hinge"
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_wrong_settings_are_refused(name):
-    key = "beta"
-    with pytest.raises(UserError, match=f"the loss's {key} = -1"):
-        losses.choose(Train(loss=name, options={name: {key: -1}}))
+    with pytest.raises(UserError, match=rf"\[train\.{name}\] beta = -1\.0: expected a number above 0"):
+        choose(Train(loss=name, options={name: {"beta": -1}}))
+
+
+@pytest.mark.parametrize(("table", "loss", "former"), [("rpo", "rpo", "sft"), ("sft", "dpo", "kind")])
+def test_a_former_word_is_the_same_setting(table, loss, former):
+    """Recipes may use the word that `reduction` had, and facts keep it: the folders of earlier runs stay."""
+
+    def objective(**options):
+        return choose(Train(loss=loss, options={table: options}))
+
+    for value in ("sum", "mean"):
+        now, then = objective(reduction=value), objective(**{former: value})
+        assert now == then and now.facts() == then.facts()
+        term = now.facts()["sft"]
+        assert term == {"weight": 0.0, "kind": value if table == "sft" else "mean"}
+        assert "reduction" not in now.facts() and "reduction" not in term
+    both = rf"\[train\.{table}\] has 'reduction' and '{former}', which are one setting: keep 'reduction'"
+    for options in ({"reduction": "sum", former: "mean"}, {former: "sum", "reduction": "sum"}):
+        with pytest.raises(UserError, match=both):
+            objective(**options)
+    with pytest.raises(UserError, match=rf"\[train\.{table}\] reduction = meen; did you mean 'mean'"):
+        objective(**{former: "meen"})
+
+
+def test_reading_options_does_not_wait_for_torch():
+    """`engine precompute` checks the chosen loss's options before anything else."""
+    code = (
+        "import sys; from schemas.sections import Train; from trainer.losses import NAMES, choose; "
+        "[choose(Train(loss=name)).needs for name in NAMES]; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_only_the_chosen_loss_is_imported():
+    code = (
+        "import sys; from schemas.sections import Train; from trainer.losses import NAMES, choose; "
+        "choose(Train(loss='hinge')); print(*[n for n in NAMES if f'trainer.losses.{n}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "hinge\n", done.stderr
 
 
 def test_a_new_loss_is_one_file_and_one_word(made_run, tmp_path):
-    """As the README's "To add a loss" says, in a copy of the project: it trains, and `trainer losses` lists it."""
+    """As the README's "To add a loss" says, in a copy of the project: it trains, and `trainer losses` lists
+    it."""
     written = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     shutil.copytree(ROOT / "trainer", tmp_path / "trainer")
     for name in ("schemas", "pipelines"):

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from schemas.forward import logps
 from schemas.sections import Train
 from trainer import data
-from trainer.losses import LOSSES, choose
+from trainer.losses import NAMES, choose
 from trainer.model import _whole, backward, load, sides
 
 NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
@@ -86,7 +86,7 @@ def test_whole_pairs_are_cut_to_the_limit():
 
 
 @pytest.mark.parametrize("rows", [1, 40, 75, 10_000])
-@pytest.mark.parametrize("name", [*LOSSES, "rpo_baseline"])
+@pytest.mark.parametrize("name", [*NAMES, "rpo_baseline"])
 def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
     name, rows, rich_run, other_model, monkeypatch
 ):

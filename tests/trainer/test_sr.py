@@ -1,4 +1,5 @@
-"""Sr-DPO and Sr-IPO (methods §3): the shifted oracle, finite differences, the laws; and score_margin, which is another method."""
+"""Sr-DPO and Sr-IPO (methods §3): the shifted oracle, finite differences, the laws; and score_margin, which
+is another method."""
 
 import math
 from dataclasses import replace
@@ -36,7 +37,8 @@ def gap(chosen, rejected):
 @pytest.mark.parametrize("lam", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("delta", ["live", "naive"])
 def test_sr_dpo_is_dpos_oracle_with_its_argument_shifted(lam, delta):
-    """Shifted by −λΔ/β, in the place where a constant moves the argument: the reference's chosen log-prob. Values and gradients."""
+    """Shifted by −λΔ/β, in the place where a constant moves the argument: the reference's chosen log-prob.
+    Values and gradients."""
     chosen, rejected = under(T_CHOSEN, 1), under(T_REJECTED, 2)
     shift = lam * (gap(chosen.quality, rejected.quality) if delta == "live" else gap(chosen, rejected))
     got = sr_dpo.loss(chosen, rejected, sr_dpo.Config(0.3, lam, delta))
@@ -118,7 +120,7 @@ def test_what_they_need_hangs_on_delta():
     for name in ("sr_dpo", "sr_ipo"):
         assert choose(Train(loss=name)).needs == ("quality",)
         assert choose(Train(loss=name, options={name: {"delta": "naive"}})).needs == ()
-        with pytest.raises(UserError, match="delta = life: expected live or naive"):
+        with pytest.raises(UserError, match=rf"\[train\.{name}\] delta = life; did you mean 'live'"):
             choose(Train(loss=name, options={name: {"delta": "life"}}))
 
 
@@ -138,6 +140,8 @@ def test_score_margin_asks_for_a_margin_of_the_scores_gap():
         score_margin.loss(chosen, rejected, score_margin.Config(0.3, 0.0, "rating")),
         dpo.loss(chosen, rejected, dpo.Config(0.3)),
     )
-    assert choose(Train(loss="score_margin", options={"score_margin": {"scorer": "rating"}})).needs == (
-        "score.rating",
-    )
+    objective = choose(Train(loss="score_margin", options={"score_margin": {"scorer": "rating"}}))
+    assert objective.needs == ("score.rating",)
+    wrong = r"\[train\.score_margin\] scorer = ratings: did you mean 'rating'"
+    with pytest.raises(UserError, match=wrong):
+        choose(Train(loss="score_margin", options={"score_margin": {"scorer": "ratings"}}))

@@ -363,13 +363,13 @@ def test_tensorboard_has_the_curves(run):
 
 
 def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_path, capsys):
-    from trainer.losses import LOSSES
+    from trainer.losses import NAMES
 
     run = tmp_path / "run"
     shutil.copytree(rich_run, run)
     before, pairs = tree(run), next(run.glob("pairs-*")).name
     made = load(run / "recipe.toml").sections
-    for settings_of in [{"loss": name} for name in LOSSES] + [
+    for settings_of in [{"loss": name} for name in NAMES] + [
         {"loss": "rpo", "rpo.y0": "baseline"},
         {"loss": "score_margin", "score_margin.scorer": "given"},
     ]:
@@ -383,7 +383,7 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
         assert f"{settings_of['loss']} on {pairs}" in capsys.readouterr().out
     after = tree(run)
     assert {name: data for name, data in after.items() if not name.startswith("train-")} == before
-    assert len(list(run.glob("train-*"))) == len(LOSSES) + 2
+    assert len(list(run.glob("train-*"))) == len(NAMES) + 2
 
 
 def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):

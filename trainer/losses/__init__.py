@@ -1,20 +1,31 @@
-"""The losses, one file each. A loss file has `loss(chosen, rejected, config) -> (B,)`, a frozen dataclass `Config` of its own recipe keys, and
-`NEEDS`: what it takes of a pair beside token ids and their reference log-probs, by the names of trainer/data.py's WANTED; where that hangs on a
-setting, the Config has a property `needs` besides. A new loss is a new file and one word in the tuple."""
+"""The losses, one file each.
+
+- A loss file has `loss(chosen, rejected, config) -> (B,)` and a frozen dataclass `Config` of its own recipe
+  keys, derived from `Options`. What the loss takes of a pair beside token ids and their reference log-probs,
+  the Config's property `needs` says, by the names in trainer/needs.py.
+- The first paragraph of its docstring says what it is, the second is its equation: `trainer losses` prints
+  both.
+- A new loss is a new file and one word in NAMES.
+- Only the chosen loss's module is imported, and reading its options does not import torch: `engine
+  precompute` checks them and must not wait for torch.
+"""
 
 import dataclasses
+import inspect
+import textwrap
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-
-import torch
+from typing import Any, NamedTuple
 
 from schemas.errors import UserError, did_you_mean
-from schemas.recipe import fields_of
+from schemas.fields import facts_of
+from schemas.recipe import section_of
 from schemas.sections import Train
-from trainer.data import wanted
 from trainer.losses import sft
-from trainer.losses.side import Side
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor
+from trainer.needs import need_of
 
 NAMES = (
     "dpo",
@@ -36,7 +47,11 @@ NAMES = (
     "wpo",
 )
 
-LOSSES: dict[str, ModuleType] = {name: import_module(f"trainer.losses.{name}") for name in NAMES}
+
+def loss_module(name: str) -> ModuleType:
+    """The module of one of NAMES, imported when it is asked for."""
+    assert name in NAMES, name
+    return import_module(f"trainer.losses.{name}")
 
 
 @dataclass(frozen=True)
@@ -44,50 +59,72 @@ class Objective:
     """What a recipe asks to be minimised: a loss with its config, and an SFT term beside it."""
 
     name: str
-    config: object
+    config: Options
     sft: sft.Config
 
-    def __call__(self, chosen: Side, rejected: Side) -> torch.Tensor:
+    def __call__(self, chosen: Side, rejected: Side) -> Tensor:
         """(B,) one number a pair."""
-        return LOSSES[self.name].loss(chosen, rejected, self.config) + sft.term(chosen, self.sft)
+        preference: Tensor = loss_module(self.name).loss(chosen, rejected, self.config)
+        return preference + sft.term(chosen, self.sft)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it takes of a pair beside what every loss takes, with these settings."""
-        return needs_of(LOSSES[self.name], self.config)
+        """What it takes of a pair beyond what every loss takes, with these settings."""
+        return self.config.needs
 
     @property
     def beta(self) -> float:
-        """What makes a log-ratio a reward."""
-        return getattr(self.config, "beta", 1.0)
+        """What makes a log-ratio a reward; 1 for a loss without a β."""
+        beta: float = getattr(self.config, "beta", 1.0)
+        return beta
 
-    def facts(self) -> dict:
-        assert dataclasses.is_dataclass(self.config) and not isinstance(self.config, type)
-        return {"name": self.name, **dataclasses.asdict(self.config), "sft": dataclasses.asdict(self.sft)}
-
-
-def needs_of(module: ModuleType, config: object) -> tuple[str, ...]:
-    return (*module.NEEDS, *getattr(config, "needs", ()))
+    def facts(self) -> dict[str, Any]:
+        """What a train folder's fingerprint holds of it."""
+        return {
+            "name": self.name,
+            **facts_of(self.config),
+            "sft": facts_of(self.sft),
+        }
 
 
 def choose(train: Train) -> Objective:
-    """The objective of [train]: `loss` by its name, its keys from [train.<loss>], an SFT term from [train.sft]."""
-    if train.loss not in LOSSES:
-        raise UserError(f"train.loss = {train.loss}: {did_you_mean(train.loss, LOSSES)}")
-    for name in train.options:
-        if name not in (*LOSSES, "sft"):
-            raise UserError(f"[train.{name}]: no loss has this name; {did_you_mean(name, [*LOSSES, 'sft'])}")
-    config = fields_of(LOSSES[train.loss].Config, train.options.get(train.loss, {}), f"[train.{train.loss}]")
-    return Objective(train.loss, config, fields_of(sft.Config, train.options.get("sft", {}), "[train.sft]"))
+    """The objective of [train]: its loss with the keys of [train.<loss>], and the SFT term of [train.sft].
+
+    Raises UserError for a loss, a table or a key that there is not, and for a value that is not allowed."""
+    if train.loss not in NAMES:
+        raise UserError(f"train.loss = {train.loss}: {did_you_mean(train.loss, NAMES)}")
+    tables = (*NAMES, "sft")
+    for table in train.options:
+        if table not in tables:
+            raise UserError(f"[train.{table}]: no loss has this name; {did_you_mean(table, tables)}")
+    kind: type[Options] = loss_module(train.loss).Config
+    config = section_of(kind, train.options.get(train.loss, {}), f"[train.{train.loss}]")
+    sft_config = section_of(sft.Config, train.options.get("sft", {}), "[train.sft]")
+    return Objective(train.loss, config, sft_config)
 
 
-def described(name: str) -> tuple[str, list[str], str, str]:
-    """(what it is, its equation's lines, its keys with their defaults, what it needs with these and which section makes that) for `trainer losses`."""
-    module = LOSSES[name]
-    first, _, rest = (module.__doc__ or "").partition("\n")
-    equation = [line.strip() for line in rest.splitlines() if line.startswith("    ")]
-    keys = ", ".join(f"{field.name} = {field.default!r}" for field in dataclasses.fields(module.Config))
-    needs = "; ".join(
-        f"{what}: {remedy}" for what, _, remedy in map(wanted, needs_of(module, module.Config()))
+class Description(NamedTuple):
+    """A loss as `trainer losses` shows it."""
+
+    what: str
+    equation: list[str]  # its lines
+    keys: str  # with their defaults
+    needs: str  # with these defaults, and which section of a recipe makes it; empty for most
+
+
+def described(name: str) -> Description:
+    """What one of NAMES says about itself."""
+    module = loss_module(name)
+    what, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+    equation, _, _ = rest.partition("\n\n")
+    keys = [f"{field.name} = {field.default!r}" for field in dataclasses.fields(module.Config)]
+    needs: list[str] = []
+    for name_of_need in module.Config().needs:
+        need = need_of(name_of_need)
+        needs.append(f"{need.what}: {need.remedy}")
+    return Description(
+        what=" ".join(what.splitlines()),
+        equation=textwrap.dedent(equation).splitlines(),
+        keys=", ".join(keys),
+        needs="; ".join(needs),
     )
-    return first, equation, keys, needs

@@ -1,30 +1,25 @@
-"""DPO-positive (arXiv 2402.13228, Eq. 3): a penalty wherever the chosen response is less likely than under the reference.
+"""DPO-positive (arXiv 2402.13228, Eq. 3): a penalty wherever the chosen response is less likely than under
+the reference.
 
-L = −log σ( β·( h − λ·max(0, log ref(y+|x) − log π(y+|x)) ) ),   h = logratio of chosen − logratio of rejected
+L = −log σ( β·( h − λ·max(0, log ref(y+|x) − log π(y+|x)) ) )
+h = logratio of chosen − logratio of rejected
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero, within
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.3
-    lam: float = 50.0
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
-        within(0, float("inf"), lam=self.lam)
+class Config(Options):
+    beta: float = number(0.3, above=0)
+    lam: float = number(50.0, low=0)  # λ, the weight of the penalty; 0 is DPO
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
-    """(B,) one number a pair."""
-    fallen = torch.relu(-chosen.logratios)
-    return -F.logsigmoid(config.beta * (chosen.logratios - rejected.logratios - config.lam * fallen))
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
+    """(B,) one number a pair; log 2 while policy = reference."""
+    fallen = (-chosen.logratios).relu()
+    gap = chosen.logratios - rejected.logratios
+    return -log_sigmoid(config.beta * (gap - config.lam * fallen))

@@ -5,22 +5,17 @@ L = max(0, 1 − m),   m = β·(logratio of chosen − logratio of rejected)
 
 from dataclasses import dataclass
 
-import torch
-
-from trainer.losses.limits import above_zero
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.1  # the inverse of the margin wanted in log-ratios
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
+class Config(Options):
+    beta: float = number(0.1, above=0)  # the inverse of the margin wanted in log-ratios
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair; 1 while policy = reference."""
-    return torch.relu(1 - config.beta * (chosen.logratios - rejected.logratios))
+    margin = config.beta * (chosen.logratios - rejected.logratios)
+    return (1 - margin).relu()

@@ -1,37 +1,37 @@
-"""LD-DPO, length-desensitised DPO (arXiv 2409.06411): what the longer response has beyond the shorter one's length counts by α.
+"""LD-DPO, length-desensitised DPO (arXiv 2409.06411): what the longer response has beyond the shorter one's
+length counts by α.
 
-    L = −log σ( β·[ Σ_t w(t)·logratio(y+_t) − Σ_t w(t)·logratio(y−_t) ] ),   w(t) = 1 for t ≤ min(|y+|, |y−|), else α
+L = −log σ( β·[ Σ_t w(t)·logratio(y+_t) − Σ_t w(t)·logratio(y−_t) ] )
+w(t) = 1 for t ≤ min(|y+|, |y−|), else α
 
-α = 1 is DPO; α = 0 forgets the excess.
+α = 1 is DPO; α = 0 ignores the excess.
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero, within
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.1
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
-        within(0, 1, alpha=self.alpha)
+class Config(Options):
+    beta: float = number(0.1, above=0)
+    alpha: float = number(0.5, low=0, high=1)
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
-    """(B,) one number a pair."""
-    shared = torch.minimum(chosen.lengths, rejected.lengths)[:, None]
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
+    """(B,) one number a pair; log 2 while policy = reference."""
+    shared = chosen.lengths.minimum(rejected.lengths)
+    chosen_logratios = _weighted_logratios(chosen, shared, config.alpha)
+    rejected_logratios = _weighted_logratios(rejected, shared, config.alpha)
+    return -log_sigmoid(config.beta * (chosen_logratios - rejected_logratios))
 
-    def weighted(side: Side) -> torch.Tensor:
-        place = torch.arange(side.mask.shape[1], device=side.mask.device)
-        return (torch.where(place < shared, 1.0, config.alpha) * side.token_logratios).sum(-1)
 
-    return -F.logsigmoid(config.beta * (weighted(chosen) - weighted(rejected)))
+def _weighted_logratios(side: Side, shared: Tensor, alpha: float) -> Tensor:
+    """(B,) a side's log-ratios, its tokens beyond the first `shared`, (B,), weighted by alpha."""
+    import torch  # here: reading the options must not wait for it
+
+    place = torch.arange(side.mask.shape[1], device=side.mask.device)
+    weights = torch.where(place < shared[:, None], 1.0, alpha)
+    return (weights * side.token_logratios).sum(-1)

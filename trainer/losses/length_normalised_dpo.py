@@ -1,29 +1,23 @@
 """Length-normalised DPO (arXiv 2411.15124): DPO on the mean log-ratio of a token.
 
-    L = −log σ( β·[ mean_t logratio(y+_t) − mean_t logratio(y−_t) ] )
+L = −log σ( β·[ mean_t logratio(y+_t) − mean_t logratio(y−_t) ] )
 
 β is 10 to 50 times DPO's: a mean is that much smaller than a sum.
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 5.0
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
+class Config(Options):
+    beta: float = number(5.0, above=0)
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
-    """(B,) one number a pair."""
-    return -F.logsigmoid(config.beta * (chosen.mean_logratios - rejected.mean_logratios))
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
+    """(B,) one number a pair; log 2 while policy = reference."""
+    margin = config.beta * (chosen.mean_logratios - rejected.mean_logratios)
+    return -log_sigmoid(margin)

@@ -1,29 +1,24 @@
-"""R-DPO, length-regularised DPO (arXiv 2403.19159): a longer chosen response needs less of a margin to count, so length is not learnt as quality.
+"""R-DPO, length-regularised DPO (arXiv 2403.19159): a longer chosen response needs less of a margin to count,
+so length is not learnt as quality.
 
 L = −log σ( m + α·(|y+| − |y−|) ),   m = β·(logratio of chosen − logratio of rejected)
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.1
+class Config(Options):
+    beta: float = number(0.1, above=0)
     alpha: float = 0.01  # a token's worth of margin
 
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
 
-
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair."""
+    margin = config.beta * (chosen.logratios - rejected.logratios)
     longer = config.alpha * (chosen.lengths - rejected.lengths)
-    return -F.logsigmoid(config.beta * (chosen.logratios - rejected.logratios) + longer)
+    return -log_sigmoid(margin + longer)

@@ -1,30 +1,26 @@
-"""Robust DPO (arXiv 2403.00409): an unbiased estimate of DPO's loss where a share ε of the preferences is flipped.
+"""Robust DPO (arXiv 2403.00409): an unbiased estimate of DPO's loss where a share ε of the preferences is
+flipped.
 
 L = [ −(1−ε)·log σ(m) + ε·log σ(−m) ] / (1−2ε),   m = β·(logratio of chosen − logratio of rejected)
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero, within
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.1
-    label_smoothing: float = 0.1  # ε, the share of preferences believed to be flipped; below 0.5
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
-        within(0, 0.499, label_smoothing=self.label_smoothing)
+class Config(Options):
+    beta: float = number(0.1, above=0)
+    # ε, the share of preferences believed to be flipped; below 0.5.
+    label_smoothing: float = number(0.1, low=0, high=0.499)
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair."""
-    margin, flipped = config.beta * (chosen.logratios - rejected.logratios), config.label_smoothing
-    return (-(1 - flipped) * F.logsigmoid(margin) + flipped * F.logsigmoid(-margin)) / (1 - 2 * flipped)
+    margin = config.beta * (chosen.logratios - rejected.logratios)
+    flipped = config.label_smoothing
+    smoothed = -(1 - flipped) * log_sigmoid(margin) + flipped * log_sigmoid(-margin)
+    return smoothed / (1 - 2 * flipped)

@@ -1,38 +1,35 @@
-"""DPO with an offset from cached scores (ODPO, arXiv 2402.10571): the better rated the chosen response, the larger the margin asked for.
+"""DPO with an offset from cached scores (ODPO, arXiv 2402.10571): the better rated the chosen response, the
+larger the margin asked for.
 
-    L = −log σ( m − α·(s(y+) − s(y−)) ),   m = β·(logratio of chosen − logratio of rejected)
+L = −log σ( m − α·(s(y+) − s(y−)) ),   m = β·(logratio of chosen − logratio of rejected)
 
-ODPO's own offset is a function of the gap, here the gap itself. `scorer` says whose scores: prompt_gain (how much the quality prompt raises the response's likelihood, nat), rating (the model's mean mark), or any
-other in the table scores (pairwise, given, check); of a response rated several times or in several comparisons it is the mean. Not Sr-DPO: these scores stand still while the policy learns.
+ODPO's own offset is a function of the gap between the scores; here it is the gap itself. `scorer` says whose
+scores: prompt_gain (how much the quality prompt raises the response's likelihood, nat), rating (the model's
+mean mark), or any other in the table scores (pairwise, given, check). Several scores of one response, by
+several ratings or comparisons, are averaged. Not Sr-DPO: these scores stay fixed while the policy learns.
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero, within
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()  # the scorer's scores: see Config.needs
+from schemas import scorers
+from schemas.fields import number, setting
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 0.1
-    alpha: float = 0.1  # a score's worth of margin; 0 is DPO
-    scorer: str = "prompt_gain"  # or rating, pairwise, given, check
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
-        within(0, float("inf"), alpha=self.alpha)
+class Config(Options):
+    beta: float = number(0.1, above=0)
+    alpha: float = number(0.1, low=0)  # a score's worth of margin; 0 is DPO
+    scorer: str = setting("prompt_gain", scorers.unknown)  # or rating, pairwise, given, check
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (f"score.{self.scorer}",)
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair."""
+    margin = config.beta * (chosen.logratios - rejected.logratios)
     offset = config.alpha * (chosen.scores[config.scorer] - rejected.scores[config.scorer])
-    return -F.logsigmoid(config.beta * (chosen.logratios - rejected.logratios) - offset)
+    return -log_sigmoid(margin - offset)

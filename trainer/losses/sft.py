@@ -1,29 +1,28 @@
 """An SFT term beside any loss: the chosen response's own likelihood, which preference losses let fall.
 
-+ weight·( −log π(y+|x) )        kind = "sum": over the response's tokens
-+ weight·( −mean_t log π(y+_t) ) kind = "mean"
++ weight·( −log π(y+|x) )        reduction = "sum": over the response's tokens
++ weight·( −mean_t log π(y+_t) ) reduction = "mean"
 """
 
 from dataclasses import dataclass
 
-import torch
-
-from trainer.losses.limits import one_of, within
-from trainer.losses.side import Side
+from schemas.fields import choice, number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor
 
 
 @dataclass(frozen=True)
-class Config:
-    weight: float = 0.0
-    kind: str = "mean"
-
-    def __post_init__(self) -> None:
-        within(0, float("inf"), weight=self.weight)
-        one_of("sum", "mean", kind=self.kind)
+class Config(Options):
+    weight: float = number(0.0, low=0)
+    # Of the chosen response's log-prob over its tokens.
+    reduction: str = choice("mean", "sum", "mean", formerly="kind")
 
 
-def term(chosen: Side, config: Config) -> torch.Tensor | float:
+def term(chosen: Side, config: Config) -> Tensor | float:
     """(B,), or 0 where the weight is 0."""
     if config.weight == 0:
         return 0.0
-    return -config.weight * (chosen.logps if config.kind == "sum" else chosen.mean_logps)
+    logps = chosen.mean_logps
+    if config.reduction == "sum":
+        logps = chosen.logps
+    return -config.weight * logps

@@ -5,25 +5,18 @@ L = −log σ( β·mean_t log π(y+_t) − β·mean_t log π(y−_t) − γ )
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from trainer.losses.limits import above_zero, within
-from trainer.losses.side import Side
-
-NEEDS: tuple[str, ...] = ()
+from schemas.fields import number
+from trainer.losses.options import Options
+from trainer.losses.side import Side, Tensor, log_sigmoid
 
 
 @dataclass(frozen=True)
-class Config:
-    beta: float = 2.0
-    gamma: float = 1.0  # target margin (the paper gives γ/β, about 0.5)
-
-    def __post_init__(self) -> None:
-        above_zero(beta=self.beta)
-        within(0, float("inf"), gamma=self.gamma)
+class Config(Options):
+    beta: float = number(2.0, above=0)
+    gamma: float = number(1.0, low=0)  # target margin (the paper gives γ/β, about 0.5)
 
 
-def loss(chosen: Side, rejected: Side, config: Config) -> torch.Tensor:
+def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair."""
-    return -F.logsigmoid(config.beta * (chosen.mean_logps - rejected.mean_logps) - config.gamma)
+    margin = config.beta * (chosen.mean_logps - rejected.mean_logps)
+    return -log_sigmoid(margin - config.gamma)

@@ -1,0 +1,154 @@
+"""What a field of a recipe's section may be: its default, its allowed values, and what is special about it.
+
+    class Train(Section):
+        batch_size: int = number(64, low=1)
+        dtype: str = choice("float32", "float32", "bfloat16")
+
+The rules stand at the field, so nothing else needs to know a section's name. They are checked whenever a
+section is made: by the recipe reader, by a loss's config, in a test.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from schemas.errors import UserError, did_you_mean
+
+# A check gives the rest of the sentence "[section] key = value…", or None where the value is fine.
+Check = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
+class Path:
+    """The field may be a path. `folder` and `suffix` name the files that ship, which go by their bare
+    names."""
+
+    folder: str = ""
+    suffix: str = ""
+    function: bool = False  # the value is path/file.py:name or package.module:name
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is special about one field."""
+
+    check: Check | None = None
+    path: Path | None = None
+    formerly: str = ""  # an older name: recipes may still use it, and facts and fingerprints keep it
+    tables: bool = False  # takes every table of its section, as [train.dpo] and [train.sft]
+
+
+_NO_RULES = Rules()
+
+
+def rules_of(field: "dataclasses.Field[Any]") -> Rules:
+    """The rules of a dataclass field; empty for a field that has none."""
+    rules = field.metadata.get("rules", _NO_RULES)
+    assert isinstance(rules, Rules)
+    return rules
+
+
+def setting(default: Any, check: Check | None = None, **special: Any) -> Any:
+    """A field with any check; `special` are the other fields of Rules."""
+    metadata = {"rules": Rules(check=check, **special)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def number(
+    default: float,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float = math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A finite number: at least `low` or above `above`, at most `high` or below `below`."""
+
+    def check(value: float) -> str | None:
+        large_enough = (low is None or value >= low) and (above is None or value > above)
+        small_enough = value <= high and value < below
+        if large_enough and small_enough and math.isfinite(value):
+            return None
+        least = f"above {above:g}" if above is not None else f"of at least {low:g}"
+        most = ""
+        if high < math.inf:
+            most = f" and at most {high:g}"
+        if below < math.inf:
+            most = f" and below {below:g}"
+        return f": expected a number {least}{most}"
+
+    assert low is not None or above is not None
+    return setting(default, check)
+
+
+def choice(default: str, *allowed: str, formerly: str = "") -> Any:
+    """One of some words."""
+
+    def check(value: str) -> str | None:
+        return None if value in allowed else f"; {did_you_mean(value, allowed)}"
+
+    return setting(default, check, formerly=formerly)
+
+
+def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False) -> Any:
+    """Some of these words, none of them twice."""
+
+    def check(values: tuple[str, ...]) -> str | None:
+        if len(set(values)) < len(values) or (not values and not may_be_empty):
+            return ": expected at least one, and none twice"
+        unknown = [value for value in values if value not in allowed]
+        return f" has '{unknown[0]}'; {did_you_mean(unknown[0], allowed)}" if unknown else None
+
+    return setting(default, check)
+
+
+def path(default: Any, folder: str = "", suffix: str = "", *, function: bool = False) -> Any:
+    """A path, or the bare name of a file `folder/NAME suffix` that ships."""
+    return setting(default, path=Path(folder, suffix, function))
+
+
+def tables(*, collects: bool = False, check: Check | None = None) -> Any:
+    """A table within the section: the one of the field's name, or with `collects` every one."""
+    return setting({}, check, tables=collects)
+
+
+class Section:
+    """Base of a recipe's sections and of the losses' configs: frozen dataclasses that check themselves."""
+
+    __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check = rules_of(field).check
+            value = getattr(self, field.name)
+            complaint = check(value) if check else None
+            if complaint:
+                raise UserError(f"{self.title()} {field.name} = {shown(value)}{complaint}")
+        self.check()
+
+    def check(self) -> None:
+        """Check what several fields say together. Raises UserError."""
+
+    @classmethod
+    def title(cls) -> str:
+        """How the section is written in a recipe: [prompt_gain] for PromptGain."""
+        return f"[{re.sub(r'(?<!^)(?=[A-Z])', '_', cls.__name__).lower()}]"
+
+
+def shown(value: object) -> object:
+    """A value as it stands in an error message: tuples as TOML writes them."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def facts_of(section: Section, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """A section's values for a fingerprint, each under the name it has always had there."""
+    facts: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        if field.name not in leave_out:
+            facts[rules_of(field).formerly or field.name] = getattr(section, field.name)
+    return facts
