@@ -1,4 +1,4 @@
-"""Which tokens two responses differ in: the edit masks of BMC (arXiv 2408.07471, methods §5), made once.
+"""Which tokens two responses differ in: the edit masks of BMC (arXiv 2408.07471), made once.
 
 - The masks are over token ids.
 - `levenshtein` is the paper's diff: the operations of least edit distance.

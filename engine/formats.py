@@ -17,7 +17,7 @@ import pyarrow as pa
 from engine.raw import Row
 from engine.sql import ctrl_c
 from schemas.errors import UserError
-from schemas.extensions import included
+from schemas.extensions import files, included
 
 _RAW = pa.schema(
     [
@@ -176,12 +176,11 @@ def _responses_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | Non
 
 def shipped() -> list[Path]:
     """The formats under pipelines/sql: the files that begin with `-- format:`."""
-    folder = included("sql", "macros", ".sql").parent
-    formats: list[Path] = []
-    for path in sorted(folder.glob("*.sql")):
+    paths: list[Path] = []
+    for path in files("sql", ".sql"):
         if path.read_text().startswith("-- format:"):
-            formats.append(path)
-    return formats
+            paths.append(path)
+    return paths
 
 
 def recognise(rows: Sequence[Row]) -> Path:

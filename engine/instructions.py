@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import jinja2
 
 from engine.text import Messages
-from schemas.commit import fingerprint
+from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
-
-PLACES = ("last_user", "first_user", "system")
 
 
 class Instruction:
@@ -68,7 +66,7 @@ def conversation(messages: Messages) -> str:
 
 @functools.cache
 def quality_text(name: str) -> str:
-    """The quality prompt p (methods: Sr-DPO), by the name of its file or by its path.
+    """The quality prompt p (Sr-DPO, arXiv 2405.21040), by the name of its file or by its path.
 
     Raises UserError if the file is empty.
     """
@@ -81,7 +79,7 @@ def quality_text(name: str) -> str:
 def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[dict[str, str]]:
     """p⊕x: the messages with `text` in front of a user message's content, or at the system message's start.
 
-    `place` is one of PLACES. Where there is no user message, the last message stands for it.
+    `place` is last_user, first_user or system. Without a user message the last message stands for it.
     """
     if place == "system":
         return _with_system_text(messages, text)

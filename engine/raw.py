@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from engine import json_rows
 from engine.json_rows import Piece
 from schemas.errors import UserError
+from schemas.manifest import PLAN
 
 _KNOWN_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _COMPRESSION_SUFFIXES = (".gz", ".zst", ".bz2")
@@ -86,7 +87,7 @@ def _files_below(folder: Path) -> list[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            is_run = (path / "plan.json").exists()
+            is_run = (path / PLAN).exists()
             if not is_run:
                 files += _files_below(path)
         elif _uncompressed_name(path).endswith(_KNOWN_SUFFIXES):

@@ -10,6 +10,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -17,10 +18,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from schemas.errors import UserError
-from schemas.extensions import included
+from schemas.extensions import files
 from schemas.manifest import read_markers, read_plan, verify
+from schemas.store import Store
 from schemas.tables import TABLES
 
+_QUERY_MARK = "-- query:"
 _CLOSED = (
     "SET temp_directory=''",
     "SET python_enable_replacements=false",
@@ -75,12 +78,12 @@ def ctrl_c() -> Iterator[None]:
         raise
 
 
-def views(run: Path) -> dict[str, ds.Dataset]:
+def views(run: Store) -> dict[str, ds.Dataset]:
     """Every table of a run, with the rows finished at this moment. A table without rows has its columns."""
     planned, _ = read_plan(run)
     shards: dict[str, list[str]] = {name: [] for name in TABLES}
     for stage in planned:
-        folder = run / stage.folder
+        folder = run.child(stage.folder)
         for marker in read_markers(folder):
             for file in marker.files:
                 shards[file.table].append(str(verify(folder, file)))
@@ -145,13 +148,19 @@ def _check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
         )
 
 
-def ready() -> dict[str, tuple[str, Path]]:
-    """The ready queries under pipelines/sql: by name, what each answers and its file."""
-    folder = included("sql", "macros", ".sql").parent
-    queries: dict[str, tuple[str, Path]] = {}
-    for path in sorted(folder.glob("*.sql")):
+@dataclass(frozen=True)
+class ReadyQuery:
+    """A query that ships: what it answers, and its file."""
+
+    what: str
+    path: Path
+
+
+def ready() -> dict[str, ReadyQuery]:
+    """The ready queries under pipelines/sql, by name."""
+    queries: dict[str, ReadyQuery] = {}
+    for path in files("sql", ".sql"):
         first_line = path.read_text().splitlines()[0]
-        if first_line.startswith("-- query:"):
-            what_it_answers = first_line.removeprefix("-- query:").strip()
-            queries[path.stem] = (what_it_answers, path)
+        if first_line.startswith(_QUERY_MARK):
+            queries[path.stem] = ReadyQuery(first_line.removeprefix(_QUERY_MARK).strip(), path)
     return queries

@@ -2,118 +2,106 @@
 
     python -m pipelines.run RECIPE -o RUN [--set rounds.n=3]
 
-Round r lies in RUN/round-r, an ordinary run folder. Its model, which answers, judges and is the reference, is the policy that round r − 1 ended
-with; so its data is new because the weights' digest is, and nothing else tells the rounds apart. Killed at any point, the same command goes on:
-what is finished is found finished. Ended rounds stand in RUN/rounds.json.
+Round r is in RUN/round-r, an ordinary run folder. Its model, which answers, judges and is the reference, is
+the policy that round r − 1 ended with; so its data is new because the weights' digest is, and nothing else
+tells the rounds apart. After a kill the same command goes on and makes nothing again that is finished. Ended
+rounds are listed in RUN/rounds.json.
 """
 
-import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from schemas.commit import commit_json
+from schemas.commands import CONTEXT, RECIPE_ARGUMENT, log_to_screen, run_option, settings_option
 from schemas.errors import exit_on_user_error
 from schemas.identity import weights_digest
+from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
 from schemas.sections import Rounds
+from schemas.store import Store, open_store
 
 
-def rounds(path: Path, recipe: Recipe, settings: tuple[str, ...] = ()) -> list[Path]:
+def rounds(where: str, recipe: Recipe, settings: Sequence[str] = ()) -> list[Path]:
     """The policies that the rounds end with, each made if it is not there."""
-    from engine.precompute import precompute
+    from engine.commands.precompute import precompute
 
-    count, policies, told = recipe.sections.get("rounds", Rounds()).n, [], []
-    for number in range(1, count + 1):
+    config = recipe.sections.get("rounds", Rounds())
+    assert isinstance(config, Rounds)
+    store = open_store(where)
+    policies: list[Path] = []
+    ended: list[dict[str, object]] = []
+    for number in range(1, config.n + 1):
         if policies:
-            recipe = Recipe(
-                recipe.sections
-                | {
-                    "model": replace(
-                        recipe.section("model"), name=str(policies[-1].resolve()), revision="main"
-                    )
-                },
-                recipe.seed,
-            )
-        run = path / f"round-{number}"
-        click.echo(
-            click.style(
-                f"\nround {number} of {count}: {run}, model {recipe.section('model').name}", bold=True
-            )
-        )
+            recipe = _starting_from(recipe, policies[-1])
+        run = store.child(f"round-{number}")
+        model = recipe.section("model").name
+        click.echo(click.style(f"\nround {number} of {config.n}: {run}, model {model}", bold=True))
         precompute(run, recipe, 0)
-        policies.append(_train(run, recipe, settings))
-        told.append(
+        policy = _train(run, recipe, settings)
+        policies.append(policy)
+        ended.append(
             {
                 "round": number,
                 "run": run.name,
-                "policy": str(policies[-1].relative_to(path)),
-                "weights": weights_digest(policies[-1]),
+                "policy": str(policy.relative_to(store.local_path())),
+                "weights": weights_digest(policy),
             }
         )
-        commit_json(path / "rounds.json", told)
+        store.put("rounds.json", json_bytes(ended))
     return policies
 
 
-def _train(run: Path, recipe: Recipe, settings: tuple[str, ...]) -> Path:
-    """On one device here; on several in processes of their own, whose result is then found finished."""
+def _starting_from(recipe: Recipe, policy: Path) -> Recipe:
+    """The recipe with a policy as its model."""
+    model = replace(recipe.section("model"), name=str(policy.resolve()), revision="main")
+    return recipe.with_sections(model=model)
+
+
+def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
+    """Train here on one device; on several in processes of their own, whose result is then found finished."""
     import torch
 
     from trainer.train import train
 
-    if recipe.section("model").device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        words = [
-            word
-            for setting in settings
-            if setting.startswith(("train.", "seed="))
-            for word in ("--set", setting)
-        ]
+    gpus = torch.cuda.device_count()
+    if recipe.section("model").device in ("auto", "cuda") and gpus > 1:
         command = [
+            sys.executable,
             "-m",
             "torch.distributed.run",
-            f"--nproc-per-node={torch.cuda.device_count()}",
+            f"--nproc-per-node={gpus}",
             "-m",
             "trainer.cli",
             "run",
-            str(run / "recipe.toml"),
+            run.where(RECIPE),
             "-o",
             str(run),
-            *words,
         ]
-        if code := subprocess.run([sys.executable, *command]).returncode:
+        for setting in settings:
+            if setting.startswith(("train.", "seed=")):
+                command += ["--set", setting]
+        code = subprocess.run(command).returncode
+        if code:
             sys.exit(code)
     return train(run, recipe)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option(
-    "-o",
-    "--output",
-    "run",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the rounds' run folders; what it holds is reused.",
-)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="section.key=value, over the recipe's own; may be given several times.",
-)
-def main(recipe: str, run: Path, settings: tuple[str, ...]) -> None:
-    """Precompute and train as often as [rounds] n of a RECIPE says, each round with the policy of the one before.
+@click.command(context_settings=CONTEXT)
+@RECIPE_ARGUMENT
+@run_option("Folder of the rounds' run folders; what it holds is reused.")
+@settings_option()
+def main(recipe: str, run: str, settings: tuple[str, ...]) -> None:
+    """Precompute and train n times ([rounds] of a RECIPE), each round with the last round's policy.
 
     \b
     Example:
       python -m pipelines.run pipelines/recipes/sandbox.toml -o runs/rounds --set rounds.n=2
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("prefmill").setLevel(logging.INFO)
+    log_to_screen()
     with exit_on_user_error("what is finished is kept: run the same command to go on"):
         rounds(run, load(recipe, settings), settings)
 

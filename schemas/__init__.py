@@ -1,1 +1,1 @@
-"""What lies on disk and in a batch: tables, manifests, recipes, and the packed row of tokens. Engine and trainer meet only here."""
+"""What engine and trainer share: tables, manifests, recipes, the store, the forward pass."""

@@ -33,7 +33,7 @@ def engine_arguments(arguments: dict[str, Any]) -> str | None:
     for name in ("max_model_len", "tensor_parallel_size", "pipeline_parallel_size"):
         value = arguments.get(name, 1)
         if type(value) is not int or value < 1:
-            return f" has {name} = {value}: expected a whole number of at least 1"
+            return f"{name} = {value}: expected a whole number of at least 1"
     return None
 
 
@@ -47,7 +47,15 @@ def scorers(names: tuple[str, ...]) -> str | None:
     for name in names:
         complaint = unknown(name)
         if complaint:
-            return complaint
+            return f" has '{name}'{complaint}"
+    return None
+
+
+def function(name: str) -> str | None:
+    """A function that can be imported; whether it is there shows when it is."""
+    place, colon, attribute = name.rpartition(":")
+    if name and not (colon and place and attribute):
+        return ": expected package.module:name or path/file.py:name"
     return None
 
 

@@ -53,8 +53,7 @@ def exit_on_user_error(kept: str) -> Iterator[None]:
 
 
 def _print_of_rank(error: UserError) -> None:
-    """Print what all ranks raise once, by the first rank; what one rank alone may raise (a file, a device) by
-    each."""
+    """Print an error of all ranks by the first one, an error that one rank alone may raise by that rank."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":
         print(f"error: {error}", file=sys.stderr)

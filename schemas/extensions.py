@@ -1,45 +1,33 @@
-"""What the program that is started hands over to the packages below it: files that ship, and the losses'
-check.
+"""What a package above hands over to those below it: prompts and SQL, and the check of a loss's options.
 
-Engine and trainer take prompts and SQL by their bare names ("best_vs_worst"), but do not know where they lie;
+Engine and trainer take prompts and SQL by their bare names ("best_vs_worst"), but do not know where they are;
 the recipe reader wants the chosen loss's options checked, but does not know the losses. A package that brings
 such things announces itself under the entry point group `prefmill` (pyproject.toml: `pipelines`) and hands
-them over when it is imported. So nothing here reaches into `pipelines`, and other packages can bring files as
-well.
+them over when it is imported. So nothing here reaches into `pipelines`, and other packages can bring prompts
+and SQL as well. A package that is not installed can hand over by being imported first.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import UserError, did_you_mean
-from schemas.sections import Train
 
 _GROUP = "prefmill"
 
+LossCheck = Callable[[Any], object]  # of the section [train]; raises UserError
 
-@dataclass(frozen=True)
-class _Extension:
-    """What a package hands over."""
-
-    root: Path
-    check_loss: Callable[[Train], object]
+_roots: dict[str, Path] = {}
+_loss_checks: dict[str, LossCheck] = {}
 
 
-_extensions: dict[str, _Extension] = {}
-
-
-def hand_over(package: str, root: Path, check_loss: Callable[[Train], object]) -> None:
-    """Add a package's folder with `prompts/` and `sql/`, and its check of [train], which raises UserError."""
-    _extensions[package] = _Extension(root, check_loss)
-
-
-def packages() -> list[str]:
-    """The packages that handed something over: a worker process imports them first."""
-    _import_announced()
-    return list(_extensions)
+def hand_over(package: str, root: Path, check_loss: LossCheck | None = None) -> None:
+    """Add a package's folder with `prompts/` and `sql/`; the one that knows the losses adds a check."""
+    _roots[package] = root
+    if check_loss is not None:
+        _loss_checks[package] = check_loss
 
 
 @functools.cache
@@ -49,30 +37,47 @@ def _import_announced() -> None:
         entry_point.load()
 
 
-def check_loss(train: Train) -> None:
-    """Raise UserError where [train] names a loss or an option that no package knows."""
+def packages() -> list[str]:
+    """The packages that handed something over: a worker process imports them first."""
     _import_announced()
-    for extension in _extensions.values():
-        extension.check_loss(train)
+    return list(_roots)
 
 
-def roots() -> list[Path]:
-    """The folders handed over."""
+def check_loss(train: object) -> None:
+    """Raise UserError where the section [train] names a loss or an option that does not exist."""
     _import_announced()
-    return [extension.root for extension in _extensions.values()]
+    for check in _loss_checks.values():
+        check(train)
+
+
+def _shipped(folder: str, name: str, suffix: str) -> Path | None:
+    """The file that ships under a bare name, if there is one."""
+    _import_announced()
+    for root in _roots.values():
+        path = root / folder / f"{name}{suffix}"
+        if path.is_file():
+            return path
+    return None
 
 
 def ships(folder: str, name: str, suffix: str) -> bool:
-    """True if a bare name means a file that ships, whatever else of that name lies in the current folder."""
-    return any((root / folder / f"{name}{suffix}").is_file() for root in roots())
+    """True if a bare name means a file that ships, whatever else of that name is in the current folder."""
+    return _shipped(folder, name, suffix) is not None
 
 
 def included(folder: str, name: str, suffix: str) -> Path:
-    """A file named in a recipe: one that ships, by its bare name, or any other by its path. Raises
-    UserError."""
-    for path in (*(root / folder / f"{name}{suffix}" for root in roots()), Path(name).expanduser()):
-        if path.is_file():
-            return path
+    """A file named in a recipe: one that ships, by its bare name, or another by path. Raises UserError."""
+    shipped = _shipped(folder, name, suffix)
+    if shipped:
+        return shipped
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not _roots:
+        raise UserError(
+            f"no '{name}': no installed package hands over prompts and SQL; "
+            "install prefmill again (pip install -e . in its folder)"
+        )
     known = [path.stem for path in files(folder, suffix)]
     raise UserError(
         f"no '{name}' in pipelines/{folder} and no file of that path; {did_you_mean(name, known)}"
@@ -81,7 +86,8 @@ def included(folder: str, name: str, suffix: str) -> Path:
 
 def files(folder: str, suffix: str) -> list[Path]:
     """All files that ship in a folder, by name."""
+    _import_announced()
     paths: list[Path] = []
-    for root in roots():
+    for root in _roots.values():
         paths += sorted((root / folder).glob(f"*{suffix}"))
     return paths

@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 from schemas.errors import UserError, did_you_mean
 
-# A check gives the rest of the sentence "[section] key = value…", or None where the value is fine.
+# A check gives the rest of the sentence "[section] key = value…" (of a table: "[section.key] …"), or None
+# where the value is fine.
 Check = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
 class Path:
-    """The field may be a path. `folder` and `suffix` name the files that ship, which go by their bare
-    names."""
+    """The field may be a path. `folder` and `suffix` name files that ship, known by their bare names."""
 
     folder: str = ""
     suffix: str = ""
@@ -65,24 +65,20 @@ def number(
     low: float | None = None,
     above: float | None = None,
     high: float = math.inf,
-    below: float = math.inf,
+    infinite: bool = False,
 ) -> Any:
-    """A finite number: at least `low` or above `above`, at most `high` or below `below`."""
+    """A number within bounds: finite unless `infinite`."""
 
     def check(value: float) -> str | None:
         large_enough = (low is None or value >= low) and (above is None or value > above)
-        small_enough = value <= high and value < below
-        if large_enough and small_enough and math.isfinite(value):
+        if large_enough and value <= high and (math.isfinite(value) or (value == math.inf and infinite)):
             return None
+        if low is None and above is None:
+            return ": expected a finite number"
         least = f"above {above:g}" if above is not None else f"of at least {low:g}"
-        most = ""
-        if high < math.inf:
-            most = f" and at most {high:g}"
-        if below < math.inf:
-            most = f" and below {below:g}"
+        most = f" and at most {high:g}" if high < math.inf else ""
         return f": expected a number {least}{most}"
 
-    assert low is not None or above is not None
     return setting(default, check)
 
 
@@ -107,9 +103,11 @@ def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False)
     return setting(default, check)
 
 
-def path(default: Any, folder: str = "", suffix: str = "", *, function: bool = False) -> Any:
+def path(
+    default: Any, folder: str = "", suffix: str = "", *, function: bool = False, check: Check | None = None
+) -> Any:
     """A path, or the bare name of a file `folder/NAME suffix` that ships."""
-    return setting(default, path=Path(folder, suffix, function))
+    return setting(default, check, path=Path(folder, suffix, function))
 
 
 def tables(*, collects: bool = False, check: Check | None = None) -> Any:
@@ -127,12 +125,18 @@ class Section:
             check = rules_of(field).check
             value = getattr(self, field.name)
             complaint = check(value) if check else None
+            if complaint and isinstance(value, dict):
+                table = f"[{self.title().strip('[]')}.{field.name}]"
+                raise UserError(f"{table} {complaint}")
             if complaint:
                 raise UserError(f"{self.title()} {field.name} = {shown(value)}{complaint}")
         self.check()
 
     def check(self) -> None:
         """Check what several fields say together. Raises UserError."""
+
+    def check_with_extensions(self) -> None:
+        """Check what only a package above this one can. Called when a recipe is read. Raises UserError."""
 
     @classmethod
     def title(cls) -> str:

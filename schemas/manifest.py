@@ -1,25 +1,40 @@
 """What a folder of a run is: `<stage>-<fingerprint>/`.
 
-    facts.json        what the folder is made from; written first, so that an unfinished folder can be compared with a recipe
-    00007.json        marker of a finished shard: its files with sha256 and rows, the digests of the shards it was made from, its counts
+    facts.json        what the folder is made from; written first, so that an unfinished folder can be
+                      compared with a recipe
+    00007.json        marker of a finished shard: its files with sha256 and rows, the digests of the shards it
+                      was made from, its counts
     00007.TABLE.parquet
     manifest.json     facts and all markers once every shard is there, with the totals; written last
 
-Nothing here holds a time or a host's name: the same inputs give the same bytes. What no marker names does not exist.
-`plan.json` in the run's folder names the folders that the last `engine precompute` made or was making: the run's present state.
+Nothing here holds a time or a host's name: the same inputs give the same bytes. What no marker names does not
+exist. `plan.json` in the run's folder names the folders that the last `engine precompute` made or was making.
 """
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from schemas.commit import canonical, commit_json, content_digest, fingerprint, sha256_file
+from schemas.digest import canonical, content_digest, fingerprint, sha256_file
 from schemas.errors import UserError
+from schemas.store import Store
+
+MANIFEST = "manifest.json"
+FACTS = "facts.json"
+PLAN = "plan.json"
+RECIPE = "recipe.toml"  # every default written out
+METRICS = "metrics.jsonl"  # of a train folder: a line for each step, and for each evaluation
+
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class File:
+    """One Parquet file of a shard: rows of one table."""
+
     name: str
     table: str
     rows: int
@@ -37,77 +52,120 @@ class Marker:
 
     @property
     def digest(self) -> str:
+        """Fingerprint of the whole marker: of the shard's files and of all that they were made from."""
         return fingerprint(asdict(self))
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One stage of a plan: where its shards are and what they are made from."""
+
+    stage: str
+    folder: str
+    facts: Facts
+
+
 def shard_name(shard: int) -> str:
+    """00007: what the names of a shard's files begin with."""
     return f"{shard:05d}"
 
 
-def marker_path(folder: Path, shard: int) -> Path:
-    return folder / f"{shard_name(shard)}.json"
+def marker_name(shard: int) -> str:
+    """The name of a shard's marker."""
+    return f"{shard_name(shard)}.json"
 
 
-def _marker(value: dict) -> Marker:
-    return Marker(
-        value["shard"], tuple(File(**file) for file in value["files"]), value["made_from"], value["counts"]
-    )
+def json_bytes(value: object) -> bytes:
+    """JSON as we write it: for people, and with equal bytes for equal values."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def read_json(path: Path, remedy: str = "delete it and run `engine precompute` again") -> dict:
-    """A JSON file of ours; raises UserError with the remedy where it is none any more."""
+def read_json(
+    folder: Store, name: str, remedy: str = "delete it and run `engine precompute` again"
+) -> dict[str, Any]:
+    """A JSON file of ours. Raises UserError with the remedy where it is not JSON any more."""
     try:
-        return json.loads(path.read_bytes())
+        value: dict[str, Any] = json.loads(folder.read(name))
     except ValueError as error:
         raise UserError(
-            f"{path}: not JSON any more ({error}); the disk or a person changed it: {remedy}"
+            f"{folder.where(name)}: not JSON any more ({error}); the disk or a person changed it: {remedy}"
         ) from None
+    return value
 
 
-def read_marker(folder: Path, shard: int) -> Marker | None:
-    path = marker_path(folder, shard)
-    return _marker(read_json(path)) if path.exists() else None
+def _marker_of(value: dict[str, Any]) -> Marker:
+    files = tuple(File(**file) for file in value["files"])
+    return Marker(value["shard"], files, value["made_from"], value["counts"])
 
 
-def read_markers(folder: Path) -> list[Marker]:
-    """All finished shards of a folder, also while others are being made, in order."""
-    if (folder / "manifest.json").exists():
-        return [_marker(shard) for shard in read_json(folder / "manifest.json")["shards"]]
-    return [_marker(read_json(path)) for path in sorted(folder.glob("[0-9]*.json"))]
+def read_marker(folder: Store, shard: int) -> Marker | None:
+    """The marker of a finished shard, else None."""
+    name = marker_name(shard)
+    return _marker_of(read_json(folder, name)) if folder.exists(name) else None
 
 
-def write_marker(folder: Path, marker: Marker) -> None:
-    commit_json(marker_path(folder, marker.shard), asdict(marker))
+def read_markers(folder: Store) -> list[Marker]:
+    """All finished shards of a folder in order, also while others are being made."""
+    if folder.exists(MANIFEST):
+        return [_marker_of(shard) for shard in read_json(folder, MANIFEST)["shards"]]
+    return [_marker_of(read_json(folder, name)) for name in marker_names(folder)]
 
 
-def write_manifest(folder: Path, facts: dict, markers: list[Marker]) -> dict:
-    rows, counts = Counter(), Counter()
+def marker_names(folder: Store) -> list[str]:
+    """The names of the markers that are there, in order."""
+    return folder.names("[0-9]*.json")
+
+
+def write_marker(folder: Store, marker: Marker) -> None:
+    """Make a shard's files real."""
+    folder.put(marker_name(marker.shard), json_bytes(asdict(marker)))
+
+
+def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
+    """Write a folder's manifest, once all its shards are there, and return it."""
+    rows: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    shards = []
     for marker in markers:
-        rows.update({file.table: file.rows for file in marker.files})
+        rows.update(rows_by_table(marker))
         counts.update(marker.counts)
+        shards.append(asdict(marker))
     manifest = {
         "facts": facts,
         "rows": dict(rows),
         "counts": dict(counts),
-        "shards": [asdict(marker) for marker in markers],
+        "shards": shards,
     }
-    commit_json(folder / "manifest.json", manifest)
+    folder.put(MANIFEST, json_bytes(manifest))
     return manifest
 
 
-def verify(folder: Path, file: File, *, afresh: bool = False) -> Path:
-    """The file's path, once its bytes are what its marker says. A file whose size and time did not change since it was last
-    hashed is not hashed again, unless `afresh`."""
-    path = folder / file.name
-    if not path.exists():
+def rows_by_table(marker: Marker) -> Counter[str]:
+    """How many rows of each table a shard has."""
+    rows: Counter[str] = Counter()
+    for file in marker.files:
+        rows[file.table] += file.rows
+    return rows
+
+
+def verify(folder: Store, file: File, *, afresh: bool = False) -> Path:
+    """A local path to a shard's file, once its bytes are what its marker says.
+
+    A file whose size and time did not change since it was last hashed is not hashed again, unless `afresh`.
+    Raises UserError where the file is gone or damaged."""
+    where = folder.where(file.name)
+    marker = marker_name(int(file.name[:5]))
+    again = "run `engine precompute` again: only this shard is made anew"
+    if not folder.exists(file.name):
         raise UserError(
-            f"{path}: the marker names this file but it is gone; delete {shard_name(int(file.name[:5]))}.json beside it and run "
-            "`engine precompute` again: only this shard is made anew"
+            f"{where}: the marker names this file but it is gone; delete {marker} beside it and {again}"
         )
-    if (sha256_file(path) if afresh else content_digest(path)) != file.sha256:
+    path = folder.local_path(file.name)
+    digest = sha256_file(path) if afresh else content_digest(path)
+    if digest != file.sha256:
         raise UserError(
-            f"{path}: damaged, its sha256 is not the one its marker names; delete it and {file.name[:5]}.json beside it and run "
-            "`engine precompute` again: only this shard is made anew"
+            f"{where}: damaged, its sha256 is not the one its marker names; "
+            f"delete it and {marker} beside it and {again}"
         )
     return path
 
@@ -115,11 +173,13 @@ def verify(folder: Path, file: File, *, afresh: bool = False) -> Path:
 def difference(then: object, now: object, at: str = "") -> list[str]:
     """The facts in which two folders differ, as dotted names with both values."""
     if isinstance(then, dict) and isinstance(now, dict):
-        found = []
+        differences: list[str] = []
         for key in sorted(then.keys() | now.keys()):
-            found += difference(then.get(key), now.get(key), f"{at}.{key}" if at else key)
-        return found
-    return [] if canonical(then) == canonical(now) else [f"{at} (was {_short(then)}, is {_short(now)})"]
+            differences += difference(then.get(key), now.get(key), f"{at}.{key}" if at else key)
+        return differences
+    if canonical(then) == canonical(now):
+        return []
+    return [f"{at} (was {_short(then)}, is {_short(now)})"]
 
 
 def _short(value: object) -> str:
@@ -127,25 +187,17 @@ def _short(value: object) -> str:
     return text if len(text) <= 24 else text[:12] + "…"
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One stage of a plan: where it lies and what it is made from."""
-
-    stage: str
-    folder: str
-    facts: dict
+def write_plan(run: Store, stages: Iterable[Planned], shards: int) -> None:
+    """Write down what the run is to hold now."""
+    run.put(PLAN, json_bytes({"shards": shards, "stages": [asdict(stage) for stage in stages]}))
 
 
-def write_plan(run: Path, stages: list[Planned], shards: int) -> None:
-    commit_json(run / "plan.json", {"shards": shards, "stages": [asdict(stage) for stage in stages]})
-
-
-def read_plan(run: Path) -> tuple[list[Planned], int]:
-    """The stages in order of execution, and the number of shards."""
-    path = run / "plan.json"
-    if not path.exists():
+def read_plan(run: Store) -> tuple[list[Planned], int]:
+    """The stages in order of execution, and the number of shards. Raises UserError for no run folder."""
+    if not run.exists(PLAN):
         raise UserError(
-            f"{run} is not a run folder (it has no plan.json); make one with `engine precompute RECIPE -o {run}`"
+            f"{run} is not a run folder (it has no plan.json); "
+            f"make one with `engine precompute RECIPE -o {run}`"
         )
-    plan = read_json(path)
+    plan = read_json(run, PLAN)
     return [Planned(**stage) for stage in plan["stages"]], plan["shards"]

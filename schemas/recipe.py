@@ -1,5 +1,4 @@
-"""A recipe: a TOML file in which a section is a stage and a key is a field of its config
-(schemas/sections.py).
+"""A recipe: a TOML file in which a section is a stage and a key is a field of its config.
 
 Sections run in the order in which they stand. An unknown section or key is refused with a hint, since a
 misspelt one would otherwise be a setting that silently does nothing. `section.key=value` settings override
@@ -21,7 +20,9 @@ import tomli_w
 from schemas import extensions, fields
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
-from schemas.sections import SECTIONS, Train
+from schemas.manifest import RECIPE
+from schemas.sections import SECTIONS
+from schemas.store import Store
 
 AnySection = typing.TypeVar("AnySection", bound=Section)
 
@@ -52,26 +53,42 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
 
     Paths in it are made absolute, so that the run can be read from anywhere. Raises UserError for anything
     that is wrong with it."""
-    path = Path(path)
     try:
-        tree = tomllib.loads(path.read_text())
+        data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no recipe at {path}; those that ship lie in pipelines/recipes/") from None
+        raise UserError(f"no recipe at {path}; those that ship are in pipelines/recipes/") from None
+    return _read(data, str(path), settings)
+
+
+def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:
+    """The recipe that a run folder, or a train folder in it, was made with. Raises UserError."""
+    try:
+        data = folder.read(RECIPE)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {RECIPE}: it is not a run folder") from None
+    return _read(data, folder.where(RECIPE), settings)
+
+
+def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:
+    """A recipe from a file's bytes; `where` names the file in errors."""
+    try:
+        tree = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+        raise UserError(f"{where} is not TOML: {error}") from None
     for setting in settings:
         _apply(tree, setting)
-    recipe = _with_absolute_paths(parse(tree, str(path)))
-    train = recipe.sections.get("train")
-    if isinstance(train, Train):
-        extensions.check_loss(train)
+    recipe = _with_absolute_paths(parse(tree, where))
+    for section in recipe.sections.values():
+        try:
+            section.check_with_extensions()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
     return recipe
 
 
 @dataclass(frozen=True)
 class _Typed:
-    """A value from the command line: as TOML reads it, and as it was typed, since model.name=123 is a
-    name."""
+    """A value from the command line, as TOML reads it and as it was typed: model.name=123 is a name."""
 
     value: object
     text: str
@@ -112,11 +129,10 @@ def parse(tree: Mapping[str, typing.Any], where: str) -> Recipe:
 
 
 def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: str) -> AnySection:
-    """A section's config from its keys, each value checked against its field. Raises UserError naming
-    `where`."""
+    """A section's config from its keys, each checked against its field. Raises UserError naming `where`."""
     names = _names_of_keys(kind)
     collector = next((field.name for field in dataclasses.fields(kind) if rules_of(field).tables), None)
-    types_of_fields = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind)
     values: dict[str, typing.Any] = {}
     collected: dict[str, typing.Any] = {}
     for key, value in body.items():
@@ -126,14 +142,23 @@ def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: st
         name = names.get(key)
         if name is None or name == collector:
             raise UserError(f"{where} has no {_what_is_missing(kind, key, value)}")
-        if typing.get_origin(types_of_fields[name]) is dict and not isinstance(value, dict):
-            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, _plain_keys(kind))}")
         if name in values:  # by its name and by the one it had formerly
             raise UserError(f"{where} has {_both_names(names, name)}, which are one setting: keep '{name}'")
-        values[name] = _converted(value, types_of_fields[name], f"{where} {key}")
+        if typing.get_origin(hints[name]) is dict and not isinstance(value, dict):
+            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, _plain_keys(kind))}")
+        values[name] = _converted(value, hints[name], f"{where} {key}")
     if collector:
         values[collector] = collected
-    return kind(**values)
+    return _made(kind, values, where)
+
+
+def _made(kind: type[AnySection], values: Mapping[str, typing.Any], where: str) -> AnySection:
+    """The section, which checks itself; its complaints are told with the file that `where` begins with."""
+    try:
+        return kind(**values)
+    except UserError as error:
+        file, _, _ = where.rpartition("[")
+        raise UserError(f"{file}{error}") from None
 
 
 def _names_of_keys(kind: type[Section]) -> dict[str, str]:
@@ -220,8 +245,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
-    """A field's value with its path made absolute: of a tuple each, of a function the file before the
-    colon."""
+    """A field's value with absolute paths: of a tuple each one, of a function its file."""
     if isinstance(value, tuple):
         return tuple(_full_path(item) for item in value)
     if rule.function:

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from schemas import checks
+from schemas import checks, extensions
 from schemas.errors import UserError
 from schemas.fields import Section, choice, choices, number, path, setting, tables
 
@@ -20,7 +20,7 @@ class Model(Section):
     # A folder in Hugging Face form, or a name on the hub; safetensors only.
     name: str = path("")
     revision: str = "main"  # of a hub name
-    # Of the engine's pass.
+    # The engine's forward pass runs in it.
     dtype: str = choice("float32", "float32", "bfloat16", "float16")
     # auto (every GPU there is, else the CPU), cpu, cuda, cuda:1 …
     device: str = setting("auto", checks.device)
@@ -49,7 +49,7 @@ class Prompts(Section):
     source: tuple[str, ...] = path(())
     # auto, a file of pipelines/sql without .sql, or a path to one of your own.
     format: str = path("auto", "sql", ".sql")
-    # 0: one for every 8 MiB of input, 4096 at most. Five digits in a file's name.
+    # 0: one for every 8 MiB of input, 4096 at most. A file's name has five digits for its shard.
     shards: int = number(0, low=0, high=99_999)
     # A longer row goes to rejects.
     max_row_bytes: int = number(4 << 20, low=1)
@@ -96,7 +96,7 @@ class Check(Section):
 
     # package.module:name or path/file.py:name; name(messages, response) -> a number, or None where it has
     # no opinion.
-    function: str = path("", function=True)
+    function: str = path("", function=True, check=checks.function)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class Judge(Section):
 
 @dataclass(frozen=True)
 class Rewrite(Sampling):
-    """Bridging (BMC): the rejected response, corrected as little as possible, with the chosen one as
-    reference."""
+    """Bridging (BMC): the rejected response, corrected with the chosen one as reference."""
 
     temperature: float = number(0.0, low=0)
     # rewrite_instruction, rewrite_question, rewrite_maths, or a path to one of your own.
@@ -150,8 +149,7 @@ class Rewrite(Sampling):
 
 @dataclass(frozen=True)
 class PromptGain(Section):
-    """Scores by log-probs: how much the quality prompt raises a response's likelihood. Scorer:
-    `prompt_gain`."""
+    """Scores by log-probs: how much the quality prompt raises a response's likelihood."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +254,9 @@ class Train(Section):
     tensorboard: bool = False
     # The tables [train.<loss>] and [train.sft], read by the losses.
     options: dict[str, Any] = tables(collects=True)
+
+    def check_with_extensions(self) -> None:
+        extensions.check_loss(self)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -1,7 +1,11 @@
 """The six tables: every column once, with what it holds.
 
-A table is the union of all finished folders that add rows to it. The comments travel in the files, so `DESCRIBE` is never the only documentation.
+A table is the union of all finished folders that add rows to it. The comments travel in the files, so
+`DESCRIBE` is never the only documentation.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -49,7 +53,8 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "response_id",
                 pa.string(),
-                "digest of the prompt_id and the text, and for what we made of how it was made: two equal samples are two rows",
+                "digest of the prompt_id and the text, and for what we made of how it was made: two equal"
+                " samples are two rows",
             ),
             _column("prompt_id", pa.string(), "the prompt answered"),
             _column("source", pa.string(), "given, generated or rewritten"),
@@ -58,7 +63,8 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "response_ids",
                 IDS,
-                "token ids as sampled by the recipe's model, else null: the text is then tokenised by logprobs",
+                "token ids as sampled by the recipe's model, else null: the text is then tokenised by "
+                "logprobs",
             ),
             _column(
                 "sampled_token_logps",
@@ -84,7 +90,8 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "fallback",
                 pa.string(),
-                "of a rewrite that is not used: empty, unchanged, copy, too_far or unfinished; the pair is then parent and reference",
+                "of a rewrite that is not used: empty, unchanged, copy, too_far or unfinished; the pair "
+                "is then parent and reference",
             ),
         ]
     ),
@@ -103,17 +110,20 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "score",
                 pa.float64(),
-                "higher is better; null where the judge gave none. given: 1 for chosen, 0 for rejected, or the data's own; rating: the mean mark; pairwise: the chance to win",
+                "higher is better; null where the judge gave none. given: 1 for chosen, 0 for rejected, "
+                "or the data's own; rating: the mean mark; pairwise: the chance to win",
             ),
             _column(
                 "distribution",
                 PROBABILITIES,
-                "rating: the probability of each mark, from the lowest; pairwise: of winning when shown first, when shown second",
+                "rating: the probability of each mark, from the lowest; pairwise: of winning when shown "
+                "first, when shown second",
             ),
             _column(
                 "mass",
                 pa.float64(),
-                "probability that the judge's first token is an answer at all; pairwise: the lower of the two orders'",
+                "probability that the judge's first token is an answer at all; pairwise: the lower of the"
+                " two orders'",
             ),
             _column("agreed", pa.bool_(), "pairwise: whether both orders named the same winner"),
             _column(
@@ -128,7 +138,8 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "context",
                 pa.string(),
-                "what stood before the response: plain (the prompt alone) or quality (the prompt under the quality prompt)",
+                "what stood before the response: plain (the prompt alone) or quality (the prompt under "
+                "the quality prompt)",
             ),
             _column("prompt_ids", IDS, "token ids of the rendered prompt"),
             _column("response_ids", IDS, "token ids of the response, its end-of-sequence token included"),
@@ -217,9 +228,12 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-def table(name: str, columns: dict[str, list] | None = None) -> pa.Table:
-    """Rows of a table from columns; a column left out is null throughout. No columns: an empty table."""
-    schema, columns = TABLES[name], columns or {}
+def table(name: str, columns: Mapping[str, Any] | None = None) -> pa.Table:
+    """Rows of a table from columns: sequences or Arrow arrays of one length.
+
+    A column left out is null throughout. No columns: an empty table."""
+    schema = TABLES[name]
+    columns = columns or {}
     unknown = columns.keys() - set(schema.names)
     assert not unknown, f"{name} has no column {unknown}"
     length = len(next(iter(columns.values()), []))

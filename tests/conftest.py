@@ -1,4 +1,4 @@
-"""Small real models and data for the tests. Nothing here is a mock: they are the shapes users bring, made small."""
+"""Small real models and data for the tests. Nothing is a mock: users bring the same shapes, larger."""
 
 import gzip
 import json
@@ -41,7 +41,9 @@ def model_path(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_model(model_path, tmp_path_factory) -> Path:
-    """The same with other weights: a policy unlike its reference, or a loss were what it is at step 0 whatever one computes."""
+    """The same with other weights: a policy unlike its reference.
+
+    If they were equal, a loss would have its value of step 0 whatever one computes."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -57,7 +59,7 @@ def other_model(model_path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def byte_tokenizer():
-    """A byte-level BPE with BOS added by the tokenizer itself and no chat template: the other kind that users bring."""
+    """The other kind that users bring: a byte-level BPE that adds BOS itself and has no chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -89,7 +91,9 @@ def pairs_file(tmp_path_factory) -> Path:
 
 
 def preferences(seed: int, count: int):
-    """Preference rows whose sides differ in their manner, so that any model can learn them in a few steps; the chosen one is the longer."""
+    """Preference rows whose sides differ in their manner, so any model can learn them in a few steps.
+
+    The chosen response is the longer one."""
     import random
 
     from pipelines.sandbox import world
@@ -190,7 +194,7 @@ def rich_run(tmp_path_factory, model_path) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes by its path below the folder; the lock and the events for people are not part of what was made."""
+    """Every file's bytes by its path below the folder; the lock is not part of what was made."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

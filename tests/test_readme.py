@@ -24,7 +24,9 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model_path):
-    """A clone's look, with the data file and the model of the README's job: the real ones where they are, else small ones in their form."""
+    """A folder that looks like a clone, with the data file and the model of the README's job.
+
+    The data are the real ones where they are, else small ones in their form."""
     path = tmp_path_factory.mktemp("clone")
     for name in ("pipelines", "engine", "trainer", "schemas", "tests", "pyproject.toml", "README.md"):
         (path / name).symlink_to(ROOT / name)
@@ -81,7 +83,7 @@ def test_the_job_and_what_follows_it(folder):
 
 
 def test_set_up_commands(folder):
-    """Where the environment was made by pipelines/install (as `./tests/run` does), it is found and used: no second installation."""
+    """An environment made by pipelines/install (as `./tests/run` does) is used: no second installation."""
     if not list(Path(sys.prefix).glob(".prefmill-*")):
         pytest.skip("this environment was not made by pipelines/install")
     said = run("./pipelines/demo", folder)

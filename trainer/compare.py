@@ -1,278 +1,259 @@
-"""`trainer compare`: several training runs side by side, as a table and as one picture of their curves.
+"""What `trainer compare` reads of several training runs, and the table that it prints.
 
-A run is named by what tells it from the others: its loss, and those of its settings in which they differ. Runs that differ in their seed alone are one
-curve, the mean, in a band from the lowest to the highest. Losses of different kinds cannot be compared, so what is drawn is what they have in common:
-accuracy, and how far chosen and rejected log-probs have drifted from the reference, in nat, whatever β makes of it.
+picture.py draws the same runs.
+
+- A run is named by its loss and by those settings in which the runs differ.
+- Values of different losses cannot be compared. So the curves show what all losses have in common: accuracy,
+  and how far the chosen and rejected log-probs have drifted from the reference, in nat, for any β.
+- A run that is still at work is shown up to its last line.
 """
 
 import contextlib
-import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from schemas.errors import UserError
-from schemas.manifest import read_json
+from schemas.manifest import FACTS, MANIFEST, METRICS, read_json
+from schemas.store import Store, open_store
 
-PANELS = {
-    "accuracies": "rewards/accuracies: chosen above rejected",
-    "margin": "margin h, nat: drift of chosen − drift of rejected",
-    "chosen": "drift of the chosen log-prob from the reference, nat",
-    "rejected": "drift of the rejected log-prob from the reference, nat",
-}
-_SMOOTH = 20  # a training curve is a mean over the last twentieth of the run
-_ROUNDING = 1e-6  # a mean margin below it is what float32 leaves of zero
+# The curves of a run: columns of its frames `train` and `eval` beside `step`.
+CURVES = ("accuracies", "margin", "chosen", "rejected")
+# The metrics that the table shows as they were logged.
+_TABLE_METRICS = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A training run: its folder, its facts by dotted names, and its curves: `train` and `eval` with a column `step` and one for each of PANELS."""
+    """A training run that has made a step."""
 
-    folder: Path
-    facts: dict[str, object]
+    folder: Store
+    facts: dict[str, object]  # by dotted names, such as loss.beta
+    beta: float  # of its loss; 1 for one without
     last: dict[str, float]  # the last value of every metric
-    train: pl.DataFrame
-    eval: pl.DataFrame
+    train: pl.DataFrame  # by batches: columns `step` and CURVES
+    eval: pl.DataFrame  # by the held-out pairs, of the same columns
     finished: bool
 
     @property
-    def beta(self) -> float:
-        beta = self.facts.get("loss.beta", 1.0)
-        assert isinstance(beta, float | int)
-        return float(beta)
+    def path(self) -> Path:
+        """Where its folder is, the same by whatever way it was named."""
+        return self.folder.local_path().resolve()
 
 
 def read(paths: Sequence[Path]) -> list[Trained]:
-    """The training runs in these folders: a train folder itself, or all of a run's; raises UserError where there is none."""
-    found: dict[Path, Trained] = {}
+    """The training runs in these folders: a train folder itself, or all those of a run.
+
+    Raises UserError where there is none, or none that has made a step."""
+    runs: dict[Path, Trained] = {}
     for path in paths:
-        folders = (
-            [path]
-            if (path / "facts.json").exists()
-            else sorted(facts.parent for facts in path.glob("train-*/facts.json"))
+        for folder in _train_folders(open_store(path)):
+            trained = _trained(folder)
+            if trained is not None:
+                runs.setdefault(trained.path, trained)
+    if not runs:
+        named = ", ".join(map(str, paths))
+        raise UserError(f"{named}: no run has made a step yet")
+    return list(runs.values())
+
+
+def _train_folders(folder: Store) -> list[Store]:
+    """A train folder itself, or those of a run folder."""
+    if folder.exists(FACTS):
+        return [folder]
+    folders: list[Store] = []
+    for name in folder.names("train-*"):
+        child = folder.child(name)
+        if child.exists(FACTS):
+            folders.append(child)
+    if not folders:
+        raise UserError(
+            f"{folder} holds no training run: expected a run folder in which `trainer run` has been, "
+            "or one of its train-… folders"
         )
-        if not folders:
-            raise UserError(
-                f"{path} holds no training run: expected a run folder in which `trainer run` has been, or one of its train-… folders"
-            )
-        for folder in folders:
-            if folder.resolve() not in found and (trained := _trained(folder)):
-                found[folder.resolve()] = trained
-    if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: no run has made a step yet")
-    return list(found.values())
+    return folders
 
 
-def _trained(folder: Path) -> Trained | None:
-    """None where no step was made."""
-    facts = dict(_flat(read_json(folder / "facts.json", f"leave {folder} out, or train it again")))
-    lines = []
-    for line in (
-        (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    ):
-        with contextlib.suppress(ValueError):  # one that is being written
-            lines.append(json.loads(line))
+def _trained(folder: Store) -> Trained | None:
+    """The run in a train folder; None if it has made no step."""
+    nested = read_json(folder, FACTS, f"leave {folder} out, or train it again")
+    facts = dict(_flattened(nested))
+    lines = _lines(folder)
     if not any("loss" in line for line in lines):
         return None
+    last: dict[str, float] = {}
+    for line in lines:
+        last |= line
     beta = float(facts.get("loss.beta", 1.0))
-    last = {name: value for line in lines for name, value in line.items()}
     return Trained(
-        folder,
-        facts,
-        last,
-        _curves(lines, "", beta),
-        _curves(lines, "eval_", beta),
-        (folder / "manifest.json").exists(),
+        folder=folder,
+        facts=facts,
+        beta=beta,
+        last=last,
+        train=_curves(lines, "", beta),
+        eval=_curves(lines, "eval_", beta),
+        finished=folder.exists(MANIFEST),
     )
 
 
-def _flat(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, inner in value.items():
-        yield from _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(prefix + key, inner)]
+def _lines(folder: Store) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, each one step's metrics; without the line that is being written."""
+    if not folder.exists(METRICS):
+        return []
+    lines: list[dict[str, float]] = []
+    for line in folder.read(METRICS).decode().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
 
 
-def _curves(lines: list[dict], prefix: str, beta: float) -> pl.DataFrame:
-    rows = [
-        {
+def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested facts as (dotted name, value)."""
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _curves(lines: Sequence[Mapping[str, float]], prefix: str, beta: float) -> pl.DataFrame:
+    """The curves in the lines that have a loss with this prefix. A reward divided by β is a drift, in nat."""
+    rows: list[dict[str, float]] = []
+    for line in lines:
+        if f"{prefix}loss" not in line:
+            continue
+        row = {
             "step": line["step"],
             "accuracies": line[f"{prefix}rewards/accuracies"],
             "margin": line[f"{prefix}rewards/margins"] / beta,
             "chosen": line[f"{prefix}rewards/chosen"] / beta,
             "rejected": line[f"{prefix}rewards/rejected"] / beta,
         }
-        for line in lines
-        if f"{prefix}loss" in line
-    ]
-    return pl.DataFrame(rows, schema={"step": pl.Int64, **dict.fromkeys(PANELS, pl.Float64)})
+        rows.append(row)
+    types = {"step": pl.Int64, **dict.fromkeys(CURVES, pl.Float64)}
+    return pl.DataFrame(rows, schema=types)
 
 
 def labels(runs: Sequence[Trained]) -> list[str]:
-    """What tells each run from the others, its seed aside."""
-    keys = dict.fromkeys(key for run in runs for key in run.facts if key not in ("seed", "loss.name"))
-    differ = [key for key in keys if _differs(key, runs)]
-    names = {
-        key: key.rpartition(".")[2]
-        if key.startswith(("loss.", "train.")) and not key.startswith("loss.sft.")
-        else key.removeprefix("loss.")
-        for key in differ
-    }
-    return [
-        " ".join(
-            [
-                str(run.facts["loss.name"]),
-                *(f"{names[key]}={_shown(run.facts[key])}" for key in differ if key in run.facts),
-            ]
-        )
-        for run in runs
-    ]
+    """A label for each run, without its seed: runs that differ in their seed alone have the same label."""
+    settings: dict[str, None] = {}  # a set that keeps its order
+    for run in runs:
+        settings |= dict.fromkeys(run.facts)
+    for key in ("seed", "loss.name"):
+        settings.pop(key, None)
+    differing = [key for key in settings if _differs(key, runs)]
+    return [_label(run, differing) for run in runs]
 
 
 def _differs(key: str, runs: Sequence[Trained]) -> bool:
-    """Whether the runs that have a setting have it alike; one that an older run of the same loss does not have is a difference too."""
-    losses = {run.facts["loss.name"] for run in runs if key in run.facts}
-    return (
-        len(
-            {repr(run.facts.get(key)) for run in runs if key in run.facts or run.facts["loss.name"] in losses}
-        )
-        > 1
-    )
+    """True if the runs differ in this setting.
+
+    Runs of another loss that does not know the setting do not count. An older run of the same loss, from
+    before there was such a setting, does: to lack it is a difference."""
+    losses_with_it: set[object] = set()
+    for run in runs:
+        if key in run.facts:
+            losses_with_it.add(run.facts["loss.name"])
+    values: set[str] = set()
+    for run in runs:
+        if run.facts["loss.name"] in losses_with_it:
+            value = run.facts.get(key)
+            values.add(repr(value))
+    return len(values) > 1
 
 
-def curves(runs: Sequence[Trained]) -> dict[str, list[Trained]]:
-    """Runs by the name of the curve that they are drawn as: those that differ in their seed alone together, any others of one name apart, by folder."""
-    groups: dict[str, list[Trained]] = {}
-    for label, run in sorted(zip(labels(runs), runs, strict=True), key=lambda item: item[0]):
-        groups.setdefault(label, []).append(run)
-    found = {}
-    for label, members in groups.items():
-        if len({run.facts["seed"] for run in members}) == len(members):
-            found[label if len(members) == 1 else f"{label} ({len(members)} seeds)"] = members
-        else:
-            found |= {f"{label} {_folder(run, runs)}": [run] for run in members}
-    return found
+def _label(run: Trained, differing: Sequence[str]) -> str:
+    """The run's loss, and its values of the settings in which the runs differ."""
+    words = [str(run.facts["loss.name"])]
+    for key in differing:
+        if key in run.facts:
+            words.append(f"{_short_name(key)}={_shown(run.facts[key])}")
+    return " ".join(words)
 
 
-def _folder(run: Trained, runs: Sequence[Trained]) -> str:
-    """Its folder's name, with the run folder's where there are several of them; its whole path where even that is another's."""
-    several = len({other.folder.resolve().parent for other in runs}) > 1
-    name = f"{run.folder.resolve().parent.name}/{run.folder.name}" if several else run.folder.name
-    return name if sum(other.folder.resolve().match(name) for other in runs) == 1 else str(run.folder)
+def _short_name(key: str) -> str:
+    """A setting's dotted name without its section; one of the SFT term stays marked as such."""
+    if key.startswith("loss.sft."):
+        return key.removeprefix("loss.")
+    if key.startswith(("loss.", "train.")):
+        return key.rpartition(".")[2]
+    return key
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A setting's value as a label has it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def folder_name(run: Trained, runs: Sequence[Trained]) -> str:
+    """A name of the run's folder that no other run's folder has.
+
+    It is the folder's own name, with the run folder's before it if there are several of those. It is the
+    path as it was given if even that is another's."""
+    name = run.folder.name
+    run_folders = {other.path.parent for other in runs}
+    if len(run_folders) > 1:
+        name = f"{run.path.parent.name}/{name}"
+    same_name = [other for other in runs if other.path.match(name)]
+    return name if len(same_name) == 1 else str(run.folder)
 
 
 def table(runs: Sequence[Trained]) -> pl.DataFrame:
-    """A row a run: where it is now by the held-out pairs (by its last batch, and said so, where they were not measured at that step), and the drift of
-    its log-probs, nat."""
-    rows = []
+    """A row for each run: its metrics now, and the drift of its log-probs since the start, in nat.
+
+    They are those of the held-out pairs, or of the last batch if no evaluation was made at the last step.
+    The column `of` says which."""
+    rows: list[dict[str, object]] = []
     for run, label in zip(runs, labels(runs), strict=True):
-        held = bool(len(run.eval)) and run.eval["step"][-1] == run.train["step"][-1]
-        prefix = "eval_" if held else ""
-        drift = {
-            f"drift/{side}": run.last[f"{prefix}rewards/{side}"] / run.beta for side in ("chosen", "rejected")
-        }
-        metrics = {
-            name: run.last[prefix + name]
-            for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
-        }
-        step = run.train["step"][-1]
-        rows.append(
-            {
-                "run": label,
-                "seed": run.facts["seed"],
-                "steps": f"{step}" + ("" if run.finished else " (unfinished)"),
-                "of": "held out" if held else "last batch",
-                **metrics,
-                **drift,
-                "folder": _folder(run, runs),
-            }
-        )
+        rows.append(_row(run, label, folder_name(run, runs)))
     return pl.DataFrame(rows).sort("run", "seed")
 
 
+def _row(run: Trained, label: str, folder: str) -> dict[str, object]:
+    """The run's row of `table`."""
+    last_step = run.train["step"][-1]
+    of = "last batch"
+    prefix = ""
+    if len(run.eval) and run.eval["step"][-1] == last_step:
+        of = "held out"
+        prefix = "eval_"
+    steps = str(last_step)
+    if not run.finished:
+        steps += " (unfinished)"
+    row: dict[str, object] = {
+        "run": label,
+        "seed": run.facts["seed"],
+        "steps": steps,
+        "of": of,
+    }
+    for name in _TABLE_METRICS:
+        row[name] = run.last[prefix + name]
+    for side in ("chosen", "rejected"):
+        row[f"drift/{side}"] = run.last[f"{prefix}rewards/{side}"] / run.beta
+    row["folder"] = folder
+    return row
+
+
 def shown(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns of `table` that a terminal has room for: not what is the same for all, nor what follows from the others."""
-    same = [name for name in ("seed", "of") if rows[name].n_unique() == 1]
-    return rows.drop(
-        "logps/rejected",
-        "rewards/margins",
-        *(name for name in same if name == "seed" or rows["of"][0] == "held out"),
-    )
+    """The columns of `table` that a terminal has room for.
 
-
-def picture(runs: Sequence[Trained]) -> bytes:
-    """PNG: a panel for each of PANELS; dots are the held-out pairs, joined where they were measured often; the other line is training, smoothed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 8.5), layout="constrained")
-    axes = figure.subplots(2, 2).flatten()
-    for number, (name, members) in enumerate(curves(runs).items()):
-        for axis, panel in zip(axes, PANELS, strict=True):
-            _draw(axis, panel, members, f"C{number % 10}", ("-", "--", ":")[number // 10 % 3], name)
-    for axis, title in zip(axes, PANELS.values(), strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.25)
-        axis.margins(x=0.01)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=120, metadata={"Software": None})
-    return out.getvalue()
-
-
-def _draw(axis, panel: str, members: Sequence[Trained], color: str, style: str, name: str) -> None:
-    if panel == "accuracies":  # until an update has moved the policy all are ties, up to rounding
-        moved = pl.col("margin").abs() > _ROUNDING
-        members = [
-            replace(run, train=run.train.filter(moved), eval=run.eval.filter(moved)) for run in members
-        ]
-    window = max(1, max(len(run.train) for run in members) // _SMOOTH)
-    smooth = [run.train.select("step", pl.col(panel).rolling_mean(window, min_samples=1)) for run in members]
-    train, held = _over(smooth, panel), _over([run.eval.select("step", panel) for run in members], panel)
-    # Two points, the start and the end, are no curve: a line between them would say what nobody measured.
-    often = len(held) > 2
-    axis.plot(
-        train["step"],
-        train["mean"],
-        color=color,
-        linestyle=style,
-        alpha=0.35 if often else 1.0,
-        linewidth=1.2,
-        label=None if often else name,
-    )
-    if len(held):
-        axis.plot(
-            held["step"],
-            held["mean"],
-            color=color,
-            linestyle=style if often else "",
-            marker="o",
-            markersize=3,
-            linewidth=1.8,
-            label=name if often else None,
-        )
-    band = held if often else train
-    if len(members) > 1:
-        axis.fill_between(band["step"], band["low"], band["high"], color=color, alpha=0.15, linewidth=0)
-
-
-def _over(curves: Sequence[pl.DataFrame], panel: str) -> pl.DataFrame:
-    """The mean and the range of several curves at the steps that all of them have."""
-    value = pl.col(panel)
-    grouped = (
-        pl.concat(curves)
-        .group_by("step")
-        .agg(
-            value.mean().alias("mean"),
-            value.min().alias("low"),
-            value.max().alias("high"),
-            pl.len().alias("n"),
-        )
-    )
-    return grouped.filter(pl.col("n") == len(curves)).sort("step")
+    Left out are those that follow from the others, and those that say nothing: one seed for all, or
+    that all are by the held-out pairs."""
+    hidden = ["logps/rejected", "rewards/margins"]
+    if rows["seed"].n_unique() == 1:
+        hidden.append("seed")
+    if (rows["of"] == "held out").all():
+        hidden.append("of")
+    return rows.drop(hidden)

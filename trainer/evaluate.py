@@ -1,21 +1,29 @@
 """`trainer eval`: a policy on the held-out pairs, and how far it has gone from the reference.
 
-Drift is the mean log-ratio log π − log ref of a response; `mean_logratio` is taken over both sides. Where the responses are the reference's own samples
-(as [generate]'s are) its negative estimates KL(ref‖π), free of charge, as far as choosing pairs among them has not bent it. On responses from
-elsewhere it says how far they were pushed and is no divergence; KL(π‖ref) would need samples of the policy.
+Drift is the mean log-ratio log π − log ref of a response; `mean_logratio` is taken over both sides. Where the
+responses are the reference's own samples (as [generate]'s are), its negative estimates KL(ref‖π) at no cost,
+biased only by the choice of pairs among them. On responses from elsewhere it says how far they were pushed
+and is no divergence. KL(π‖ref) would need samples of the policy.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from schemas.errors import UserError
-from schemas.recipe import Recipe, load
+from schemas.manifest import FACTS, RECIPE
+from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
-from trainer import checkpoint, data, dist, losses, metrics
+from schemas.store import Store, open_store
+from trainer import checkpoint, dist, losses, metrics
+from trainer.losses import Objective
 from trainer.model import load as load_model
-from trainer.train import Stepping, groups_of
+from trainer.pairs import Pairs, open_pairs
+from trainer.step import HeldOut, Stepper, held_out
 
+_CONFIG = "config.json"  # of a model folder
+# What is measured beside the metrics of training, as a mean over the pairs.
 DRIFT = (
     "mean_logratio",
     "drift/chosen",
@@ -29,75 +37,98 @@ DRIFT = (
 )
 
 
-def recipe_of(run: Path, policy: Path | None, settings: tuple[str, ...]) -> Recipe:
-    """The recipe a policy was trained by, where it lies in a train folder; else the run's."""
-    for folder in (policy, policy.parent) if policy else ():
-        if (folder / "recipe.toml").exists() and (folder / "facts.json").exists():
-            return load(folder / "recipe.toml", settings)
-    recipe = load(run / "recipe.toml", settings)
-    return Recipe({"train": Train()} | recipe.sections, recipe.seed)
+def recipe_of(run: Store, policy: Path | None, settings: Sequence[str]) -> Recipe:
+    """The recipe that a policy was trained by, where it is in a train folder; else the run's."""
+    candidates: list[Path] = []
+    if policy:
+        candidates = [policy, policy.parent]
+    for folder in candidates:
+        store = open_store(folder)
+        if store.exists(RECIPE) and store.exists(FACTS):
+            return load_of_run(store, settings)
+    recipe = load_of_run(run, settings)
+    return Recipe({"train": Train(), **recipe.sections}, recipe.seed)
 
 
 def folder_of(policy: Path) -> Path:
-    """The model folder meant: a train folder stands for its last checkpoint."""
-    if (policy / "facts.json").exists() and not (policy / "config.json").exists():
-        done = checkpoint.steps(policy)
-        if not done:
-            raise UserError(f"{policy} has no checkpoint yet")
-        return checkpoint.path_of(policy, done[-1])
-    if not (policy / "config.json").exists():
+    """The model folder meant: a train folder stands for its last checkpoint. Raises UserError for neither."""
+    store = open_store(policy)
+    if store.exists(_CONFIG):
+        return policy
+    if not store.exists(FACTS):
         raise UserError(f"{policy} is no model folder (it has no config.json) and no train folder")
-    return policy
+    steps = checkpoint.steps(store)
+    if not steps:
+        raise UserError(f"{policy} has no checkpoint yet")
+    return store.local_path(checkpoint.name_of(steps[-1]))
 
 
-@torch.no_grad()
-def evaluate(run: Path, recipe: Recipe, policy: Path) -> dict[str, float]:
-    """Metrics over the test split: those of training under their names, log-ratio and drift in nat, lengths in tokens, the share of pairs whose
-    chosen response is the longer, and the number of pairs."""
+def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
+    """Metrics of a policy over the test split.
+
+    Those of training under their names; log-ratio and drift in nat, lengths in tokens, the share of pairs
+    whose chosen response is the longer one, and the number of pairs. Raises UserError where the pairs do not
+    fit the loss or none is held out."""
     config: Train = recipe.section("train")
     objective = losses.choose(config)
-    data.open_pairs(run)
+    pairs = _held_out_pairs(run, objective)
+    model = recipe.sections.get("model", Model())
+    assert isinstance(model, Model)
+    ranks = dist.start(model.device)
     try:
-        pairs = data.open_pairs(run, objective.needs, f"train.loss = {objective.name}")
-    except UserError as error:
-        raise (
-            UserError(
-                f"{error}; or measure this policy by another loss, as with --set train.loss=dpo: all but `loss` is the same"
-            )
-            if objective.needs
-            else error
-        ) from None
-    if not pairs.count("test"):
-        raise UserError(
-            f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again (only the pairs are made anew)"
-        )
-    ranks = dist.start(recipe.sections.get("model", Model()).device)
-    try:
-        stepping = Stepping(load_model(policy, ranks.device, False), objective, config, ranks)
-        totals = torch.zeros(len(metrics.NAMES) + 1, dtype=torch.float64, device=ranks.device)
+        loaded = load_model(policy, ranks.device, gradient_checkpointing=False)
+        stepper = Stepper.of(loaded, objective, config, ranks)
+        totals = metrics.zero_sums(ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
-        for batch in groups_of(data.held_out(pairs), config.batch_size * ranks.world_size):
-            for part in stepping.micro_batches(batch):
-                chosen, rejected = stepping.sides(part)
-                totals += metrics.sums(
-                    stepping.objective(chosen, rejected), chosen, rejected, stepping.objective.beta
-                )
-                prompts = torch.tensor([float(len(pair.prompt_ids)) for pair in part], device=ranks.device)
-                both, longer = (chosen.logratios + rejected.logratios) / 2, chosen.lengths > rejected.lengths
-                columns = (
-                    both,
-                    chosen.logratios,
-                    rejected.logratios,
-                    chosen.mean_logratios,
-                    rejected.mean_logratios,
-                    prompts,
-                    chosen.lengths,
-                    rejected.lengths,
-                    longer,
-                )
-                drift += torch.stack([column.double().sum() for column in columns])
-        totals, drift = ranks.sum(totals), ranks.sum(drift)
+        for part in held_out(stepper, pairs):
+            totals += metrics.sums(part.losses, part.chosen, part.rejected, objective.beta)
+            drift += _drift_sums(part)
+        totals = ranks.sum(totals)
+        drift = ranks.sum(drift)
     finally:
         dist.stop()
     count = totals[-1].item()
-    return metrics.means(totals) | dict(zip(DRIFT, (drift / count).tolist(), strict=True)) | {"pairs": count}
+    values = metrics.means(totals)
+    values |= zip(DRIFT, (drift / count).tolist(), strict=True)
+    values["pairs"] = count
+    return values
+
+
+def _held_out_pairs(run: Store, objective: Objective) -> Pairs:
+    """The run's pairs with what the loss needs. Raises UserError, with the way out that there is here."""
+    open_pairs(run)  # first report what is wrong whichever loss is chosen
+    try:
+        pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+    except UserError as error:
+        if not objective.needs:
+            raise
+        raise UserError(
+            f"{error}; or measure this policy by another loss, as with --set train.loss=dpo: "
+            "all but `loss` is the same"
+        ) from None
+    if not pairs.count("test"):
+        raise UserError(
+            f"{pairs.folder} holds no pair out: set pairs.test_share and run `engine precompute` again "
+            "(only the pairs are made anew)"
+        )
+    return pairs
+
+
+def _drift_sums(part: HeldOut) -> torch.Tensor:
+    """(len(DRIFT),) float64: the sum over the pairs of each of DRIFT."""
+    chosen = part.chosen
+    rejected = part.rejected
+    device = chosen.token_logps.device
+    prompt_lengths = [float(len(pair.prompt_ids)) for pair in part.pairs]
+    columns = (
+        (chosen.logratios + rejected.logratios) / 2,
+        chosen.logratios,
+        rejected.logratios,
+        chosen.mean_logratios,
+        rejected.mean_logratios,
+        torch.tensor(prompt_lengths, device=device),
+        chosen.lengths,
+        rejected.lengths,
+        chosen.lengths > rejected.lengths,
+    )
+    return torch.stack([column.double().sum() for column in columns])

@@ -1,6 +1,7 @@
-"""What a batch says about the policy, under TRL's names; and where it is written: metrics.jsonl, the screen, TensorBoard if asked.
+"""What a batch says about the policy, under TRL's names, and where it is written.
 
-metrics.jsonl holds nothing that depends on the clock: a run that was killed and resumed ends with the same bytes as one that was not.
+It goes to metrics.jsonl, the screen, and TensorBoard if asked. metrics.jsonl holds nothing that depends on
+the clock: a run that was killed and resumed ends with the same bytes as one that was not.
 """
 
 import contextlib
@@ -8,12 +9,18 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
-from schemas.commit import commit_bytes
+from schemas.errors import UserError
+from schemas.manifest import METRICS
+from schemas.store import Store
 from trainer.losses.side import Side
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 NAMES = (
     "loss",
@@ -24,19 +31,20 @@ NAMES = (
     "logps/chosen",
     "logps/rejected",
 )
-_LINE_SECONDS = 10
+_SECONDS_BETWEEN_LINES = 10  # on a screen without a progress bar
 
 
 @torch.no_grad()
 def sums(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> torch.Tensor:
     """(len(NAMES) + 1,) float64: the sum over the batch of each metric, and the number of pairs."""
-    win, lose = beta * chosen.logratios, beta * rejected.logratios
+    chosen_rewards = beta * chosen.logratios
+    rejected_rewards = beta * rejected.logratios
     columns = [
         losses,
-        win,
-        lose,
-        (win > lose).float(),
-        win - lose,
+        chosen_rewards,
+        rejected_rewards,
+        (chosen_rewards > rejected_rewards).float(),
+        chosen_rewards - rejected_rewards,
         chosen.logps,
         rejected.logps,
         torch.ones_like(losses),
@@ -44,40 +52,48 @@ def sums(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> tor
     return torch.stack([column.detach().double().sum() for column in columns])
 
 
-def none(device: torch.device) -> torch.Tensor:
+def zero_sums(device: torch.device) -> torch.Tensor:
+    """What `sums` gives for no pairs, to add to."""
     return torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=device)
 
 
-def means(totals: torch.Tensor, prefix: str = "") -> dict[str, float]:
-    """Name -> mean over all pairs; empty where there was no pair."""
+def means(totals: torch.Tensor) -> dict[str, float]:
+    """The mean over all pairs of each metric, by its name; empty if there was no pair."""
     *values, pairs = totals.tolist()
-    return {prefix + name: value / pairs for name, value in zip(NAMES, values, strict=True)} if pairs else {}
+    if not pairs:
+        return {}
+    return {name: value / pairs for name, value in zip(NAMES, values, strict=True)}
 
 
 class Log:
-    """Rank 0's record. `start` is the step resumed from: what was written after it is dropped, since it is made again."""
+    """Rank 0's record of a run.
 
-    def __init__(self, folder: Path, start: int, total: int, tensorboard: bool):
-        self._path = folder / "metrics.jsonl"
-        self._truncate(start)
-        self._file = open(self._path, "a")  # noqa: SIM115
-        self._board = _board(folder, start) if tensorboard else None
-        self._bar = (
-            tqdm(total=total, initial=start, unit=" step", dynamic_ncols=True)
-            if sys.stderr.isatty()
-            else None
-        )
-        self._total, self._said, self._begun, self._tokens = total, 0.0, time.monotonic(), 0
+    `start` is the step that is resumed from: what was written of later steps is dropped, since they are
+    made again. `total` is the run's last step. Raises UserError if TensorBoard is wanted and not there."""
 
-    def _truncate(self, start: int) -> None:
-        kept = []
-        for line in self._path.read_text().splitlines() if self._path.exists() else []:
-            with contextlib.suppress(ValueError):  # a line cut off by a kill
-                if json.loads(line)["step"] <= start and start > 0:
-                    kept.append(line + "\n")
-        commit_bytes(self._path, "".join(kept).encode())
+    def __init__(self, folder: Store, start: int, total: int, tensorboard: bool):
+        _drop_later_lines(folder, start)
+        self._file = folder.append(METRICS)
+        self._board: SummaryWriter | None = None
+        if tensorboard:
+            # TensorBoard writes its event files by itself, to a local path: the one exception to the store.
+            # They are for people and no part of the record, so a cut-off one does no harm.
+            self._board = _open_board(folder.local_path("tensorboard"), start)
+        self._bar: tqdm[object] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=start,
+                unit=" step",
+                dynamic_ncols=True,
+            )
+        self._total = total
+        self._begun = time.monotonic()
+        self._line_shown = 0.0  # when, by the same clock
+        self._tokens = 0
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Add values to the record. Each line is flushed, so a kill loses none that was written."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -85,22 +101,31 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
-        """A training step's metrics, to the record and to the screen."""
+        """Add a training step's metrics to the record, and show them."""
         self.write(step, values)
         self._tokens += tokens
-        rate = self._tokens / max(1e-9, time.monotonic() - self._begun)
-        shown = f"loss {values['loss']:.4f}  accuracy {values['rewards/accuracies']:.2f}  margin {values['rewards/margins']:.4f}  {rate:,.0f} tokens/s"
+        now = time.monotonic()
+        rate = self._tokens / max(1e-9, now - self._begun)
+        shown = (
+            f"loss {values['loss']:.4f}  accuracy {values['rewards/accuracies']:.2f}  "
+            f"margin {values['rewards/margins']:.4f}  {rate:,.0f} tokens/s"
+        )
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix_str(shown)
-        elif step == self._total or time.monotonic() - self._said > _LINE_SECONDS:
-            self._said = time.monotonic()
+        elif step == self._total or now - self._line_shown > _SECONDS_BETWEEN_LINES:
+            self._line_shown = now
             self.say(f"step {step}/{self._total}  {shown}")
 
     def say(self, text: str) -> None:
-        tqdm.write(text) if self._bar is not None else print(text, flush=True)
+        """Print a line, above the progress bar if there is one."""
+        if self._bar is not None:
+            tqdm.write(text)
+        else:
+            print(text, flush=True)
 
     def close(self) -> None:
+        """Close the record and what shows it."""
         self._file.close()
         if self._bar is not None:
             self._bar.close()
@@ -108,13 +133,34 @@ class Log:
             self._board.close()
 
 
-def _board(folder: Path, start: int):
-    from schemas.errors import UserError
+def last_values(folder: Store) -> dict[str, float]:
+    """The last value of every metric in a train folder's record."""
+    values: dict[str, float] = {}
+    for line in folder.read(METRICS).decode().splitlines():
+        values |= json.loads(line)
+    return values
 
+
+def _drop_later_lines(folder: Store, start: int) -> None:
+    """Keep the lines up to step `start`; none of them where it is 0, since step 0 is measured again too."""
+    kept: list[str] = []
+    if start > 0 and folder.exists(METRICS):
+        for line in folder.read(METRICS).decode().splitlines():
+            with contextlib.suppress(ValueError):  # a line cut off by a kill
+                if json.loads(line)["step"] <= start:
+                    kept.append(line + "\n")
+    folder.put(METRICS, "".join(kept).encode())
+
+
+def _open_board(folder: Path, start: int) -> "SummaryWriter":
+    """TensorBoard's writer. Raises UserError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
             "train.tensorboard = true needs TensorBoard: pip install 'prefmill[tensorboard]'"
         ) from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+    purge_step = None
+    if start > 0:
+        purge_step = start + 1
+    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,146 +1,291 @@
-"""The policy: load it, and run pairs through it to two Sides."""
+"""The policy: load it, and run pairs through it to two Sides.
+
+A micro-batch is put together on the CPU and goes to the device in one copy. The prompt is computed once for
+all its responses. A loss that asks for the quality context takes one more pass, without gradient, before the
+other.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from schemas.forward import load as forward_load
 from schemas.forward.layout import Layout, pack
-from schemas.forward.load import load as load_model
-from schemas.forward.logps import head_logps, head_rows, hidden_states, split, token_logps
-from trainer.data import Pair
+from schemas.forward.logps import Head, head_logps, head_rows, hidden_states, token_logps
 from trainer.losses.side import Side
+from trainer.pairs import Pair
+
+_SIDES = ("chosen", "rejected")
+_INDICES = ("ids", "positions", "predict", "targets")  # of a layout
+_ALIGNMENT = 16  # bytes; a tensor within the one copy begins at a multiple
+
+# (B,) losses and the two sides they are of.
+Observer = Callable[[torch.Tensor, Side, Side], None]
 
 
 def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreTrainedModel:
-    """A policy in float32 (autocast lowers the arithmetic where bfloat16 is wanted, not the weights: updates of 5e-7 would vanish in them)."""
-    model = load_model(path, torch.float32, device)
+    """A policy in float32. Raises UserError where the folder does not load.
+
+    Where bfloat16 is wanted autocast lowers the arithmetic, not the weights: updates of 5e-7 would vanish in
+    them."""
+    model = forward_load.load(path, torch.float32, device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers checkpoints only layers that are in training. Their parts stay in eval: no dropout wakes up.
+        # transformers checkpoints only layers that are in training. Their parts stay in eval, so no dropout
+        # wakes up.
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
     return model
 
 
-def sides(model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device) -> tuple[Side, Side]:
-    """Chosen and rejected of B pairs, each (B, T) with its own T, and what the pairs bring beside (baseline, quality context, edit masks, scores).
+@dataclass(frozen=True)
+class MicroBatch:
+    """B pairs on the device.
 
-    One packed forward, the prompt computed once for all its responses; for the quality context one more, without gradient, before it."""
-    quality = _quality(model, pairs, device)
-    layout = _lay(pairs, "prompt_ids", _names(pairs), device)
-    decoder, head = split(model)
-    logps = token_logps(decoder, head, layout)
-    return _sides(pairs, logps.split(layout.lengths), quality, device)
+    `responses`: those that run together under a prompt, by name; `layout`: theirs, pair after pair;
+    `quality`: the layout of chosen and rejected under the quality prompt, where the loss asks for it;
+    `columns`: (B, T) float32 by name, 0 to the right of a response's last token; `scores`: scorer -> (B, 2),
+    of chosen and rejected."""
 
+    pairs: Sequence[Pair]
+    responses: tuple[str, ...]
+    layout: Layout
+    quality: Layout | None
+    columns: dict[str, torch.Tensor]
+    scores: dict[str, torch.Tensor]
 
-def backward(
-    model: PreTrainedModel,
-    pairs: Sequence[Pair],
-    device: torch.device,
-    loss: Callable[[Side, Side], torch.Tensor],
-    scale: float,
-) -> Iterator[tuple[torch.Tensor, Side, Side]]:
-    """Adds `scale` times the gradient of the pairs' summed loss to the weights; gives, some pairs at a time, (B,) losses and the two sides.
-
-    The head's logits of some whole pairs give their loss and its gradient at once and are gone before the next ones are made: three matrix products
-    a chunk where going through all pairs twice takes four. A pair's loss must depend on its own tokens alone. To be iterated to its end."""
-    quality = _quality(model, pairs, device)
-    names = _names(pairs)
-    layout = _lay(pairs, "prompt_ids", names, device)
-    decoder, head = split(model)
-    hidden = hidden_states(decoder, layout)
-    each = [sum(layout.lengths[at : at + len(names)]) for at in range(0, len(layout.lengths), len(names))]
-    cuts = _whole(each, head_rows(head, hidden.device))
-    rows = [sum(each[begin:end]) for begin, end in cuts]
-    leaves = [leaf.requires_grad_() for leaf in hidden.detach().split(rows)]
-    for (begin, end), leaf, targets in zip(cuts, leaves, layout.targets.split(rows), strict=True):
-        parts = head_logps(head, leaf, targets).split(layout.lengths[begin * len(names) : end * len(names)])
-        chosen, rejected = _sides(pairs[begin:end], parts, quality[begin:end], device)
-        found = loss(chosen, rejected)
-        (found.sum() * scale).backward()
-        yield found.detach(), chosen, rejected
-    hidden.backward(torch.cat([leaf.grad for leaf in leaves]))
+    def rows(self, column: str, response: str, span: slice) -> torch.Tensor:
+        """A column's rows of some pairs, as wide as the longest `response` of these."""
+        width = max(len(pair.column(f"{response}_ids")) for pair in self.pairs[span])
+        return self.columns[column][span, :width].contiguous()
 
 
-def _whole(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive items whose sizes together are at most `limit`, a larger one alone."""
-    cuts, begin = [], 0
-    for end in range(1, len(sizes) + 1):
-        if end == len(sizes) or sum(sizes[begin : end + 1]) > limit:
-            cuts.append((begin, end))
-            begin = end
-    return cuts
+def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
+    """Pack some pairs, all of which hold the same columns, and bring them to the device in one copy."""
+    more = pairs[0].more
+    responses: tuple[str, ...] = _SIDES
+    if "baseline_ids" in more:
+        responses = (*_SIDES, "baseline")
+    layout = _layout(pairs, "prompt_ids", responses)
+    layouts = [layout]
+    quality: Layout | None = None
+    if "quality_prompt_ids" in more:
+        quality = _layout(pairs, "quality_prompt_ids", _SIDES)
+        layouts.append(quality)
 
-
-def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The responses that run together under the prompt."""
-    return ("chosen", "rejected", "baseline") if "baseline_ids" in pairs[0].more else ("chosen", "rejected")
-
-
-def _lay(pairs: Sequence[Pair], prompt: str, names: Sequence[str], device: torch.device) -> Layout:
-    """The pairs' responses of these names under the prompt in column `prompt`."""
-    return pack(
-        [(pair.column(prompt), tuple(pair.column(f"{name}_ids") for name in names)) for pair in pairs], device
+    columns = _columns(pairs, responses)
+    scores = _scores(pairs)
+    tensors = [getattr(part, name) for part in layouts for name in _INDICES]
+    tensors += columns.values()
+    tensors += scores.values()
+    moved = iter(move_together(tensors, device))
+    for part in layouts:
+        for name in _INDICES:
+            setattr(part, name, next(moved))
+    return MicroBatch(
+        pairs=pairs,
+        responses=responses,
+        layout=layout,
+        quality=quality,
+        columns={name: next(moved) for name in columns},
+        scores={scorer: next(moved) for scorer in scores},
     )
+
+
+def _layout(pairs: Sequence[Pair], prompt: str, responses: Sequence[str]) -> Layout:
+    """The pairs' responses of these names under the prompt in column `prompt`, on the CPU."""
+    groups: list[tuple[np.ndarray, list[np.ndarray]]] = []
+    for pair in pairs:
+        response_ids = [pair.column(f"{name}_ids") for name in responses]
+        groups.append((pair.column(prompt), response_ids))
+    return pack(groups)
+
+
+def _columns(pairs: Sequence[Pair], responses: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What the pairs bring for each response, padded: reference log-probs, masks, edit masks."""
+    more = pairs[0].more
+    columns: dict[str, torch.Tensor] = {}
+    for name in responses:
+        columns[f"{name}_mask"] = _padded([np.ones(len(pair.column(f"{name}_ids"))) for pair in pairs])
+        wanted = [f"ref_{name}_token_logps"]
+        for column in (f"ref_{name}_quality_token_logps", f"{name}_edit_mask"):
+            if column in more:
+                wanted.append(column)
+        for column in wanted:
+            columns[column] = _padded([pair.column(column) for pair in pairs])
+    return columns
+
+
+def _scores(pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+    """(B, 2) scores of chosen and rejected, by the scorer's name."""
+    scores: dict[str, torch.Tensor] = {}
+    for scorer in pairs[0].scores:
+        scores[scorer] = torch.tensor([pair.scores[scorer] for pair in pairs])
+    return scores
+
+
+def _padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, T) float32, 0 to the right of each row's end."""
+    tensors = [torch.from_numpy(row.astype(np.float32)) for row in rows]
+    return pad_sequence(tensors, batch_first=True)
+
+
+def move_together(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """The tensors on the device, in one copy from pinned memory; on a CPU as they are."""
+    if device.type == "cpu":
+        return list(tensors)
+    offsets: list[int] = []
+    size = 0
+    for tensor in tensors:
+        offsets.append(size)
+        size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        _view(buffer, offset, tensor).copy_(tensor)
+    moved = buffer.to(device, non_blocking=True)
+    return [_view(moved, offset, tensor) for tensor, offset in zip(tensors, offsets, strict=True)]
+
+
+def _view(buffer: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
+    """The part of a buffer of bytes that holds a tensor of this type and shape."""
+    return buffer[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def sides(decoder: nn.Module, head: Head, batch: MicroBatch) -> tuple[Side, Side]:
+    """Chosen and rejected of B pairs, each (B, T) with a T of its own, and what else the loss needs."""
+    quality = quality_logps(decoder, head, batch)
+    logps = token_logps(decoder, head, batch.layout).split(batch.layout.lengths)
+    every_pair = slice(0, len(batch.pairs))
+    return _sides(batch, logps, quality, every_pair)
 
 
 @torch.no_grad()
-def _quality(
-    model: PreTrainedModel, pairs: Sequence[Pair], device: torch.device
-) -> list[tuple[torch.Tensor, ...]]:
-    """For each pair the (T,) log-probs of its two responses under the quality prompt, by the policy as it is now; nothing where the loss needs none."""
-    if "quality_prompt_ids" not in pairs[0].more:
-        return [()] * len(pairs)
-    layout = _lay(pairs, "quality_prompt_ids", ("chosen", "rejected"), device)
-    decoder, head = split(model)
-    parts = token_logps(decoder, head, layout).split(layout.lengths)
-    return list(zip(parts[0::2], parts[1::2], strict=True))
+def quality_logps(decoder: nn.Module, head: Head, batch: MicroBatch) -> Sequence[torch.Tensor]:
+    """The log-probs under the quality prompt, by the policy as it is now.
+
+    They are (T,) each, chosen and rejected, pair after pair. Empty where the loss does not ask for them."""
+    if batch.quality is None:
+        return ()
+    return token_logps(decoder, head, batch.quality).split(batch.quality.lengths)
+
+
+def backward(
+    decoder: nn.Module,
+    head: Head,
+    batch: MicroBatch,
+    loss: Callable[[Side, Side], torch.Tensor],
+    scale: float,
+    observe: Observer,
+) -> None:
+    """Add `scale` times the gradient of the pairs' summed loss to the weights.
+
+    Backpropagates the head chunk by chunk, so only one chunk of logits is alive: the logits of some whole
+    pairs give their loss and its gradient at once and are freed before the next ones are made. That takes
+    three matrix products a chunk where going through all pairs twice takes four. A pair's loss must depend on
+    its own tokens alone. `observe` is given the losses (without gradient) and the sides of each chunk."""
+    quality = quality_logps(decoder, head, batch)
+    hidden = hidden_states(decoder, batch.layout)
+    chunks = list(_chunks(batch, head_rows(head, hidden.device)))
+    rows = [chunk.rows for chunk in chunks]
+    leaves = [leaf.requires_grad_() for leaf in hidden.detach().split(rows)]
+    targets = batch.layout.targets.split(rows)
+    for chunk, leaf, chunk_targets in zip(chunks, leaves, targets, strict=True):
+        logps = head_logps(head, leaf, chunk_targets).split(chunk.lengths)
+        chosen, rejected = _sides(batch, logps, quality, chunk.span)
+        losses = loss(chosen, rejected)
+        (losses.sum() * scale).backward()
+        observe(losses.detach(), chosen, rejected)
+    hidden.backward(torch.cat([_gradient(leaf) for leaf in leaves]))
+
+
+def _gradient(leaf: torch.Tensor) -> torch.Tensor:
+    """The gradient that the chunk's backward pass has left on its hidden states."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """The pairs of a micro-batch at `span`. `lengths`: tokens predicted of each of their responses."""
+
+    span: slice
+    lengths: list[int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits."""
+        return sum(self.lengths)
+
+
+def _chunks(batch: MicroBatch, limit: int) -> Iterator[_Chunk]:
+    """Chunks of whole pairs with at most `limit` rows of logits."""
+    each = len(batch.responses)
+    lengths = batch.layout.lengths
+    rows_of_pairs = [sum(lengths[at : at + each]) for at in range(0, len(lengths), each)]
+    for begin, end in whole_ranges(rows_of_pairs, limit):
+        yield _Chunk(slice(begin, end), lengths[begin * each : end * each])
+
+
+def whole_ranges(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Ranges of consecutive items whose sizes together are at most `limit`; a larger item is alone."""
+    ranges: list[tuple[int, int]] = []
+    begin = 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or sum(sizes[begin : end + 1]) > limit:
+            ranges.append((begin, end))
+            begin = end
+    return ranges
 
 
 def _sides(
-    pairs: Sequence[Pair],
-    parts: Sequence[torch.Tensor],
-    quality: Sequence[tuple[torch.Tensor, ...]],
-    device: torch.device,
+    batch: MicroBatch,
+    logps: Sequence[torch.Tensor],
+    quality: Sequence[torch.Tensor],
+    span: slice,
 ) -> tuple[Side, Side]:
-    """From log-probs to sides: `parts` are the responses' of `_names`, pair after pair, each (T,)."""
-    names = _names(pairs)
+    """The sides of the pairs at `span`.
 
-    def side(token_logps: Sequence[torch.Tensor], name: str, context: str = "") -> Side:
-        ref = _padded([pair.column(f"ref_{name}{context}_token_logps") for pair in pairs], device)
-        mask = _padded([np.ones(len(pair.column(f"{name}_ids"))) for pair in pairs], device)
-        return Side(pad_sequence(list(token_logps), batch_first=True), ref, mask)
-
-    bare = [side(parts[number :: len(names)], name) for number, name in enumerate(names)]
-    under = [
-        side([both[number] for both in quality], name, "_quality") if quality[0] else None
-        for number, name in enumerate(names[:2])
-    ]
-    chosen, rejected = (
-        replace(bare[number], quality=under[number], **_data(pairs, number, device)) for number in (0, 1)
-    )
-    return replace(chosen, baseline=bare[2] if len(bare) > 2 else None), rejected
-
-
-def _data(pairs: Sequence[Pair], number: int, device: torch.device) -> dict:
-    """What the pairs themselves say of the chosen (0) or the rejected (1) response."""
-    edits = f"{('chosen', 'rejected')[number]}_edit_mask"
-    edit_mask = _padded([pair.more[edits] for pair in pairs], device) if edits in pairs[0].more else None
-    scores = {
-        scorer: torch.tensor([pair.scores[scorer][number] for pair in pairs], device=device)
-        for scorer in pairs[0].scores
-    }
-    return {"edit_mask": edit_mask, "scores": scores}
+    `logps`: (T,) of each of their responses, pair after pair; `quality`: as `quality_logps`, of all pairs."""
+    each = len(batch.responses)
+    bare: dict[str, Side] = {}
+    for number, name in enumerate(batch.responses):
+        bare[name] = _side(batch, logps[number::each], name, span)
+    full: list[Side] = []
+    for number, name in enumerate(_SIDES):
+        changes: dict[str, Any] = {"scores": {}}
+        for scorer, scores in batch.scores.items():
+            changes["scores"][scorer] = scores[span, number].contiguous()
+        if f"{name}_edit_mask" in batch.columns:
+            changes["edit_mask"] = batch.rows(f"{name}_edit_mask", name, span)
+        if quality:
+            own = quality[number :: len(_SIDES)][span]
+            changes["quality"] = _side(
+                batch,
+                own,
+                name,
+                span,
+                context="_quality",
+            )
+        full.append(replace(bare[name], **changes))
+    chosen, rejected = full
+    return replace(chosen, baseline=bare.get("baseline")), rejected
 
 
-def _padded(rows: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    return pad_sequence(
-        [torch.from_numpy(row.astype(np.float32)).to(device) for row in rows], batch_first=True
+def _side(
+    batch: MicroBatch, logps: Sequence[torch.Tensor], name: str, span: slice, context: str = ""
+) -> Side:
+    """The response `name` of each pair, with the policy's log-probs and the cached ones of this context."""
+    return Side(
+        token_logps=pad_sequence(list(logps), batch_first=True),
+        ref_token_logps=batch.rows(f"ref_{name}{context}_token_logps", name, span),
+        mask=batch.rows(f"{name}_mask", name, span),
     )

@@ -1,7 +1,7 @@
 """What a loss may need of a pair beyond token ids and their reference log-probs.
 
-A loss's options name it (trainer/losses/options.py: `needs`), the trainer reads its columns, and what is not
-there is refused by the section of a recipe that makes it.
+A loss's options name it (trainer/losses/options.py: `needs`) and the trainer reads its columns. If they are
+missing, the error names the section of a recipe that makes them.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from schemas.errors import UserError
 
 @dataclass(frozen=True)
 class Need:
-    """What it is, its columns in the table `pairs`, and what to do to a recipe to have it."""
+    """What a loss may need of a pair."""
 
-    what: str
-    columns: tuple[str, ...]
-    remedy: str
+    what: str  # a noun phrase for messages
+    columns: tuple[str, ...]  # of the table `pairs`
+    remedy: str  # what to change in a recipe to have it
 
 
 SCORE_COLUMNS = ("chosen_scores", "rejected_scores")  # maps: scorer -> score

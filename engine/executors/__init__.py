@@ -1,1 +1,34 @@
-"""Where shards run. State is only in the run folder, so an executor that dies loses no more than the shards in its hands."""
+"""Where shards run. All state is in the run folder: an executor that dies loses its shards and no more.
+
+To add one, write a module here with a function `execute` like `Executor`, and add a line to EXECUTORS.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from engine.executors.phases import Gaps, Progress
+    from engine.plan import Run
+
+
+class Executor(Protocol):
+    """Makes what the shards lack."""
+
+    def __call__(self, run: "Run", gaps: "Gaps", workers: int, progress: "Progress") -> None:
+        """`gaps`: shard -> the stages it lacks; `workers`: 0 is one for each place where the model runs.
+
+        Raises UserError where a shard cannot be made; finished shards are kept."""
+        ...
+
+
+# Name -> the module, imported when it is asked for.
+EXECUTORS = {
+    "local": "engine.executors.local",
+}
+DEFAULT = "local"
+
+
+def execute(name: str, run: "Run", gaps: "Gaps", workers: int, progress: "Progress") -> None:
+    """Make what the shards lack, by the executor of the name."""
+    executor: Executor = importlib.import_module(EXECUTORS[name]).execute
+    executor(run, gaps, workers, progress)

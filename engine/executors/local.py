@@ -1,257 +1,261 @@
-"""Shards on this machine: in this process, or in worker processes, one for each place where a copy of the model runs.
+"""Shards on this machine: in this process, or in worker processes, one for each place of a model.
 
-Work goes in phases: stages that follow each other and use one model (or none) take a shard together from the first to the last; a stage that
-uses another model, or another backend, begins the next phase, when all shards are through this one. So one model at a time is in memory, each
-is loaded once, and no shard waits for what it does not need.
-
-A worker with vLLM keeps several shards under way in threads: the requests of the next ones fill the engine while the last long answers of this
-one finish. The driver holds the queue and gives a shard only to a worker that asked for one. A worker that is killed is an error with its
-shard's number, never a wait; a worker whose driver is gone ends itself.
+The driver holds the queue and gives a shard only to a worker that asked for one. A worker that is killed is
+an error with its shard's number, never a wait; a worker whose driver is gone ends itself. A worker is given
+the planned run and does not plan again.
 """
 
+import importlib
 import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 
-from engine.models import Model, Uses, open_model, places
-from engine.stage import Run, Stage, make, plan
+from engine.executors.phases import Gaps, NextShard, Phase, Progress, phases, work_through
+from engine.models.open import places
+from engine.plan import Run
+from schemas import extensions
 from schemas.devices import cores
 from schemas.errors import UserError
 from schemas.manifest import Marker
-from schemas.recipe import Recipe
 
-Report = Callable[[str, object], None]  # ("rows", responses done) or ("shard", (stage, marker))
-_SHARDS_UNDER_WAY = 3  # in a worker with vLLM
+
+def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
+    """Make the stages that the shards lack, phase by phase. See `engine.executors.Executor`."""
+    for number, phase in enumerate(phases(run)):
+        queue = _queue(gaps, phase)
+        if not queue:
+            continue
+        where = _places_of_workers(phase, queue, gaps, workers)
+        if len(where) > 1:
+            _Driver(run, number, queue, where, progress).run()
+        else:
+            work_through(run, phase, "auto", cores(), _from(queue), progress)
+
+
+def _from(queue: Sequence[int]) -> NextShard:
+    """Gives one shard after another, then None."""
+    shards = iter(queue)
+    return lambda: next(shards, None)
+
+
+def _queue(gaps: Gaps, phase: Phase) -> list[int]:
+    """The shards that lack a stage of the phase."""
+    return [shard for shard in sorted(gaps) if set(gaps[shard]) & set(phase.stages)]
+
+
+def _places_of_workers(phase: Phase, queue: Sequence[int], gaps: Gaps, workers: int) -> list[str]:
+    """A place for each worker; `workers` 0 is one for each place there is."""
+    available = ["auto"]
+    # Counting GPUs imports torch; skip it for one shard or when no model is needed.
+    if phase.model and workers != 1 and len(queue) > 1 and _needs_model(phase, queue, gaps):
+        available = places(phase.model.spec)
+    wanted = min(workers or len(available), len(queue))
+    if phase.uses_vllm:
+        # One engine a place: a second would find no memory.
+        wanted = min(wanted, len(available))
+    return [available[number % len(available)] for number in range(wanted)]
+
+
+def _needs_model(phase: Phase, queue: Sequence[int], gaps: Gaps) -> bool:
+    """True if a stage that is still to be made opens the model."""
+    for shard in queue:
+        for stage in gaps[shard]:
+            if stage.model and stage in phase.stages:
+                return True
+    return False
+
+
+# What workers and driver say to each other. A worker says what it wants and what came of it; progress is
+# apart.
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Stages that follow each other and share a model."""
-
-    stages: tuple[Stage, ...]
-    use: Uses | None
+class _NextShard:
+    """The worker wants a shard; the driver answers with its number, or None where there are no more."""
 
 
-def phases(run: Run) -> list[Phase]:
-    found: list[Phase] = []
-    for stage in run.stages:
-        use = stage.uses(run.recipe) if stage.uses else None
-        last = found[-1] if found else None
-        if last and (
-            use is None
-            or last.use is None
-            or (use.config, use.backend) == (last.use.config, last.use.backend)
-        ):
-            both = (
-                replace(use, batch_tokens=use.batch_tokens or last.use.batch_tokens)
-                if use and last.use
-                else last.use or use
-            )
-            found[-1] = Phase((*last.stages, stage), both)
-        else:
-            found.append(Phase((stage,), use))
-    return found
+@dataclass(frozen=True)
+class _ShardEnded:
+    """The worker is through with a shard."""
+
+    shard: int
 
 
-def execute(run: Run, gaps: dict[int, list[Stage]], workers: int, report: Report) -> None:
-    """Makes the stages that the shards lack; `workers` 0 is one for each place."""
-    for number, phase in enumerate(phases(run)):
-        queue = [shard for shard, stages in sorted(gaps.items()) if set(stages) & set(phase.stages)]
-        if not queue:
-            continue
-        # To count GPUs imports torch: not for one shard, nor where all that the model makes is there.
-        asked = any(stage.uses for shard in queue for stage in gaps[shard] if stage in phase.stages)
-        found = places(phase.use) if phase.use and asked and workers != 1 and len(queue) > 1 else ["auto"]
-        wanted = min(workers or len(found), len(queue))
-        if phase.use and phase.use.backend == "vllm":
-            wanted = min(wanted, len(found))  # one engine a place: a second would find no memory
-        if wanted > 1:
-            _in_workers(run, number, queue, [found[place % len(found)] for place in range(wanted)], report)
-        else:
-            waiting = iter(queue)
-            _work_through(run, phase, "auto", cores(), lambda: next(waiting, None), report)
+@dataclass(frozen=True)
+class _Failed:
+    """The worker ends because of an error that the user is to read."""
+
+    error: UserError
 
 
-def _work_through(
-    run: Run, phase: Phase, place: str, threads: int, next_shard: Callable[[], int | None], report: Report
-) -> None:
-    """Shards through a phase until there are no more; the model is opened at the first need and closed at the end."""
-    model = _Opener(run, phase, place, threads, report)
-    lock, stop = threading.Lock(), threading.Event()
-
-    def done(stage: Stage, marker: Marker) -> None:
-        report("shard", (stage.name, marker))
-
-    def one_after_another() -> None:
-        while not stop.is_set():
-            with lock:
-                shard = next_shard()
-            if shard is None:
-                return
-            try:
-                make(run, shard, phase.stages, model, done)
-            except BaseException:
-                stop.set()
-                model.close()  # what other threads wait for fails now
-                raise
-
-    try:
-        if phase.use is None or phase.use.backend != "vllm":
-            one_after_another()
-            return
-        with ThreadPoolExecutor(_SHARDS_UNDER_WAY) as pool:
-            under_way = [pool.submit(one_after_another) for _ in range(_SHARDS_UNDER_WAY)]
-            try:
-                # With a time-out: polars installs its own handler of Ctrl-C, under which a wait without one is not interrupted.
-                while wait(under_way, timeout=0.5).not_done:
-                    pass
-            except BaseException:
-                stop.set()
-                model.close()
-                raise
-        errors = [error for future in under_way if (error := future.exception())]
-        if errors:
-            raise model.first_error or errors[0]
-    finally:
-        model.close()
+@dataclass(frozen=True)
+class _Ended:
+    """The worker has no more to do."""
 
 
-class _Opener:
-    """Opens a phase's model at the first call; a phase that comes to need none loads none."""
+@dataclass(frozen=True)
+class _ShardMade:
+    """Progress: a stage of a shard is written."""
 
-    def __init__(self, run: Run, phase: Phase, place: str, threads: int, report: Report):
-        self._run, self._use, self._place, self._threads, self._report = (
-            run,
-            phase.use,
-            place,
-            threads,
-            report,
-        )
-        self._lock, self._model, self._closed = threading.Lock(), None, False
-        self.first_error: BaseException | None = None
-
-    def __call__(self, stage: Stage) -> Model:
-        assert self._use is not None, f"[{stage.name}] opens a model and says that it uses none"
-        with self._lock:
-            if self._closed:
-                raise UserError("stopped")
-            if self._model is None:
-                place = places(self._use)[0] if self._place == "auto" else self._place
-                planned = self._run.planned[stage.name].facts["model"]
-                self._model = open_model(
-                    self._use, place, self._threads, lambda done: self._report("rows", done), planned
-                )
-            return self._model
-
-    def close(self) -> None:
-        import sys
-
-        with self._lock:
-            self.first_error = self.first_error or sys.exc_info()[1]
-            self._closed, model, self._model = True, self._model, None
-        if model is not None:
-            model.close()
+    stage: str
+    marker: Marker
 
 
-def _in_workers(run: Run, phase: int, queue: Collection[int], where: list[str], report: Report) -> None:
-    context = mp.get_context("spawn")
-    workers: dict[Connection, tuple[mp.process.BaseProcess, list[int]]] = {}
-    threads = max(1, cores() // len(where))
-    folders = [planned.folder for planned in run.planned.values()]
-    try:
-        for place in where:
+@dataclass(frozen=True)
+class _ResponsesDone:
+    """Progress: responses sampled or scored."""
+
+    count: int
+
+
+@dataclass
+class _Worker:
+    """A worker process as the driver knows it."""
+
+    process: BaseProcess
+    shards: list[int] = field(default_factory=list)  # that it has in its hands
+
+
+class _Driver:
+    """Gives the shards of a phase out to workers and listens to them until all have ended."""
+
+    def __init__(self, run: Run, phase: int, queue: Sequence[int], where: Sequence[str], progress: Progress):
+        self._run = run
+        self._phase = phase
+        self._shards: Iterator[int] = iter(queue)
+        self._where = where
+        self._progress = progress
+        self._workers: dict[Connection, _Worker] = {}
+
+    def run(self) -> None:
+        """Raises UserError where a worker fails or is killed; no worker is left behind."""
+        try:
+            self._start()
+            while self._workers:
+                for pipe in wait_for_pipes(list(self._workers)):
+                    assert isinstance(pipe, Connection)
+                    self._listen(pipe)
+        finally:
+            for worker in self._workers.values():
+                worker.process.kill()
+                worker.process.join()
+
+    def _start(self) -> None:
+        context = mp.get_context("spawn")
+        threads = max(1, cores() // len(self._where))
+        for place in self._where:
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, run.path, run.recipe, folders, phase, place, threads)
-            )
+            arguments = (theirs, self._run, self._phase, place, threads, extensions.packages())
+            process = context.Process(target=_work, args=arguments)
             process.start()
             theirs.close()
-            workers[ours] = (process, [])
-        waiting = iter(queue)
-        while workers:
-            for pipe in wait_for_pipes(list(workers)):
-                assert isinstance(pipe, Connection)
-                process, at_work = workers[pipe]
-                try:
-                    kind, value = pipe.recv()
-                    if kind == "next":
-                        if (shard := next(waiting, None)) is not None:
-                            at_work.append(shard)
-                        pipe.send(shard)
-                except (EOFError, BrokenPipeError, ConnectionResetError):
-                    process.join()
-                    where_to = f" at shard {', '.join(map(str, at_work))}" if at_work else ""
-                    raise UserError(
-                        f"worker {process.pid} ended{where_to} ({_cause(process.exitcode)}); finished shards are kept: run the same command to go on"
-                    ) from None
-                if kind == "error":
-                    raise value
-                if kind == "through":
-                    at_work.remove(value)
-                elif kind == "end":
-                    process.join()
-                    del workers[pipe]
-                elif kind != "next":
-                    report(kind, value)
-    finally:
-        for process, _ in workers.values():
-            process.kill()
-            process.join()
+            self._workers[ours] = _Worker(process)
+
+    def _listen(self, pipe: Connection) -> None:
+        """Take one message of a worker."""
+        worker = self._workers[pipe]
+        try:
+            message = pipe.recv()
+            if isinstance(message, _NextShard):
+                shard = next(self._shards, None)
+                if shard is not None:
+                    worker.shards.append(shard)
+                pipe.send(shard)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            worker.process.join()
+            raise UserError(_obituary(worker)) from None
+        match message:
+            case _ShardEnded(shard):
+                worker.shards.remove(shard)
+            case _Failed(error):
+                raise error
+            case _Ended():
+                worker.process.join()
+                del self._workers[pipe]
+            case _ShardMade(stage, marker):
+                self._progress.shard_done(stage, marker)
+            case _ResponsesDone(count):
+                self._progress.responses_done(count)
+
+
+def _obituary(worker: _Worker) -> str:
+    """What to tell the user of a worker that ended before its work did."""
+    shards = ", ".join(map(str, worker.shards))
+    where = f" at shard {shards}" if shards else ""
+    return (
+        f"worker {worker.process.pid} ended{where} ({_cause(worker.process.exitcode)}); "
+        "finished shards are kept: run the same command to go on"
+    )
 
 
 def _cause(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
+    if name != "SIGKILL":
+        return name
     return (
-        f"{name}; most often the machine was out of memory: fewer --workers, or a smaller logprobs.batch_tokens"
-        if name == "SIGKILL"
-        else name
+        f"{name}; most often the machine was out of memory: "
+        "fewer --workers, or a smaller logprobs.batch_tokens"
     )
 
 
-def _work(
-    pipe: Connection, path: Path, recipe: Recipe, folders: list[str], phase: int, place: str, threads: int
-) -> None:
-    """A worker: asks for shards until there are none."""
+# In a worker's process.
+
+
+def _work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packages: Sequence[str]) -> None:
+    """Ask for shards until there are none. `packages`: those that hand over prompts and SQL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    sending, held = threading.Lock(), threading.local()
-
-    def send(kind: str, value: object) -> None:
-        with sending:
-            pipe.send((kind, value))
-
-    def next_shard() -> int | None:
-        if getattr(held, "shard", None) is not None:
-            send("through", held.shard)
-        with sending:
-            pipe.send(("next", None))
-        held.shard = pipe.recv()
-        return held.shard
-
+    line = _LineToDriver(pipe)
+    for package in packages:
+        importlib.import_module(package)
     try:
-        run = plan(path, recipe)
-        if [planned.folder for planned in run.planned.values()] != folders:
-            raise UserError(
-                "the input or the model changed while the run was starting; run the same command again"
-            )
-        _work_through(run, phases(run)[phase], place, threads, next_shard, send)
-        send("end", None)
+        work_through(run, phases(run)[phase], place, threads, line.next_shard, line)
+        line.send(_Ended())
     except UserError as error:
-        send("error", error)
+        line.send(_Failed(error))
     except (EOFError, BrokenPipeError):
         return  # the driver is gone
 
 
+class _LineToDriver:
+    """The worker's end of the pipe; implements Progress. Several threads use it."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._of_thread = threading.local()
+
+    def send(self, message: object) -> None:
+        with self._sending:
+            self._pipe.send(message)
+
+    def next_shard(self) -> int | None:
+        """The next shard for this thread, whose last one is ended by asking. One thread at a time asks."""
+        last = getattr(self._of_thread, "shard", None)
+        if last is not None:
+            self.send(_ShardEnded(last))
+        self.send(_NextShard())
+        shard: int | None = self._pipe.recv()
+        self._of_thread.shard = shard
+        return shard
+
+    def shard_done(self, stage: str, marker: Marker) -> None:
+        self.send(_ShardMade(stage, marker))
+
+    def responses_done(self, count: int) -> None:
+        self.send(_ResponsesDone(count))
+
+
 def _end_with_driver() -> None:
+    """End this process when its driver is gone."""
     parent = mp.parent_process()
     assert parent is not None
     wait_for_pipes([parent.sentinel])

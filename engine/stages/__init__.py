@@ -4,16 +4,13 @@ from engine.stage import Stage
 from engine.stages import check, generate, given, judge, logprobs, pairs, prompt_gain, prompts, rewrite
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        prompts.STAGE,
-        given.STAGE,
-        generate.STAGE,
-        check.STAGE,
-        judge.STAGE,
-        rewrite.STAGE,
-        logprobs.STAGE,
-        prompt_gain.STAGE,
-        pairs.STAGE,
-    )
+    "prompts": prompts.STAGE,
+    "given": given.STAGE,
+    "generate": generate.STAGE,
+    "check": check.STAGE,
+    "judge": judge.STAGE,
+    "rewrite": rewrite.STAGE,
+    "logprobs": logprobs.STAGE,
+    "prompt_gain": prompt_gain.STAGE,
+    "pairs": pairs.STAGE,
 }

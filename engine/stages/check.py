@@ -1,6 +1,8 @@
-"""Scores by a function of the user's: an exact checker where the truth is known, or any reward of one's own. Its scorer is `check`.
+"""Scores by a function of the user's: an exact checker where the truth is known, or a reward of one's own.
 
-What the function cannot judge (it raises, or gives None or no finite number) is a null score, a raise also a reject: no response is lost.
+- Its scorer is `check`.
+- What the function cannot judge is a null score, so no response is lost: it raises, or gives None or a number
+  that is not finite. What it raises is a reject as well.
 """
 
 import functools
@@ -11,86 +13,115 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 
-from engine.stage import Made, Stage
-from engine.stages.generate import refused
-from schemas.commit import sha256_file
+from engine import queries
+from engine.rejects import Reject, rejects_table
+from engine.stage import Context, Made, Planning, Stage
+from schemas.digest import sha256_file
 from schemas.errors import UserError, did_you_mean
-from schemas.recipe import Recipe
+from schemas.manifest import Facts
+from schemas.sections import Check
 from schemas.tables import table
 
-_QUERY = """
-select prompt_id, prompts.messages as messages, prompts.file as file, prompts.line as line, response_id, responses.text as text
-from responses join prompts using (prompt_id)
-where fallback is null
-order by prompt_id, response_id
-"""
+# (messages, response) -> the score, or None where it has no opinion.
+CheckFunction = Callable[[list[dict[str, str]], str], float | None]
 
 
-def facts(recipe: Recipe) -> dict:
-    name = recipe.section("check").function
+def facts(config: Check, planning: Planning) -> Facts:
+    """The function's name and the digest of its source file. Raises UserError where it has none."""
+    name = config.function
     function = load(name)
     # The module's file, not the function's: what scores may be any object that can be called.
     place = name.rpartition(":")[0]
-    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    file: str | None = place
+    if not place.endswith(".py"):
+        file = getattr(sys.modules.get(place), "__file__", None)
     if not file or not callable(function):
         raise UserError(
-            f"[check] function = '{name}': {place} has no source file, so that its scores could not be told from those of another version; wrap it in a file of your own"
+            f"{config.title()} function = '{name}': {place} has no source file, so that its scores could not "
+            "be told from those of another version; wrap it in a file of your own"
         )
-    return {"function": name.rsplit("/", 1)[-1], "source": sha256_file(Path(file))}
+    return {
+        "function": name.rsplit("/", 1)[-1],
+        "source": sha256_file(Path(file)),
+    }
 
 
 @functools.cache
-def load(name: str) -> Callable[[list[dict[str, str]], str], float | None]:
-    """The function that package.module:name or path/file.py:name means."""
-    place, colon, function = name.rpartition(":")
-    if not colon or not place or not function:
+def load(name: str) -> CheckFunction:
+    """The function that package.module:name or path/file.py:name means.
+
+    Raises UserError where its module does not import or does not have it."""
+    place, colon, function_name = name.rpartition(":")
+    if not colon or not place or not function_name:
         raise UserError(f"[check] function = '{name}': expected package.module:name or path/file.py:name")
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(spec.name, module)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _import(place)
     except Exception as error:
         raise UserError(
             f"[check] function = '{name}': {place} does not import: {type(error).__name__}: {error}"
         ) from None
-    found = getattr(module, function, None)
-    if not callable(found):
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
-            f"[check] function = '{name}': {place} has no function {function}; {did_you_mean(function, [key for key, value in vars(module).items() if inspect.isfunction(value)])}"
+            f"[check] function = '{name}': {place} has no function {function_name}; "
+            f"{did_you_mean(function_name, known)}"
         )
-    return found
+    return function
 
 
-def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
-    function = load(recipe.section("check").function)
-    texts, scores, reasons = batch["text"].to_pylist(), [], {}
+def _import(place: str) -> ModuleType:
+    """A module by its name, or by the path of its file."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(batch: pa.Table, config: Check, context: Context) -> Made:
+    """One score a response, null where the function has none."""
+    function = load(config.function)
+    texts = batch["text"].to_pylist()
+    scores: list[float | None] = []
+    rejects: list[Reject] = []
     for row, (messages, text) in enumerate(zip(batch["messages"].to_pylist(), texts, strict=True)):
+        # A user's code may raise anything, and one odd response must not stop a run of millions.
         try:
-            score = function(messages, text)
-            scores.append(float(score) if score is not None and math.isfinite(score) else None)
-        except (
-            Exception
-        ) as error:  # a user's code may raise anything, and one odd response must not stop a run of millions
+            scores.append(_finite(function(messages, text)))
+        except Exception as error:
             scores.append(None)
-            reasons[row] = ("check_failed", f"{type(error).__name__}: {error}")
+            rejects.append(Reject(row, "check_failed", f"{type(error).__name__}: {error}"))
     columns = {
         "prompt_id": batch["prompt_id"],
         "response_id": batch["response_id"],
         "scorer": ["check"] * len(batch),
         "score": scores,
     }
-    counts = {"checked": len(batch), "unscored": scores.count(None), "rejects": len(reasons)}
-    return Made(
-        {"scores": table("scores", columns), "rejects": refused("check", reasons, batch, texts)}, counts
-    )
+    tables = {
+        "scores": table("scores", columns),
+        "rejects": rejects_table("check", rejects, batch, texts),
+    }
+    counts = {
+        "checked": len(batch),
+        "unscored": scores.count(None),
+        "rejects": len(rejects),
+    }
+    return Made(tables, counts)
+
+
+def _finite(score: float | None) -> float | None:
+    """The score as a float, None where it is no finite number."""
+    if score is None or not math.isfinite(score):
+        return None
+    return float(score)
 
 
 STAGE = Stage(
@@ -98,7 +129,7 @@ STAGE = Stage(
     version=1,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=_QUERY,
+    query=queries.used_responses("text"),
     fn=make,
     facts=facts,
 )

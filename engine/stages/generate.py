@@ -1,94 +1,98 @@
-"""Responses by the model itself: n samples a prompt, all of them kept, with their token ids, log-probs and how they ended."""
+"""Responses by the model itself: n samples a prompt.
 
+All of them are kept, with their token ids, their log-probs and how they ended.
+"""
+
+import numpy as np
 import pyarrow as pa
 
 from engine.ids import content_id, lists, seed_of
 from engine.instructions import conversation
-from engine.models import uses
-from engine.stage import Made, Stage
-from engine.text import TemplateError
-from schemas.recipe import Recipe
+from engine.models import Sample
+from engine.models.spec import ModelSpec, spec_of
+from engine.rejects import Reject, fit_prompts, rejects_table
+from engine.stage import Context, Made, Planning, Stage
+from engine.text import Text
+from schemas import sections
+from schemas.manifest import Facts
 from schemas.sections import Generate
 from schemas.tables import table
 
 _QUERY = "select prompt_id, messages, file, line from prompts order by prompt_id"
 
 
-def facts(recipe: Recipe) -> dict:
-    config: Generate = recipe.section("generate")
-    return {"model": uses(recipe).facts(), "sampling": sampling_facts(config), "seed": recipe.seed}
+def model_spec(config: Generate, reference: sections.Model) -> ModelSpec:
+    """The recipe's own model."""
+    return spec_of(reference)
 
 
-def sampling_facts(config: Generate) -> dict:
+def facts(config: Generate, planning: Planning) -> Facts:
+    """The model, how it samples, and the seed."""
     return {
-        name: getattr(config, name) for name in ("n", "temperature", "top_p", "top_k", "min_p", "max_tokens")
+        "model": planning.model().facts(),
+        "sampling": config.sampling_facts(),
+        "seed": planning.seed,
     }
 
 
-def make(batch: pa.Table, recipe: Recipe, model) -> Made:
+def make(batch: pa.Table, config: Generate, context: Context) -> Made:
+    """`config.n` responses for each prompt that leaves room for one."""
     if not len(batch):
         return Made({})
-    config: Generate = recipe.section("generate")
-    ids, messages, text = batch["prompt_id"].to_pylist(), batch["messages"].to_pylist(), model().text
-    prompts, reasons = text.prompts(messages), {}
-    for row, prompt in enumerate(prompts):
-        if reason := unfit(prompt, uses(recipe).positions):
-            reasons[row] = reason
-    rows = [row for row in range(len(batch)) if row not in reasons]
-    seeds = [[seed_of(recipe.seed, ids[row], k) for k in range(config.n)] for row in rows]
-    groups = model().generate([prompts[row] for row in rows], seeds, config)
-    samples = [sample for group in groups for sample in group]
-    owners = [ids[row] for row in rows for _ in range(config.n)]
-    responses = {
-        # The place among the samples is part of the id: two samples that say the same are two rows, so that shares and means are right.
-        "response_id": [
-            content_id(owner, "generated", number % config.n, sample.ids)
-            for number, (owner, sample) in enumerate(zip(owners, samples, strict=True))
-        ],
-        "prompt_id": owners,
-        "source": ["generated"] * len(samples),
-        "text": text.decode([sample.ids for sample in samples]),
-        "response_ids": lists([sample.ids for sample in samples], "int32"),
-        "sampled_token_logps": lists([sample.token_logps for sample in samples], "float32"),
-        "finish_reason": [sample.finish_reason for sample in samples],
+    model = context.open_model()
+    prompt_ids = batch["prompt_id"].to_pylist()
+    messages = batch["messages"].to_pylist()
+    prompts, rejects = fit_prompts(model.text.prompts(messages), context.positions)
+    seeds: list[list[int]] = []
+    owners: list[str] = []
+    for row in prompts:
+        seeds.append([seed_of(context.seed, prompt_ids[row], place) for place in range(config.n)])
+        owners.append(prompt_ids[row])
+    samples_by_prompt = model.generate(list(prompts.values()), seeds, config)
+    responses = _responses(owners, samples_by_prompt, model.text)
+    tables = {
+        "responses": responses,
+        "rejects": _rejects(rejects, batch, messages),
     }
-    rejects = refused("generate", reasons, batch, [conversation(row) for row in messages])
     counts = {
-        "responses": len(samples),
-        "unfinished": sum(sample.finish_reason == "length" for sample in samples),
-        "rejects": len(reasons),
+        "responses": len(responses),
+        "unfinished": responses["finish_reason"].to_pylist().count("length"),
+        "rejects": len(rejects),
     }
-    return Made({"responses": table("responses", responses), "rejects": rejects}, counts)
+    return Made(tables, counts)
 
 
-def unfit(prompt: list[int] | TemplateError, positions: int) -> tuple[str, str] | None:
-    """Why a prompt cannot be given to a model (a code and a sentence), if it cannot."""
-    if isinstance(prompt, TemplateError):
-        return "template", f"the chat template refuses the messages: {prompt}"
-    if not prompt:
-        return "empty_prompt", "the rendered prompt has no tokens"
-    if positions and len(prompt) >= positions:
-        return (
-            "too_long",
-            f"the prompt has {len(prompt)} tokens and leaves no room for a response: the model takes {positions} in all",
-        )
-    return None
-
-
-def refused(stage: str, reasons: dict[int, tuple[str, str]], batch: pa.Table, raw: list[str]) -> pa.Table:
-    """Rows of `rejects` for the rows of a batch that a stage refused: row -> (reason, detail)."""
-    where = pa.array(list(reasons), pa.int64())
+def _responses(owners: list[str], samples_by_prompt: list[list[Sample]], text: Text) -> pa.Table:
+    """Rows of `responses`; `owners` are the ids of the prompts that the samples answer."""
+    response_ids: list[str] = []
+    prompt_ids: list[str] = []
+    token_ids: list[list[int]] = []
+    token_logps: list[np.ndarray] = []
+    finish_reasons: list[str] = []
+    for owner, group in zip(owners, samples_by_prompt, strict=True):
+        for place, sample in enumerate(group):
+            # The place among the samples is part of the id: two samples that say the same are two rows, so
+            # that shares and means are right.
+            response_ids.append(content_id(owner, "generated", place, sample.ids))
+            prompt_ids.append(owner)
+            token_ids.append(sample.ids)
+            token_logps.append(sample.token_logps)
+            finish_reasons.append(sample.finish_reason)
     columns = {
-        "stage": [stage] * len(reasons),
-        "reason": [reason for reason, _ in reasons.values()],
-        "detail": [detail for _, detail in reasons.values()],
+        "response_id": response_ids,
+        "prompt_id": prompt_ids,
+        "source": ["generated"] * len(prompt_ids),
+        "text": text.decode(token_ids),
+        "response_ids": lists(token_ids, "int32"),
+        "sampled_token_logps": lists(token_logps, "float32"),
+        "finish_reason": finish_reasons,
     }
-    columns |= {
-        name: batch[name].take(where)
-        for name in ("file", "line", "prompt_id", "response_id")
-        if name in batch.column_names
-    }
-    return table("rejects", columns | {"raw": [raw[row] for row in reasons]})
+    return table("responses", columns)
+
+
+def _rejects(rejects: list[Reject], batch: pa.Table, messages: list[list[dict[str, str]]]) -> pa.Table:
+    said = [conversation(turns) for turns in messages]
+    return rejects_table("generate", rejects, batch, said)
 
 
 STAGE = Stage(
@@ -99,5 +103,5 @@ STAGE = Stage(
     query=_QUERY,
     fn=make,
     facts=facts,
-    uses=uses,
+    model=model_spec,
 )

@@ -1,44 +1,67 @@
-"""The responses that came with the prompts: rows of `responses`, and what the data says of them as rows of `scores`."""
+"""The responses that came with the prompts.
+
+They become rows of `responses`, and what the data says of them becomes rows of `scores`.
+"""
 
 import pyarrow as pa
 
 from engine.ids import content_id
-from engine.stage import Made, Stage
-from schemas.recipe import Recipe
+from engine.stage import Context, Made, Stage
+from schemas.sections import Given
 from schemas.tables import table
 
 _QUERY = """
-select prompt_id, answer.text as text, answer.comparison_id as comparison_id, answer.score as score
-from (select prompt_id, unnest(given) as answer, unnest(range(len(given))) as place from prompts)
+with answers as (
+    select prompt_id,
+           unnest(given) as answer,
+           unnest(range(len(given))) as place
+    from prompts
+)
+select prompt_id,
+       answer.text as text,
+       answer.comparison_id as comparison_id,
+       answer.score as score
+from answers
 order by prompt_id, place
 """
 
 
-def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
-    prompts, texts = batch["prompt_id"].to_pylist(), batch["text"].to_pylist()
-    ids = [content_id(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    # One text may stand in several comparisons: one response, a score for each.
-    first = list({identity: place for place, identity in reversed(list(enumerate(ids)))}.values())
-    first.sort()
+def make(batch: pa.Table, config: Given, context: Context) -> Made:
+    """A response for each text, a score for each row: one text may stand in several comparisons."""
+    prompt_ids = batch["prompt_id"].to_pylist()
+    texts = batch["text"].to_pylist()
+    response_ids: list[str] = []
+    first_rows: dict[str, int] = {}
+    for row, (prompt_id, text) in enumerate(zip(prompt_ids, texts, strict=True)):
+        response_id = content_id(prompt_id, text)
+        response_ids.append(response_id)
+        first_rows.setdefault(response_id, row)
+    places = pa.array(first_rows.values(), pa.int64())
     responses = {
-        "response_id": [ids[place] for place in first],
-        "prompt_id": [prompts[place] for place in first],
-        "text": [texts[place] for place in first],
-        "source": ["given"] * len(first),
+        "response_id": list(first_rows),
+        "prompt_id": batch["prompt_id"].take(places),
+        "text": batch["text"].take(places),
+        "source": ["given"] * len(first_rows),
     }
     scores = {
         "prompt_id": batch["prompt_id"],
-        "response_id": ids,
-        "scorer": ["given"] * len(ids),
+        "response_id": response_ids,
+        "scorer": ["given"] * len(batch),
         "comparison_id": batch["comparison_id"],
         "score": batch["score"],
     }
-    return Made(
-        {"responses": table("responses", responses), "scores": table("scores", scores)},
-        {"responses": len(first)},
-    )
+    tables = {
+        "responses": table("responses", responses),
+        "scores": table("scores", scores),
+    }
+    return Made(tables, {"responses": len(first_rows)})
 
 
 STAGE = Stage(
-    name="given", version=2, reads=("prompts",), writes=("responses", "scores"), query=_QUERY, fn=make
+    name="given",
+    version=2,
+    reads=("prompts",),
+    writes=("responses", "scores"),
+    query=_QUERY,
+    fn=make,
 )

@@ -1,198 +1,232 @@
 """Scores by a model that is asked: a mark for each response, or which of two is better.
 
-A mark is not sampled: it is the expectation over the probabilities of the mark's tokens as the first of the answer (methods §3), so that one
-forward pass of the question gives it, with its whole distribution. Two responses are compared in both orders and the chance to win is the
-mean of the two: a judge that merely likes what stands first says 0.5 of everything, and `agreed` shows it. Where the answer's tokens have
-less than `min_mass` of the probability the judge gave no answer: the score is null, and what it says instead is kept.
+- A mark is not sampled. It is the expectation over the probabilities of the marks' tokens as the first of the
+  answer, so one forward pass of the question gives it, with its whole distribution.
+- Two responses are compared in both orders, and the chance to win is the mean of the two. A judge that merely
+  likes what stands first says 0.5 of everything, and `agreed` shows it.
+- Where the answer's tokens have less than `min_mass` of the probability, the judge gave no answer: the score
+  is null, and what it says instead is kept.
 """
 
 import itertools
-from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from engine import queries
 from engine.ids import content_id
 from engine.instructions import Instruction, conversation
-from engine.models import Uses
-from engine.models import uses as model_of
-from engine.stage import Made, Stage
-from engine.stages.check import _QUERY
-from engine.stages.generate import refused, unfit
-from schemas.recipe import Recipe
-from schemas.sections import Judge, Sampling
-from schemas.tables import table
+from engine.models.spec import ModelSpec, spec_of
+from engine.questions import Answer, Asker
+from engine.rejects import Reject, rejects_table
+from engine.stage import Context, Made, Planning, Stage
+from engine.text import Messages
+from schemas import sections
+from schemas.manifest import Facts
+from schemas.sections import Judge
+from schemas.tables import TABLES
 
-_SPOKEN = Sampling(temperature=0.0, max_tokens=24)  # what is kept of an answer that is none
-
-
-def uses(recipe: Recipe) -> Uses:
-    return model_of(recipe, recipe.section("judge").model)
+# A row of `scores`; what is left out is null.
+Score = dict[str, Any]
 
 
-def facts(recipe: Recipe) -> dict:
-    config: Judge = recipe.section("judge")
-    own = {}
+@dataclass(frozen=True)
+class _Response:
+    """A row of the batch; `conversation` is its prompt as one text."""
+
+    prompt_id: str
+    response_id: str
+    text: str
+    conversation: str
+
+
+@dataclass
+class _Verdicts:
+    """Rows of `scores`; and by its row a reject for each response that the judge could not be asked about."""
+
+    scores: list[Score] = field(default_factory=list)
+    rejects: dict[int, Reject] = field(default_factory=dict)
+
+    def add(self, others: "_Verdicts") -> None:
+        """Add the verdicts of another kind. A response has one reject: the last one."""
+        self.scores += others.scores
+        self.rejects |= others.rejects
+
+
+def model_spec(config: Judge, reference: sections.Model) -> ModelSpec:
+    """The section's model, or the recipe's own."""
+    return spec_of(reference, config.model)
+
+
+def facts(config: Judge, planning: Planning) -> Facts:
+    """The model, the questions and the marks. Raises UserError where a question's file cannot be filled."""
+    own: Facts = {
+        "kinds": sorted(config.kinds),
+        "min_mass": config.min_mass,
+    }
     if "rating" in config.kinds:
-        own |= {
-            "rating_prompt": Instruction(config.rating_prompt, "conversation", "response").digest,
-            "marks": [config.low, config.high],
-        }
+        rating = Instruction(config.rating_prompt, "conversation", "response")
+        own["rating_prompt"] = rating.digest
+        own["marks"] = [config.low, config.high]
     if "pairwise" in config.kinds:
-        own |= {"pairwise_prompt": Instruction(config.pairwise_prompt, "conversation", "a", "b").digest}
-    return {"model": uses(recipe).facts(), "kinds": sorted(config.kinds), "min_mass": config.min_mass} | own
+        pairwise = Instruction(config.pairwise_prompt, "conversation", "a", "b")
+        own["pairwise_prompt"] = pairwise.digest
+    own["model"] = planning.model().facts()
+    return own
 
 
-def make(batch: pa.Table, recipe: Recipe, model) -> Made:
+def make(batch: pa.Table, config: Judge, context: Context) -> Made:
+    """Rows of `scores`: a mark a response, and for each comparison one of both responses."""
     if not len(batch):
         return Made({})
-    config: Judge = recipe.section("judge")
-    asker = _Asker(model(), uses(recipe).positions, config.min_mass)
-    rows = batch.select(["prompt_id", "response_id", "text"]).to_pylist()
-    for row, messages in zip(rows, batch["messages"].to_pylist(), strict=True):
-        row["conversation"] = conversation(messages)
-    scores, reasons = [], {}
+    asker = Asker(context.open_model(), context.positions, config.min_mass)
+    responses = _responses(batch)
+    verdicts = _Verdicts()
     if "rating" in config.kinds:
-        scores += _ratings(rows, config, asker, reasons)
+        verdicts.add(_ratings(responses, config, asker))
     if "pairwise" in config.kinds:
-        scores += _comparisons(rows, config, asker, reasons)
-    names = (
-        "prompt_id",
-        "response_id",
-        "scorer",
-        "comparison_id",
-        "score",
-        "distribution",
-        "mass",
-        "agreed",
-        "answer",
-    )
-    columns = {name: [score.get(name) for score in scores] for name in names}
-    unscored = sum(score["score"] is None for score in scores)
+        verdicts.add(_comparisons(responses, config, asker))
+    scores = pa.Table.from_pylist(verdicts.scores, schema=TABLES["scores"])
+    rejects = list(verdicts.rejects.values())
+    texts = batch["text"].to_pylist()
+    tables = {
+        "scores": scores,
+        "rejects": rejects_table("judge", rejects, batch, texts),
+    }
+    unscored = scores["score"].null_count
+    disagreeing_rows = scores["agreed"].to_pylist().count(False)
     counts = {
         "scored": len(scores) - unscored,
         "unscored": unscored,
-        "disagreed": sum(score.get("agreed") is False for score in scores) // 2,
-        "rejects": len(reasons),
+        "disagreed": disagreeing_rows // 2,  # a comparison has two rows
+        "rejects": len(rejects),
     }
-    return Made(
-        {
-            "scores": table("scores", columns),
-            "rejects": refused("judge", reasons, batch, batch["text"].to_pylist()),
-        },
-        counts,
-    )
+    return Made(tables, counts)
 
 
-class _Asker:
-    """Questions to a model, answered by the probabilities of words that may come first."""
-
-    def __init__(self, model, positions: int, min_mass: float):
-        self._model, self._positions, self._min_mass = model, positions, min_mass
-
-    def __call__(self, questions: Sequence[list[dict[str, str]]], words: Sequence[str]) -> list[dict]:
-        """For each question `probabilities` of the words among themselves and their `mass`; or `answer`, what is said in place of one; or `unfit`, why
-        it cannot be asked."""
-        prompts = self._model.text.prompts(questions)
-        found: list[dict] = [{"unfit": unfit(prompt, self._positions)} for prompt in prompts]
-        asked = [number for number, answer in enumerate(found) if answer["unfit"] is None]
-        tokens = [self._model.text.single_ids(word) for word in words]
-        each = [[token] for ids in tokens for token in ids]
-        cuts = np.cumsum([len(ids) for ids in tokens])[:-1]
-        for number, logps in zip(
-            asked,
-            self._model.logprobs([prompts[number] for number in asked], [each] * len(asked)),
-            strict=True,
-        ):
-            p = np.array(
-                [part.sum() for part in np.split(np.exp(np.concatenate(logps).astype(np.float64)), cuts)]
-            )
-            found[number] |= {
-                "mass": float(p.sum()),
-                "probabilities": (p / p.sum()).tolist() if p.sum() > 0 else None,
-            }
-        unclear = [number for number in asked if not found[number]["mass"] >= self._min_mass]
-        said = (
-            self._model.generate([prompts[number] for number in unclear], [[0]] * len(unclear), _SPOKEN)
-            if unclear
-            else []
+def _responses(batch: pa.Table) -> list[_Response]:
+    """The batch's rows."""
+    responses: list[_Response] = []
+    for row in batch.to_pylist():
+        response = _Response(
+            prompt_id=row["prompt_id"],
+            response_id=row["response_id"],
+            text=row["text"],
+            conversation=conversation(row["messages"]),
         )
-        for number, text in zip(
-            unclear, self._model.text.decode([sample.ids for (sample,) in said]), strict=True
-        ):
-            found[number] |= {"answer": text, "probabilities": None}
-        return found
+        responses.append(response)
+    return responses
 
 
-def _ratings(rows: list[dict], config: Judge, asker: _Asker, reasons: dict) -> list[dict]:
-    ask, marks = Instruction(config.rating_prompt), range(config.low, config.high + 1)
-    answers = asker(
-        [ask(conversation=row["conversation"], response=row["text"]) for row in rows],
-        [str(mark) for mark in marks],
-    )
-    scores = []
-    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        if answer["unfit"]:
-            reasons[number] = answer["unfit"]
-        p = answer.get("probabilities")
-        scores.append(
-            {
-                "prompt_id": row["prompt_id"],
-                "response_id": row["response_id"],
-                "scorer": "rating",
-                "distribution": p,
-                "mass": answer.get("mass"),
-                "answer": answer.get("answer"),
-                "score": float(np.dot(p, marks)) if p else None,
-            }
+def _ratings(responses: list[_Response], config: Judge, asker: Asker) -> _Verdicts:
+    """A mark for each response."""
+    instruction = Instruction(config.rating_prompt)
+    questions: list[Messages] = []
+    for response in responses:
+        question = instruction(
+            conversation=response.conversation,
+            response=response.text,
         )
-    return scores
+        questions.append(question)
+    marks = range(config.low, config.high + 1)
+    answers = asker.ask(questions, list(map(str, marks)))
+    verdicts = _Verdicts()
+    for row, answer in enumerate(answers):
+        if answer.unfit:
+            verdicts.rejects[row] = answer.unfit
+        verdicts.scores.append(_rating(responses[row], answer, marks))
+    return verdicts
 
 
-def _comparisons(rows: list[dict], config: Judge, asker: _Asker, reasons: dict) -> list[dict]:
-    """Every two responses to a prompt that say something different, asked about as (a, b) and as (b, a)."""
-    ask = Instruction(config.pairwise_prompt)
-    groups = [
-        list(group)
-        for _, group in itertools.groupby(range(len(rows)), key=lambda number: rows[number]["prompt_id"])
-    ]
-    matches = [
-        (a, b)
-        for group in groups
-        for a, b in itertools.combinations(group, 2)
-        if rows[a]["text"] != rows[b]["text"]
-    ]
-    orders = [order for a, b in matches for order in ((a, b), (b, a))]
-    answers = asker(
-        [ask(conversation=rows[a]["conversation"], a=rows[a]["text"], b=rows[b]["text"]) for a, b in orders],
-        ["A", "B"],
+def _rating(response: _Response, answer: Answer, marks: range) -> Score:
+    """The row of `scores` for a response: the expected mark, null where there is no answer."""
+    expected_mark = None
+    if answer.probabilities is not None:
+        expected_mark = float(np.dot(answer.probabilities, marks))
+    return {
+        "prompt_id": response.prompt_id,
+        "response_id": response.response_id,
+        "scorer": "rating",
+        "score": expected_mark,
+        "distribution": answer.probabilities,
+        "mass": answer.mass,
+        "answer": answer.other,
+    }
+
+
+def _comparisons(responses: list[_Response], config: Judge, asker: Asker) -> _Verdicts:
+    """Two scores for each match, which is asked about as (a, b) and as (b, a)."""
+    instruction = Instruction(config.pairwise_prompt)
+    matches = _matches(responses)
+    questions: list[Messages] = []
+    for row, other_row in matches:
+        a = responses[row]
+        b = responses[other_row]
+        asked = a.conversation
+        questions.append(instruction(conversation=asked, a=a.text, b=b.text))
+        questions.append(instruction(conversation=asked, a=b.text, b=a.text))
+    answers = asker.ask(questions, ["A", "B"])
+    verdicts = _Verdicts()
+    for number, (row, other_row) in enumerate(matches):
+        a_first = answers[2 * number]
+        b_first = answers[2 * number + 1]
+        refusal = a_first.unfit or b_first.unfit
+        if refusal:
+            verdicts.rejects[row] = replace(refusal, row=row)
+        a = responses[row]
+        b = responses[other_row]
+        verdicts.scores += _comparison(a, b, a_first, b_first)
+    return verdicts
+
+
+def _matches(responses: list[_Response]) -> list[tuple[int, int]]:
+    """The rows of every two responses to a prompt that say something different."""
+    rows_by_prompt = itertools.groupby(
+        range(len(responses)),
+        key=lambda row: responses[row].prompt_id,
     )
-    scores = []
-    for (a, b), forth, back in zip(matches, answers[::2], answers[1::2], strict=True):
-        if unfit_ := forth["unfit"] or back["unfit"]:
-            reasons[a] = unfit_
-        ids = [rows[a]["response_id"], rows[b]["response_id"]]
-        common = {
-            "prompt_id": rows[a]["prompt_id"],
-            "scorer": "pairwise",
-            "comparison_id": content_id("pairwise", *ids),
-        }
-        p, q = forth.get("probabilities"), back.get("probabilities")
-        if p is None or q is None:
-            said = next(
-                (answer["answer"] for answer in (forth, back) if answer.get("answer") is not None), None
-            )
-            scores += [common | {"response_id": identity, "score": None, "answer": said} for identity in ids]
-            continue
-        # Forth, a is shown first, as A; back, it is shown second, as B.
-        wins = (p[0], q[1])
-        common |= {"mass": min(forth["mass"], back["mass"]), "agreed": (wins[0] > 0.5) == (wins[1] > 0.5)}
-        scores.append(common | {"response_id": ids[0], "score": sum(wins) / 2, "distribution": list(wins)})
-        scores.append(
-            common
-            | {"response_id": ids[1], "score": 1 - sum(wins) / 2, "distribution": [1 - wins[1], 1 - wins[0]]}
-        )
-    return scores
+    matches: list[tuple[int, int]] = []
+    for _, rows in rows_by_prompt:
+        for a, b in itertools.combinations(rows, 2):
+            if responses[a].text != responses[b].text:
+                matches.append((a, b))
+    return matches
+
+
+def _comparison(a: _Response, b: _Response, a_first: Answer, b_first: Answer) -> tuple[Score, Score]:
+    """The two rows of `scores` for a match: each one's chance to win, null where an order has no answer.
+
+    `a_first` answers the question that shows a as A and b as B, `b_first` the other one."""
+    common: Score = {
+        "prompt_id": a.prompt_id,
+        "scorer": "pairwise",
+        "comparison_id": content_id("pairwise", a.response_id, b.response_id),
+    }
+    if a_first.probabilities is None or b_first.probabilities is None:
+        common["answer"] = a_first.other
+        if a_first.other is None:
+            common["answer"] = b_first.other
+        return common | {"response_id": a.response_id}, common | {"response_id": b.response_id}
+    assert a_first.mass is not None and b_first.mass is not None
+    # The chance that a wins: shown first it is A, shown second it is B.
+    wins_first = a_first.probabilities[0]
+    wins_second = b_first.probabilities[1]
+    chance = (wins_first + wins_second) / 2
+    common["mass"] = min(a_first.mass, b_first.mass)
+    common["agreed"] = (wins_first > 0.5) == (wins_second > 0.5)
+    score_of_a = {
+        "response_id": a.response_id,
+        "score": chance,
+        "distribution": [wins_first, wins_second],
+    }
+    score_of_b = {
+        "response_id": b.response_id,
+        "score": 1 - chance,
+        "distribution": [1 - wins_second, 1 - wins_first],
+    }
+    return common | score_of_a, common | score_of_b
 
 
 STAGE = Stage(
@@ -200,8 +234,8 @@ STAGE = Stage(
     version=1,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=_QUERY,
+    query=queries.used_responses("text"),
     fn=make,
     facts=facts,
-    uses=uses,
+    model=model_spec,
 )

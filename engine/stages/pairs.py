@@ -1,203 +1,217 @@
-"""Chosen and rejected: SQL that a person can read and run by hand chooses; here each choice gets all that the trainer needs.
+"""Chosen and rejected: SQL chooses, and each choice gets all that the trainer needs.
 
-What the SQL says falls out (ties, missing scores) is counted by its reason. A choice that cannot be made a pair (its response went to
-rejects, both sides say the same) is itself a reject, so that nothing is lost in silence.
+- The SQL is a file that a person can read and run by hand (engine/choice.py).
+- What the SQL says falls out (ties, missing scores) is counted by its reason.
+- A choice that cannot be made a pair (its response went to rejects, both sides say the same) is itself a
+  reject (engine/candidates.py).
 """
 
-from collections import Counter
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import choice
+from engine.candidates import candidates_of, lost_choices, scorers_of
 from engine.edits import masks
 from engine.ids import content_id, share
-from engine.stage import Made, Stage
-from schemas.identity import identify
-from schemas.recipe import Recipe
+from engine.stage import Context, Made, Planning, Stage
+from schemas.manifest import Facts
 from schemas.sections import Pairs
-from schemas.tables import TABLES, table
+from schemas.tables import MASK, TABLES, table
 
 _QUERY = """
 with choice as ({choose}),
-once as (select prompt_id, chosen_response_id, rejected_response_id, max(chosen_score) as chosen_score, min(rejected_score) as rejected_score,
-                skipped, source, count(*) as times from choice group by all),
+choices as (
+    select prompt_id,
+           chosen_response_id,
+           rejected_response_id,
+           max(chosen_score) as chosen_score,
+           min(rejected_score) as rejected_score,
+           skipped,
+           source,
+           count(*) as times
+    from choice
+    group by all
+),
 plain as (select * from logprobs where context = 'plain'),
 quality as (select * from logprobs where context = 'quality'),
-marks as (select response_id, map_from_entries(list(row(scorer, score) order by scorer)) as scores
-          from (select response_id, scorer, avg(score) as score from scores where score is not null group by all) group by response_id),
-base as ({baseline})
-select once.* exclude (source), prompts.file as file, prompts.line as line, prompts.prompt as prompt, c.text as chosen, r.text as rejected,
-       coalesce(once.source, c.source) as source, cl.prompt_ids as prompt_ids, cl.response_ids as chosen_ids, rl.response_ids as rejected_ids,
-       cl.token_logps as ref_chosen_token_logps, rl.token_logps as ref_rejected_token_logps, cl.logps as ref_chosen_logps, rl.logps as ref_rejected_logps,
-       cq.prompt_ids as quality_prompt_ids, cq.token_logps as ref_chosen_quality_token_logps, rq.token_logps as ref_rejected_quality_token_logps,
-       cm.scores as chosen_scores, rm.scores as rejected_scores,
-       base.response_id as baseline_response_id, bl.response_ids as baseline_ids, bl.token_logps as ref_baseline_token_logps,
-       len(cl.prompt_ids)::int as prompt_length, len(cl.response_ids)::int as chosen_length, len(rl.response_ids)::int as rejected_length
-from once
-left join prompts on prompts.prompt_id = once.prompt_id
-left join responses c on c.response_id = chosen_response_id and c.prompt_id = once.prompt_id
-left join responses r on r.response_id = rejected_response_id and r.prompt_id = once.prompt_id
-left join plain cl on cl.response_id = chosen_response_id
-left join plain rl on rl.response_id = rejected_response_id
-left join quality cq on cq.response_id = chosen_response_id
-left join quality rq on rq.response_id = rejected_response_id
-left join marks cm on cm.response_id = chosen_response_id
-left join marks rm on rm.response_id = rejected_response_id
-left join base on base.prompt_id = once.prompt_id
-left join plain bl on bl.response_id = base.response_id and bl.prompt_id = base.prompt_id
-order by once.prompt_id, chosen_response_id, rejected_response_id, skipped
+mean_scores as (
+    select response_id, scorer, avg(score) as score
+    from scores
+    where score is not null
+    group by all
+),
+marks as (
+    select response_id, map_from_entries(list(row(scorer, score) order by scorer)) as scores
+    from mean_scores
+    group by response_id
+),
+baseline as ({baseline})
+select choices.* exclude (source),
+       prompts.file as file,
+       prompts.line as line,
+       prompts.prompt as prompt,
+       chosen_response.text as chosen,
+       rejected_response.text as rejected,
+       coalesce(choices.source, chosen_response.source) as source,
+       chosen_plain.prompt_ids as prompt_ids,
+       chosen_plain.response_ids as chosen_ids,
+       rejected_plain.response_ids as rejected_ids,
+       chosen_plain.token_logps as ref_chosen_token_logps,
+       rejected_plain.token_logps as ref_rejected_token_logps,
+       chosen_plain.logps as ref_chosen_logps,
+       rejected_plain.logps as ref_rejected_logps,
+       chosen_quality.prompt_ids as quality_prompt_ids,
+       chosen_quality.token_logps as ref_chosen_quality_token_logps,
+       rejected_quality.token_logps as ref_rejected_quality_token_logps,
+       chosen_marks.scores as chosen_scores,
+       rejected_marks.scores as rejected_scores,
+       baseline.response_id as baseline_response_id,
+       baseline_plain.response_ids as baseline_ids,
+       baseline_plain.token_logps as ref_baseline_token_logps,
+       len(chosen_plain.prompt_ids)::int as prompt_length,
+       len(chosen_plain.response_ids)::int as chosen_length,
+       len(rejected_plain.response_ids)::int as rejected_length
+from choices
+left join prompts on prompts.prompt_id = choices.prompt_id
+left join responses chosen_response
+       on chosen_response.response_id = chosen_response_id
+      and chosen_response.prompt_id = choices.prompt_id
+left join responses rejected_response
+       on rejected_response.response_id = rejected_response_id
+      and rejected_response.prompt_id = choices.prompt_id
+left join plain chosen_plain on chosen_plain.response_id = chosen_response_id
+left join plain rejected_plain on rejected_plain.response_id = rejected_response_id
+left join quality chosen_quality on chosen_quality.response_id = chosen_response_id
+left join quality rejected_quality on rejected_quality.response_id = rejected_response_id
+left join marks chosen_marks on chosen_marks.response_id = chosen_response_id
+left join marks rejected_marks on rejected_marks.response_id = rejected_response_id
+left join baseline on baseline.prompt_id = choices.prompt_id
+left join plain baseline_plain
+       on baseline_plain.response_id = baseline.response_id
+      and baseline_plain.prompt_id = baseline.prompt_id
+order by choices.prompt_id, chosen_response_id, rejected_response_id, skipped
 """
-_WHY = {
-    "no_response": "the SQL names a response that there is not, or that answers another prompt",
-    "same_response": "the SQL chose one response as chosen and as rejected",
-    "same_text": "chosen and rejected say the same",
-    "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
-    "no_baseline": "the prompt has no baseline response, or that has no log-probs",
-    "no_score": "not rated by every scorer of pairs.scored_by: {}",
-}
 
 
-def facts(recipe: Recipe) -> dict:
-    """`reference` is what the trainer compares its policy with, so that a pairs folder can travel alone."""
-    config: Pairs = recipe.section("pairs")
-    model = recipe.section("model")
-    reference = identify(model).facts() | {"dtype": model.dtype}
+def query(config: Pairs) -> str:
+    """What the SQL files choose, each choice once, with all that the other tables say of it."""
+    return _QUERY.format(
+        choose=choice.sql(config),
+        baseline=choice.baseline_sql(config),
+    )
+
+
+def facts(config: Pairs, planning: Planning) -> Facts:
+    """The choice, and the `reference` that the trainer compares its policy with: a pairs folder can travel.
+
+    Raises UserError as choice.facts does, and where a scorer of `scored_by` rates nothing."""
+    model = planning.reference()
+    reference = model.identity.facts()
+    reference["dtype"] = model.spec.config.dtype
     for scorer in config.scored_by:
-        choice.check_scorer(recipe, "pairs", f"scored_by = {list(config.scored_by)} wants", scorer)
-    chosen = {**choice.facts(recipe, "pairs"), **choice.baseline_facts(recipe)}
+        asks = f"scored_by = {list(config.scored_by)} wants"
+        choice.check_scorer(config, planning, asks, scorer)
     return {
         "test_share": config.test_share,
         "diff": config.diff,
         "reference": reference,
         "scored_by": sorted(config.scored_by),
-        **chosen,
+        **choice.facts(config, planning),
+        **choice.baseline_facts(config, planning),
     }
 
 
-def query(recipe: Recipe) -> str:
-    return _QUERY.format(choose=choice.sql(recipe, "pairs"), baseline=choice.baseline(recipe))
-
-
-def settings(recipe: Recipe) -> dict[str, object]:
-    return choice.settings(recipe, "pairs")
-
-
-def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
-    config: Pairs = recipe.section("pairs")
+def make(batch: pa.Table, config: Pairs, context: Context) -> Made:
+    """A pair for each choice that has all that it needs, a reject for each other."""
     counts = choice.skipped(batch)
-    chosen = batch.filter(pc.is_null(batch["skipped"]))
-    why = _why(chosen, config)
-    rows, lost = chosen.filter(pc.is_null(why)), chosen.filter(pc.is_valid(why))
-    split = [
-        "test" if share(prompt) < config.test_share else "train" for prompt in rows["prompt_id"].to_pylist()
-    ]
-    repeated = (pc.sum(chosen["times"]).as_py() or 0) - len(chosen)
+    rows = batch.filter(pc.is_null(batch["skipped"]))
+    candidates = candidates_of(rows)
+    reasons = [candidate.reason(config) for candidate in candidates]
+    is_pair = pc.is_null(pa.array(reasons, pa.string()))
+    pairs = _pairs_table(rows.filter(is_pair), config)
+    rejects = lost_choices(rows, candidates, reasons, config.scored_by)
+    splits = pairs["split"].to_pylist()
+    times_chosen = sum(rows["times"].to_pylist())
     counts |= {
-        "train": split.count("train"),
-        "test": split.count("test"),
-        "rejects": len(lost),
-        "repeated": int(repeated),
+        "train": splits.count("train"),
+        "test": splits.count("test"),
+        "rejects": len(rejects),
+        "repeated": times_chosen - len(rows),
     }
-    columns = {name: rows[name] for name in TABLES["pairs"].names if name in rows.column_names}
-    columns["pair_id"] = [
-        content_id(c, r)
-        for c, r in zip(
-            rows["chosen_response_id"].to_pylist(), rows["rejected_response_id"].to_pylist(), strict=True
-        )
-    ]
-    columns |= {"split": split} | _masks(rows, config.diff)
-    return Made(
-        {
-            "pairs": table("pairs", columns),
-            "rejects": _refused(lost, why.filter(pc.is_valid(why)), config.scored_by),
-        },
-        counts | _have(rows),
+    counts |= _have_counts(pairs)
+    tables = {
+        "pairs": pairs,
+        "rejects": rejects,
+    }
+    return Made(tables, counts)
+
+
+def _pairs_table(rows: pa.Table, config: Pairs) -> pa.Table:
+    """Rows of `pairs`: what the query gives of them, and their ids, splits and edit masks."""
+    columns: dict[str, Any] = {}
+    for name in TABLES["pairs"].names:
+        if name in rows.column_names:
+            columns[name] = rows[name]
+    chosen = rows["chosen_response_id"].to_pylist()
+    rejected = rows["rejected_response_id"].to_pylist()
+    columns["pair_id"] = list(map(content_id, chosen, rejected))
+    columns["split"] = _splits(rows, config.test_share)
+    columns |= _edit_masks(rows, config.diff)
+    return table("pairs", columns)
+
+
+def _splits(rows: pa.Table, test_share: float) -> list[str]:
+    """`test` or `train` for each row, by its prompt: all pairs of a prompt are in one split."""
+    splits: list[str] = []
+    for prompt_id in rows["prompt_id"].to_pylist():
+        split = "train"
+        if share(prompt_id) < test_share:
+            split = "test"
+        splits.append(split)
+    return splits
+
+
+def _edit_masks(rows: pa.Table, diff: str) -> dict[str, pa.Array]:
+    """The columns of both edit masks."""
+    chosen_masks: list[np.ndarray] = []
+    rejected_masks: list[np.ndarray] = []
+    token_ids = zip(
+        rows["chosen_ids"].to_pylist(),
+        rows["rejected_ids"].to_pylist(),
+        strict=True,
     )
-
-
-def _have(rows: pa.Table) -> dict[str, int]:
-    """How many pairs have what only some losses need: the trainer refuses a loss by this, before it reads a shard."""
-    have = {
-        "edit_mask": len(rows),
-        "quality": len(rows) - rows["quality_prompt_ids"].null_count,
-        "baseline": len(rows) - rows["baseline_ids"].null_count,
-    }
-    have |= {
-        f"score.{scorer}": count
-        for scorer, count in Counter(scorer for both in _scorers(rows) for scorer in both).items()
-    }
-    return {f"have_{name}": count for name, count in have.items()}
-
-
-def _scorers(rows: pa.Table) -> list[set[str]]:
-    """For each row the scorers that rated both responses."""
-    chosen, rejected = (
-        [{scorer for scorer, _ in scores or ()} for scores in rows[f"{side}_scores"].to_pylist()]
-        for side in ("chosen", "rejected")
-    )
-    return [one & other for one, other in zip(chosen, rejected, strict=True)]
-
-
-def _why(rows: pa.Table, config: Pairs) -> pa.Array:
-    """For each choice why it is no pair, null where it is one."""
-    reason = pa.nulls(len(rows), pa.string())
-    tests = {
-        "no_score": pa.array([not both.issuperset(config.scored_by) for both in _scorers(rows)], pa.bool_()),
-        "no_baseline": pc.and_(pc.is_null(rows["baseline_ids"]), bool(config.baseline)),
-        "no_logprobs": pc.or_(pc.is_null(rows["ref_chosen_logps"]), pc.is_null(rows["ref_rejected_logps"])),
-        "same_text": pc.fill_null(pc.equal(rows["chosen"], rows["rejected"]), False),
-        "same_response": pc.fill_null(
-            pc.equal(rows["chosen_response_id"], rows["rejected_response_id"]), False
-        ),
-        "no_response": pc.or_(pc.is_null(rows["chosen"]), pc.is_null(rows["rejected"])),
-    }
-    for name, holds in tests.items():
-        reason = pc.if_else(holds, name, reason)
-    return reason.combine_chunks() if isinstance(reason, pa.ChunkedArray) else reason
-
-
-def _masks(rows: pa.Table, diff: str) -> dict[str, pa.Array]:
-    sides = [rows[name].combine_chunks() for name in ("chosen_ids", "rejected_ids")]
-    found = [masks(c, r, diff) for c, r in zip(*(side.to_pylist() for side in sides), strict=True)]
+    for chosen_ids, rejected_ids in token_ids:
+        chosen_mask, rejected_mask = masks(chosen_ids, rejected_ids, diff)
+        chosen_masks.append(chosen_mask)
+        rejected_masks.append(rejected_mask)
     return {
-        f"{name}_edit_mask": pa.array(
-            [pair[number] for pair in found], TABLES["pairs"].field(f"{name}_edit_mask").type
-        )
-        for number, name in enumerate(("chosen", "rejected"))
+        "chosen_edit_mask": pa.array(chosen_masks, MASK),
+        "rejected_edit_mask": pa.array(rejected_masks, MASK),
     }
 
 
-def _unrated(scores: list | None, scored_by: tuple[str, ...]) -> list[str]:
-    """Those of the scorers that gave a response no score."""
-    return [scorer for scorer in scored_by if scorer not in dict(scores or ())]
+def _have_counts(pairs: pa.Table) -> dict[str, int]:
+    """How many pairs have what only some losses need.
 
-
-def _refused(lost: pa.Table, why: pa.Array, scored_by: tuple[str, ...]) -> pa.Table:
-    unrated = [_unrated(scores, scored_by) for scores in lost["chosen_scores"].to_pylist()]
-    of_chosen = pc.and_(
-        pc.equal(why, "no_score"), pa.array([bool(missing) for missing in unrated], pa.bool_())
+    The trainer refuses a loss by this, before it reads a shard."""
+    counts = {
+        "have_edit_mask": len(pairs),
+        "have_quality": pairs["quality_prompt_ids"].drop_null().length(),
+        "have_baseline": pairs["baseline_ids"].drop_null().length(),
+    }
+    both_sides = zip(
+        scorers_of(pairs, "chosen"),
+        scorers_of(pairs, "rejected"),
+        strict=True,
     )
-    chosen_side = pc.or_(pc.or_(pc.is_null(lost["ref_chosen_logps"]), pc.equal(why, "same_text")), of_chosen)
-    missing = [
-        ", ".join(chosen or _unrated(rejected, scored_by))
-        for chosen, rejected in zip(unrated, lost["rejected_scores"].to_pylist(), strict=True)
-    ]
-    return table(
-        "rejects",
-        {
-            "stage": ["pairs"] * len(lost),
-            "reason": why,
-            "detail": [
-                _WHY[reason].format(names) for reason, names in zip(why.to_pylist(), missing, strict=True)
-            ],
-            "file": lost["file"],
-            "line": lost["line"],
-            "prompt_id": lost["prompt_id"],
-            "response_id": pc.if_else(chosen_side, lost["chosen_response_id"], lost["rejected_response_id"]),
-            "raw": pc.if_else(chosen_side, lost["chosen"], lost["rejected"]),
-        },
-    )
+    for of_chosen, of_rejected in both_sides:
+        for scorer in of_chosen & of_rejected:
+            name = f"have_score.{scorer}"
+            counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 STAGE = Stage(
@@ -208,5 +222,6 @@ STAGE = Stage(
     query=query,
     fn=make,
     facts=facts,
-    settings=settings,
+    variables=choice.variables,
+    compares_with_reference=True,
 )

@@ -1,29 +1,36 @@
-"""Raw files to `prompts`: each row read once, given its content id and with it its shard, for good.
+"""Raw files to `prompts`: each row is read once and given its content id, and with it its shard, for good.
 
-All input is read in one pass and laid down by shard (`scan`), since rows of one prompt may stand anywhere; then each shard alone drops exact
-duplicates and gathers what belongs to one prompt. Rows in = rows out + rejects + duplicates.
+- All input is read in one pass and partitioned by shard (`scan`), since the rows of a prompt may stand
+  anywhere.
+- Then each shard alone drops exact duplicates and gathers what belongs to one prompt.
+- Rows in = rows out + rejects + duplicates.
 """
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from engine import ids, raw
 from engine.formats import Format, Reading, recognise
-from engine.stage import Made, Scanned, Stage
-from schemas.commit import content_digest, fingerprint
+from engine.rejects import Reject, rejects_table
+from engine.stage import Context, Made, Planning, Scanned, Stage
+from schemas.digest import content_digest, fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
-from schemas.recipe import Recipe
+from schemas.manifest import Facts
 from schemas.sections import Prompts
-from schemas.tables import MESSAGES, table
+from schemas.tables import MESSAGES, TABLES
 
 _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
+_ROWS_TO_RECOGNISE = 100
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+# The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
 _SCANNED = pa.schema(
     [
         ("file", pa.string()),
@@ -39,46 +46,64 @@ _SCANNED = pa.schema(
 )
 
 
-def facts(recipe: Recipe) -> dict:
-    """The input's content, the format's SQL and the number of shards: all that a row's place and reading depend on."""
-    config: Prompts = recipe.section("prompts")
+def facts(config: Prompts, planning: Planning) -> Facts:
+    """All that a row's place and reading depend on: the input's content, the format's SQL, the shards.
+
+    Raises UserError where there is no input, or where no format can read it."""
     files = raw.find(config.source)
     if config.format == "auto":
-        path = recognise(list(itertools.islice(raw.rows(files, config.max_row_bytes), 100)))
+        rows = raw.rows(files, config.max_row_bytes)
+        format_file = recognise(list(itertools.islice(rows, _ROWS_TO_RECOGNISE)))
     else:
-        path = included("sql", config.format, ".sql")
-    wanted = round(sum(map(raw.estimated_bytes, files.values())) / _SHARD_BYTES)
-    shards = config.shards or min(max(1, wanted), _MAX_SHARDS)
+        format_file = included("sql", config.format, ".sql")
+    macros = included("sql", "macros", ".sql")
     return {
         "input": {name: content_digest(file) for name, file in files.items()},
-        "format": path.stem,
-        "format_sql": fingerprint([path.read_text(), included("sql", "macros", ".sql").read_text()]),
+        "format": format_file.stem,
+        "format_sql": fingerprint([format_file.read_text(), macros.read_text()]),
         "max_row_bytes": config.max_row_bytes,
-        "shards": shards,
+        "shards": config.shards or _shards_for(files),
     }
 
 
-def scan(recipe: Recipe, facts: dict) -> Iterator[Scanned]:
-    """All rows of the input, a batch at a time, each with its shard; raises UserError where the input is not what the facts name."""
-    config: Prompts = recipe.section("prompts")
+def _shards_for(files: dict[str, Path]) -> int:
+    """The number of shards for an input, by its estimated size."""
+    size = sum(map(raw.estimated_bytes, files.values()))
+    return min(max(1, round(size / _SHARD_BYTES)), _MAX_SHARDS)
+
+
+def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
+    """All rows of the input, a batch at a time, each with its shard.
+
+    Raises UserError where the input is not what the facts name."""
     files = raw.find(config.source)
-    form = Format(included("sql", facts["format"] if config.format == "auto" else config.format, ".sql"))
+    format_name = config.format
+    if format_name == "auto":
+        format_name = facts["format"]
+    reader = Format(included("sql", format_name, ".sql"))
     rows = raw.rows(files, config.max_row_bytes)
-    while batch := _some(rows):
-        readings = form.read(batch)
-        laid = [_lay(reading) for reading in readings]
-        # A reject has no prompt: its text settles its shard.
-        shards = [ids.shard_of(row.get("prompt_id") or row["row_id"], facts["shards"]) for row in laid]
-        yield Scanned(pa.Table.from_pylist(laid, schema=_SCANNED), shards)
-    if changed := [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]:
+    while batch := _next_batch(rows):
+        scanned: list[dict[str, Any]] = []
+        shards: list[int] = []
+        for reading in reader.read(batch):
+            row = _scanned_row(reading)
+            # A reject has no prompt: its text settles its shard.
+            identity = row.get("prompt_id") or row["row_id"]
+            scanned.append(row)
+            shards.append(ids.shard_of(identity, facts["shards"]))
+        yield Scanned(pa.Table.from_pylist(scanned, schema=_SCANNED), shards)
+    changed = [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]
+    if changed:
         raise UserError(
-            f"{', '.join(changed)} changed while it was read: nothing was made from it; run the same command again"
+            f"{', '.join(changed)} changed while it was read: nothing was made from it; "
+            "run the same command again"
         )
 
 
-def _some(rows: Iterator[raw.Row]) -> list[raw.Row]:
+def _next_batch(rows: Iterator[raw.Row]) -> list[raw.Row]:
     """The next rows, as many as may be in memory at once."""
-    batch, size = [], 0
+    batch: list[raw.Row] = []
+    size = 0
     for row in itertools.islice(rows, _ROWS_AT_ONCE):
         batch.append(row)
         size += len(row.text)
@@ -87,7 +112,8 @@ def _some(rows: Iterator[raw.Row]) -> list[raw.Row]:
     return batch
 
 
-def _lay(reading: Reading) -> dict:
+def _scanned_row(reading: Reading) -> dict[str, Any]:
+    """A row of `_SCANNED`: `row_id` is a digest of all that the row says, so equal rows are duplicates."""
     row = reading.row
     if reading.reason:
         return {
@@ -99,54 +125,62 @@ def _lay(reading: Reading) -> dict:
             "raw": row.text,
         }
     prompt_id = ids.prompt_id(reading.messages)
-    row_id = ids.content_id(
-        prompt_id, [[response["text"], response["score"]] for response in reading.responses]
-    )
+    responses = [[response["text"], response["score"]] for response in reading.responses]
     return {
         "file": row.file,
         "line": row.line,
         "prompt_id": prompt_id,
-        "row_id": row_id,
+        "row_id": ids.content_id(prompt_id, responses),
         "messages": reading.messages,
         "responses": reading.responses,
     }
 
 
-def make(batch: pa.Table, recipe: Recipe, model: object) -> Made:
+def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
     """One shard's rows, in the order of the input, to prompts and rejects."""
-    prompts: dict[str, dict] = {}
+    rows = batch.to_pylist()
+    prompts: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
-    rejects = []
-    for row in batch.to_pylist():
+    rejects: list[Reject] = []
+    for number, row in enumerate(rows):
         if row["reason"]:
-            rejects.append(
-                {key: row[key] for key in ("reason", "detail", "file", "line", "raw")} | {"stage": "prompts"}
-            )
+            rejects.append(Reject(number, row["reason"], row["detail"]))
         elif row["row_id"] not in seen:
             seen.add(row["row_id"])
-            prompt = prompts.setdefault(
-                row["prompt_id"], row | {"prompt": row["messages"][-1]["content"], "given": []}
-            )
-            prompt["given"] += [response | {"comparison_id": row["row_id"]} for response in row["responses"]]
-    kept = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
-    names = ("prompt_id", "messages", "prompt", "given", "file", "line")
+            prompt = prompts.setdefault(row["prompt_id"], _prompt_of(row))
+            for response in row["responses"]:
+                prompt["given"].append(response | {"comparison_id": row["row_id"]})
+    by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
+    tables = {
+        "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
+        "rejects": rejects_table("prompts", rejects, batch, [row["raw"] for row in rows]),
+    }
     counts = {
         "rows_in": len(batch),
         "rows_out": len(seen),
         "rejects": len(rejects),
         "duplicates": len(batch) - len(seen) - len(rejects),
     }
-    tables = {
-        "prompts": table("prompts", {name: [prompt[name] for prompt in kept] for name in names}),
-        "rejects": table(
-            "rejects",
-            {
-                name: [row[name] for row in rejects]
-                for name in ("stage", "reason", "detail", "file", "line", "raw")
-            },
-        ),
-    }
     return Made(tables, counts)
 
 
-STAGE = Stage(name="prompts", version=1, writes=("prompts", "rejects"), fn=make, facts=facts, scan=scan)
+def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `prompts`, still without responses."""
+    return {
+        "prompt_id": row["prompt_id"],
+        "messages": row["messages"],
+        "prompt": row["messages"][-1]["content"],
+        "given": [],
+        "file": row["file"],
+        "line": row["line"],
+    }
+
+
+STAGE = Stage(
+    name="prompts",
+    version=1,
+    writes=("prompts", "rejects"),
+    fn=make,
+    facts=facts,
+    scan=scan,
+)

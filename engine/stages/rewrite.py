@@ -1,32 +1,50 @@
-"""Bridging (BMC, methods §5): ỹ+ = LLM(x, y+, y-), the rejected response corrected with the chosen one as reference.
+"""Bridging (BMC, arXiv 2408.07471): ỹ+ = LLM(x, y+, y-), the rejected response, corrected.
 
-A rewrite that cannot serve is kept with the reason: empty, unchanged (it says what the draft says), copy (it says what the reference says),
-too_far (further from the draft than the reference itself is, times `too_far`), unfinished (cut off). The pair is then the two it came from.
-Distances are Levenshtein's, in words, so that they mean the same under any tokenizer.
+- The rejected response is the rewrite's parent (the draft), the chosen one its reference.
+- A rewrite that cannot serve is kept with the reason in `fallback`; the pair is then the two it came from.
+  The reasons: empty; unfinished (cut off); unchanged (it says what the draft says); copy (it says what the
+  reference says); too_far (further from the draft than `too_far` times the reference's own distance).
+- Distances are Levenshtein's, in words, so that they mean the same under any tokenizer.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
-from engine.ids import content_id, lists, seed_of
+from engine.ids import content_id, seed_of
 from engine.instructions import Instruction, conversation
-from engine.models import Uses
-from engine.models import uses as model_of
-from engine.stage import Made, Stage
-from engine.stages.generate import refused, sampling_facts, unfit
-from schemas.recipe import Recipe
+from engine.models import Sample
+from engine.models.spec import ModelSpec, spec_of
+from engine.rejects import fit_prompts, rejects_table
+from engine.stage import Context, Made, Planning, Stage
+from engine.text import Messages, Text
+from schemas import sections
+from schemas.manifest import Facts
 from schemas.sections import Rewrite
-from schemas.tables import table
+from schemas.tables import TABLES
 
 _QUERY = """
 with choice as ({choose})
-select distinct choice.prompt_id as prompt_id, prompts.messages as messages, prompts.file as file, prompts.line as line,
-       chosen_response_id, rejected_response_id, rejected_response_id as response_id, c.text as chosen, r.text as rejected,
-       coalesce(skipped, case when c.text is null or r.text is null then 'no_response' when c.text = r.text then 'same_text' end) as skipped
+select distinct
+       choice.prompt_id as prompt_id,
+       prompts.messages as messages,
+       prompts.file as file,
+       prompts.line as line,
+       chosen_response_id,
+       rejected_response_id,
+       rejected_response_id as response_id,
+       c.text as chosen,
+       r.text as rejected,
+       coalesce(
+           skipped,
+           case when c.text is null or r.text is null then 'no_response'
+                when c.text = r.text then 'same_text' end
+       ) as skipped
 from choice
 join prompts on prompts.prompt_id = choice.prompt_id
 left join responses c on c.response_id = chosen_response_id
@@ -35,139 +53,177 @@ order by choice.prompt_id, chosen_response_id, rejected_response_id, skipped
 """
 _WORD = re.compile(r"\w+|[^\w\s]")
 
+# A row of the batch: the rejected response to be rewritten, with all that belongs to it.
+Draft = Mapping[str, Any]
+# A row of `responses`; what is left out is null.
+Response = dict[str, Any]
 
-def uses(recipe: Recipe) -> Uses:
-    return model_of(recipe, recipe.section("rewrite").model)
+
+def query(config: Rewrite) -> str:
+    """The two responses that the section's `choose` names, with their texts and their prompt."""
+    return _QUERY.format(choose=choice.sql(config))
 
 
-def facts(recipe: Recipe) -> dict:
-    config: Rewrite = recipe.section("rewrite")
-    own = {
-        "prompt": Instruction(config.prompt, "conversation", "chosen", "rejected").digest,
-        "sampling": sampling_facts(config),
+def model_spec(config: Rewrite, reference: sections.Model) -> ModelSpec:
+    """The section's model, or the recipe's own."""
+    return spec_of(reference, config.model)
+
+
+def facts(config: Rewrite, planning: Planning) -> Facts:
+    """The model, what it is told, how it samples, and the choice. Raises UserError as choice.facts does."""
+    instruction = Instruction(config.prompt, "conversation", "chosen", "rejected")
+    return {
+        "prompt": instruction.digest,
+        "model": planning.model().facts(),
+        "sampling": config.sampling_facts(),
         "too_far": config.too_far,
-        "seed": recipe.seed,
+        "seed": planning.seed,
+        **choice.facts(config, planning),
     }
-    return {"model": uses(recipe).facts(), **own, **choice.facts(recipe, "rewrite")}
 
 
-def make(batch: pa.Table, recipe: Recipe, model) -> Made:
+def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
+    """A rewrite for each choice, in the batch's order; those that could not be asked for come last."""
     counts = choice.skipped(batch)
     batch = batch.filter(pc.is_null(batch["skipped"]))
     if not len(batch):
         return Made({}, counts)
-    config: Rewrite = recipe.section("rewrite")
-    rows, ask, text = (
-        batch.select(
-            ["prompt_id", "chosen_response_id", "rejected_response_id", "chosen", "rejected"]
-        ).to_pylist(),
-        Instruction(config.prompt),
-        model().text,
-    )
-    asked = [conversation(messages) for messages in batch["messages"].to_pylist()]
-    prompts = text.prompts(
-        [
-            ask(conversation=question, chosen=row["chosen"], rejected=row["rejected"])
-            for question, row in zip(asked, rows, strict=True)
-        ]
-    )
-    reasons = {
-        number: reason
-        for number, prompt in enumerate(prompts)
-        if (reason := unfit(prompt, uses(recipe).positions))
+    model = context.open_model()
+    drafts = batch.to_pylist()
+    rendered = model.text.prompts(_questions(drafts, config.prompt))
+    prompts, rejects = fit_prompts(rendered, context.positions)
+    asked = [drafts[row] for row in prompts]
+    seeds = [[_seed(draft, context.seed)] for draft in asked]
+    samples = model.generate(list(prompts.values()), seeds, config)
+    keep_ids = _is_written_by_reference(context)
+    responses = _responses(asked, samples, model.text, config.too_far, keep_ids)
+    for reject in rejects:
+        # What could not even be asked for falls back as well: the pair is not lost.
+        response = rewritten_response(drafts[reject.row], "", "stop", config.too_far)
+        response["fallback"] = reject.reason
+        response["finish_reason"] = None
+        responses.append(response)
+    raw = batch["rejected"].to_pylist()
+    tables = {
+        "responses": pa.Table.from_pylist(responses, schema=TABLES["responses"]),
+        "rejects": rejects_table("rewrite", rejects, batch, raw),
     }
-    fit = [number for number in range(len(rows)) if number not in reasons]
-    seeds = [
-        [
-            seed_of(
-                recipe.seed,
-                "rewrite",
-                rows[number]["chosen_response_id"],
-                rows[number]["rejected_response_id"],
-            )
-        ]
-        for number in fit
-    ]
-    samples = [group[0] for group in model().generate([prompts[number] for number in fit], seeds, config)]
-    # The reference model's own tokens, where it is the one that wrote them; else the text is tokenised for it by logprobs.
-    own = uses(recipe).facts() == model_of(recipe).facts()
-    made = []
-    for number, sample, said in zip(
-        fit, samples, text.decode([sample.ids for sample in samples]), strict=True
-    ):
-        kept = (
-            {"response_ids": sample.ids, "sampled_token_logps": sample.token_logps}
-            if own and said == said.strip()
-            else {}
+    counts |= _counts(responses, len(rejects))
+    return Made(tables, counts)
+
+
+def _questions(drafts: list[Draft], prompt: str) -> list[Messages]:
+    """What the model is told for each draft."""
+    instruction = Instruction(prompt)
+    questions: list[Messages] = []
+    for draft in drafts:
+        question = instruction(
+            conversation=conversation(draft["messages"]),
+            chosen=draft["chosen"],
+            rejected=draft["rejected"],
         )
-        made.append(_rewritten(rows[number], said.strip(), sample.finish_reason, config.too_far) | kept)
-    # What could not even be asked falls back as well: the pair is not lost.
-    made += [
-        _rewritten(rows[number], "", "stop", config.too_far) | {"fallback": reason, "finish_reason": None}
-        for number, (reason, _) in reasons.items()
-    ]
-    columns = {
-        name: [row.get(name) for row in made]
-        for name in made[0] | {"response_ids": 0, "sampled_token_logps": 0}
-    }
-    columns |= {
-        "response_ids": lists(columns["response_ids"], "int32"),
-        "sampled_token_logps": lists(columns["sampled_token_logps"], "float32"),
-    }
-    counts |= {"rewritten": sum(row["fallback"] is None for row in made), "rejects": len(reasons)}
-    for row in made:
-        if row["fallback"]:
-            counts[f"fallback_{row['fallback']}"] = counts.get(f"fallback_{row['fallback']}", 0) + 1
-    return Made(
-        {
-            "responses": table("responses", columns),
-            "rejects": refused("rewrite", reasons, batch, batch["rejected"].to_pylist()),
-        },
-        counts,
+        questions.append(question)
+    return questions
+
+
+def _seed(draft: Draft, seed: int) -> int:
+    """The seed of a draft's rewrite, by the run's."""
+    return seed_of(
+        seed,
+        "rewrite",
+        draft["chosen_response_id"],
+        draft["rejected_response_id"],
     )
 
 
-def _rewritten(row: dict, text: str, finish_reason: str, too_far: float) -> dict:
-    """A row of `responses` for a rewrite, `fallback` saying why it cannot serve, if it cannot."""
-    new, parent, reference = (_WORD.findall(said) for said in (text, row["rejected"], row["chosen"]))
-    to_parent, between = Levenshtein.distance(new, parent), Levenshtein.distance(reference, parent)
-    fallback = (
-        "empty"
-        if not new
-        else "unfinished"
-        if finish_reason == "length"
-        else "unchanged"
-        if new == parent
-        else "copy"
-        if new == reference
-        else "too_far"
-        if to_parent > too_far * between
-        else None
-    )
+def _is_written_by_reference(context: Context) -> bool:
+    """True if the rewriter is the recipe's own model, so that its token ids are the reference's too."""
+    assert context.model is not None and context.reference is not None
+    return context.model.facts() == context.reference.facts()
+
+
+def _responses(
+    drafts: list[Draft],
+    samples: list[list[Sample]],
+    text: Text,
+    too_far: float,
+    keep_ids: bool,
+) -> list[Response]:
+    """Rows of `responses` for what the model wrote: one sample for each draft.
+
+    With `keep_ids` the token ids are kept where the text is all that they say; else logprobs tokenises the
+    text for the reference."""
+    texts = text.decode([sample.ids for (sample,) in samples])
+    responses: list[Response] = []
+    for draft, (sample,), decoded in zip(drafts, samples, texts, strict=True):
+        said = decoded.strip()
+        response = rewritten_response(draft, said, sample.finish_reason, too_far)
+        if keep_ids and said == decoded:
+            response["response_ids"] = sample.ids
+            response["sampled_token_logps"] = sample.token_logps
+        responses.append(response)
+    return responses
+
+
+def rewritten_response(draft: Draft, text: str, finish_reason: str, too_far: float) -> Response:
+    """A row of `responses` for a rewrite; its `fallback` says why it cannot serve, if it cannot."""
+    new = _WORD.findall(text)
+    parent = _WORD.findall(draft["rejected"])
+    reference = _WORD.findall(draft["chosen"])
+    to_parent = Levenshtein.distance(new, parent)
+    between = Levenshtein.distance(reference, parent)
+    fallback = _fallback_by_words(new, parent, reference, finish_reason)
+    if fallback is None and to_parent > too_far * between:
+        fallback = "too_far"
+    length_ratio = None
+    if parent:
+        length_ratio = len(new) / len(parent)
+    prompt_id = draft["prompt_id"]
+    parent_id = draft["rejected_response_id"]
+    reference_id = draft["chosen_response_id"]
     return {
-        "response_id": content_id(
-            row["prompt_id"], "rewritten", row["rejected_response_id"], row["chosen_response_id"], text
-        ),
-        "prompt_id": row["prompt_id"],
+        "response_id": content_id(prompt_id, "rewritten", parent_id, reference_id, text),
+        "prompt_id": prompt_id,
         "source": "rewritten",
         "text": text,
-        "parent_id": row["rejected_response_id"],
-        "reference_id": row["chosen_response_id"],
+        "parent_id": parent_id,
+        "reference_id": reference_id,
         "edit_to_parent": to_parent,
         "edit_to_reference": Levenshtein.distance(new, reference),
         "edit_between": between,
-        "length_ratio": len(new) / len(parent) if parent else None,
+        "length_ratio": length_ratio,
         "finish_reason": finish_reason,
         "fallback": fallback,
     }
 
 
-def query(recipe: Recipe) -> str:
-    return _QUERY.format(choose=choice.sql(recipe, "rewrite"))
+def _fallback_by_words(
+    new: list[str],
+    parent: list[str],
+    reference: list[str],
+    finish_reason: str,
+) -> str | None:
+    """Why a rewrite cannot serve, whatever its distance from the draft."""
+    if not new:
+        return "empty"
+    if finish_reason == "length":
+        return "unfinished"
+    if new == parent:
+        return "unchanged"
+    if new == reference:
+        return "copy"
+    return None
 
 
-def settings(recipe: Recipe) -> dict[str, object]:
-    return choice.settings(recipe, "rewrite")
+def _counts(responses: list[Response], rejects: int) -> dict[str, int]:
+    """How many rewrites can serve, how many could not be asked for, and how many fall back, by reason."""
+    counts = {"rewritten": 0, "rejects": rejects}
+    for response in responses:
+        name = "rewritten"
+        if response["fallback"]:
+            name = f"fallback_{response['fallback']}"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 STAGE = Stage(
@@ -178,6 +234,7 @@ STAGE = Stage(
     query=query,
     fn=make,
     facts=facts,
-    uses=uses,
-    settings=settings,
+    variables=choice.variables,
+    model=model_spec,
+    compares_with_reference=True,
 )

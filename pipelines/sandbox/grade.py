@@ -12,13 +12,15 @@ from pathlib import Path
 import polars as pl
 
 from engine.ids import seed_of
-from engine.models import Uses, open_model, places
+from engine.models.open import open_model, places
+from engine.models.spec import ModelSpec, resolve
 from engine.text import TemplateError, Text
 from pipelines.sandbox import world
 from schemas.devices import cores
 from schemas.errors import UserError, exit_on_user_error
-from schemas.manifest import read_json
+from schemas.manifest import MANIFEST, read_json
 from schemas.sections import Model, Sampling
+from schemas.store import open_store
 
 Conversation = list[dict[str, str]]
 _MAX_TOKENS = 96  # of a response
@@ -37,15 +39,8 @@ def accuracy(
     - steps: the mean share of right steps in the same samples
     - greedy: right answers of greedy decoding
     """
-    use = Uses(Model(name=str(model)), "hf")
-    place = places(use)[0]
-    opened = open_model(
-        use,
-        place,
-        threads,
-        lambda done: None,
-        None,
-    )
+    spec = ModelSpec(Model(name=str(model)), "hf")
+    opened = open_model(resolve(spec), places(spec)[0], threads)
     conversations: list[Conversation] = []
     for row in world.prompts(seed, problems):
         messages = [{"role": "user", "content": row["prompt"]}]
@@ -96,11 +91,10 @@ def _share_of_right_steps(conversations: list[Conversation], responses: list[str
 
 def _model_folder(path: str) -> Path:
     """The folder itself, or the last checkpoint of a train folder."""
-    folder = Path(path)
-    manifest = folder / "manifest.json"
-    if manifest.exists() and not (folder / "config.json").exists():
-        return folder / read_json(manifest)["checkpoint"]
-    return folder
+    folder = open_store(path)
+    if folder.exists(MANIFEST) and not folder.exists("config.json"):
+        return folder.local_path(read_json(folder, MANIFEST)["checkpoint"])
+    return folder.local_path()
 
 
 def main(problems: int, seed: int, named_models: list[str]) -> None:

@@ -112,7 +112,7 @@ def _attend_group(
     prompt_value, *response_values = value.split(lengths, 2)
     outputs = [_attend(prompt_query, prompt_key, prompt_value, options, layout)]
     for own_query, own_key, own_value in zip(response_queries, response_keys, response_values, strict=True):
-        # Of a response of one token nothing is fed.
+        # A response of one token is predicted from its prompt alone: none of it is fed.
         if own_query.shape[2]:
             seen_key = torch.cat([prompt_key, own_key], 2)
             seen_value = torch.cat([prompt_value, own_value], 2)
@@ -157,10 +157,11 @@ def _attend_capped(
     softcap = options.softcap
     assert softcap is not None
     scale = options.scale or query.shape[3] ** -0.5
+    # One name throughout: each is a whole matrix of scores, and the one before is gone with its name.
     scores = query @ key.transpose(2, 3) * scale
-    capped = softcap * torch.tanh(scores / softcap)
-    masked = capped.float().masked_fill(~mask, float("-inf"))
-    weights = masked.softmax(-1).to(query.dtype)
+    scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.float().masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1).to(query.dtype)
     return F.dropout(weights, options.dropout) @ value
 
 
@@ -251,7 +252,7 @@ def _kernel_index(segments: list[GroupLengths], device: torch.device) -> _Kernel
         query_lengths.append(prompt + first)
         key_lengths.append(prompt + first)
         for length in others:
-            # Of a response of one token nothing is fed.
+            # A response of one token is predicted from its prompt alone: none of it is fed.
             if length:
                 keys.append(prompt_keys)
                 keys.append(np.arange(end, end + length))

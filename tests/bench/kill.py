@@ -1,9 +1,11 @@
-"""Kill -9 at random moments: a run that is killed N times and started again ends in the bytes of one that is not.
+"""Kill -9 at random moments: a run that is killed N times ends in the bytes of a run that is not killed.
 
     .venv/bin/python tests/bench/kill.py --source FILE --model FOLDER [--kills 10] [--seed 0] [--steps 30]
 
-Does so for `engine precompute` (8 shards) and then for `trainer run` (a checkpoint every 3 steps), on data and a model of yours. The moments
-are drawn over the length of the undisturbed run, so that they fall everywhere in it. Prints each, and whether every file is the same.
+- Checks `engine precompute` (8 shards) and then `trainer run` (a checkpoint every 3 steps), on data and a
+  model of yours. After each kill the command is started again.
+- The moments are drawn over the length of the undisturbed run, so they fall everywhere in it.
+- Prints each moment, and whether every file is the same.
 """
 
 import argparse
@@ -37,8 +39,9 @@ def undisturbed(words: list[str]) -> float:
 def killed(
     words: list[str], out: Path, start: Path | None, kills: int, length: float, draw: random.Random
 ) -> int:
-    """Starts the command again and again until `kills` have met it at work, then lets it end; returns how often it had to begin anew,
-    since it had ended before its moment came."""
+    """Start the command again and again until `kills` have met it at work, then let it end.
+
+    Returns how often it had to begin anew, because it ended before its moment came."""
     met = anew = 0
     while met < kills:
         # Past the imports, and short enough that all of them together are about one run.
@@ -119,8 +122,10 @@ def main() -> None:
             anew = killed([*words, str(other)], other, start, args.kills, length, draw)
             same = compare(one, other)
             good &= same
+            verdict = "the same bytes" if same else "OTHER BYTES"
             print(
-                f"{what}: killed {args.kills} times at work, begun anew {anew} times; {'the same bytes' if same else 'OTHER BYTES'} ({len(tree(one))} files)",
+                f"{what}: killed {args.kills} times at work, begun anew {anew} times; "
+                f"{verdict} ({len(tree(one))} files)",
                 flush=True,
             )
     sys.exit(not good)

@@ -2,8 +2,10 @@
 
     python tests/bench/losses.py RUN [--losses sr_dpo,rpo] [--rounds 5] [--pairs 32] [--json]
 
-On the CPU. RUN is a finished run that has what the losses need. The same pairs go through each loss in turn (forward, backward, optimizer step), round after
-round; a ratio is of medians. Sr-DPO's live Δ is one more forward without gradient under the quality prompt: its paper reports 1.24.
+- Runs on the CPU. RUN is a finished run that has what the losses need.
+- The same pairs go through each loss in turn (forward, backward, optimizer step), round after round. A ratio
+  is of medians.
+- Sr-DPO's live Δ is one more forward without gradient under the quality prompt: its paper reports 1.24.
 """
 
 import argparse
@@ -27,7 +29,9 @@ def main() -> None:
     from trainer import data, losses
     from trainer.dist import Ranks
     from trainer.model import load as load_model
-    from trainer.train import Stepping, _optimizer
+    from trainer.pairs import open_pairs
+    from trainer.step import Stepper
+    from trainer.train import make_optimizer
 
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("run", type=Path)
@@ -40,11 +44,11 @@ def main() -> None:
     config = Train(learning_rate=1e-9, batch_size=args.pairs)
     source = resolve(load(args.run / "recipe.toml").section("model"))
     model = load_model(source, torch.device("cpu"), False)
-    optimizer, ranks = _optimizer(model, config), Ranks(0, 1, torch.device("cpu"))
+    optimizer, ranks = make_optimizer(model, config), Ranks(0, 1, torch.device("cpu"))
     objectives = {name: losses.choose(Train(loss=name)) for name in ("dpo", *args.losses.split(","))}
     # The same pairs in the same order for all, each with what its loss needs.
     batches = {
-        name: data.global_batches(data.open_pairs(args.run, one.needs), args.pairs, seed=0)
+        name: data.global_batches(open_pairs(args.run, one.needs), args.pairs, seed=0)
         for name, one in objectives.items()
     }
     times: dict[str, list[float]] = {name: [] for name in objectives}
@@ -53,7 +57,7 @@ def main() -> None:
             taken = [next(batches[name])[1] for _ in range(2)]
             begun = time.perf_counter()
             for batch in taken:
-                Stepping(model, objective, config, ranks).backward(batch)
+                Stepper.of(model, objective, config, ranks).backward(batch)
                 optimizer.step()
                 optimizer.zero_grad()
             if number:  # the first round warms up

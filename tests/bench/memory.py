@@ -1,11 +1,15 @@
-"""Peak memory of the import and of the trainer's data path, at growing numbers of pairs: it must not grow with them.
+"""Peak memory of the import and of the trainer's data path: it must not grow with the number of pairs.
 
     .venv/bin/python tests/bench/memory.py [--pairs 10000 100000 1000000] [--json]
 
-Every shard holds about 5,000 pairs, whatever the number of them, and each size runs in processes of its own, on generated rows of about 0.4 kB. `prompts` is the recipe's [prompts] and [given] (reading, checking,
-laying down by shard, deduplicating); `precompute` the whole recipe with a tiny model; `reading` one epoch of the trainer's batches over the
-pairs it made. Prints the peak resident memory above that of an idle process with the same imports, and the ratio to the smallest size.
-The whole recipe takes a while with a model, so it is run up to --precompute-pairs only.
+- Every shard holds about 5,000 pairs, whatever their number. Each size runs in processes of its own, on
+  generated rows of about 0.4 kB.
+- `prompts` is the recipe's [prompts] and [given]: reading, checking, partitioning by shard, deduplicating.
+- `precompute` is the whole recipe with a tiny model. It takes a while, so it runs up to --precompute-pairs
+  only.
+- `reading` is one epoch of the trainer's batches over the pairs that `precompute` made.
+- Prints the peak resident memory above that of an idle process with the same imports, and the ratio to the
+  smallest size.
 """
 
 import argparse
@@ -20,6 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+LINE = (
+    "{work:<12} {pairs:>9,} pairs  {mb:>6,} MB  {ratio:>5.2f} x the smallest  {pairs_per_second:>8,} pairs/s"
+)
 
 
 def write(path: Path, pairs: int) -> None:
@@ -51,25 +58,30 @@ def write(path: Path, pairs: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def count_lines(path: Path) -> int:
+    with open(path) as file:
+        return sum(1 for _ in file)
+
+
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def child(work: str, folder: Path, out: Path) -> dict:
-    from engine.precompute import precompute
+    from engine.commands.precompute import precompute
     from schemas.devices import cores
     from schemas.recipe import load
 
     recipe = out / f"{work}.toml"
-    sections = (
-        "[prompts]\n[given]\n"
-        if work == "prompts"
-        else "[prompts]\n[given]\n[logprobs]\ntoo_long=['truncate_prompt_left','truncate_response']\n[pairs]\n"
-    )
+    sections = "[prompts]\n[given]\n"
+    if work != "prompts":
+        sections += "[logprobs]\ntoo_long=['truncate_prompt_left','truncate_response']\n[pairs]\n"
     recipe.write_text(f"[model]\n{sections}")
+    rows = folder / "rows.jsonl"
+    row_count = count_lines(rows)
     settings = [
-        f"prompts.shards={max(1, sum(1 for _ in open(folder / 'rows.jsonl')) // 5000)}",
-        f"prompts.source={folder / 'rows.jsonl'}",
+        f"prompts.shards={max(1, row_count // 5000)}",
+        f"prompts.source={rows}",
         "prompts.format=preference",
         f"model.name={folder / 'model'}",
     ]
@@ -77,8 +89,9 @@ def child(work: str, folder: Path, out: Path) -> dict:
         import torch
 
         from trainer import data
+        from trainer.pairs import open_pairs
 
-        pairs = data.open_pairs(out / "run")
+        pairs = open_pairs(out / "run")
         before, begun, tokens = peak_mb(), time.perf_counter(), 0
         for _, (_, batch) in zip(
             range(data.steps_per_epoch(pairs, 64)), data.global_batches(pairs, 64, 0), strict=False
@@ -90,10 +103,8 @@ def child(work: str, folder: Path, out: Path) -> dict:
     torch.set_num_threads(cores())
     before, begun = peak_mb(), time.perf_counter()
     precompute(out / "run" if work == "precompute" else out / "imported", load(recipe, settings), 1)
-    return {
-        "mb": peak_mb() - before,
-        "rate": sum(1 for _ in open(folder / "rows.jsonl")) / (time.perf_counter() - begun),
-    }
+    seconds = time.perf_counter() - begun
+    return {"mb": peak_mb() - before, "rate": row_count / seconds}
 
 
 def main() -> None:
@@ -140,14 +151,7 @@ def main() -> None:
                     "ratio": round(row["mb"] / max(first[work], 1), 2),
                     "pairs_per_second": round(row["rate"]),
                 }
-                print(
-                    json.dumps(row)
-                    if args.json
-                    else "{work:<12} {pairs:>9,} pairs  {mb:>6,} MB  {ratio:>5.2f} x the smallest  {pairs_per_second:>8,} pairs/s".format(
-                        **row
-                    ),
-                    flush=True,
-                )
+                print(json.dumps(row) if args.json else LINE.format(**row), flush=True)
 
 
 if __name__ == "__main__":

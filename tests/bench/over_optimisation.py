@@ -1,9 +1,14 @@
-"""RPO's claim (arXiv 2405.16436), on the sandbox: under DPO the chosen log-prob itself falls; under RPO it falls less. Over several seeds.
+"""RPO's claim (arXiv 2405.16436), on the sandbox and over several seeds.
 
-    python tests/bench/over_optimisation.py [--prompts 1500] [--seeds 3] [-o over_optimisation.png] [--run FOLDER]
+Under DPO the chosen log-prob itself falls; under RPO it falls less.
 
-Prompts alone become bridged pairs, once; then each loss is trained on them with each seed, far beyond what is good for the policy (three epochs at a
-learning rate of 1e-4), and `trainer compare` draws the curves. About two minutes a run on one core. A run that is there is not made again.
+    python tests/bench/over_optimisation.py [--prompts 1500] [--seeds 3] [-o over_optimisation.png]
+        [--run FOLDER]
+
+- Prompts alone become bridged pairs, once.
+- Each loss is then trained on them with each seed, far beyond what is good for the policy: three epochs at a
+  learning rate of 1e-4. `trainer compare` draws the curves.
+- A run takes about two minutes on one core. A run that is there is not made again.
 """
 
 import argparse
@@ -68,11 +73,13 @@ def main() -> None:
         good &= all(value < 0 for value in dpo.values()) and (
             run_name.startswith("dpo") or all(fallen[seed] > dpo[seed] for seed in dpo)
         )
-        print(
-            f"{run_name:<16} drift of the chosen log-prob, nat: mean {sum(fallen.values()) / len(fallen):.2f}, seeds {', '.join(f'{value:.2f}' for value in fallen.values())}"
-        )
+        mean = sum(fallen.values()) / len(fallen)
+        seeds = ", ".join(f"{value:.2f}" for value in fallen.values())
+        print(f"{run_name:<16} drift of the chosen log-prob, nat: mean {mean:.2f}, seeds {seeds}")
+    verdict = "holds" if good else "does not hold"
     print(
-        f"{'holds' if good else 'does not hold'}: the chosen log-prob falls under DPO, and under RPO less, for every seed; curves: {args.output}"
+        f"{verdict}: the chosen log-prob falls under DPO, and under RPO less, for every seed; "
+        f"curves: {args.output}"
     )
     sys.exit(not good)
 

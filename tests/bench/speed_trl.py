@@ -1,9 +1,12 @@
 """TRL's side of `speed.py` where it begins with a raw file.
 
-    python tests/bench/speed_trl.py FOLDER [--first]           to its first optimizer step; --first makes TRL keep log-probs
-    python tests/bench/speed_trl.py FOLDER --tokenise ours|trl ROUNDS    prints the seconds from the file to token ids, each round
+    python tests/bench/speed_trl.py FOLDER [--first]
+    python tests/bench/speed_trl.py FOLDER --tokenise ours|trl ROUNDS
 
-The log-probs lie in TRL's own cache file beside the data set; it is kept aside and put back, so that data and tokens can be forgotten alone.
+- The first form runs to TRL's first optimizer step; --first makes TRL keep log-probs.
+- The second form prints the seconds from the file to token ids, of each round.
+- The log-probs lie in TRL's own cache file beside the data set. It is kept aside and put back, so data and
+  tokens can be forgotten alone.
 """
 
 import json
@@ -30,14 +33,14 @@ def first_step(first: bool) -> None:
 
     torch.set_num_threads(1)
 
-    def found(self, model, inputs):
-        """Log-probs for TRL to keep. Which ones is of no account here, and to compute them takes it a minute."""
+    def zeros(self, model, inputs):
+        """Log-probs for TRL to keep. Their values do not matter here, and computing them takes a minute."""
         return inputs["input_ids"].new_zeros(len(inputs["input_ids"]), dtype=torch.float32).chunk(2)
 
     def computed(*_):
         sys.exit("TRL computed log-probs that it should have found")
 
-    trl.DPOTrainer.compute_ref_log_probs = found if first else computed
+    trl.DPOTrainer.compute_ref_log_probs = zeros if first else computed
     data = load()
     place, kept = Path(data.cache_files[0]["filename"]).parent, FOLDER / "kept"
     for file in kept.glob("*.arrow"):
@@ -89,29 +92,27 @@ def _tokenise_trl():
 
 
 def _tokenise_ours():
-    from engine.models import open_model
-    from engine.stage import _batch, lay, make, opened, plan
+    from engine.make import batch_of, make, scan
+    from engine.models.open import open_model
+    from engine.plan import opened, plan
     from engine.stages import STAGES
-    from engine.stages.logprobs import max_length, tokenised, uses
+    from engine.stages.logprobs import max_length, tokenise
     from schemas.recipe import load as load_recipe
 
     recipe = load_recipe(FOLDER / "recipe.toml", [])
-    text = open_model(uses(recipe), "cpu", 1, lambda done: None, None).text
+    planned = plan(FOLDER / "run", recipe)
+    model = planned.models["logprobs"]
+    text = open_model(model, "cpu", 1).text
+    config = recipe.section("logprobs")
 
     def once() -> None:
         run = plan(FOLDER / "run", recipe)
         with opened(run):
-            lay(run, set(range(run.shards)), lambda done: None)
+            scan(run, set(range(run.shards)), lambda done: None)
             for shard in range(run.shards):
                 make(run, shard, run.stages[:2], lambda stage: None, lambda stage, marker: None)
-                batch = _batch(run, STAGES["logprobs"], shard)
-                tokenised(
-                    batch,
-                    batch["prompt_id"].to_pylist(),
-                    text,
-                    max_length(recipe),
-                    recipe.section("logprobs"),
-                )
+                batch = batch_of(run, STAGES["logprobs"], shard)
+                tokenise(batch, text, max_length(config, model.positions), config)
 
     return once
 

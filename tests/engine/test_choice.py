@@ -1,13 +1,16 @@
-"""Every way to choose pairs, on a handful of responses whose choice can be made by hand; what falls out is counted, not lost."""
+"""Every way to choose pairs, on a handful of responses whose choice can be made by hand.
+
+What falls out is counted, not lost.
+"""
 
 import pytest
 
 from engine import choice, sql
 from schemas.errors import UserError
 from schemas.extensions import included
-from schemas.recipe import Recipe
 from schemas.sections import Check, Generate, Given, Judge, Pairs
 from schemas.tables import table
+from tests.engine.planned import planning
 
 RESPONSES = {
     "response_id": ["a1", "a2", "a3", "b1", "b2", "c1", "c2", "d1", "a9", "a8"],
@@ -18,7 +21,8 @@ RESPONSES = {
     "reference_id": [None] * 8 + ["a1", "a1"],
     "fallback": [None] * 9 + ["copy"],
 }
-# Prompt a: 5, 3, 1; b: a tie; c: one without a score; d: alone. The scores of another scorer must not count, and two of one scorer are averaged.
+# Prompt a: 5, 3, 1; b: a tie; c: one without a score; d: alone. The scores of another scorer must not count,
+# and two of one scorer are averaged.
 SCORES = {
     "prompt_id": ["a", "a", "a", "a", "b", "b", "c", "c", "d", "a"],
     "response_id": ["a1", "a2", "a3", "a3", "b1", "b2", "c1", "c2", "d1", "a3"],
@@ -29,9 +33,9 @@ SCORES = {
 
 def chosen(name: str, **settings) -> tuple[set, dict]:
     """(chosen, rejected, their scores) of all pairs, and how many fell out by reason."""
-    recipe = Recipe({"judge": Judge(), "pairs": Pairs(choose=name, **settings)}, seed=3)
+    config = Pairs(choose=name, **settings)
     tables = {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}
-    rows = sql.over(tables, choice.sql(recipe, "pairs"), name, choice.settings(recipe, "pairs")).to_pylist()
+    rows = sql.over(tables, choice.sql(config), name, choice.variables(config, seed=3)).to_pylist()
     skipped = [row["skipped"] for row in rows if row["skipped"]]
     assert len({row["prompt_id"] for row in rows}) >= (1 if name == "rewritten_vs_parent" else 3)
     return (
@@ -82,7 +86,6 @@ def test_rewritten_vs_parent_falls_back_to_what_the_rewrite_was_made_of():
 
 
 def test_given_goes_by_the_comparison():
-    recipe = Recipe({"pairs": Pairs(choose="given")})
     rows = {
         "prompt_id": list("aaaaab"),
         "response_id": ["1", "2", "1", "3", "2", "4"],
@@ -92,7 +95,7 @@ def test_given_goes_by_the_comparison():
     }
     found = sql.over(
         {"scores": table("scores", rows), "responses": table("responses")},
-        choice.sql(recipe, "pairs"),
+        choice.sql(Pairs(choose="given")),
         "given",
     ).to_pylist()
     assert sorted(
@@ -121,39 +124,43 @@ def test_every_way_runs_by_hand_and_says_what_it_is(path):
         )
 
 
+def facts(sections: dict, seed: int = 0) -> dict:
+    return choice.facts(sections["pairs"], planning(sections, "pairs", seed))
+
+
+def baseline_facts(sections: dict, seed: int = 0) -> dict:
+    return choice.baseline_facts(sections["pairs"], planning(sections, "pairs", seed))
+
+
 def test_scores_that_nothing_makes_are_refused_by_the_section_that_would_make_them():
     pairs = Pairs(choose="best_vs_worst")
-    with pytest.raises(
-        UserError,
-        match=r"scores of 'rating', which \[judge\] with kinds = \[\"rating\"\] above it would make; .*\(check\)",
-    ):
-        choice.facts(Recipe({"check": Check(), "pairs": pairs}), "pairs")
+    which = r"scores of 'rating', which \[judge\] with kinds = \[\"rating\"\] above it would make"
+    with pytest.raises(UserError, match=rf"{which}; .*\(check\)"):
+        facts({"check": Check(), "pairs": pairs})
+    with pytest.raises(UserError, match=rf"{which}; .*\(pairwise\)"):
+        facts({"judge": Judge(kinds=("pairwise",)), "pairs": pairs})
     with pytest.raises(UserError, match=r"\[judge\]"):
-        choice.facts(Recipe({"pairs": pairs, "judge": Judge()}), "pairs")
+        facts({"pairs": pairs, "judge": Judge()})
     with pytest.raises(UserError, match="scorer = ratings: did you mean 'rating'"):
         Pairs(choose="best_vs_worst", scorer="ratings")
-    assert choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")["scorer"] == "rating"
-    assert "margin" not in choice.facts(Recipe({"judge": Judge(), "pairs": pairs}), "pairs")
+    assert facts({"judge": Judge(), "pairs": pairs})["scorer"] == "rating"
+    assert "margin" not in facts({"judge": Judge(), "pairs": pairs})
 
 
 def test_what_would_choose_nothing_or_do_nothing_is_refused():
     with pytest.raises(UserError, match=r"chooses among what \[given\] makes: add \[given\] above it"):
-        choice.facts(Recipe({"pairs": Pairs()}), "pairs")
+        facts({"pairs": Pairs()})
     with pytest.raises(UserError, match=r"among what \[rewrite\] makes"):
-        choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="rewritten_vs_parent")}), "pairs")
+        facts({"judge": Judge(), "pairs": Pairs(choose="rewritten_vs_parent")})
     with pytest.raises(UserError, match="margin = 2 does nothing: best_vs_worst does not ask for it"):
-        choice.facts(Recipe({"judge": Judge(), "pairs": Pairs(choose="best_vs_worst", margin=2.0)}), "pairs")
+        facts({"judge": Judge(), "pairs": Pairs(choose="best_vs_worst", margin=2.0)})
 
 
 def baselines(**values) -> set:
-    recipe = Recipe({"generate": Generate(), "pairs": Pairs(**values)}, seed=values.get("seed", 3))
+    config = Pairs(**values)
     tables = {"responses": table("responses", RESPONSES), "scores": table("scores", SCORES)}
-    return {
-        (row["prompt_id"], row["response_id"])
-        for row in sql.over(
-            tables, choice.baseline(recipe), "baseline", choice.settings(recipe, "pairs")
-        ).to_pylist()
-    }
+    rows = sql.over(tables, choice.baseline_sql(config), "baseline", choice.variables(config, seed=3))
+    return {(row["prompt_id"], row["response_id"]) for row in rows.to_pylist()}
 
 
 def test_a_baseline_is_one_of_the_samples_and_the_same_for_a_seed(tmp_path):
@@ -170,17 +177,16 @@ def test_a_baseline_is_one_of_the_samples_and_the_same_for_a_seed(tmp_path):
 
 
 def test_a_baselines_facts_and_what_it_needs():
-    recipe = Recipe({"given": Given(), "generate": Generate(), "pairs": Pairs(baseline="sample")}, seed=7)
-    assert (
-        choice.baseline_facts(recipe)["seed"] == 7 and choice.baseline_facts(Recipe({"pairs": Pairs()})) == {}
-    )
+    sections = {"given": Given(), "generate": Generate(), "pairs": Pairs(baseline="sample")}
+    assert baseline_facts(sections, seed=7)["seed"] == 7
+    assert baseline_facts({"pairs": Pairs()}) == {}
     with pytest.raises(
         UserError,
         match=r"\[pairs\] baseline = sample chooses among what \[generate\] makes: add \[generate\] above it",
     ):
-        choice.baseline_facts(Recipe({"given": Given(), "pairs": Pairs(baseline="sample")}))
-    with pytest.raises(UserError, match="no 'sampl' in pipelines/sql.*did you mean 'sample'"):
-        choice.baseline(Recipe({"generate": Generate(), "pairs": Pairs(baseline="sampl")}))
+        baseline_facts({"given": Given(), "pairs": Pairs(baseline="sample")})
+    with pytest.raises(UserError, match=r"no 'sampl' in pipelines/sql.*did you mean 'sample'"):
+        choice.baseline_sql(Pairs(baseline="sampl"))
 
 
 def test_a_file_of_another_kind_is_refused_by_the_setting_that_names_it():
@@ -188,13 +194,14 @@ def test_a_file_of_another_kind_is_refused_by_the_setting_that_names_it():
         UserError,
         match=r"\[pairs\] choose = sample: that file is of another kind \('-- baseline:'\); .*best_vs_worst",
     ):
-        choice.sql(Recipe({"pairs": Pairs(choose="sample")}), "pairs")
+        choice.sql(Pairs(choose="sample"))
     with pytest.raises(UserError, match=r"\[pairs\] baseline = given: that file is of another kind .*sample"):
-        choice.baseline(Recipe({"pairs": Pairs(baseline="given")}))
+        choice.baseline_sql(Pairs(baseline="given"))
 
 
 def test_a_margin_that_the_baseline_asks_for_does_something(tmp_path):
     own = tmp_path / "own.sql"
     own.write_text("select prompt_id, response_id from scores where score > getvariable('margin')")
-    recipe = Recipe({"given": Given(), "pairs": Pairs(baseline=str(own), margin=2.0)})
-    assert "margin" not in choice.facts(recipe, "pairs") and choice.baseline_facts(recipe)["margin"] == 2.0
+    sections = {"given": Given(), "pairs": Pairs(baseline=str(own), margin=2.0)}
+    assert "margin" not in facts(sections)
+    assert baseline_facts(sections)["margin"] == 2.0

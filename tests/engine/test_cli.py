@@ -10,6 +10,19 @@ import pytest
 
 from tests.conftest import RECIPE, ROOT, command, settings
 
+# Prints which of the heavy libraries a command's help has loaded.
+HELP_SCRIPT = """
+import sys
+import {module}.cli
+
+try:
+    {module}.cli.main({words})
+except SystemExit:
+    pass
+heavy = ("torch", "transformers", "vllm", "duckdb", "pyarrow")
+print([name for name in heavy if name in sys.modules])
+"""
+
 
 @pytest.mark.parametrize(
     "words",
@@ -23,8 +36,8 @@ from tests.conftest import RECIPE, ROOT, command, settings
     ],
 )
 def test_help_loads_nothing_heavy(words):
-    check = f"import sys\nimport {words[0]}.cli as c\ntry:\n    c.main({words[1:]} + ['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'vllm', 'duckdb', 'pyarrow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    script = HELP_SCRIPT.format(module=words[0], words=[*words[1:], "--help"])
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
     assert len(words) == 1 or "Example" in done.stdout
 
@@ -197,7 +210,9 @@ def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):
 
 
 def test_the_prompt_answers(made_run, tmp_path):
-    """The interactive prompt, on a terminal of its own: a statement over two lines, a mistake, a ready query, and out."""
+    """The interactive prompt, on a terminal of its own.
+
+    A statement over two lines, a mistake, a ready query, and out."""
     pexpect = pytest.importorskip("pexpect")
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TERM": "dumb"}
     child = pexpect.spawn(

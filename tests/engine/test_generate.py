@@ -10,8 +10,8 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from engine.precompute import precompute
-from engine.stage import plan
+from engine.commands.precompute import precompute
+from engine.plan import plan
 from schemas.errors import UserError
 from schemas.recipe import load
 from tests.conftest import ROOT, command, settings, tree
@@ -68,7 +68,8 @@ def test_all_samples_are_kept_with_all_that_is_known_of_them(made):
 
 
 def test_other_batches_and_workers_give_the_same_samples(made, words, tmp_path, monkeypatch):
-    """Two workers have half the threads each, and on some CPUs attention sums in another order by their number: log-probs agree up to rounding."""
+    """Two workers have half the threads each, and on some CPUs attention sums in another order by their
+    number: log-probs agree up to rounding."""
     command(*words, "-o", tmp_path / "two", "--workers", 2)
     assert tree(tmp_path / "two").keys() == tree(made).keys()
     for a, b in zip(rows(tmp_path / "two", "responses"), rows(made, "responses"), strict=True):
@@ -158,11 +159,11 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_made(words, settin
 
 def test_the_backend_is_a_fact(words, tmp_path, monkeypatch):
     recipe = load(words[2], [word for word in words[3:] if word != "--set"])
-    monkeypatch.setattr("engine.models._gpu", lambda: False)
+    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: False)
     facts = plan(tmp_path, recipe).planned["generate"].facts["model"]
     assert facts["backend"] == "hf"
-    monkeypatch.setattr("engine.models._gpu", lambda: True)
-    monkeypatch.setattr("engine.models._vllm", lambda: True)
+    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: True)
+    monkeypatch.setattr("engine.models.spec.vllm_is_installed", lambda: True)
     planned = plan(tmp_path, recipe).planned["generate"]
     assert planned.facts["model"] == facts | {"backend": "vllm"}
     assert (

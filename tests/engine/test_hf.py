@@ -1,18 +1,21 @@
-"""The embedded model: log-probs equal an independent dense computation; a sample depends on its prompt and seed alone."""
+"""The embedded model: log-probs equal an independent dense computation; a sample depends on its prompt and
+seed alone."""
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.models import Uses
-from engine.models.hf import HF, _batches, _top_p
+from engine.models.hf import HF, _batches
+from engine.models.sampling import keep_top_p
+from engine.models.spec import ModelSpec, resolve
 from schemas.errors import UserError
 from schemas.sections import Model, Sampling
 
 
-def open_hf(path, dtype="float32", planned=None, **use):
-    return HF(Uses(Model(name=str(path), dtype=dtype), "hf", **use), "cpu", planned=planned)
+def open_hf(path, dtype="float32", planned=None, **spec):
+    config = Model(name=str(path), dtype=dtype)
+    return HF(resolve(ModelSpec(config, "hf", **spec)), "cpu", planned=planned)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +65,15 @@ def test_the_prompt_is_run_once_for_its_responses(model_path, work):
 def test_batches_hold_each_response_once_within_the_budget(work):
     prompts, responses = work
     batches = _batches(prompts, responses, 20)
-    assert sorted((i, k) for batch in batches for i, chosen in batch for k in chosen) == [
+    assert sorted((piece.prompt, k) for batch in batches for piece in batch for k in piece.responses) == [
         (i, k) for i, group in enumerate(responses) for k in range(len(group))
     ]
     for batch in batches:
-        tokens = sum(len(prompts[i]) + sum(len(responses[i][k]) for k in chosen) for i, chosen in batch)
-        assert tokens <= 20 or (len(batch) == 1 and len(batch[0][1]) == 1)
+        tokens = 0
+        for piece in batch:
+            group = responses[piece.prompt]
+            tokens += len(prompts[piece.prompt]) + sum(len(group[k]) for k in piece.responses)
+        assert tokens <= 20 or (len(batch) == 1 and len(batch[0].responses) == 1)
 
 
 def test_a_sample_is_a_function_of_prompt_and_seed(model_path, work, monkeypatch):
@@ -117,7 +123,8 @@ def test_greedy_is_the_most_likely_token(model_path, work):
 
 
 def test_sampling_follows_the_distribution(model_path):
-    """4,000 draws of one next token against its probabilities: chi-squared far below its 0.999 quantile's double."""
+    """4,000 draws of one next token against its probabilities: chi-squared far below its 0.999 quantile's
+    double."""
     model, prompt = open_hf(model_path), [7, 3, 9]
     draws = model.generate([prompt], [list(range(4000))], Sampling(n=4000, temperature=1.0, max_tokens=1))[0]
     with torch.no_grad():
@@ -129,7 +136,7 @@ def test_sampling_follows_the_distribution(model_path):
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
     p = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.05, 0.9, 0.03, 0.02]])
-    kept = _top_p(p.log(), 0.75).isfinite()
+    kept = keep_top_p(p.log(), 0.75).isfinite()
     assert kept.tolist() == [[True, False, True, False], [False, True, False, False]]
 
 
@@ -158,7 +165,7 @@ def test_weights_that_are_not_whole_are_refused(model_path, tmp_path):
     tensors = load_file(own / "model.safetensors")
     tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors, own / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="not whole.*layers.1.mlp.up_proj"):
+    with pytest.raises(UserError, match=r"not whole.*layers.1.mlp.up_proj"):
         open_hf(own).logprobs([[1]], [[[2]]])
 
 
@@ -166,7 +173,7 @@ def test_a_model_that_changed_since_the_plan_is_refused(model_path):
     from schemas.identity import identify
 
     planned = identify(Model(name=str(model_path))).facts() | {"weights": "another"}
-    with pytest.raises(UserError, match="weights of the model.*changed while the run was going"):
+    with pytest.raises(UserError, match=r"weights of the model.*changed while the run was going"):
         open_hf(model_path, planned=planned).logprobs([[1]], [[[2]]])
 
 

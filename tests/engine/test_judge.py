@@ -1,4 +1,7 @@
-"""A mark is the expectation over its tokens' probabilities; a preference known in advance comes out of the pairwise judge, whatever it likes to see first."""
+"""A mark is the expectation over its tokens' probabilities.
+
+A preference known in advance comes out of the pairwise judge, whatever it likes to see first.
+"""
 
 import json
 
@@ -9,12 +12,13 @@ import torch
 
 from engine.instructions import Instruction
 from engine.models import Sample
+from engine.stage import Context
 from engine.stages import judge
 from engine.stages.check import load as load_check
 from schemas.errors import UserError
-from schemas.recipe import Recipe
 from schemas.sections import Check, Judge, Model
 from schemas.tables import MESSAGES
+from tests.engine.planned import context, planning
 
 TEXTS = {"p1": ["short", "a longer one", "the longest one of all", "short"], "p2": ["x", "yy"]}
 
@@ -36,16 +40,15 @@ def batch() -> pa.Table:
 
 
 def made(config: Judge, model, path) -> list[dict]:
-    return (
-        judge.make(batch(), Recipe({"model": Model(name=str(path)), "judge": config}), lambda: model)
-        .tables["scores"]
-        .to_pylist()
-    )
+    result = judge.make(batch(), config, context(Model(name=str(path)), model=model))
+    return result.tables["scores"].to_pylist()
 
 
 class Known:
-    """A judge whose mind is known: it prefers the longer response by `favour` (log-odds) and what stands first by `first`; or, with `garbage`, says
-    nothing that was asked for."""
+    """A judge whose mind is known.
+
+    It prefers the longer response by `favour` (log-odds) and what stands first by `first`; or, with
+    `garbage`, says nothing that was asked for."""
 
     def __init__(self, text, favour: float, first: float, garbage: bool = False):
         self.text, self.favour, self.first, self.garbage = _Spy(text), favour, first, garbage
@@ -132,7 +135,9 @@ def test_garbage_is_a_null_score_with_its_words_and_no_row_is_lost(hf, model_pat
 
 
 def test_a_mark_is_the_expectation_over_the_marks_tokens(hf, model_path):
-    """Against all logits of the model's own forward, the marks' probabilities summed over the tokens that say them."""
+    """Against all logits of the model's own forward.
+
+    The marks' probabilities are summed over the tokens that say them."""
     found = made(Judge(min_mass=0.0, low=2, high=4), hf, model_path)
     ask = Instruction("judge_rating")
     for row, (prompt, text) in zip(
@@ -164,8 +169,8 @@ def test_what_is_too_long_to_ask_about_is_a_null_score_and_a_reject(hf, model_pa
     long[0]["text"] = "word " * 600
     result = judge.make(
         pa.Table.from_pylist(long, schema=batch().schema),
-        Recipe({"model": Model(name=str(model_path)), "judge": Judge(min_mass=0.0)}),
-        lambda: hf,
+        Judge(min_mass=0.0),
+        context(Model(name=str(model_path)), model=hf),
     )
     scores, rejects = result.tables["scores"].to_pylist(), result.tables["rejects"].to_pylist()
     assert len(scores) == 6 and scores[0]["score"] is None and all(row["score"] for row in scores[1:])
@@ -176,7 +181,7 @@ def test_marks_of_several_tokens_are_refused():
     with pytest.raises(UserError, match="high = 10: expected a number of at least 0 and at most 9"):
         Judge(low=1, high=10)
     with pytest.raises(UserError, match="two digits, the first below the second"):
-        Judge(low=3, high=3)
+        Judge(low=5, high=5)
 
 
 def test_check_scores_by_a_function_and_survives_it(tmp_path):
@@ -184,27 +189,31 @@ def test_check_scores_by_a_function_and_survives_it(tmp_path):
 
     path = tmp_path / "mine.py"
     path.write_text(
-        "def score(messages, response):\n    assert response != 'x', 'no x'\n    return None if response == 'yy' else len(response)\n"
+        "def score(messages, response):\n"
+        "    assert response != 'x', 'no x'\n"
+        "    return None if response == 'yy' else len(response)\n"
     )
-    recipe = Recipe({"check": Check(f"{path}:score")})
-    result = check.make(batch(), recipe, None)
+    config = Check(f"{path}:score")
+    result = check.make(batch(), config, Context(seed=0))
     assert [row["score"] for row in result.tables["scores"].to_pylist()] == [5, 12, 22, 5, None, None]
     assert [
         (row["reason"], row["detail"], row["response_id"]) for row in result.tables["rejects"].to_pylist()
     ] == [("check_failed", "AssertionError: no x", "p20")]
-    before = check.facts(recipe)
+    given = planning({"check": config}, "check")
+    before = check.facts(config, given)
     path.write_text(path.read_text() + "# other\n")
-    assert check.facts(recipe) != before
+    assert check.facts(config, given) != before
     path.write_text(
-        "class Length:\n    def __call__(self, messages, response):\n        return len(response)\nscore = Length()\n"
+        "class Length:\n"
+        "    def __call__(self, messages, response):\n"
+        "        return len(response)\n"
+        "score = Length()\n"
     )
     load_check.cache_clear()
-    assert (
-        check.facts(recipe)["source"] != before["source"]
-        and check.make(batch(), recipe, None).counts["checked"] == 6
-    )
+    assert check.facts(config, given)["source"] != before["source"]
+    assert check.make(batch(), config, Context(seed=0)).counts["checked"] == 6
     with pytest.raises(UserError, match="has no source file"):
-        check.facts(Recipe({"check": Check("builtins:len")}))
+        check.facts(Check("builtins:len"), given)
     for name, said in {
         "nowhere:f": "does not import: ModuleNotFoundError",
         f"{path}:scores": "has no function scores",

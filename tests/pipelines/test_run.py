@@ -1,4 +1,7 @@
-"""Rounds: each begins with the policy of the one before, makes data of its own, and goes on where it was killed."""
+"""Rounds: each begins with the policy of the one before and makes data of its own.
+
+A killed one goes on where it was.
+"""
 
 import json
 import os
@@ -53,6 +56,11 @@ def start(tmp_path, model_path, run) -> subprocess.Popen:
     )
 
 
+def tree_without_recipes(folder) -> dict[str, bytes]:
+    """Recipes name the folder that they are of."""
+    return {name: data for name, data in tree(folder).items() if not name.endswith("recipe.toml")}
+
+
 def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(model_path, tmp_path):
     from pipelines.sandbox import world
 
@@ -95,7 +103,4 @@ def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(mo
     process = start(tmp_path, model_path, killed)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    strip = lambda folder: {
-        name: data for name, data in tree(folder).items() if not name.endswith("recipe.toml")
-    }
-    assert strip(run) == strip(killed)
+    assert tree_without_recipes(run) == tree_without_recipes(killed)

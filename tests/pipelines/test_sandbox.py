@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engine.instructions import Instruction
-from engine.models import Uses
-from engine.stages.judge import _Asker
+from engine.models.spec import ModelSpec, resolve
+from engine.questions import Asker
 from pipelines.sandbox import world
 from schemas.sections import Model, Sampling
 
@@ -58,7 +58,7 @@ def test_what_is_no_problem_has_no_truth():
 def hf():
     from engine.models.hf import HF
 
-    return HF(Uses(Model(name=str(MODEL)), "hf"), "cpu")
+    return HF(resolve(ModelSpec(Model(name=str(MODEL)), "hf")), "cpu")
 
 
 def test_it_is_small_and_answers_right_between_40_and_75_percent_of_the_time(hf):
@@ -85,9 +85,9 @@ def test_its_marks_go_with_the_truth(hf):
         )
         questions.append(ask(conversation=str(found), response=response))
         truth.append(number % 2)
-    answers = _Asker(hf, 512, 0.5)(questions, list("12345"))
-    marks = [np.dot(answer["probabilities"], range(1, 6)) for answer in answers]
-    assert min(answer["mass"] for answer in answers) > 0.9
+    answers = Asker(hf, 512, 0.5).ask(questions, list("12345"))
+    marks = [np.dot(answer.probabilities, range(1, 6)) for answer in answers]
+    assert min(answer.mass for answer in answers) > 0.9
     assert np.corrcoef(marks, truth)[0, 1] > 0.3
 
 
@@ -96,7 +96,7 @@ def test_it_mends_at_least_half_of_wrong_drafts_and_little_else(hf):
 
     Half of the rewrites are right; those in use are less than half as far from the draft as the reference.
     """
-    from engine.stages.rewrite import _rewritten
+    from engine.stages.rewrite import rewritten_response
 
     draw, ask, rows, questions = random.Random(6), Instruction("rewrite_maths"), [], []
     for _ in range(120):
@@ -123,7 +123,7 @@ def test_it_mends_at_least_half_of_wrong_drafts_and_little_else(hf):
     used = [
         one
         for row, text in zip(rows, texts, strict=True)
-        if not (one := _rewritten(row, text, "stop", 1.0))["fallback"]
+        if not (one := rewritten_response(row, text, "stop", 1.0))["fallback"]
     ]
     assert np.mean([one["edit_to_parent"] for one in used]) < 0.5 * np.mean(
         [one["edit_between"] for one in used]

@@ -1,11 +1,14 @@
 """A recipe says what it means or is refused with a hint."""
 
+import subprocess
+import sys
+
 import pytest
 
 from schemas.errors import UserError
 from schemas.recipe import dump, load
 from schemas.sections import Model, Prompts, Train
-from tests.conftest import RECIPE
+from tests.conftest import RECIPE, ROOT
 
 
 def write(tmp_path, text):
@@ -37,12 +40,64 @@ def write(tmp_path, text):
         ("[train]\nwarmup_ratio = 5", "warmup_ratio = 5"),
         ("[train]\nbetas = [0.9]", "expected two numbers"),
         ("[model]\ndate = 'today'", "expected a day as YYYY-MM-DD"),
+        ("[model]\ndtype = 'fp8'", "r.toml: [model] dtype = fp8; known are: bfloat16, float16, float32"),
+        ("[model]\ndevice = 'gpu'", "expected auto, cpu, cuda or one GPU such as cuda:1"),
+        ("[model.vllm]\nmax_model_len = 0", "[model.vllm] max_model_len = 0: expected a whole number"),
+        ("[model.vlm]\nx = 1", "has no table [model.vlm]; there is [model.vllm]"),
+        ("[model]\nvllm = 3", "has no key 'vllm'"),
+        ("[train]\ndtype = 'fp16'", "r.toml: [train] dtype = fp16; did you mean 'bfloat16'?"),
+        ("[train]\noptimizer = 'adm'", "optimizer = adm; did you mean 'adamw'?"),
+        ("[train]\nschedule = 'step'", "schedule = step"),
+        ("[train]\nloss = 'bmk'", "did you mean 'bmc'?"),
+        ("[train.dpo]\nbeta = -1.0", "[train.dpo] beta = -1.0: expected a number above 0"),
+        ("[train.dpo]\nbetta = 1", "[train.dpo] has no key 'betta'; did you mean 'beta'?"),
+        ("[train.sft]\nreduction = 'max'", "[train.sft] reduction = max"),
+        ("[train]\nloss = 'r_dpo'\n[train.r_dpo]\nalpha = nan", "alpha = nan: expected a finite number"),
+        (
+            "[train]\nloss = 'score_margin'\n[train.score_margin]\nscorer = 'ratings'",
+            "did you mean 'rating'?",
+        ),
+        ("[logprobs]\ntoo_long = ['x']", "too_long = ['x'] has 'x'"),
+        ("[logprobs]\ntoo_long = ['drop', 'truncate_response']", "drop beside another way"),
+        ("[pairs]\nscorer = 'ratings'", "scorer = ratings: did you mean 'rating'?"),
+        ("[pairs]\nscored_by = ['rating', 'pairwse']", "has 'pairwse': did you mean 'pairwise'?"),
+        ("[judge]\nkinds = ['rating', 'rating']", "expected at least one, and none twice"),
+        ("[check]\nfunction = 'score'", "expected package.module:name or path/file.py:name"),
     ],
 )
 def test_what_is_wrong_is_named_with_a_hint(tmp_path, text, hint):
     with pytest.raises(UserError) as error:
         load(write(tmp_path, text))
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("rpo.sft", "rpo.reduction"), ("sft.kind", "sft.reduction")])
+def test_former_names_still_read_and_give_the_same_facts(tmp_path, old, new):
+    """Facts keep the former name, so train folders keep theirs."""
+    from trainer.losses import choose
+
+    path = write(tmp_path, "[train]\nloss = 'rpo'\n[train.sft]\nweight = 0.1")
+    objectives = [choose(load(path, [f"train.{name}=sum"]).section("train")) for name in (old, new)]
+    assert objectives[0] == objectives[1] and objectives[0].facts() == objectives[1].facts()
+    assert objectives[0].facts()["sft"]["kind"] in ("sum", "mean")
+    with pytest.raises(UserError, match="which are one setting: keep 'reduction'"):
+        load(path, [f"train.{old}=sum", f"train.{new}=mean"])
+
+
+def test_no_cap_is_a_cap_of_infinity(tmp_path):
+    from trainer.losses import choose
+
+    recipe = load(write(tmp_path, "[train]\nloss = 'bmc'"), ["train.bmc.delta=inf"])
+    assert choose(recipe.section("train")).config.delta == float("inf")
+
+
+def test_a_recipe_is_read_and_its_loss_checked_without_torch():
+    code = (
+        "import sys; from schemas.recipe import load; load('pipelines/recipes/bmc.toml'); "
+        "print([name for name in ('torch', 'transformers', 'duckdb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_missing_recipe_is_named(tmp_path):
@@ -80,7 +135,7 @@ def test_settings_override_and_are_typed_by_their_field(tmp_path):
 
 @pytest.mark.parametrize("setting", ["train.max_steps", "=3", "train..x=3"])
 def test_a_malformed_setting_is_refused(tmp_path, setting):
-    with pytest.raises(UserError, match="expected section.key=value"):
+    with pytest.raises(UserError, match=r"expected section\.key=value"):
         load(write(tmp_path, "[train]"), [setting])
 
 

@@ -1,5 +1,7 @@
-"""BMC's laws (methods §5), values by loops that share nothing with the code, and gradients that do not pass
-through the weights."""
+"""BMC's laws and values, by loops that share nothing with the code.
+
+Gradients do not pass through the weights.
+"""
 
 import math
 
@@ -38,7 +40,7 @@ def gaps_by_loops(chosen: Side, rejected: Side, delta: float, code: bool, mean: 
     return torch.stack([total(chosen, row) - total(rejected, row) for row in range(B)])
 
 
-@pytest.mark.parametrize("delta", [0.5, 1.0, 2.5, 50.0])
+@pytest.mark.parametrize("delta", [0.5, 1.0, 2.5, 50.0, math.inf])
 @pytest.mark.parametrize("weighting", ["paper", "code"])
 def test_values_and_gradients(delta, weighting):
     chosen, rejected = edited(T_CHOSEN, 1), edited(T_REJECTED, 2)

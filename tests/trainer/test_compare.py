@@ -1,4 +1,5 @@
-"""`trainer compare`: runs are named by what tells them apart, the table says where they ended, seeds are one curve; the picture shows what was logged."""
+"""`trainer compare`: runs are named by what tells them apart, the table says where they ended, seeds are one
+curve; the picture shows what was logged."""
 
 import io
 import json
@@ -11,7 +12,7 @@ import pytest
 from schemas.errors import UserError
 from tests.conftest import command
 from tests.trainer.test_train import lines, recipe_for
-from trainer import compare
+from trainer import compare, picture
 from trainer.train import train
 
 
@@ -67,7 +68,7 @@ def test_seeds_are_one_curve_with_its_range(run):
         for one in compare.read([run])
         if one.facts["loss.name"] == "dpo" and one.facts["loss.beta"] == 0.1
     ]
-    over = compare._over([one.eval.select("step", "margin") for one in both], "margin")
+    over = picture._mean_and_range([one.eval.select("step", "margin") for one in both], "margin")
     assert over["step"].to_list() == [0, 2, 4, 6]
     values = np.array([one.eval["margin"].to_list() for one in both])
     np.testing.assert_allclose(over["mean"], values.mean(0))
@@ -84,7 +85,7 @@ def test_the_picture_has_a_line_for_each_and_names_it(run, monkeypatch):
         Figure, "savefig", lambda self, *args, **kwargs: (drawn.append(self), save(self, *args, **kwargs))[1]
     )
     found = compare.read([run])
-    image = compare.picture(found)
+    image = picture.picture(found)
     assert image.startswith(b"\x89PNG")
     (figure,) = drawn
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
@@ -137,7 +138,7 @@ def test_a_run_at_work_is_shown_as_far_as_it_is(run, tmp_path):
     assert row["steps"] == "2 (unfinished)" and found.train["step"].to_list() == [1, 2]
     # What was last held out is of another step: the last batch's numbers stand here.
     assert row["of"] == "last batch" and row["loss"] == json.loads(text[2])["loss"]
-    assert compare.picture([found])
+    assert picture.picture([found])
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="no run has made a step yet"):
         compare.read([folder])
@@ -158,7 +159,7 @@ def test_without_held_out_pairs_the_last_batch_is_said_to_be_it(run, tmp_path):
         and "of" in compare.shown(rows).columns
         and isinstance(rows, pl.DataFrame)
     )
-    assert io.BytesIO(compare.picture(compare.read([folder]))).read(4) == b"\x89PNG"
+    assert io.BytesIO(picture.picture(compare.read([folder]))).read(4) == b"\x89PNG"
 
 
 def copied(run, tmp_path, name, **facts):
@@ -189,7 +190,7 @@ def test_equal_runs_of_one_seed_are_no_seeds(run, tmp_path):
     folders = [copied(run, tmp_path, name) for name in ("a", "b")]
     found = compare.read(folders)
     names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    assert list(compare.curves(found)) == [f"dpo {name}" for name in names]
+    assert [curve.name for curve in picture.curves(found)] == [f"dpo {name}" for name in names]
     assert compare.table(found)["folder"].to_list() == names
 
 
@@ -199,7 +200,8 @@ def test_ties_before_the_first_update_are_no_accuracy(run):
     from matplotlib.figure import Figure
 
     one, *_ = compare.read([run])
-    # What another number of threads makes of zero: on this machine cache and policy may agree to the last bit.
+    # What another number of threads makes of zero: on this machine cache and policy may agree to the last
+    # bit.
     one = replace(
         one,
         train=one.train.with_columns(
@@ -207,5 +209,5 @@ def test_ties_before_the_first_update_are_no_accuracy(run):
         ),
     )
     axis = Figure().subplots()
-    compare._draw(axis, "accuracies", [one], "C0", "-", "x")
+    picture._draw_curve(axis, "accuracies", picture.Curve("x", [one]), "C0", "-")
     assert axis.lines and all(min(line.get_xdata()) > 1 for line in axis.lines)

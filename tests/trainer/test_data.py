@@ -1,17 +1,18 @@
-"""The order is a function of (seed, epoch), whatever the ranks and wherever one starts; nothing is dropped."""
+"""The order is a function of (seed, epoch), for all ranks and from every start; nothing is dropped."""
 
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pytest
 
 from schemas.errors import UserError
 from trainer import data
+from trainer.pairs import check_need, open_pairs
 
 
 @pytest.fixture(scope="module")
 def pairs(made_run):
-    return data.open_pairs(made_run)
+    return open_pairs(made_run)
 
 
 def ids(batches, count):
@@ -39,9 +40,8 @@ def test_looking_ahead_groups_by_length_within_its_window_only(pairs):
     assert all(pairs_in(plain[at : at + 4]) == pairs_in(grouped[at : at + 4]) for at in range(0, each, 4))
     assert spread(grouped) < 0.5 * spread(plain)
     lengths = [np.mean([pair.tokens for pair in batch]) for _, batch in grouped]
-    assert any(a < b for a, b in zip(lengths, lengths[1:], strict=False)) and any(
-        a > b for a, b in zip(lengths, lengths[1:], strict=False)
-    )
+    assert any(a < b for a, b in pairwise(lengths))
+    assert any(a > b for a, b in pairwise(lengths))
 
 
 def test_seed_and_epoch_make_the_order(pairs):
@@ -52,7 +52,8 @@ def test_seed_and_epoch_make_the_order(pairs):
         ids(data.global_batches(pairs, 16, 4), n),
     )
     assert a == again != other
-    first, second = sum(a[: n // 2], []), sum(a[n // 2 :], [])
+    first = list(chain.from_iterable(a[: n // 2]))
+    second = list(chain.from_iterable(a[n // 2 :]))
     assert sorted(first) == sorted(second) and first != second
 
 
@@ -87,15 +88,14 @@ def test_micro_batches_hold_all_within_the_budget(pairs):
 def test_rows_are_what_the_shards_hold(pairs, made_run):
     import duckdb
 
-    want = {
-        row[0]: row[1:]
-        for row in duckdb.sql(
-            f"select pair_id, prompt_ids, chosen_ids, ref_rejected_token_logps from '{made_run}/pairs-*/*.parquet' where split = 'test'"
-        ).fetchall()
-    }
-    found = list(data.held_out(pairs))
-    assert len(found) == len(want) == pairs.count("test") > 0
-    for pair in found:
+    rows = duckdb.sql(
+        "select pair_id, prompt_ids, chosen_ids, ref_rejected_token_logps "
+        f"from '{made_run}/pairs-*/*.parquet' where split = 'test'"
+    ).fetchall()
+    want = {row[0]: row[1:] for row in rows}
+    held_out = list(data.held_out(pairs))
+    assert len(held_out) == len(want) == pairs.count("test") > 0
+    for pair in held_out:
         prompt, chosen, logps = want[pair.pair_id]
         assert pair.prompt_ids.tolist() == prompt and pair.chosen_ids.tolist() == chosen
         np.testing.assert_array_equal(pair.ref_rejected_token_logps, np.array(logps, np.float32))
@@ -109,10 +109,10 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
     shutil.copytree(made_run, run)
     next(run.glob("pairs-*/manifest.json")).unlink()
     with pytest.raises(UserError, match="unfinished, 5 of 5 shards"):
-        data.open_pairs(run)
+        open_pairs(run)
     shutil.rmtree(next(run.glob("pairs-*")))
     with pytest.raises(UserError, match="unfinished, 0 of 5"):
-        data.open_pairs(run)
+        open_pairs(run)
 
 
 @pytest.mark.parametrize(
@@ -120,44 +120,48 @@ def test_an_unfinished_folder_is_refused(made_run, tmp_path):
     [
         (
             "quality",
-            r'log-probs under the quality prompt .*quality_prompt_ids.*lacks: set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again',
+            r"log-probs under the quality prompt .*quality_prompt_ids.*lacks: "
+            r'set contexts = \["plain", "quality"\] in \[logprobs\], and run `engine precompute` again',
         ),
         (
             "baseline",
-            r'a baseline response .*: set baseline = "sample" in \[pairs\], with a section \[generate\] above \[logprobs\]',
+            r'a baseline response .*: set baseline = "sample" in \[pairs\], '
+            r"with a section \[generate\] above \[logprobs\]",
         ),
         (
             "score.rating",
-            r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] above \[pairs\], and run",
+            r"the scores of 'rating' .*put a section \[judge\] with kinds = \[.rating.\] "
+            r"above \[pairs\], and run",
         ),
         ("score.ratings", "scorer = ratings: did you mean 'rating'"),
     ],
 )
 def test_what_a_loss_needs_and_the_pairs_lack_is_refused_by_the_section_that_makes_it(made_run, need, said):
     with pytest.raises(UserError, match=said):
-        data.open_pairs(made_run, (need,))
+        open_pairs(made_run, (need,))
 
 
 def test_a_score_that_some_pairs_lack_is_refused_by_their_number(made_run):
     """The data's own scores are there for all; take one away."""
     from dataclasses import replace
 
-    pairs = data.open_pairs(made_run, ("score.given",))
+    pairs = open_pairs(made_run, ("score.given",))
     marker = pairs.markers[0]
     fewer = replace(
         marker, counts=marker.counts | {"have_score.given": marker.counts["have_score.given"] - 1}
     )
-    with pytest.raises(
-        UserError,
-        match=r"which 1 of 30\d pairs lack: set scored_by = \[.given.\] in \[pairs\], which sends those pairs to rejects, and run",
-    ):
-        data._check(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")
+    said = (
+        r"which 1 of 30\d pairs lack: set scored_by = \[.given.\] in \[pairs\], "
+        r"which sends those pairs to rejects, and run"
+    )
+    with pytest.raises(UserError, match=said):
+        check_need(replace(pairs, markers=(fewer, *pairs.markers[1:])), "score.given", "it")
 
 
 def test_a_folder_that_has_not_been_counted_is_an_older_one(made_run):
     from dataclasses import replace
 
-    pairs = data.open_pairs(made_run)
+    pairs = open_pairs(made_run)
     bare = [
         replace(
             marker,
@@ -166,11 +170,11 @@ def test_a_folder_that_has_not_been_counted_is_an_older_one(made_run):
         for marker in pairs.markers
     ]
     with pytest.raises(UserError, match="which an older prefmill made"):
-        data._check(replace(pairs, markers=tuple(bare)), "edit_mask", "train.loss = bmc")
+        check_need(replace(pairs, markers=tuple(bare)), "edit_mask", "train.loss = bmc")
 
 
 def test_micro_batches_are_bounded_under_the_quality_prompt_too(rich_run):
-    pairs = data.open_pairs(rich_run, ("quality",))
+    pairs = open_pairs(rich_run, ("quality",))
     _, batch = next(data.global_batches(pairs, 20, 3))
     parts = data.micro_batches(batch, 600)
     under = [
@@ -186,7 +190,7 @@ def test_micro_batches_are_bounded_under_the_quality_prompt_too(rich_run):
 
 
 def test_the_order_is_the_same_for_a_loss_that_reads_more(rich_run):
-    bare, more = (data.open_pairs(rich_run, needs) for needs in ((), ("quality", "baseline")))
+    bare, more = (open_pairs(rich_run, needs) for needs in ((), ("quality", "baseline")))
     n = 2 * data.steps_per_epoch(bare, 6)
     assert ids(data.global_batches(bare, 6, 3, look_ahead=5), n) == ids(
         data.global_batches(more, 6, 3, look_ahead=5), n

@@ -1,4 +1,4 @@
-"""`trainer eval` says of a checkpoint what training said of it, and of the reference that it is the reference."""
+"""`trainer eval` says of a checkpoint what training said of it; the reference comes out as the reference."""
 
 import json
 import shutil

@@ -286,6 +286,19 @@ def test_wrong_settings_are_refused(name):
         choose(Train(loss=name, options={name: {"beta": -1}}))
 
 
+def test_r_dpos_alpha_may_be_below_0_but_is_finite():
+    assert choose(Train(loss="r_dpo", options={"r_dpo": {"alpha": -1.0}})).config.alpha == -1.0
+    for value in (math.nan, math.inf):
+        with pytest.raises(UserError, match=rf"\[train\.r_dpo\] alpha = {value}: expected a finite number"):
+            choose(Train(loss="r_dpo", options={"r_dpo": {"alpha": value}}))
+
+
+def test_bmcs_delta_may_be_infinite_but_is_a_number():
+    assert choose(Train(loss="bmc", options={"bmc": {"delta": math.inf}})).config.delta == math.inf
+    with pytest.raises(UserError, match=r"\[train\.bmc\] delta = nan: expected a number of at least 0"):
+        choose(Train(loss="bmc", options={"bmc": {"delta": math.nan}}))
+
+
 @pytest.mark.parametrize(("table", "loss", "former"), [("rpo", "rpo", "sft"), ("sft", "dpo", "kind")])
 def test_a_former_word_is_the_same_setting(table, loss, former):
     """Recipes may use the word that `reduction` had, and facts keep it: the folders of earlier runs stay."""

@@ -1,4 +1,7 @@
-"""Pairs to Sides: what hangs on a side is what a plain forward says of it; gradients flow where they should and nowhere else."""
+"""Pairs to Sides: what a side holds is what a plain forward says of it.
+
+Gradients flow where they should and nowhere else.
+"""
 
 import pytest
 import torch
@@ -6,16 +9,18 @@ from transformers import AutoModelForCausalLM
 
 from schemas.forward import logps
 from schemas.sections import Train
+from tests.trainer.forward import sides_of
 from trainer import data
 from trainer.losses import NAMES, choose
-from trainer.model import _whole, backward, load, sides
+from trainer.model import backward, load, micro_batch, move_together, whole_ranges
+from trainer.pairs import open_pairs
 
 NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
 
 
 @pytest.fixture(scope="module")
 def batch(rich_run):
-    return next(data.global_batches(data.open_pairs(rich_run, NEEDS), 5, seed=4))[1]
+    return next(data.global_batches(open_pairs(rich_run, NEEDS), 5, seed=4))[1]
 
 
 def alone(model, prompt, response):
@@ -25,11 +30,8 @@ def alone(model, prompt, response):
 
 
 def test_every_part_is_what_a_plain_forward_says(batch, other_model):
-    ours, plain = (
-        load(other_model, torch.device("cpu"), False),
-        AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32),
-    )
-    chosen, rejected = sides(ours, batch, torch.device("cpu"))
+    plain = AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32)
+    chosen, rejected = sides_of(load(other_model, torch.device("cpu"), False), batch)
     parts = [
         (chosen, "prompt_ids", "chosen_ids", "ref_chosen_token_logps"),
         (rejected, "prompt_ids", "rejected_ids", "ref_rejected_token_logps"),
@@ -71,15 +73,15 @@ def test_scores_are_those_of_the_table(batch, rich_run):
 
 
 def test_without_needs_a_side_is_bare(rich_run, other_model):
-    batch = next(data.global_batches(data.open_pairs(rich_run), 3, seed=4))[1]
-    chosen, rejected = sides(load(other_model, torch.device("cpu"), False), batch, torch.device("cpu"))
+    batch = next(data.global_batches(open_pairs(rich_run), 3, seed=4))[1]
+    chosen, _ = sides_of(load(other_model, torch.device("cpu"), False), batch)
     assert chosen.parts() == [chosen] and chosen.edit_mask is None and chosen.scores == {}
 
 
 def test_whole_pairs_are_cut_to_the_limit():
     for limit in (1, 5, 7, 12, 100):
         sizes = [3, 4, 9, 2, 2, 2, 1]
-        cuts = _whole(sizes, limit)
+        cuts = whole_ranges(sizes, limit)
         assert [n for begin, end in cuts for n in range(begin, end)] == list(range(len(sizes)))
         assert all(sum(sizes[begin:end]) <= limit or end - begin == 1 for begin, end in cuts)
         assert all(sum(sizes[begin : end + 1]) > limit for begin, end in cuts[:-1])  # as few as can be
@@ -99,19 +101,65 @@ def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
     objective = choose(
         Train(loss=name.removesuffix("_baseline"), options={**options, "sft": {"weight": 0.1}})
     )
-    pairs = next(data.global_batches(data.open_pairs(rich_run, objective.needs), 5, seed=4))[1]
+    pairs = next(data.global_batches(open_pairs(rich_run, objective.needs), 5, seed=4))[1]
     model = load(other_model, torch.device("cpu"), False)
-    want = objective(*sides(model, pairs, torch.device("cpu")))
+    want = objective(*sides_of(model, pairs))
     (want.sum() / 7).backward()
     gradients = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
     model.zero_grad()
     monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
-    found = list(backward(model, pairs, torch.device("cpu"), objective, 1 / 7))
-    assert len(found) == (5 if rows == 1 else 1 if rows == 10_000 else len(found))
-    torch.testing.assert_close(
-        torch.cat([losses for losses, _, _ in found]), want.detach(), atol=1e-6, rtol=1e-5
-    )
+    chunks = []  # the losses of each
+    decoder, head = logps.split(model)
+    batch = micro_batch(pairs, torch.device("cpu"))
+    backward(decoder, head, batch, objective, 1 / 7, lambda losses, *_: chunks.append(losses))
+    chunk_count = {1: 5, 10_000: 1}
+    assert len(chunks) == chunk_count.get(rows, len(chunks))
+    torch.testing.assert_close(torch.cat(chunks), want.detach(), atol=1e-6, rtol=1e-5)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(
             parameter.grad, gradients[key], atol=1e-5 * gradients[key].abs().max().item() + 1e-9, rtol=0
         )
+
+
+def test_gradients_are_right_whatever_is_observed(rich_run, other_model):
+    """They do not hang on what the caller does with the chunks."""
+    objective = choose(Train())
+    pairs = next(data.global_batches(open_pairs(rich_run), 4, seed=4))[1]
+    model = load(other_model, torch.device("cpu"), False)
+    placed = micro_batch(pairs, torch.device("cpu"))
+    backward(*logps.split(model), placed, objective, 1.0, lambda losses, chosen, rejected: None)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_tensors_that_move_together_are_what_they_were():
+    """In one copy, whatever their types, shapes and lengths."""
+    draw = torch.Generator().manual_seed(1)
+    tensors = [
+        torch.randint(0, 9, (7,), generator=draw),
+        torch.rand(3, 5, generator=draw),
+        torch.rand(1, generator=draw).double(),
+        torch.rand(2, 3, generator=draw) > 0.5,
+        torch.zeros(0, 4),
+    ]
+    assert move_together(tensors, torch.device("cpu")) == tensors
+    copies: list[torch.Tensor] = []
+
+    class Elsewhere:
+        """A device that is not the CPU by its type and keeps what is copied to it in reach."""
+
+        type = "elsewhere"
+
+    original = torch.Tensor.to
+
+    def to(self, device, non_blocking=False):
+        assert isinstance(device, Elsewhere)
+        copies.append(original(self, "cpu", copy=True))
+        return copies[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", to)
+        moved = move_together(tensors, Elsewhere())
+    assert len(copies) == 1
+    for before, after in zip(tensors, moved, strict=True):
+        assert after.dtype == before.dtype and torch.equal(after, before)
+        assert after.untyped_storage().data_ptr() == copies[0].untyped_storage().data_ptr()

@@ -1,4 +1,7 @@
-"""A training run: step 0 proves the cache, a killed run ends in the same bytes, ranks change nothing, a checkpoint is a model folder."""
+"""A training run: step 0 proves the cache, ranks change nothing, a checkpoint is a model folder.
+
+That a killed run ends in the same bytes is shown in test_train_crash.py.
+"""
 
 import json
 import os
@@ -15,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import UserError
 from schemas.recipe import load
+from schemas.store import open_store
 from tests.conftest import RECIPE, ROOT, command, settings, tree
-from tests.engine.test_stage import change_weights, killed
+from tests.engine.test_make import change_weights
 from trainer import checkpoint
 from trainer.train import train
 
@@ -93,7 +97,7 @@ def test_a_checkpoint_is_a_model_folder(run, model_path):
         if not torch.equal(value, AutoModelForCausalLM.from_pretrained(model_path).state_dict()[name])
     ]
     assert len(changed) == len(model.state_dict())
-    assert checkpoint.steps(last.parent) == [3, 4]
+    assert checkpoint.steps(open_store(last.parent)) == [3, 4]
 
 
 def test_a_second_time_is_done_at_once(run, capsys):
@@ -102,19 +106,6 @@ def test_a_second_time_is_done_at_once(run, capsys):
     assert train(run, recipe_for(run, train__max_steps=2)) == last
     assert "finished already" in capsys.readouterr().out and tree(run) == before
     assert train(run, recipe_for(run, train__max_steps=2, train__dpo__beta=0.2)) != last
-
-
-def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, tmp_path):
-    words = ["trainer", "run", RECIPE, *settings(train__max_steps=10, **SMALL)]
-    one, other = tmp_path / "one", tmp_path / "other"
-    shutil.copytree(made_run, one)
-    shutil.copytree(made_run, other)
-    command(*words, "-o", one)
-    # Renames: facts, recipe, metrics, then one a checkpoint, and the manifest.
-    kills = [killed(renames, [*words, "-o", other]) for renames in (1, 4, 5, 5)]
-    assert all(kills)
-    command(*words, "-o", other)
-    assert tree(one) == tree(other)
 
 
 def torchrun(ranks, words):
@@ -134,7 +125,9 @@ def torchrun(ranks, words):
 
 
 def test_two_ranks_are_one(made_run, tmp_path):
-    """Also where a rank has nothing to do: with batches of 24 of 270 or so pairs, and one of 1 pair; no hang, the same numbers up to rounding."""
+    """The same numbers up to rounding, and no hang.
+
+    Also where a rank has nothing to do: the last batch of some 270 pairs has 1 pair."""
     n = json.loads(next(made_run.glob("pairs-*/manifest.json")).read_text())["counts"]["train"]
     size = next(size for size in range(20, 60) if n % size == 1)
     found = {}
@@ -163,8 +156,8 @@ def test_two_ranks_are_one(made_run, tmp_path):
 
 
 def spoil(run, change):
-    """Rewrites every pairs shard with changed reference log-probs, markers and all: what a wrong cache would look like."""
-    from schemas.commit import sha256_file
+    """Rewrite every pairs shard with changed reference log-probs, markers and all: a cache that is wrong."""
+    from schemas.digest import sha256_file
 
     folder = next(run.glob("pairs-*"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -190,7 +183,7 @@ def spoil(run, change):
 
 def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(run):
     spoil(run, lambda value: value - 0.02)
-    with pytest.raises(UserError, match="gap between cache and policy.*mean 0.0(1|09).*do not agree"):
+    with pytest.raises(UserError, match=r"gap between cache and policy.*mean 0\.0(1|09).*do not agree"):
         train(run, recipe_for(run, train__max_steps=2))
     assert not list(run.glob("train-*/checkpoint-*"))
     train(run, recipe_for(run, train__max_steps=2, train__tolerance=0.1))
@@ -198,7 +191,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(run):
 
 def test_nan_in_the_cache_is_refused(run):
     spoil(run, lambda value: float("nan"))
-    with pytest.raises(UserError, match="nan.*do not agree"):
+    with pytest.raises(UserError, match=r"nan.*do not agree"):
         train(run, recipe_for(run, train__max_steps=2))
 
 
@@ -278,12 +271,13 @@ def test_gradient_checkpointing_changes_no_metric(made_run, tmp_path):
 
 
 def test_two_runs_of_the_same_settings_are_refused(run):
-    from schemas.commit import locked
-
     recipe = recipe_for(run, train__max_steps=2)
     folder = train(run, recipe).parent
     (folder / "manifest.json").unlink()
-    with locked(folder, "trainer run"), pytest.raises(UserError, match="another `trainer run`.*is at work"):
+    with (
+        open_store(folder).lock("trainer run"),
+        pytest.raises(UserError, match=r"another `trainer run`.*is at work"),
+    ):
         train(run, recipe)
     shutil.rmtree(folder / "checkpoint-2")
     assert train(run, recipe).exists()
@@ -303,7 +297,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(run, name):
     whole = tree(last.parent)
     (last.parent / "manifest.json").unlink()
     (last / name).write_bytes(b"{")
-    with pytest.raises(UserError, match="delete .*checkpoint-6 to go on from the checkpoint before it"):
+    with pytest.raises(UserError, match=r"delete .*checkpoint-6 to go on from the checkpoint before it"):
         train(run, recipe)
     shutil.rmtree(last)
     train(run, recipe)
@@ -388,16 +382,19 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
 
 def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):
     monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(
-        UserError,
-        match=r'train.loss = sr_dpo needs log-probs under the quality prompt .*contexts = \["plain", "quality"\] in \[logprobs\]',
-    ):
+    said = (
+        r"train\.loss = sr_dpo needs log-probs under the quality prompt .*"
+        r'contexts = \["plain", "quality"\] in \[logprobs\]'
+    )
+    with pytest.raises(UserError, match=said):
         train(run, recipe_for(run, train__loss="sr_dpo"))
 
 
 @pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"gradient_checkpointing": "true"}])
 def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(more, rich_run, tmp_path):
-    """A forward without gradient before one with it, inside one autocast: some versions of torch then forget the second one's gradients."""
+    """A forward without gradient before one with it, inside one autocast.
+
+    Some versions of torch then forget the second one's gradients."""
     run = tmp_path / "run"
     shutil.copytree(rich_run, run)
     given = load(

@@ -1,4 +1,5 @@
-"""The whole path against TRL 1.16.0's DPOTrainer, loss by loss: same weights, same pairs, same cached references; the loss and every gradient."""
+"""The whole path against TRL 1.16.0's DPOTrainer, loss by loss: same weights, same pairs, same cached
+references; the loss and every gradient."""
 
 import copy
 
@@ -8,16 +9,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from schemas.sections import Train
+from tests.trainer.forward import sides_of
 from trainer import data
 from trainer.losses import choose
-from trainer.model import load, sides
+from trainer.model import load
+from trainer.pairs import open_pairs
 
 trl = pytest.importorskip("trl")
 
 
 @pytest.fixture(scope="module")
 def batch(made_run):
-    return next(data.global_batches(data.open_pairs(made_run), 12, seed=4))[1]
+    return next(data.global_batches(open_pairs(made_run), 12, seed=4))[1]
 
 
 def row(pair, ld_alpha=None):
@@ -68,7 +71,7 @@ def same(policy, pairs, train: Train, their_loss, model):
     """TRL's `train.loss` and ours, and their gradients, agree to 1e-5."""
     their_loss.backward()
     ours = load(policy, torch.device("cpu"), False)
-    our_loss = choose(train)(*sides(ours, pairs, torch.device("cpu"))).mean()
+    our_loss = choose(train)(*sides_of(ours, pairs)).mean()
     our_loss.backward()
     assert our_loss.item() == pytest.approx(their_loss.item(), abs=1e-5, rel=1e-5)
     for (name, a), (other, b) in zip(ours.named_parameters(), model.named_parameters(), strict=True):
@@ -97,11 +100,11 @@ def test_loss_and_gradients_equal_trl(name, other_model, model_path, batch, tmp_
     assert abs(same(other_model, batch, Train(loss=name, options={name: options}), *found) - 0.6931) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["mean", "sum"])
-def test_an_sft_term_is_trls(kind, other_model, model_path, batch, tmp_path):
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_sft_term_is_trls(reduction, other_model, model_path, batch, tmp_path):
     """On one pair: TRL's mean runs over all tokens of a batch, ours over a response's."""
     (pair,) = batch[:1]
-    weight = 0.3 / (len(pair.chosen_ids) if kind == "sum" else 1)
+    weight = 0.3 / (len(pair.chosen_ids) if reduction == "sum" else 1)
     found = theirs(
         other_model,
         model_path,
@@ -114,7 +117,7 @@ def test_an_sft_term_is_trls(kind, other_model, model_path, batch, tmp_path):
     same(
         other_model,
         [pair],
-        Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "kind": kind}}),
+        Train(options={"dpo": {"beta": 0.3}, "sft": {"weight": weight, "reduction": reduction}}),
         *found,
     )
 

@@ -1,13 +1,13 @@
 """The losses, one file each.
 
 - A loss file has `loss(chosen, rejected, config) -> (B,)` and a frozen dataclass `Config` of its own recipe
-  keys, derived from `Options`. What the loss takes of a pair beside token ids and their reference log-probs,
-  the Config's property `needs` says, by the names in trainer/needs.py.
-- The first paragraph of its docstring says what it is, the second is its equation: `trainer losses` prints
-  both.
+  keys, derived from `Options`. A loss that reads more of a pair than token ids and their reference log-probs
+  names it in the property `needs` of its Config, by the names in trainer/needs.py.
+- The first paragraph of its docstring says what the loss is, the second is its equation. `trainer losses`
+  prints both.
 - A new loss is a new file and one word in NAMES.
-- Only the chosen loss's module is imported, and reading its options does not import torch: `engine
-  precompute` checks them and must not wait for torch.
+- Only the chosen loss's module is imported, and its top imports no torch: `engine precompute` checks a
+  recipe's options and must not wait for torch.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def loss_module(name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a recipe asks to be minimised: a loss with its config, and an SFT term beside it."""
+    """What a recipe asks to minimise: a loss with its config, and an SFT term added to it."""
 
     name: str
     config: Options
@@ -69,12 +69,12 @@ class Objective:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it takes of a pair beyond what every loss takes, with these settings."""
+        """What it reads of a pair beyond what every loss reads, with these settings."""
         return self.config.needs
 
     @property
     def beta(self) -> float:
-        """What makes a log-ratio a reward; 1 for a loss without a β."""
+        """The factor from a log-ratio to a reward; 1 for a loss without a β."""
         beta: float = getattr(self.config, "beta", 1.0)
         return beta
 
@@ -90,7 +90,7 @@ class Objective:
 def choose(train: Train) -> Objective:
     """The objective of [train]: its loss with the keys of [train.<loss>], and the SFT term of [train.sft].
 
-    Raises UserError for a loss, a table or a key that there is not, and for a value that is not allowed."""
+    Raises UserError for an unknown loss, table or key, and for a value that is not allowed."""
     if train.loss not in NAMES:
         raise UserError(f"train.loss = {train.loss}: {did_you_mean(train.loss, NAMES)}")
     tables = (*NAMES, "sft")

@@ -1,5 +1,5 @@
-"""BMC's weighted DPO (arXiv 2408.07471, methods §5): the tokens in which the two responses differ weigh more,
-the less sure the policy is of them.
+"""BMC's weighted DPO (arXiv 2408.07471): the tokens in which the two responses differ weigh more, up to
+1+δ where the policy is unsure of them.
 
 L = −log σ( β·Σ_t λ(y+_t)·log[π/ref](y+_t) − β·Σ_t λ(y-_t)·log[π/ref](y-_t) )
 λ(token) = 1 + min( sg[1/π(token)], δ )   if the token is in the diff of the two responses,   else 1
@@ -22,7 +22,8 @@ _LEAST_DELTA = 1e-30  # the logarithm of a smaller δ is not finite in float32
 @dataclass(frozen=True)
 class Config(Options):
     beta: float = number(0.05, above=0)
-    delta: float = number(2.5, low=0)  # the most that an unsure token gains
+    # δ, the most that an unsure token gains; inf for no cap.
+    delta: float = number(2.5, low=0, infinite=True)
     weighting: str = choice("paper", "paper", "code")
 
     @property

@@ -1,5 +1,4 @@
-"""DPO-positive (arXiv 2402.13228, Eq. 3): a penalty wherever the chosen response is less likely than under
-the reference.
+"""DPO-positive (arXiv 2402.13228, Eq. 3): DPO with a penalty where log π(y+|x) is below log ref(y+|x).
 
 L = −log σ( β·( h − λ·max(0, log ref(y+|x) − log π(y+|x)) ) )
 h = logratio of chosen − logratio of rejected

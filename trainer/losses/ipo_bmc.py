@@ -1,5 +1,4 @@
-"""BMC's weighting on IPO (arXiv 2408.07471, IPO-BMC): IPO, the tokens in which the two responses differ
-weighing more.
+"""BMC's weighting on IPO (arXiv 2408.07471, IPO-BMC): tokens in which the two responses differ weigh more.
 
 L = ( Σ_t λ(y+_t)·log[π/ref](y+_t) − Σ_t λ(y-_t)·log[π/ref](y-_t) − 1/(2β) )²,   λ as in bmc
 

@@ -1,5 +1,5 @@
-"""LD-DPO, length-desensitised DPO (arXiv 2409.06411): what the longer response has beyond the shorter one's
-length counts by α.
+"""LD-DPO, length-desensitised DPO (arXiv 2409.06411): the longer response's tokens beyond the shorter one's
+length are weighted by α.
 
 L = −log σ( β·[ Σ_t w(t)·logratio(y+_t) − Σ_t w(t)·logratio(y−_t) ] )
 w(t) = 1 for t ≤ min(|y+|, |y−|), else α

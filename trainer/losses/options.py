@@ -1,6 +1,6 @@
 """What the options of all losses have in common: they check themselves, and they say what the loss needs.
 
-A loss's Config is a section of the recipe, so what a value may be stands at its field (schemas/fields.py).
+A loss's Config is a section of the recipe, so each field states its allowed values (schemas/fields.py).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Options(Section):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the loss takes of a pair beyond what every loss takes: names in trainer/needs.py."""
+        """What the loss reads of a pair beyond what every loss reads: names in trainer/needs.py."""
         return ()
 
     @classmethod

@@ -1,5 +1,4 @@
-"""ORPO (arXiv 2403.07691, Eqs. 6 and 7): SFT on the chosen response and the odds ratio of the two, no
-reference.
+"""ORPO (arXiv 2403.07691, Eqs. 6, 7): SFT on the chosen response and the odds ratio of the two, no reference.
 
 L = −mean_t log π(y+_t) − β·log σ( log[odds(y+)/odds(y−)] )
 odds(y) = p/(1−p),  log p = mean_t log π(y_t)

@@ -1,5 +1,5 @@
-"""R-DPO, length-regularised DPO (arXiv 2403.19159): a longer chosen response needs less of a margin to count,
-so length is not learnt as quality.
+"""R-DPO, length-regularised DPO (arXiv 2403.19159): a longer chosen response needs a smaller
+margin, so length is not learnt as quality.
 
 L = −log σ( m + α·(|y+| − |y−|) ),   m = β·(logratio of chosen − logratio of rejected)
 """
@@ -14,7 +14,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 @dataclass(frozen=True)
 class Config(Options):
     beta: float = number(0.1, above=0)
-    alpha: float = 0.01  # a token's worth of margin
+    alpha: float = number(0.01)  # the margin that one token of length is worth
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

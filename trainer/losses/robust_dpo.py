@@ -1,5 +1,4 @@
-"""Robust DPO (arXiv 2403.00409): an unbiased estimate of DPO's loss where a share ε of the preferences is
-flipped.
+"""Robust DPO (arXiv 2403.00409): an unbiased estimate of DPO's loss if a share ε of preferences is flipped.
 
 L = [ −(1−ε)·log σ(m) + ε·log σ(−m) ] / (1−2ε),   m = β·(logratio of chosen − logratio of rejected)
 """

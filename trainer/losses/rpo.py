@@ -1,5 +1,5 @@
-"""RPO, regularised preference optimisation (arXiv 2405.16436, Eq. 4.8): DPO, and the chosen response held up
-by its own likelihood.
+"""RPO, regularised preference optimisation (arXiv 2405.16436, Eq. 4.8): DPO with a term for the likelihood of
+the chosen response.
 
 L = −log σ(m) + η·β·( −log π(y0|x) )        reduction = "sum": the paper's; the log-prob is summed over
                                             tokens, the weight is ηβ
@@ -10,7 +10,7 @@ response (pairs.baseline), as in its theory
 
 m is DPO's margin, β·(logratio of chosen − logratio of rejected). A baseline response (a sample of the initial
 model, say) runs with the pair, under the one prompt. This is neither the reward-aware nor the iterative
-"RPO". What it is for: logps/chosen falls less than under DPO.
+"RPO". Its purpose: logps/chosen falls less than under DPO.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,9 @@ class Config(Options):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("baseline",) if self.y0 == "baseline" else ()
+        if self.y0 == "baseline":
+            return ("baseline",)
+        return ()
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

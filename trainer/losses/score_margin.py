@@ -1,5 +1,5 @@
-"""DPO with an offset from cached scores (ODPO, arXiv 2402.10571): the better rated the chosen response, the
-larger the margin asked for.
+"""DPO with an offset from cached scores (ODPO, arXiv 2402.10571): the required margin grows with the gap
+between the scores.
 
 L = −log σ( m − α·(s(y+) − s(y−)) ),   m = β·(logratio of chosen − logratio of rejected)
 
@@ -20,7 +20,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 @dataclass(frozen=True)
 class Config(Options):
     beta: float = number(0.1, above=0)
-    alpha: float = number(0.1, low=0)  # a score's worth of margin; 0 is DPO
+    alpha: float = number(0.1, low=0)  # the margin that one unit of score is worth; 0 is DPO
     scorer: str = setting("prompt_gain", scorers.unknown)  # or rating, pairwise, given, check
 
     @property

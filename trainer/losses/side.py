@@ -24,9 +24,8 @@ def log_sigmoid(values: Tensor) -> Tensor:
 class Side:
     """One response of each of B pairs. The tensors are (B, T), in nat, and 0 where `mask` is 0.
 
-    `mask` is 0 to the right of a response's last token. Gradients flow through `token_logps` alone. What
-    stands below `mask` is there only if the loss's options name it in their `needs`; that name is given
-    in the comment."""
+    `mask` is 0 to the right of a response's last token. Gradients flow through `token_logps` alone. A field
+    below `mask` is set only if the loss's options name it in their `needs`; its comment gives that name."""
 
     token_logps: Tensor
     ref_token_logps: Tensor

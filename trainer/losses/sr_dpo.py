@@ -1,5 +1,5 @@
-"""Sr-DPO, quality-aware self-refinement (arXiv 2405.21040, Eqs. 12 and 13): DPO whose margin must exceed what
-the policy itself thinks of the pair.
+"""Sr-DPO, quality-aware self-refinement (arXiv 2405.21040, Eqs. 12 and 13): DPO whose margin must exceed the
+policy's own estimate of the pair's quality gap.
 
 L = −log σ( m − λ·sg[Δ] ),   m = β·(logratio of chosen − logratio of rejected)
 Δ = β·{ log[π/ref](y+ | p⊕x) − log[π/ref](y− | p⊕x) }
@@ -20,22 +20,24 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 @dataclass(frozen=True)
 class Config(Options):
     beta: float = number(0.1, above=0)
-    lam: float = number(0.3, low=0)  # λ, how much of the policy's own opinion counts; 0 is DPO
+    lam: float = number(0.3, low=0)  # λ, the weight of the policy's own estimate; 0 is DPO
     delta: str = choice("live", "live", "naive")  # naive: on the prompt itself
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("quality",) if self.delta == "live" else ()
+        if self.delta == "live":
+            return ("quality",)
+        return ()
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair; log 2 while policy = reference."""
     margin = config.beta * (chosen.logratios - rejected.logratios)
-    opinion = refinement(chosen, rejected, config.delta)
-    return -log_sigmoid(margin - config.lam * config.beta * opinion)
+    own_gap = quality_gap(chosen, rejected, config.delta)
+    return -log_sigmoid(margin - config.lam * config.beta * own_gap)
 
 
-def refinement(chosen: Side, rejected: Side, delta: str) -> Tensor:
+def quality_gap(chosen: Side, rejected: Side, delta: str) -> Tensor:
     """(B,) Δ/β, in nat; no gradient passes through it."""
     if delta == "naive":
         return (chosen.logratios - rejected.logratios).detach()

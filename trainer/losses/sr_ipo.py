@@ -1,5 +1,5 @@
-"""Sr-IPO, quality-aware self-refinement on IPO (arXiv 2405.21040, Eq. 15): the finite margin aimed at moves
-by what the policy thinks of the pair.
+"""Sr-IPO, quality-aware self-refinement on IPO (arXiv 2405.21040, Eq. 15): the target margin shifts by the
+policy's own estimate of the pair's quality gap.
 
 L = ( h − λ·sg[Δ] − 1/(2β) )²,   h = logratio of chosen − logratio of rejected
 Δ = β·{ log[π/ref](y+ | p⊕x) − log[π/ref](y− | p⊕x) }   scaling = "printed"
@@ -24,6 +24,6 @@ class Config(sr_dpo.Config):
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:
     """(B,) one number a pair; (1/(2β))² while policy = reference."""
     scale = config.beta if config.scaling == "printed" else 1.0
-    opinion = sr_dpo.refinement(chosen, rejected, config.delta)
-    gap = chosen.logratios - rejected.logratios - config.lam * scale * opinion
+    own_gap = sr_dpo.quality_gap(chosen, rejected, config.delta)
+    gap = chosen.logratios - rejected.logratios - config.lam * scale * own_gap
     return (gap - 1 / (2 * config.beta)) ** 2

@@ -1,5 +1,5 @@
-"""WPO, weighted preference optimisation (arXiv 2406.11827): DPO, a pair weighted by how likely the policy
-would have written it itself.
+"""WPO, weighted preference optimisation (arXiv 2406.11827): DPO with each pair weighted by how likely the
+policy is to write it itself.
 
 L = −sg[ w(y+)·w(y−) ]·log σ(m),   w(y) = exp( mean_t log π(y_t) )
 

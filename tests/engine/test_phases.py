@@ -1,17 +1,28 @@
 """Phases: one model at a time, each stage in one phase, in order."""
 
-from engine.executors.local import phases
-from engine.stage import plan
+from engine.executors.phases import phases
+from engine.plan import plan
 from schemas.recipe import load
 
-RECIPE = "[model]\n[prompts]\nformat='prompts'\nshards=2\n[generate]\n[judge]\n[rewrite]\n[logprobs]\n[pairs]\nchoose='rewritten_vs_parent'\n"
+RECIPE = """
+[model]
+[prompts]
+format = "prompts"
+shards = 2
+[generate]
+[judge]
+[rewrite]
+[logprobs]
+[pairs]
+choose = "rewritten_vs_parent"
+"""
 
 
 def named(tmp_path, model_path, monkeypatch, *settings):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
     (tmp_path / "r.toml").write_text(RECIPE)
-    monkeypatch.setattr("engine.models._vllm", lambda: True)
-    monkeypatch.setattr("engine.models._gpu", lambda: False)
+    monkeypatch.setattr("engine.models.spec.vllm_is_installed", lambda: True)
+    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: False)
     run = plan(
         tmp_path / "run",
         load(
@@ -42,7 +53,7 @@ def test_a_phase_keeps_the_bound_on_memory(tmp_path, model_path, monkeypatch):
             ],
         ),
     )
-    assert phases(run)[0].use.batch_tokens == 99
+    assert phases(run)[0].model.spec.batch_tokens == 99
 
 
 def test_another_backend_or_model_begins_a_phase(tmp_path, model_path, monkeypatch):

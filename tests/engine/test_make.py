@@ -1,4 +1,7 @@
-"""Shards, resume, fingerprints, commits: nothing is lost, nothing is stale, and a killed run ends in the bytes of one that was not."""
+"""Shards, resume, fingerprints, commits: nothing is lost and nothing is stale.
+
+A killed run ends in the bytes of one that was not killed.
+"""
 
 import json
 import shutil
@@ -9,41 +12,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.commands.precompute import precompute
+from engine.commands.status import status
 from engine.ids import shard_of
-from engine.precompute import precompute, status
-from engine.stage import missing, opened, plan
+from engine.make import scan
+from engine.plan import missing, opened, plan
 from schemas.errors import UserError
 from schemas.manifest import read_markers, read_plan
 from schemas.recipe import load
+from schemas.store import open_store
 from schemas.tables import TABLES
 from tests.conftest import RECIPE, ROOT, command, settings, tree
-
-# Runs a command and kills it with -9 before the k-th rename: the moments at which a half-done commit would show.
-KILLER = """
-import os, runpy, signal, sys
-count, rename = int(sys.argv.pop(1)), os.replace
-def replace(*args, **kwargs):
-    global count
-    count -= 1
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(*args, **kwargs)
-os.replace = replace
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0] + ".cli", run_name="__main__", alter_sys=False)
-"""
-
-
-def killed(renames: int, words) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(renames), *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode in (0, -9), done.stderr
-    return done.returncode == -9
 
 
 def recipe_of(source, model, **more):
@@ -58,10 +37,10 @@ def recipe_of(source, model, **more):
 
 
 def rows(run, table):
-    planned, _ = read_plan(run)
+    planned, _ = read_plan(open_store(run))
     found = []
     for stage in planned:
-        for marker in read_markers(run / stage.folder):
+        for marker in read_markers(open_store(run / stage.folder)):
             found += [
                 (marker.shard, row)
                 for file in marker.files
@@ -121,7 +100,9 @@ def test_every_input_row_is_somewhere(mixed, model_path, tmp_path, capsys):
 
 
 def test_pairs_are_the_preferences_as_given(mixed, model_path, tmp_path):
-    """A response chosen in one row and rejected in another of the same prompt keeps both roles, and no pair is made that nobody stated."""
+    """A response chosen in one row and rejected in another of the same prompt keeps both roles.
+
+    No pair is made that nobody stated."""
     run = tmp_path / "run"
     precompute(run, recipe_of(mixed, model_path, prompts__format="preference"), 1)
     made = {(row["prompt"], row["chosen"], row["rejected"]) for _, row in rows(run, "pairs")}
@@ -160,10 +141,23 @@ def test_the_files_are_as_promised(made_run):
             assert pq.ParquetFile(path).metadata.row_group(group).column(0).compression == "ZSTD"
 
 
+# Runs the engine on its own arguments and prints which libraries of models it has loaded.
+LOADED_SCRIPT = """
+import runpy
+import sys
+
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module("engine.cli", run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+print("loaded:", [name for name in ("torch", "transformers", "vllm") if name in sys.modules])
+"""
+
+
 def precompute_and_what_it_loads(words, run) -> str:
-    check = "import sys, runpy\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_module('engine.cli', run_name='__main__')\nexcept SystemExit as end:\n    assert not end.code\nprint('loaded:', [name for name in ('torch', 'transformers', 'vllm') if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", check, *map(str, words), "-o", str(run)],
+        [sys.executable, "-c", LOADED_SCRIPT, *map(str, words), "-o", str(run)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -183,15 +177,6 @@ def test_pairs_made_again_from_log_probs_that_are_there_load_no_model(made_run, 
     shutil.copytree(made_run, run)
     shutil.rmtree(next(run.glob("pairs-*")))
     precompute_and_what_it_loads(precompute_words, run)
-    assert tree(run) == tree(made_run)
-
-
-def test_killed_at_any_rename_it_ends_in_the_same_bytes(made_run, precompute_words, tmp_path):
-    run = tmp_path / "run"
-    # Renames of a whole run: recipe, plan, facts, scan, and two to three a shard and stage; each kill is a little later than the last.
-    kills = [killed(renames, [*precompute_words, "-o", run]) for renames in (3, 8, 9, 14, 25)]
-    assert all(kills)
-    command(*precompute_words, "-o", run)
     assert tree(run) == tree(made_run)
 
 
@@ -236,12 +221,29 @@ def test_workers_make_the_same_rows(made_run, precompute_words, tmp_path):
         np.testing.assert_allclose(a["ref_chosen_token_logps"], b["ref_chosen_token_logps"], atol=1e-5)
 
 
+# As sitecustomize.py of driver and workers: [given] kills the process. A worker is sent the name of its
+# function.
+KILLED_WORKER_SCRIPT = """
+import dataclasses
+import os
+import signal
+
+import engine.stages
+from engine.stages import given
+
+
+def kill(batch, config, context):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+engine.stages.STAGES["given"] = dataclasses.replace(given.STAGE, fn=kill)
+"""
+
+
 def test_a_worker_that_is_killed_is_an_error_with_its_shard(precompute_words, tmp_path, monkeypatch):
     """A worker that ends in mid-shard: the driver says so and leaves no process behind."""
     trap = tmp_path / "sitecustomize.py"
-    trap.write_text(
-        "import engine.stages.given as g, os, signal, dataclasses, engine.stages as s\ns.STAGES['given'] = dataclasses.replace(g.STAGE, fn=lambda *a: os.kill(os.getpid(), signal.SIGKILL))\n"
-    )
+    trap.write_text(KILLED_WORKER_SCRIPT)
     done = command(
         *precompute_words,
         "-o",
@@ -259,7 +261,7 @@ def test_two_at_once_are_refused(made_run, precompute_words):
     wanted = plan(made_run, load(RECIPE, [word for word in precompute_words[3:] if word != "--set"]))
     with (
         opened(wanted),
-        pytest.raises(UserError, match="another `engine precompute`.*is at work"),
+        pytest.raises(UserError, match=r"another `engine precompute`.*is at work"),
         opened(wanted),
     ):
         pass
@@ -343,10 +345,8 @@ def test_an_input_that_changes_while_it_is_read_is_refused(mixed, model_path, tm
     recipe = recipe_of(mixed, model_path, prompts__format="preference")
     run = plan(tmp_path / "run", recipe)
     mixed.write_bytes(mixed.read_bytes() + b"\n{}")
-    from engine.stage import lay
-
-    with opened(run), pytest.raises(UserError, match="mixed.jsonl changed while it was read"):
-        lay(run, {0, 1, 2}, lambda count: None)
+    with opened(run), pytest.raises(UserError, match=r"mixed\.jsonl changed while it was read"):
+        scan(run, {0, 1, 2}, lambda count: None)
 
 
 def test_a_run_folder_among_the_sources_is_not_read(mixed, model_path, tmp_path):
@@ -356,7 +356,9 @@ def test_a_run_folder_among_the_sources_is_not_read(mixed, model_path, tmp_path)
 
 
 def test_one_response_is_never_both_sides(model_path, tmp_path):
-    """A text twice in one comparison counts with its mean score; SQL of one's own that chooses it twice makes a reject."""
+    """A text twice in one comparison counts with its mean score.
+
+    SQL of one's own that chooses it twice makes a reject."""
     path = tmp_path / "u.jsonl"
     path.write_text(
         json.dumps(
@@ -375,7 +377,8 @@ def test_one_response_is_never_both_sides(model_path, tmp_path):
     ] == [("B", "A", 4.0, 3.0)]
     own = tmp_path / "own.sql"
     own.write_text(
-        "select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, score as chosen_score, score as rejected_score from scores -- mine"
+        "select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, "
+        "score as chosen_score, score as rejected_score from scores -- mine"
     )
     precompute(tmp_path / "run", recipe_of(path, model_path, pairs__choose=own), 1)
     assert {row["reason"] for _, row in rows(tmp_path / "run", "rejects")} == {"same_response"} and not rows(

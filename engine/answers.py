@@ -1,0 +1,117 @@
+"""A query's answer in a form to read, to pipe or to keep: a table, CSV, JSON lines, Parquet."""
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import UserError
+from schemas.store import write_output
+
+SHOWN_ROWS = 100
+
+
+def as_table(rows: pa.Table) -> str:
+    """The first rows as a table that fits the terminal."""
+    frame = _frame(rows)
+    if frame.is_empty():
+        return f"no rows ({', '.join(frame.columns)})"
+    with pl.Config(
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=SHOWN_ROWS,
+        tbl_cols=-1,
+        fmt_str_lengths=60,
+        fmt_float="full",
+        fmt_table_cell_list_len=6,
+        tbl_width_chars=_width(),
+    ):
+        text = str(frame.head(SHOWN_ROWS))
+    if len(frame) > SHOWN_ROWS:
+        text += f"\n{SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all"
+    return text
+
+
+def as_csv(rows: pa.Table) -> str:
+    """All rows as CSV: lists as JSON, bytes in base64."""
+    return _without_lists(_frame(rows)).write_csv()
+
+
+def as_json(rows: pa.Table) -> str:
+    """All rows as JSON lines: bytes in base64."""
+    return _without_bytes(_frame(rows)).write_ndjson()
+
+
+def with_unique_names(rows: pa.Table) -> pa.Table:
+    """The rows with columns of one name, as a join has them, numbered."""
+    seen: dict[str, int] = {}
+    names: list[str] = []
+    for name in rows.column_names:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return rows.rename_columns(names)
+
+
+def write(rows: pa.Table, form: str, output: Path) -> None:
+    """Write all rows to a file as parquet, csv or json."""
+
+    def fill(path: Path) -> None:
+        if form == "parquet":
+            pq.write_table(with_unique_names(rows), path, compression="zstd", write_page_checksum=True)
+        elif form == "csv":
+            _without_lists(_frame(rows)).write_csv(path)
+        else:
+            _without_bytes(_frame(rows)).write_ndjson(path)
+
+    write_output(output, fill)
+
+
+def _width() -> int:
+    """The terminal's, or where there is none enough for a dozen columns."""
+    return max(shutil.get_terminal_size((160, 0)).columns, 80)
+
+
+def _frame(rows: pa.Table) -> pl.DataFrame:
+    try:
+        frame = pl.from_arrow(with_unique_names(rows))
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        pa.ArrowException,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        columns = ", ".join(f"{field.name} {field.type}" for field in rows.schema)
+        raise UserError(
+            f"a column of the answer is of a kind that cannot be shown ({reason}; {columns}); "
+            "cast it, as in x::varchar"
+        ) from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _without_bytes(frame: pl.DataFrame) -> pl.DataFrame:
+    """JSON and CSV have no bytes: they are written in base64."""
+    names = [name for name, kind in frame.schema.items() if kind == pl.Binary]
+    return frame.with_columns(pl.col(names).bin.encode("base64")) if names else frame
+
+
+def _without_lists(frame: pl.DataFrame) -> pl.DataFrame:
+    """CSV has no lists: they are written as JSON."""
+    frame = _without_bytes(frame)
+    columns: list[pl.Series] = []
+    for name, kind in frame.schema.items():
+        if kind.is_nested():
+            columns.append(pl.Series(name, [_as_json_text(value) for value in frame[name]]))
+    return frame.with_columns(columns)
+
+
+def _as_json_text(value: object) -> str | None:
+    if value is None:
+        return None
+    # polars writes '[{"v":VALUE}]'; it knows all its own types, which the json module does not.
+    return pl.Series([value]).to_frame("v").write_json()[6:-2]

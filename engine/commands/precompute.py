@@ -1,0 +1,222 @@
+"""`engine precompute`: make what is missing of a recipe's stages, and say what came of it."""
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine import executors
+from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
+from schemas.manifest import Marker, marker_names
+from schemas.recipe import Recipe, load
+from schemas.store import Store
+
+if TYPE_CHECKING:
+    from engine.executors.phases import Gaps
+    from engine.plan import Run
+
+_LINE_SECONDS = 10  # between two lines where the output is no terminal
+# The counts of a stage that are shown, in this order; in between those whose names begin so.
+_COUNTS_FIRST = ("train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated")
+_COUNT_PREFIXES = ("skipped_", "fallback_")
+_COUNTS_LAST = ("rejects", "repeated", "duplicates")
+
+
+@click.command("precompute")
+@RECIPE_ARGUMENT
+@run_option("Run folder; what it holds is reused.")
+@settings_option()
+@click.option(
+    "--workers",
+    default=0,
+    show_default="one for each device",
+    type=click.IntRange(0),
+    help="Processes that make shards side by side.",
+)
+@click.option(
+    "--executor",
+    default=executors.DEFAULT,
+    show_default=True,
+    type=click.Choice(list(executors.EXECUTORS)),
+    help="Where shards are made.",
+)
+def command(recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str) -> None:
+    """Make all that a RECIPE_ARGUMENT's stages ask for, into a run folder.
+
+    What is there is kept, what is missing is made; a run that was killed goes on where it was.
+
+    \b
+    Example:
+      engine precompute pipelines/recipes/dpo.toml -o runs/hh \\
+          --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
+    """
+    precompute(run, load(recipe, settings), workers, executor)
+
+
+def precompute(
+    where: str | Path | Store, recipe: Recipe, workers: int, executor: str = executors.DEFAULT
+) -> None:
+    """Make what is missing in a run folder; see the command's help."""
+    from engine.make import finish, finished
+    from engine.plan import missing, opened, plan
+
+    run = plan(where, recipe)
+    with opened(run):
+        gaps = missing(run)
+        if gaps:
+            _announce(run)
+            _make(run, gaps, workers, executor)
+        manifests = finish(run) if gaps else finished(run)
+    if not gaps:
+        click.echo(
+            f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there"
+        )
+    _print_totals(run, manifests)
+
+
+class Bar:
+    """Progress of one thing: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str, total: int | None, unit: str):
+        from tqdm import tqdm
+
+        self._what = what
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._extra = ""
+        self._last_line = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, leave=False)
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        self._print_line()
+
+    def set_extra(self, text: str) -> None:
+        """What to show beside it."""
+        self._extra = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        self._print_line()
+
+    def _print_line(self) -> None:
+        if self._bar is None and time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            total = f"/{self._total}" if self._total else ""
+            line = f"{self._what}: {self._done:,}{total} {self._unit} {self._extra}"
+            click.echo(line.rstrip(), err=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _ShardBar:
+    """Implements the executors' Progress: shards done, and responses beside them."""
+
+    def __init__(self, shards: int):
+        self._bar = Bar("making", shards, "shards")
+        self._responses = 0
+        self._lock = threading.Lock()  # several shards may be under way in threads
+
+    def shard_done(self, stage: str, marker: Marker) -> None:
+        with self._lock:
+            self._bar.advance()
+            self._show_responses()
+
+    def responses_done(self, count: int) -> None:
+        with self._lock:
+            self._responses += count
+            self._show_responses()
+
+    def _show_responses(self) -> None:
+        self._bar.set_extra(f"{self._responses:,} responses" if self._responses else "")
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _announce(run: "Run") -> None:
+    """Print which model makes what, what is there, and why folders of other settings do not serve."""
+    from engine.executors.phases import phases
+    from engine.plan import what_changed
+
+    for phase in phases(run):
+        if phase.model:
+            names = ", ".join(stage.name for stage in phase.stages if stage.model)
+            config = phase.model.spec.config
+            backend = "vLLM" if phase.uses_vllm else "transformers"
+            click.echo(f"{names}: {config.name} on {backend}, {config.dtype}")
+    for stage in run.stages:
+        folder = run.folder(stage)
+        made = len(marker_names(folder))
+        if made:
+            click.echo(f"{folder.name}: {made} of {run.shards} shards there")
+            continue
+        click.echo(f"{folder.name}: to make, {run.shards} shard{'s' if run.shards > 1 else ''}")
+        for other, changes in what_changed(run, stage):
+            click.echo(f"  not {other}: {'; '.join(changes)}")
+
+
+def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
+    """Scan the input where that is needed, then make the shards."""
+    from engine.make import reopen, scan
+    from engine.plan import check_unchanged
+
+    count = 0
+    to_scan: set[int] = set()
+    for shard, stages in gaps.items():
+        count += len(stages)
+        for stage in stages:
+            reopen(run, stage)
+        if run.stages[0] in stages:
+            to_scan.add(shard)
+    if to_scan:
+        reading = Bar("reading", None, "rows")
+        try:
+            scan(run, to_scan, reading.advance)
+        finally:
+            reading.close()
+    check_unchanged(run)
+    making = _ShardBar(count)
+    try:
+        executors.execute(executor, run, gaps, workers, making)
+    finally:
+        making.close()
+
+
+def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
+    for stage in run.stages:
+        manifest = manifests[stage.name]
+        tables = sorted(name for name in manifest["rows"] if name != "rejects")
+        rows = ", ".join(f"{manifest['rows'][name]:,} {name}" for name in tables)
+        click.echo(f"{run.folder(stage).name}: {rows or 'no rows'}{_counts_text(manifest['counts'])}")
+    counts = manifests[run.stages[0].name]["counts"]
+    rows_in = counts.get("rows_in", 0)
+    rows_out = counts.get("rows_out", 0)
+    rejects = counts.get("rejects", 0)
+    duplicates = counts.get("duplicates", 0)
+    click.echo(
+        f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}"
+    )
+    assert rows_in == rows_out + rejects + duplicates, "a row was lost"
+    if any(manifest["counts"].get("rejects") for manifest in manifests.values()):
+        query = "select stage, reason, file, line, detail from rejects"
+        click.echo(f'what was refused, and why: engine sql {run.store} "{query}"')
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    """What a stage counted, in brackets; empty where it counted nothing."""
+    by_reason = sorted(name for name in counts if name.startswith(_COUNT_PREFIXES))
+    names = [*_COUNTS_FIRST, *by_reason, *_COUNTS_LAST]
+    shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in names if counts.get(name)]
+    return f" ({', '.join(shown)})" if shown else ""

@@ -1,0 +1,128 @@
+"""`engine status`: what a run holds, and what of it no longer matches the recipe."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from schemas.commands import RUN, settings_option
+from schemas.errors import UserError
+from schemas.manifest import Planned, read_markers, read_plan, rows_by_table
+from schemas.recipe import Recipe, load, load_of_run
+from schemas.store import Store, open_store
+
+if TYPE_CHECKING:
+    from engine.plan import Run
+
+
+@click.command("status")
+@RUN
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False),
+    help="Compare with this recipe in place of the one the run was made with.",
+)
+@settings_option()
+def command(run: str, recipe: str | None, settings: tuple[str, ...]) -> None:
+    """Show what a RUN holds: shards, rows and rejects of each stage, and what no longer matches the recipe.
+
+    Inputs and models are looked at again: weights that changed under the same name are named.
+
+    \b
+    Example:
+      engine status runs/hh
+      engine status runs/hh --set logprobs.max_length=256
+    """
+    store = open_store(run)
+    read_plan(store)  # says clearly where this is no run
+    if recipe:
+        status(store, load(recipe, settings))
+        return
+    try:
+        made_with = load_of_run(store, settings)
+    except UserError as error:
+        if settings:
+            raise  # most likely one of these is wrong
+        # Values that an older version took are refused now: what was made is still there.
+        _print_without_recipe(store, error)
+    else:
+        status(store, made_with)
+
+
+def status(where: str | Path | Store, recipe: Recipe) -> None:
+    """Print a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
+    from engine.plan import plan
+
+    store = open_store(where)
+    try:
+        run = plan(store, recipe)
+    except UserError as error:
+        # The input or the model may be gone for good: what was made of them is still there.
+        _print_without_recipe(store, error)
+        return
+    _print_table(store, list(run.planned.values()), run.shards)
+    _print_differences(run)
+    _print_rejects(store)
+
+
+def _print_without_recipe(store: Store, error: UserError) -> None:
+    """Show what is there, where what the recipe asks for now cannot be known."""
+    _print_table(store, *read_plan(store))
+    click.echo(f"whether this is still what the recipe asks for cannot be said: {error}")
+    _print_rejects(store)
+
+
+def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
+    import polars as pl
+
+    rows = []
+    for stage in planned:
+        markers = read_markers(store.child(stage.folder))
+        tables: Counter[str] = Counter()
+        for marker in markers:
+            tables.update(rows_by_table(marker))
+        counts = [f"{count:,} {table}" for table, count in sorted(tables.items())]
+        rows.append(
+            {
+                "folder": stage.folder,
+                "shards": f"{len(markers)}/{shards}",
+                "rows": ", ".join(counts) or "none yet",
+            }
+        )
+    with pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        fmt_str_lengths=200,
+        tbl_width_chars=200,
+        tbl_rows=-1,
+    ):
+        click.echo(pl.DataFrame(rows))
+
+
+def _print_differences(run: "Run") -> None:
+    """Say which folders and shards are not what the recipe asks for, and why."""
+    from engine.plan import stale_shards, what_changed
+
+    stale = stale_shards(run)
+    if stale:
+        click.echo(
+            f"{stale} shards were made from shards that are not there any more: "
+            "`engine precompute` makes them again"
+        )
+    for stage in run.stages:
+        for other, changes in what_changed(run, stage):
+            click.echo(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
+
+
+def _print_rejects(store: Store) -> None:
+    import duckdb
+
+    from engine import sql
+
+    with duckdb.connect() as con:
+        con.register("rejects", sql.views(store)["rejects"])
+        rows = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
+    for stage, reason, count in rows:
+        click.echo(f"rejects: {count:,} {reason} in {stage}")

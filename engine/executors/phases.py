@@ -1,0 +1,189 @@
+"""Phases of a run, and how one worker takes shards through a phase: what every executor shares.
+
+Stages that follow each other and use one model (or none) take a shard together from the first to the last. A
+stage that uses another model, or another backend, begins the next phase, which starts when all shards are
+through this one. So one model at a time is in memory, each is loaded once, and no shard waits for what it
+does not need.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from engine.make import make
+from engine.models import Model
+from engine.models.open import open_model, places
+from engine.models.spec import ResolvedModel
+from engine.plan import Run
+from engine.stage import Stage
+from schemas.errors import UserError
+from schemas.manifest import Marker
+
+Gaps = Mapping[int, Sequence[Stage]]
+NextShard = Callable[[], int | None]
+
+# With vLLM a worker keeps several shards under way: the requests of the next ones fill the engine while the
+# last long answers of this one finish.
+_SHARDS_UNDER_WAY = 3
+
+
+class Progress(Protocol):
+    """Is told what is done. Several threads may call it."""
+
+    def shard_done(self, stage: str, marker: Marker) -> None:
+        """A shard of a stage is written."""
+        ...
+
+    def responses_done(self, count: int) -> None:
+        """So many more responses are sampled or scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Stages that follow each other and share a model."""
+
+    stages: tuple[Stage, ...]
+    model: ResolvedModel | None
+
+    @property
+    def uses_vllm(self) -> bool:
+        """True if the phase's model runs on vLLM."""
+        return self.model is not None and self.model.spec.backend == "vllm"
+
+
+def phases(run: Run) -> list[Phase]:
+    """The phases of a run, in order; each stage is in one of them."""
+    result: list[Phase] = []
+    for stage in run.stages:
+        model = run.models.get(stage.name)
+        if result and _share(result[-1].model, model):
+            last = result.pop()
+            result.append(Phase((*last.stages, stage), _merged(last.model, model)))
+        else:
+            result.append(Phase((stage,), model))
+    return result
+
+
+def _share(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:
+    """True if at most one model has to be loaded for both."""
+    return one is None or other is None or one.spec.shares_engine_with(other.spec)
+
+
+def _merged(one: ResolvedModel | None, other: ResolvedModel | None) -> ResolvedModel | None:
+    """The one model of two stages, with the bound on memory that the later one sets, if it sets one."""
+    if one is None or other is None:
+        return one or other
+    batch_tokens = other.spec.batch_tokens or one.spec.batch_tokens
+    return replace(other, spec=replace(other.spec, batch_tokens=batch_tokens))
+
+
+class ModelOpener:
+    """Opens a phase's model at the first call; a phase that comes to need none loads none."""
+
+    def __init__(self, run: Run, phase: Phase, place: str, threads: int, progress: Progress):
+        """`place`: one of `places`, or auto for the first of them; `threads`: of a model on the CPU."""
+        self._run = run
+        self._resolved = phase.model
+        self._place = place
+        self._threads = threads
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._closed = False
+        self.first_error: BaseException | None = None
+
+    def __call__(self, stage: Stage) -> Model:
+        assert self._resolved is not None, f"[{stage.name}] opens a model and says that it uses none"
+        with self._lock:
+            if self._closed:
+                raise UserError("stopped")
+            if self._model is None:
+                place = places(self._resolved.spec)[0] if self._place == "auto" else self._place
+                planned = self._run.planned[stage.name].facts["model"]
+                report = self._progress.responses_done
+                self._model = open_model(self._resolved, place, self._threads, report, planned)
+            return self._model
+
+    def close(self) -> None:
+        """Close the model, if there is one; calls that wait for it fail. Remembers the error behind it."""
+        with self._lock:
+            self.first_error = self.first_error or sys.exc_info()[1]
+            self._closed = True
+            model = self._model
+            self._model = None
+        if model is not None:
+            model.close()
+
+
+def work_through(
+    run: Run, phase: Phase, place: str, threads: int, next_shard: NextShard, progress: Progress
+) -> None:
+    """Take shards through a phase until there are no more.
+
+    The model is opened at the first need and closed at the end."""
+    opener = ModelOpener(run, phase, place, threads, progress)
+    loop = _ShardLoop(run, phase, opener, next_shard, progress)
+    try:
+        if phase.uses_vllm:
+            loop.run_in_threads(_SHARDS_UNDER_WAY)
+        else:
+            loop.run()
+    finally:
+        opener.close()
+
+
+class _ShardLoop:
+    """Asks for shards and makes them; may run in several threads at once."""
+
+    def __init__(
+        self, run: Run, phase: Phase, opener: ModelOpener, next_shard: NextShard, progress: Progress
+    ):
+        self._run = run
+        self._phase = phase
+        self._opener = opener
+        self._next_shard = next_shard
+        self._progress = progress
+        self._asking = threading.Lock()
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """One shard after another."""
+        while not self._stop.is_set():
+            with self._asking:
+                shard = self._next_shard()
+            if shard is None:
+                return
+            try:
+                make(self._run, shard, self._phase.stages, self._opener, self._shard_done)
+            except BaseException:
+                self._give_up()
+                raise
+
+    def _shard_done(self, stage: Stage, marker: Marker) -> None:
+        self._progress.shard_done(stage.name, marker)
+
+    def _give_up(self) -> None:
+        """Stop all threads: what they wait for fails now."""
+        self._stop.set()
+        self._opener.close()
+
+    def run_in_threads(self, count: int) -> None:
+        """Several shards side by side. Raises the first error of any of them."""
+        with ThreadPoolExecutor(count) as pool:
+            under_way = [pool.submit(self.run) for _ in range(count)]
+            try:
+                # With a time-out: polars installs its own handler of Ctrl-C, under which a wait without one
+                # is not interrupted.
+                while wait(under_way, timeout=0.5).not_done:
+                    pass
+            except BaseException:
+                self._give_up()
+                raise
+        for future in under_way:
+            error = future.exception()
+            if error is not None:
+                raise self._opener.first_error or error

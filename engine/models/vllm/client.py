@@ -1,0 +1,122 @@
+"""Both verbs as requests to an engine, and its answers as samples and log-probs."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from engine.models import Ids, Sample, no_report
+from engine.models.spec import ResolvedModel
+from engine.models.vllm.messages import Answer, Generate, NextToken, Request, Score
+from engine.models.vllm.supervisor import Supervisor
+from engine.text import Text
+from schemas.manifest import Facts
+from schemas.sections import Sampling
+
+
+class VLLM:
+    """Implements `engine.models.Model`. The engine is started by `start`, or at the first call of a verb."""
+
+    def __init__(
+        self,
+        model: ResolvedModel,
+        place: str,
+        threads: int,
+        report: Callable[[int], None] = no_report,
+        planned: Facts | None = None,
+    ):
+        """`place`: cpu, or cuda: and the numbers of its GPUs. `threads`: of an engine on a CPU.
+
+        `report` is told how many requests are done. `planned`: the digests that the model must have when it
+        is loaded."""
+        self._model = model
+        self._keys = itertools.count()
+        self.supervisor = Supervisor(model, place, threads, report, planned)
+
+    @functools.cached_property
+    def text(self) -> Text:
+        """Its tokenizer and template."""
+        identity = self._model.identity
+        return Text(identity.path, identity.template_text, self._model.spec.config.date)
+
+    def start(self) -> "VLLM":
+        """Start the engine, so that it loads while the first requests are being made."""
+        self.supervisor.start()
+        return self
+
+    def generate(
+        self,
+        prompts: Sequence[Ids],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> list[list[Sample]]:
+        """A request for each sample."""
+        stop_ids = sorted(self.text.stop_ids)
+        requests: list[Request] = []
+        for prompt, own_seeds in zip(prompts, seeds, strict=True):
+            room = self._model.response_room(len(prompt), sampling.max_tokens)
+            for seed in own_seeds[: sampling.n]:
+                requests.append(
+                    Generate(
+                        key=next(self._keys),
+                        prompt=list(prompt),
+                        sampling=sampling,
+                        max_tokens=room,
+                        stop_ids=stop_ids,
+                        seed=seed if sampling.temperature > 0 else None,
+                    )
+                )
+        answers = self.supervisor.ask(requests)
+        result: list[list[Sample]] = []
+        for begin in range(0, len(answers), sampling.n):
+            group: list[Sample] = []
+            for answer in answers[begin : begin + sampling.n]:
+                logps = _logps_of(answer)
+                group.append(Sample(answer.ids, logps, answer.finish_reason))
+            result.append(group)
+        return result
+
+    def logprobs(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+    ) -> list[list[np.ndarray]]:
+        """A request for each response, or for a whole group of single tokens."""
+        requests: list[Request] = []
+        for prompt, group in zip(prompts, responses, strict=True):
+            requests += self._scoring_requests(list(prompt), group)
+        answers = iter(self.supervisor.ask(requests))
+        result: list[list[np.ndarray]] = []
+        for group in responses:
+            if _are_single_tokens(group):
+                logps = _logps_of(next(answers))
+                result.append(np.split(logps, len(group)))
+            else:
+                own_answers = itertools.islice(answers, len(group))
+                result.append(list(map(_logps_of, own_answers)))
+        return result
+
+    def _scoring_requests(self, prompt: list[int], group: Sequence[Ids]) -> list[Request]:
+        """The requests that give a group's log-probs."""
+        if _are_single_tokens(group):
+            tokens = [response[0] for response in group]
+            return [NextToken(next(self._keys), prompt, tokens)]
+        requests: list[Request] = []
+        for response in group:
+            key = next(self._keys)
+            requests.append(Score(key, prompt, list(response)))
+        return requests
+
+    def close(self) -> None:
+        """Give back the engine's process; calls that are under way fail."""
+        self.supervisor.close()
+
+
+def _are_single_tokens(group: Sequence[Ids]) -> bool:
+    """Single tokens (a judge's marks) are one question: the next token's probabilities."""
+    return bool(group) and all(len(response) == 1 for response in group)
+
+
+def _logps_of(answer: Answer) -> np.ndarray:
+    return np.frombuffer(answer.logps, np.float32)

@@ -1,0 +1,76 @@
+"""What goes through the pipe between a worker and its engine's process.
+
+    to the engine     first its settings, then lists of requests
+    from the engine   Ready once, then Done about every second at least, or Refused
+
+A request has a key, and its answer has the same one. Log-probs travel as the bytes of a float32 array.
+"""
+
+from dataclasses import dataclass
+
+from schemas.sections import Sampling
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Ask for one sample. `seed`: None where sampling is greedy."""
+
+    key: int
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int  # of sampling, or fewer where the prompt leaves less room
+    stop_ids: list[int]
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Ask for the log-prob of each token of a response under its prompt."""
+
+    key: int
+    prompt: list[int]
+    response: list[int]
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Ask for the log-prob of each of some tokens as the one that follows the prompt."""
+
+    key: int
+    prompt: list[int]
+    tokens: list[int]
+
+
+Request = Generate | Score | NextToken
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request. `ids` and `finish_reason` are a sample's."""
+
+    key: int
+    logps: bytes
+    ids: list[int]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine is loaded and takes requests."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Answers that are finished; without any it is a sign of life."""
+
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """vLLM does not accept a request."""
+
+    reason: str
+
+
+Message = Ready | Done | Refused

@@ -1,0 +1,93 @@
+"""An engine's process, its pipe and its last words."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from multiprocessing import Pipe
+from typing import Any, cast
+
+from engine.models.vllm.messages import Message, Request
+
+_COMMAND = "import sys; from engine.models.vllm.server import serve; serve(*map(int, sys.argv[1:]))"
+_LOG_BYTES = 20_000  # of the end of the log, where last words are looked for
+
+
+class EngineProcess:
+    """An engine in a process group of its own. `ready`: takes requests; its listener sets it."""
+
+    def __init__(self, arguments: dict[str, Any], environment: dict[str, str]):
+        """`arguments`: of vLLM's `LLM`."""
+        self.ready = False
+        self._pipe, theirs = Pipe()
+        # Open as long as the engine is an object, for its last words.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        handle = str(theirs.fileno())
+        worker = str(os.getpid())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, handle, worker],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # Sent by a thread of its own: a full pipe to a dead engine must block nobody who could notice it.
+        threading.Thread(target=self._post, daemon=True).start()
+        self._outbox.put(arguments)
+
+    def send(self, requests: list[Request]) -> None:
+        """Hand over requests; does not wait."""
+        self._outbox.put(requests)
+
+    def _post(self) -> None:
+        """Send what is in the outbox until its end, which is None."""
+        with contextlib.suppress(OSError, ValueError):
+            while (item := self._outbox.get()) is not None:
+                self._pipe.send(item)
+
+    def receive(self, seconds: float) -> Message | None:
+        """The engine's next message; None if it stays silent for so long.
+
+        Raises EOFError or OSError if it is dead."""
+        if not self._pipe.poll(seconds):
+            return None
+        return cast(Message, self._pipe.recv())
+
+    def end(self) -> None:
+        """End the process and all that it started; nothing is left of it."""
+        self._outbox.put(None)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def was_killed(self) -> bool:
+        """True if a signal ended it."""
+        return (self.process.poll() or 0) < 0
+
+    def cause(self) -> str:
+        """How it ended, for a message; waits up to 5 s for the end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        code = self.process.poll()
+        if code and code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"ended with code {code}"
+
+    def last_words(self) -> str:
+        """The last errors in its log, or none."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LOG_BYTES))
+        errors: list[str] = []
+        log = self._log.read().decode(errors="replace")
+        for line in log.splitlines():
+            if "Error" in line and "Traceback" not in line:
+                errors.append(line.strip())
+        return " | ".join(errors[-3:])[-600:] or "none"

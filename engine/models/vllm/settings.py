@@ -1,0 +1,74 @@
+"""An engine's arguments and its process's environment."""
+
+import os
+from typing import Any
+
+from engine.models.spec import ResolvedModel
+from schemas.errors import UserError
+
+# Without chunked prefill: where a prompt is split over two steps vLLM turns back its seeded generator, which
+# a CPU's cannot do («CPU Generator does not use offset», 0.32).
+_CPU_ARGUMENTS = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 1 << 30,
+    "enable_chunked_prefill": False,
+    "max_num_seqs": 128,
+}
+
+
+def engine_arguments(model: ResolvedModel, place: str) -> dict[str, Any]:
+    """The arguments of vLLM's `LLM` at a place: ours, then the recipe's [model.vllm].
+
+    Raises UserError where the recipe sets one that must be as it is."""
+    config = model.spec.config
+    fixed = {
+        "model": str(model.identity.path),
+        "dtype": config.dtype,
+        "seed": 0,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "trust_remote_code": False,
+        "disable_log_stats": True,
+        "max_logprobs": 64,
+    }
+    clash = fixed.keys() & config.vllm.keys()
+    if clash:
+        raise UserError(
+            f"[model.vllm] {min(clash)} is not for a recipe to set: "
+            "the engine needs it as it is (model and dtype stand in [model])"
+        )
+    arguments: dict[str, Any] = dict(fixed)
+    if place == "cpu":
+        arguments |= _CPU_ARGUMENTS
+        arguments["max_num_batched_tokens"] = max(2048, model.positions)
+    if model.positions:
+        arguments["max_model_len"] = model.positions
+    return arguments | config.vllm
+
+
+def environment(place: str, threads: int) -> dict[str, str]:
+    """The environment of an engine's process: this one's, and what vLLM must find before it is imported.
+
+    `threads`: of an engine on a CPU. An engine on GPUs sees only those of its place."""
+    variables = dict(os.environ)
+    variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    variables.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    variables["VLLM_NO_USAGE_STATS"] = "1"
+    if place == "cpu":
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+        variables["OMP_NUM_THREADS"] = str(threads)
+    else:
+        variables["CUDA_VISIBLE_DEVICES"] = _visible_devices(place)
+    return variables
+
+
+def _visible_devices(place: str) -> str:
+    """A place such as cuda:0,1 as CUDA_VISIBLE_DEVICES, whose numbers count within those visible here."""
+    _, _, written = place.partition(":")
+    numbers = list(map(int, (written or "0").split(",")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible:
+        names = visible.split(",")
+        return ",".join(names[number] for number in numbers)
+    return ",".join(map(str, numbers))

@@ -1,0 +1,226 @@
+"""Keeps an engine going while there are requests.
+
+The supervisor's thread starts an engine, hands it what waits, and takes its answers until it is dead; then it
+starts another one. An engine is taken for dead if its pipe ends or if it is silent for too long. A request
+that was under way at three deaths in a row is taken for their cause, and ends everything with an error.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.models.spec import ResolvedModel
+from engine.models.vllm.messages import Answer, Done, Ready, Refused, Request
+from engine.models.vllm.process import EngineProcess
+from engine.models.vllm.settings import engine_arguments, environment
+from schemas.errors import UserError
+from schemas.identity import check_unchanged
+from schemas.manifest import Facts
+
+DEATHS = 3  # under which a request may be under way before it is taken for their cause
+_START = 1800.0  # seconds that an engine may take to load, at least
+
+
+@dataclass
+class _Call:
+    """A call of `ask` that waits for its answers, which are kept by key."""
+
+    left: int  # answers that have not come
+    answers: dict[int, Answer] = field(default_factory=dict)
+    done: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+
+@dataclass
+class _Pending:
+    """A request that is not answered, the call that waits for it, and the deaths that it was under way at."""
+
+    request: Request
+    call: _Call
+    deaths: int = 0
+
+
+class Supervisor:
+    """An engine for a model at a place, replaced where it dies. Several threads may ask."""
+
+    def __init__(
+        self,
+        model: ResolvedModel,
+        place: str,
+        threads: int,
+        report: Callable[[int], None],
+        planned: Facts | None,
+    ):
+        """See `client.VLLM`."""
+        self.engine: EngineProcess | None = None
+        self.pending: dict[int, _Pending] = {}
+        self.closed = False
+        self.timeout = model.spec.config.timeout  # seconds of silence after which an engine is dead
+        self._model = model
+        self._place = place
+        self._threads = threads
+        self._report = report
+        self._planned = planned
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wanted = False  # whether an engine is to be started before there are requests
+        self._answered = False  # whether anything was answered since the last death
+
+    def start(self) -> None:
+        """Start an engine, so that it loads while the first requests are being made."""
+        with self._changed:
+            self._wanted = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def ask(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to requests, in their order. Raises UserError where there are none to be had."""
+        if not requests:
+            return []
+        call = _Call(left=len(requests))
+        with self._changed:
+            if self.closed:
+                raise UserError("stopped")
+            for request in requests:
+                self.pending[request.key] = _Pending(request, call)
+            if self.engine and self.engine.ready:
+                self.engine.send(list(requests))
+        self.start()
+        # Not without a time-out: Ctrl-C would not end it, since polars has a handler of its own.
+        while not call.done.wait(0.5):
+            pass
+        if call.error:
+            raise call.error
+        return [call.answers[request.key] for request in requests]
+
+    def close(self) -> None:
+        """End the engine; calls that are under way fail."""
+        with self._changed:
+            self.closed = True
+            self._fail_calls(UserError("stopped"))
+            engine = self.engine
+            self.engine = None
+            self._changed.notify_all()
+        if engine:
+            engine.end()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        """The supervisor's thread: engine after engine, until `close` or an error.
+
+        Whatever goes wrong here is the error of every call that waits."""
+        try:
+            while engine := self._start_engine():
+                try:
+                    cause = self._listen(engine)
+                    self._count_death(engine, cause)
+                finally:
+                    engine.end()
+        except UserError as error:
+            self._give_up(error)
+        except Exception as error:
+            self._give_up(UserError(f"vLLM: {type(error).__name__}: {error}"))
+
+    def _start_engine(self) -> EngineProcess | None:
+        """An engine, as soon as it is wanted; None once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted or self.pending or self.closed)
+            if self.closed:
+                return None
+            self._wanted = False
+            arguments = engine_arguments(self._model, self._place)
+            self.engine = EngineProcess(arguments, environment(self._place, self._threads))
+            return self.engine
+
+    def _listen(self, engine: EngineProcess) -> str:
+        """Take the engine's messages until it is dead; what it died of.
+
+        Raises UserError where it cannot start, refuses a request, or has loaded another model than
+        planned."""
+        limit = max(_START, self.timeout)
+        while True:
+            try:
+                message = engine.receive(limit)
+            except (EOFError, OSError):
+                cause = engine.cause()
+                if not engine.ready and not self.closed and not engine.was_killed():
+                    raise UserError(
+                        f"vLLM does not start ({cause}); its last words: {engine.last_words()}"
+                    ) from None
+                return cause
+            match message:
+                case None:
+                    return f"gave no sign of life for {limit:g} s"
+                case Ready():
+                    limit = self.timeout
+                    check_unchanged(self._model.spec.config, self._planned)
+                    self._hand_out(engine)
+                case Refused(reason):
+                    raise UserError(f"vLLM refuses a request: {reason}")
+                case Done(answers):
+                    self._take(answers)
+
+    def _hand_out(self, engine: EngineProcess) -> None:
+        """Give an engine that is ready all that waits."""
+        with self._changed:
+            engine.ready = True
+            engine.send([pending.request for pending in self.pending.values()])
+
+    def _take(self, answers: list[Answer]) -> None:
+        """Give answers to the calls that wait for them."""
+        finished: list[tuple[_Call, Answer]] = []
+        with self._changed:
+            for answer in answers:
+                pending = self.pending.pop(answer.key, None)
+                if pending:
+                    finished.append((pending.call, answer))
+            if finished:
+                self._answered = True
+        for call, answer in finished:
+            call.answers[answer.key] = answer
+            call.left -= 1
+            if not call.left:
+                call.done.set()
+        self._report(len(finished))
+
+    def _count_death(self, engine: EngineProcess, cause: str) -> None:
+        """Count an engine's death for all that was under way.
+
+        Raises UserError where it was one too many for a request."""
+        with self._changed:
+            if self.closed:
+                return
+            self.engine = None
+            worst = 0
+            for pending in self.pending.values():
+                # As long as others are answered, a request that waits is not the cause. A request that kills
+                # engines is at last under way only with others like it.
+                if self._answered:
+                    pending.deaths = 0
+                pending.deaths += 1
+                worst = max(worst, pending.deaths)
+            self._answered = False
+            if worst >= DEATHS:
+                raise UserError(
+                    f"vLLM's engine ended {DEATHS} times with the same requests under way "
+                    f"(the last time it {cause}); its last words: {engine.last_words()}; "
+                    "finished shards are kept; smaller engine arguments in [model.vllm] may help: "
+                    "max_num_seqs, max_model_len, gpu_memory_utilization"
+                )
+
+    def _give_up(self, error: UserError) -> None:
+        with self._changed:
+            self.closed = True
+            self.engine = None
+            self._fail_calls(error)
+
+    def _fail_calls(self, error: UserError) -> None:
+        """Make an error the end of every call that waits; the caller holds the lock."""
+        for pending in self.pending.values():
+            call = pending.call
+            call.error = call.error or error
+            call.done.set()
+        self.pending.clear()

@@ -1,0 +1,242 @@
+"""Which folders a recipe asks for, what is missing in them, and what differs from those that are there.
+
+A folder is named by the fingerprint of all that it is made from, so every name is known before anything is
+made, nothing is ever stale, and to resume is to make what is missing. A shard depends on the shards of its
+own number in the stages above it and on nothing else.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.models import Model
+from engine.models.spec import ResolvedModel, Resolver, reference_spec
+from engine.stage import Context, Planning, Stage
+from engine.stages import STAGES
+from schemas.digest import fingerprint
+from schemas.errors import UserError
+from schemas.fields import Section, facts_of
+from schemas.manifest import (
+    FACTS,
+    RECIPE,
+    Facts,
+    Marker,
+    Planned,
+    difference,
+    json_bytes,
+    read_json,
+    read_marker,
+    write_plan,
+)
+from schemas.recipe import Recipe, dump
+from schemas.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as a recipe asks for it; a value that can be sent to a worker.
+
+    `stages` in order; `planned`: where each one's shards are; `models`: the model that each opens, if any;
+    `references`: the recipe's [model], for stages that compare with it."""
+
+    store: Store
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    planned: Mapping[str, Planned]
+    models: Mapping[str, ResolvedModel]
+    references: Mapping[str, ResolvedModel]
+    shards: int
+
+    def folder(self, stage: Stage) -> Store:
+        """Where the stage's shards are."""
+        return self.store.child(self.planned[stage.name].folder)
+
+    def config(self, stage: Stage) -> Section:
+        """The stage's own section."""
+        return self.recipe.sections[stage.name]
+
+    def context(self, stage: Stage, open_model: Callable[[], Model]) -> Context:
+        """What the stage's function is given beside its rows and its section."""
+        return Context(
+            seed=self.recipe.seed,
+            model=self.models.get(stage.name),
+            reference=self.references.get(stage.name),
+            open_model=open_model,
+        )
+
+    def above(self, stage: Stage) -> list[Stage]:
+        """The stages before this one that add rows to a table it reads."""
+        return _writers(self.stages[: self.stages.index(stage)], stage)
+
+
+def _writers(stages: tuple[Stage, ...], reader: Stage) -> list[Stage]:
+    return [stage for stage in stages if set(stage.writes) & set(reader.reads)]
+
+
+def plan(where: str | Path | Store, recipe: Recipe, resolver: Resolver | None = None) -> Run:
+    """The folders that a recipe asks for. Reads the input's and the models' digests, makes nothing.
+
+    Each model is resolved once; `resolver` may know some already. Raises UserError for what cannot work."""
+    stages = tuple(STAGES[name] for name in recipe.sections if name in STAGES)
+    if not stages or stages[0].scan is None:
+        raise UserError(
+            "the recipe's first stage must be [prompts]: it brings the rows that all others work on"
+        )
+    models = _Models(recipe, resolver or Resolver())
+    planned: dict[str, Planned] = {}
+    for number, stage in enumerate(stages):
+        before = stages[:number]
+        _check_reads(stage, before)
+        facts = {
+            "stage": stage.name,
+            "version": stage.version,
+            "above": {writer.name: planned[writer.name].folder for writer in _writers(before, stage)},
+            **_own_facts(stage, recipe, models),
+        }
+        # As JSON gives them back, so that they compare equal with those read from a folder.
+        facts = json.loads(json.dumps(facts))
+        planned[stage.name] = Planned(stage.name, f"{stage.name}-{fingerprint(facts)}", facts)
+    return Run(
+        store=open_store(where),
+        recipe=recipe,
+        stages=stages,
+        planned=planned,
+        models={stage.name: models.of(stage) for stage in stages if stage.model},
+        references={stage.name: models.reference() for stage in stages if stage.compares_with_reference},
+        shards=planned[stages[0].name].facts["shards"],
+    )
+
+
+def _check_reads(stage: Stage, before: tuple[Stage, ...]) -> None:
+    """Raise UserError where no stage before this one makes a table that it cannot do without."""
+    written = {"scores"}  # there may be none
+    for other in before:
+        written |= set(other.writes)
+    missing_tables = sorted(set(stage.reads) - written)
+    if missing_tables:
+        raise UserError(f"[{stage.name}] reads {', '.join(missing_tables)}, which no section above it makes")
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The models of a recipe, each looked up when it is first asked for."""
+
+    recipe: Recipe
+    resolver: Resolver
+
+    def of(self, stage: Stage) -> ResolvedModel:
+        """The model that a stage opens. Raises UserError where it is not there."""
+        assert stage.model is not None, f"[{stage.name}] asks for a model and says that it uses none"
+        spec = stage.model(self.recipe.sections[stage.name], self.recipe.section("model"))
+        return self.resolver.resolve(spec)
+
+    def reference(self) -> ResolvedModel:
+        """The recipe's [model]. Raises UserError where it is not there."""
+        return self.resolver.resolve(reference_spec(self.recipe.section("model")))
+
+
+def _own_facts(stage: Stage, recipe: Recipe, models: _Models) -> Facts:
+    """All that the stage's rows depend on beside the stages above."""
+    config = recipe.sections[stage.name]
+    if stage.facts is None:
+        return facts_of(config)
+    names = list(recipe.sections)
+    place = names.index(stage.name)
+    planning = Planning(
+        seed=recipe.seed,
+        above={name: recipe.sections[name] for name in names[:place]},
+        below={name: recipe.sections[name] for name in names[place + 1 :]},
+        model=lambda: models.of(stage),
+        reference=models.reference,
+    )
+    return stage.facts(config, planning)
+
+
+def check_unchanged(run: Run) -> None:
+    """Raise UserError where input, prompts, SQL or functions are not what the run was planned with any more.
+
+    Models are not looked at: that they are the planned ones is checked when they are loaded."""
+    resolver = Resolver()
+    for model in (*run.models.values(), *run.references.values()):
+        resolver.know(model)
+    if plan(run.store, run.recipe, resolver).planned != run.planned:
+        raise UserError(
+            "the input or the model changed while the run was starting; run the same command again"
+        )
+
+
+@contextlib.contextmanager
+def opened(run: Run) -> Iterator[None]:
+    """Hold the run folder alone, remove what killed runs left half written, and write the plan down."""
+    with run.store.lock("engine precompute"):
+        run.store.sweep()
+        for stage in run.stages:
+            folder = run.folder(stage)
+            folder.sweep()
+            folder.put_if_absent(FACTS, json_bytes(run.planned[stage.name].facts))
+        run.store.put(RECIPE, dump(run.recipe))
+        write_plan(run.store, run.planned.values(), run.shards)
+        yield
+
+
+def marker_if_up_to_date(run: Run, stage: Stage, shard: int, made_from: Mapping[str, str]) -> Marker | None:
+    """The shard's marker, if its files are there and it was made from the shards that are there now.
+
+    This decides whether a shard is stale; whether a folder is, its name does (`plan`).
+
+    `made_from`: stage -> digest of the marker of this shard in each stage above."""
+    folder = run.folder(stage)
+    marker = read_marker(folder, shard)
+    if marker is None or marker.made_from != made_from:
+        return None
+    for file in marker.files:
+        if not folder.exists(file.name):
+            return None
+    return marker
+
+
+def made_from(run: Run, stage: Stage, digests: Mapping[str, str]) -> dict[str, str]:
+    """What a shard of the stage is made from, given the digests of the markers of all stages before it."""
+    return {above.name: digests[above.name] for above in run.above(stage)}
+
+
+def missing(run: Run) -> dict[int, list[Stage]]:
+    """What is still to be made: shard -> stages. Reads markers and looks for their files."""
+    gaps: dict[int, list[Stage]] = {}
+    for shard in range(run.shards):
+        digests: dict[str, str] = {}
+        for number, stage in enumerate(run.stages):
+            marker = marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests))
+            if marker is None:
+                gaps[shard] = list(run.stages[number:])
+                break
+            digests[stage.name] = marker.digest
+    return gaps
+
+
+def stale_shards(run: Run) -> int:
+    """How many shards were made from other shards than those that are there now."""
+    stale = 0
+    for shard in range(run.shards):
+        digests: dict[str, str] = {}
+        for stage in run.stages:
+            marker = read_marker(run.folder(stage), shard)
+            if marker is None:
+                break
+            if marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests)) is None:
+                stale += 1
+            digests[stage.name] = marker.digest
+    return stale
+
+
+def what_changed(run: Run, stage: Stage) -> list[tuple[str, list[str]]]:
+    """Other folders of the stage in this run, each with the facts that differ from the planned ones."""
+    planned = run.planned[stage.name]
+    changes: list[tuple[str, list[str]]] = []
+    for name in run.store.names(f"{stage.name}-*"):
+        folder = run.store.child(name)
+        if name != planned.folder and folder.exists(FACTS):
+            changes.append((name, difference(read_json(folder, FACTS), planned.facts)))
+    return changes

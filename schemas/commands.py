@@ -1,0 +1,74 @@
+"""What the command lines share: a group that loads its commands lazily, and errors in one sentence.
+
+`--help` must not wait for torch, so a command's module imports what it needs inside the command.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from schemas.errors import exit_on_user_error
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+RECIPE_ARGUMENT = click.argument("recipe", type=click.Path(dir_okay=False))
+# A location, as open_store takes it: not turned into a path here, since it need not be one.
+RUN = click.argument("run")
+_SETTINGS_HELP = "section.key=value, over the recipe's own; may be given several times."
+
+Decorator = Callable[[Any], Any]
+
+
+def settings_option(help_text: str = _SETTINGS_HELP) -> Decorator:
+    """The option --set."""
+    return click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help=help_text)
+
+
+def run_option(help_text: str) -> Decorator:
+    """The option -o for a run folder."""
+    return click.option("-o", "--output", "run", metavar="RUN", required=True, help=help_text)
+
+
+class Group(click.Group):
+    """A command line. `modules`: command -> the module with a click command `command`, imported lazily.
+
+    `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands whose output may be cut off by
+    the reader (`engine sql … | head`) and are done then; any other command that is cut off is not done."""
+
+    def __init__(
+        self, *, modules: Mapping[str, str], kept: str, readers: tuple[str, ...] = (), **rest: object
+    ):
+        super().__init__(**rest)  # type: ignore[arg-type]
+        self._modules = modules
+        self._kept = kept
+        self._readers = readers
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._modules:
+            return None
+        command = importlib.import_module(self._modules[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            with exit_on_user_error(self._kept):
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            # Python would print another error when it flushes the closed pipe at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0 if ctx.invoked_subcommand in self._readers else 1)
+
+
+def log_to_screen() -> None:
+    """Show what the project itself logs at INFO, and warnings of everything else, as plain lines."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("prefmill").setLevel(logging.INFO)

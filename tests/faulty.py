@@ -1,0 +1,147 @@
+"""A store that fails at its k-th write: the crash tests run through every write that there is.
+
+A write fails in one of two ways, as a kill would leave it: with half of it in a temporary file, or after it
+is written but before the writer learns of it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from schemas.store import LocalStore, Store
+
+WAYS = ("half", "after")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+@dataclass
+class Fault:
+    """Fails at the write of this number, from 1; 0 never fails and only counts."""
+
+    number: int = 0
+    way: str = "half"
+    writes: list[str] = field(default_factory=list)
+
+    def write(self, what: str, write: Callable[[], object], half: Callable[[], object]) -> object:
+        """Do a write, or fail in the middle of it."""
+        self.writes.append(what)
+        if len(self.writes) != self.number:
+            return write()
+        if self.way == "half":
+            half()
+        else:
+            write()
+        raise Killed(f"{self.way} write {self.number}: {what}")
+
+
+@dataclass(frozen=True)
+class FaultyStore:
+    """Implements Store on a local folder, with faults."""
+
+    store: LocalStore
+    fault: Fault
+
+    def __str__(self) -> str:
+        return str(self.store)
+
+    @property
+    def name(self) -> str:
+        return self.store.name
+
+    def child(self, name: str) -> Store:
+        return FaultyStore(self.store.child(name), self.fault)
+
+    def names(self, pattern: str = "*") -> list[str]:
+        return self.store.names(pattern)
+
+    def exists(self, name: str = "") -> bool:
+        return self.store.exists(name)
+
+    def read(self, name: str) -> bytes:
+        return self.store.read(name)
+
+    def local_path(self, name: str = "") -> Path:
+        return self.store.local_path(name)
+
+    def where(self, name: str = "") -> str:
+        return self.store.where(name)
+
+    def sweep(self) -> None:
+        self.store.sweep()
+
+    def lock(self, who: str) -> AbstractContextManager[None]:
+        return self.store.lock(who)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._write(f"put {name}", name, lambda: self.store.put(name, data))
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        written = self._write(f"put if absent {name}", name, lambda: self.store.put_if_absent(name, data))
+        return bool(written)
+
+    def put_file(self, name: str, fill: Callable[[Path], object]) -> str:
+        return str(self._write(f"put file {name}", name, lambda: self.store.put_file(name, fill)))
+
+    def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
+        def half() -> None:
+            folder = self._temporary(name)
+            folder.mkdir(parents=True)
+            (folder / "part").write_bytes(b"half")
+
+        what = f"put folder {self.name}/{name}"
+        self.fault.write(what, lambda: self.store.put_folder(name, fill), half)
+
+    def append(self, name: str) -> TextIO:
+        return _FaultyLines(self.store.append(name), name, self.fault)  # type: ignore[return-value]
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.fault.write(f"remove {self.name}/{name}", lambda: self.store.remove(name), lambda: None)
+
+    def _write(self, what: str, name: str, write: Callable[[], object]) -> object:
+        def half() -> None:
+            path = self._temporary(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+
+        return self.fault.write(f"{what} in {self.name}", write, half)
+
+    def _temporary(self, name: str) -> Path:
+        """What a killed process leaves behind."""
+        return self.store.local_path(f"{name}.{os.getpid()}.tmp")
+
+
+class _FaultyLines:
+    """A text file that is appended to: a line cut off is a fault as well."""
+
+    def __init__(self, file: TextIO, name: str, fault: Fault):
+        self._file = file
+        self._name = name
+        self._fault = fault
+
+    def write(self, text: str) -> int:
+        def half() -> None:
+            self._file.write(text[: len(text) // 2])
+            self._file.flush()
+
+        self._fault.write(f"append to {self._name}", lambda: self._file.write(text), half)
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def every_fault(writes: int) -> Iterator[Fault]:
+    """A fault at each of so many writes, in each way."""
+    for number in range(1, writes + 1):
+        for way in WAYS:
+            yield Fault(number, way)

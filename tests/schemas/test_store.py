@@ -1,0 +1,125 @@
+"""What is put into a store is there whole or not at all; what a killed writer left is removed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from schemas.errors import UserError
+from schemas.store import LocalStore, open_store, write_output
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "run")
+
+
+def files(store) -> list[str]:
+    """Everything in the folder, temporary files and hidden ones included."""
+    return sorted(os.listdir(store.local_path()))
+
+
+def fail(path):
+    path.write_bytes(b"half")
+    raise RuntimeError
+
+
+def test_a_location_is_a_local_folder_and_a_store_is_itself(tmp_path):
+    assert open_store(str(tmp_path)) == open_store(tmp_path) == LocalStore(tmp_path)
+    store = LocalStore(tmp_path)
+    assert open_store(store) is store
+
+
+def test_what_is_put_is_read(store):
+    assert not store.exists() and store.names() == []
+    store.put("a.json", b"1")
+    store.child("sub").put("b", b"2")
+    assert store.read("a.json") == b"1" and store.child("sub").read("b") == b"2"
+    assert store.names() == ["a.json", "sub"] and store.names("*.json") == ["a.json"]
+    assert store.child("sub").name == "sub" and str(store.child("sub")) == f"{store}/sub"
+    assert store.local_path("a.json").read_bytes() == b"1"
+    store.put("a.json", b"3")
+    assert store.read("a.json") == b"3"
+    with pytest.raises(FileNotFoundError):
+        store.read("none")
+
+
+def test_put_if_absent_keeps_what_is_there(store):
+    assert store.put_if_absent("a", b"1")
+    assert not store.put_if_absent("a", b"2")
+    assert store.read("a") == b"1" and files(store) == ["a"]
+
+
+def test_put_if_absent_works_without_hard_links(store, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert store.put_if_absent("a", b"1")
+    assert not store.put_if_absent("a", b"2")
+    assert store.read("a") == b"1" and files(store) == ["a"]
+
+
+def test_put_file_gives_the_digest_of_what_it_wrote(store):
+    from schemas.digest import sha256_file
+
+    digest = store.put_file("a", lambda path: path.write_bytes(b"x" * 1000))
+    assert digest == sha256_file(store.local_path("a"))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_is_swept(store):
+    store.put("f", b"old")
+    with pytest.raises(RuntimeError):
+        store.put_file("f", fail)
+    assert store.read("f") == b"old" and store.names() == ["f"]
+    for name in ("mine.tmp", "notes.tmp"):
+        store.local_path(name).touch()
+    store.local_path(f"scan.{os.getpid()}.tmp").mkdir()
+    assert len(files(store)) == 5
+    store.sweep()
+    assert files(store) == ["f", "mine.tmp", "notes.tmp"], "only names of our own making are removed"
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(store):
+    def fill(path):
+        (path / "a").write_text("1")
+        assert not store.exists("whole")
+
+    store.put_folder("whole", fill)
+    assert store.child("whole").read("a") == b"1"
+    store.put_folder("whole", lambda path: (path / "b").write_text("2"))
+    assert store.child("whole").names() == ["b"] and files(store) == ["whole"]
+    store.remove("whole")
+    store.remove("whole")
+    assert files(store) == []
+
+
+def test_lines_are_appended(store):
+    for line in ("a\n", "b\n"):
+        with store.append("lines") as file:
+            file.write(line)
+    assert store.read("lines") == b"a\nb\n"
+
+
+def test_a_lock_is_exclusive_and_gone_with_its_process(store):
+    held = r"another `that`.*is at work"
+    with store.lock("this"), pytest.raises(UserError, match=held), store.lock("that"):
+        pass
+    code = (
+        "import os, sys; from schemas.store import open_store\n"
+        "open_store(sys.argv[1]).lock('other').__enter__(); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(store)], cwd=ROOT)
+    assert done.returncode == 9
+    with store.lock("this"):
+        pass
+
+
+def test_an_output_is_written_whole(tmp_path):
+    path = tmp_path / "out.csv"
+    write_output(path, lambda to: to.write_text("old"))
+    with pytest.raises(RuntimeError):
+        write_output(path, fail)
+    assert path.read_text() == "old"

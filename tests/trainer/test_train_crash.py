@@ -1,0 +1,77 @@
+"""Whatever write training is killed at, the next run ends in the bytes of one that was not killed."""
+
+import json
+import shutil
+
+import pytest
+
+from engine.commands.precompute import precompute
+from schemas.recipe import load
+from schemas.store import LocalStore
+from tests.conftest import RECIPE, preferences, settings, tree
+from tests.faulty import Fault, FaultyStore, Killed, every_fault
+from trainer.train import train
+
+SMALL = {
+    "train__optimizer": "adamw",
+    "train__batch_size": 4,
+    "train__learning_rate": 3e-3,
+    "train__max_steps": 3,
+    "train__save_every": 1,
+    "train__keep": 1,
+    "train__eval_every": 2,
+}
+
+
+def arguments(**values) -> list[str]:
+    return [word for word in settings(**values) if word != "--set"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, model_path):
+    """A dozen pairs: every kind of write, quickly."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 12)))
+    values = {"prompts__source": path, "prompts__shards": 1, "model__name": model_path}
+    return load(RECIPE, arguments(**values, **SMALL, pairs__test_share=0.2))
+
+
+@pytest.fixture(scope="module")
+def cache(recipe, tmp_path_factory):
+    """What the engine made; each test trains on a copy of it."""
+    path = tmp_path_factory.mktemp("cache") / "run"
+    precompute(path, recipe, 1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(cache, recipe, tmp_path_factory):
+    """A run that nothing happened to, and the writes that it took."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    shutil.copytree(cache, path)
+    fault = Fault()
+    train(FaultyStore(LocalStore(path), fault), recipe)
+    return path, fault.writes
+
+
+def test_the_writes_are_all_that_a_run_does(whole):
+    path, writes = whole
+    folder = next(path.glob("train-*"))
+    names = [child.name for child in folder.iterdir() if child.name != ".lock"]
+    assert sorted(names) == ["checkpoint-3", "facts.json", "manifest.json", "metrics.jsonl", "recipe.toml"]
+    for name in names:
+        assert any(f" {name}" in write or f"/{name}" in write for write in writes), name
+    assert sum(write.startswith("remove") for write in writes) == 2, "checkpoints beyond `keep`"
+
+
+def test_killed_at_any_write_it_ends_in_the_same_bytes(whole, cache, recipe, tmp_path, capsys):
+    path, writes = whole
+    want = tree(path)
+    for fault in every_fault(len(writes)):
+        run = tmp_path / f"{fault.number}-{fault.way}"
+        shutil.copytree(cache, run)
+        with pytest.raises(Killed):
+            train(FaultyStore(LocalStore(run), fault), recipe)
+        train(run, recipe)
+        assert tree(run) == want, f"{fault.way} {writes[fault.number - 1]}"
+        shutil.rmtree(run)

@@ -1,0 +1,71 @@
+"""`trainer compare`: training runs side by side."""
+
+import json
+from pathlib import Path
+
+import click
+
+from schemas.errors import UserError
+
+
+@click.command("compare")
+@click.argument(
+    "runs",
+    metavar="RUN...",
+    nargs=-1,
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+)
+@click.option(
+    "-o",
+    "--output",
+    default="compare.png",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The picture, a PNG.",
+)
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json"]),
+)
+def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
+    """Show training runs side by side: a table of where they ended, and one picture of their curves.
+
+    RUN is a run folder, for all that was trained in it, or one of its train folders. Runs that differ in
+    their seed alone become one curve with a band. A run that is still at work is shown as far as it is.
+
+    \b
+    Example:
+      trainer compare runs/hh
+      trainer compare runs/hh/train-49a0c16d8e43 runs/hh/train-1f0f7c2b9d11 -o two.png
+    """
+    import polars as pl
+
+    from schemas.store import write_output
+    from trainer import compare
+    from trainer.picture import picture
+
+    if output.suffix.lower() != ".png":
+        raise UserError(f"-o {output}: the picture is a PNG; give a name that ends in .png")
+    trained = compare.read(runs)
+    rows = compare.table(trained)
+    image = picture(trained)
+    write_output(output, lambda path: path.write_bytes(image))
+    if form == "json":
+        for row in rows.to_dicts():
+            click.echo(json.dumps(row))
+        return
+    with pl.Config(
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        fmt_str_lengths=80,
+        tbl_width_chars=240,
+        float_precision=3,
+    ):
+        click.echo(compare.shown(rows))
+    click.echo(f"curves: {output}")

@@ -1,0 +1,143 @@
+"""Before the first step: what a recipe asks for, whether it can work, and the folder it is kept in.
+
+The folder is train-<fingerprint>/, named by all that the result depends on: the same settings go on in it,
+other settings make another one.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.digest import fingerprint
+from schemas.errors import UserError
+from schemas.fields import facts_of
+from schemas.identity import config_digest, resolve, weights_digest
+from schemas.manifest import FACTS, MANIFEST, RECIPE, Facts, json_bytes
+from schemas.recipe import Recipe, dump
+from schemas.sections import Train
+from schemas.store import Store
+from trainer import checkpoint, data, losses
+from trainer.losses import Objective
+from trainer.pairs import Pairs, open_pairs
+
+# Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
+_NOT_FACTS = (
+    "micro_batch_tokens",
+    "eval_every",
+    "save_every",
+    "keep",
+    "tolerance",
+    "tensorboard",
+    "loss",
+    "options",
+    "gradient_checkpointing",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run as a recipe asks for it: what it learns from what, and where it is kept."""
+
+    run: Store
+    folder: Store  # train-<fingerprint>/
+    recipe: Recipe
+    config: Train
+    objective: Objective
+    pairs: Pairs
+    source: Path  # the model it starts from
+    facts: Facts
+    steps: int
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that it ends with."""
+        return self.folder.local_path(checkpoint.name_of(self.steps))
+
+
+def plan(run: Store, recipe: Recipe) -> Job:
+    """The run that a recipe asks for. Reads digests, writes nothing.
+
+    Raises UserError where the loss, the pairs and the model do not fit together."""
+    config: Train = recipe.section("train")
+    with on_every_rank():
+        objective = losses.choose(config)
+        pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+    source = resolve(recipe.section("model"))
+    policy = {"weights": weights_digest(source), "config": config_digest(source)}
+    _check_same_model(policy, pairs, source)
+    steps = config.max_steps
+    if steps <= 0:
+        steps = config.epochs * data.steps_per_epoch(pairs, config.batch_size)
+    facts = _facts(
+        config=config,
+        objective=objective,
+        pairs=pairs,
+        policy=policy,
+        seed=recipe.seed,
+    )
+    return Job(
+        run=run,
+        folder=run.child(f"train-{fingerprint(facts)}"),
+        recipe=recipe,
+        config=config,
+        objective=objective,
+        pairs=pairs,
+        source=source,
+        facts=facts,
+        steps=steps,
+    )
+
+
+def _check_same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
+    """Raise UserError where the cache was made with another model than the one to be trained."""
+    reference = pairs.facts["reference"]
+    for name, digest in policy.items():
+        if reference[name] != digest:
+            raise UserError(
+                f"the cache was made with other {name}: {pairs.folder.name} has {name} {reference[name]}, "
+                f"{source} has {digest}; run `engine precompute` again with this model, "
+                "or point model.name to the one it was made with"
+            )
+
+
+def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> Facts:
+    """What the result depends on: the name of the train folder."""
+    kept = facts_of(config, leave_out=_NOT_FACTS)
+    if kept["look_ahead"] == 1:
+        del kept["look_ahead"]  # so runs from before there was such a key keep their folders
+    facts: Facts = {
+        "pairs": pairs.folder.name,
+        "policy": policy,
+        "seed": seed,
+        "train": kept,
+        "loss": objective.facts(),
+    }
+    # As JSON gives them back: tuples become lists.
+    as_json: Facts = json.loads(json.dumps(facts))
+    return as_json
+
+
+def prepare_folder(job: Job, resume: bool) -> None:
+    """Make the train folder ready: remove what a killed run left, and without `resume` its checkpoints."""
+    folder = job.folder
+    folder.sweep()
+    if not resume:
+        folder.remove(MANIFEST)
+        for step in checkpoint.steps(folder):
+            folder.remove(checkpoint.name_of(step))
+    # A run that was killed between its last checkpoint and this left one too many.
+    checkpoint.prune(folder, job.config.keep)
+    folder.put(FACTS, json_bytes(job.facts))
+    folder.put(RECIPE, dump(job.recipe))
+
+
+@contextlib.contextmanager
+def on_every_rank() -> Iterator[None]:
+    """Mark a UserError raised in here as one that every rank raises, so that only one of them prints it."""
+    try:
+        yield
+    except UserError as error:
+        error.shared = True
+        raise
