@@ -1,5 +1,6 @@
 """Every loss against its law and an independent formula, values and gradients; B ≠ T of either side."""
 
+import dataclasses
 import math
 import re
 import shutil
@@ -301,7 +302,7 @@ def test_bmcs_delta_may_be_infinite_but_is_a_number():
 
 @pytest.mark.parametrize(("table", "loss", "former"), [("rpo", "rpo", "sft"), ("sft", "dpo", "kind")])
 def test_a_former_word_is_the_same_setting(table, loss, former):
-    """Recipes may use the word that `reduction` had, and facts keep it: the folders of earlier runs stay."""
+    """Recipes may use the word that `reduction` had; the SFT term's facts keep it: earlier folders stay."""
 
     def objective(**options):
         return choose(Train(loss=loss, options={table: options}))
@@ -311,7 +312,7 @@ def test_a_former_word_is_the_same_setting(table, loss, former):
         assert now == then and now.facts() == then.facts()
         term = now.facts()["sft"]
         assert term == {"weight": 0.0, "kind": value if table == "sft" else "mean"}
-        assert "reduction" not in now.facts() and "reduction" not in term
+        assert "reduction" not in term
     both = rf"\[train\.{table}\] has 'reduction' and '{former}', which are one setting: keep 'reduction'"
     for options in ({"reduction": "sum", former: "mean"}, {former: "sum", "reduction": "sum"}):
         with pytest.raises(UserError, match=both):
@@ -360,3 +361,26 @@ def test_a_new_loss_is_one_file_and_one_word(made_run, tmp_path):
     said = command("trainer", "run", RECIPE, "-o", tmp_path / "run", *words, cwd=tmp_path).stdout
     assert "mine on pairs-" in said and f"step 0: loss {math.log(1 + math.e):.6f}" in said
     assert "L = softplus(1 − m)" in command("trainer", "losses", cwd=tmp_path).stdout
+
+
+def test_every_setting_of_a_loss_is_a_fact():
+    """Or two runs that differ in it would share a folder, and the second would be found finished."""
+    for name in NAMES:
+        default = choose(Train(loss=name))
+        for field in dataclasses.fields(default.config):
+            value = getattr(default.config, field.name)
+            others = {"mean": "sum", "sum": "mean", "paper": "code", "live": "naive", "printed": "derived"}
+            others |= {"chosen": "baseline", "prompt_gain": "rating"}
+            other = others[value] if isinstance(value, str) else value / 2 + 0.01
+            changed = choose(Train(loss=name, options={name: {field.name: other}}))
+            assert changed.facts() != default.facts(), f"{name}.{field.name}"
+
+
+def test_rpos_facts_by_default_are_those_it_always_had():
+    assert choose(Train(loss="rpo")).facts() == {
+        "name": "rpo",
+        "beta": 0.05,
+        "eta": 0.005,
+        "y0": "chosen",
+        "sft": {"weight": 0.0, "kind": "mean"},
+    }

@@ -80,9 +80,15 @@ class Objective:
 
     def facts(self) -> dict[str, Any]:
         """What a train folder's fingerprint holds of it."""
+        own = facts_of(self.config)
+        # rpo's `reduction` was formerly called `sft`, which is what the SFT term's table is called here: one
+        # overwrote the other. The default keeps the facts it had; another value is a fact of its own.
+        reduction = own.pop("sft", None)
+        if reduction != facts_of(type(self.config)()).get("sft"):
+            own["reduction"] = reduction
         return {
             "name": self.name,
-            **facts_of(self.config),
+            **own,
             "sft": facts_of(self.sft),
         }
 
