@@ -76,7 +76,8 @@ def included(folder: str, name: str, suffix: str) -> Path:
     if not _roots:
         raise UserError(
             f"no '{name}': no installed package hands over prompts and SQL; "
-            "install prefmill again (pip install -e . in its folder)"
+            "install prefmill again (pip install -e . in its folder), "
+            "or start it as `python -m pipelines engine …`"
         )
     known = [path.stem for path in files(folder, suffix)]
     raise UserError(
