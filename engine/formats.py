@@ -121,7 +121,7 @@ class Format:
 
 
 def _refused(row: Row, reason: str, detail: str | None) -> Reading:
-    return Reading(row, [], [], reason, detail)
+    return Reading(row, messages=[], responses=[], reason=reason, detail=detail)
 
 
 def _reading(row: Row, answer: dict[str, Any]) -> Reading:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from schemas.devices import batch_tokens
 from schemas.errors import UserError
-from schemas.forward.logps import Head, split
+from schemas.forward.logps import Head, decoder_and_head
 from schemas.sections import Train
 from schemas.store import Store
 from schemas.tolerance import mean_gap
@@ -41,7 +41,7 @@ class Stepper:
     @classmethod
     def of(cls, policy: PreTrainedModel, objective: Objective, config: Train, ranks: Ranks) -> "Stepper":
         """A stepper for a whole model."""
-        decoder, head = split(policy)
+        decoder, head = decoder_and_head(policy)
         return cls(
             policy=policy,
             decoder=decoder,

@@ -33,12 +33,26 @@ def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
             continue
         where = _places_of_workers(phase, queue, gaps, workers)
         if len(where) > 1:
-            _Driver(run, number, queue, where, progress).run()
+            driver = _Driver(
+                run=run,
+                phase=number,
+                queue=queue,
+                where=where,
+                progress=progress,
+            )
+            driver.run()
         else:
-            work_through(run, phase, "auto", cores(), _from(queue), progress)
+            work_through(
+                run=run,
+                phase=phase,
+                place="auto",
+                threads=cores(),
+                next_shard=_one_by_one(queue),
+                progress=progress,
+            )
 
 
-def _from(queue: Sequence[int]) -> NextShard:
+def _one_by_one(queue: Sequence[int]) -> NextShard:
     """Gives one shard after another, then None."""
     shards = iter(queue)
     return lambda: next(shards, None)
@@ -217,7 +231,14 @@ def _work(pipe: Connection, run: Run, phase: int, place: str, threads: int, pack
     for package in packages:
         importlib.import_module(package)
     try:
-        work_through(run, phases(run)[phase], place, threads, line.next_shard, line)
+        work_through(
+            run=run,
+            phase=phases(run)[phase],
+            place=place,
+            threads=threads,
+            next_shard=line.next_shard,
+            progress=line,
+        )
         line.send(_Ended())
     except UserError as error:
         line.send(_Failed(error))

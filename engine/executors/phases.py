@@ -103,9 +103,13 @@ class ModelOpener:
                 raise UserError("stopped")
             if self._model is None:
                 place = places(self._resolved.spec)[0] if self._place == "auto" else self._place
-                planned = self._run.planned[stage.name].facts["model"]
-                report = self._progress.responses_done
-                self._model = open_model(self._resolved, place, self._threads, report, planned)
+                self._model = open_model(
+                    self._resolved,
+                    place=place,
+                    threads=self._threads,
+                    report=self._progress.responses_done,
+                    planned=self._run.planned[stage.name].facts["model"],
+                )
             return self._model
 
     def close(self) -> None:
@@ -125,8 +129,20 @@ def work_through(
     """Take shards through a phase until there are no more.
 
     The model is opened at the first need and closed at the end."""
-    opener = ModelOpener(run, phase, place, threads, progress)
-    loop = _ShardLoop(run, phase, opener, next_shard, progress)
+    opener = ModelOpener(
+        run=run,
+        phase=phase,
+        place=place,
+        threads=threads,
+        progress=progress,
+    )
+    loop = _ShardLoop(
+        run=run,
+        phase=phase,
+        opener=opener,
+        next_shard=next_shard,
+        progress=progress,
+    )
     try:
         if phase.uses_vllm:
             loop.run_in_threads(_SHARDS_UNDER_WAY)
@@ -158,7 +174,13 @@ class _ShardLoop:
             if shard is None:
                 return
             try:
-                make(self._run, shard, self._phase.stages, self._opener, self._shard_done)
+                make(
+                    self._run,
+                    shard,
+                    stages=self._phase.stages,
+                    open_model=self._opener,
+                    done=self._shard_done,
+                )
             except BaseException:
                 self._give_up()
                 raise

@@ -25,7 +25,7 @@ from engine.text import Text
 from schemas.devices import batch_tokens
 from schemas.forward.layout import Group, pack
 from schemas.forward.load import load
-from schemas.forward.logps import split, token_logps
+from schemas.forward.logps import decoder_and_head, token_logps
 from schemas.identity import check_unchanged
 from schemas.manifest import Facts
 from schemas.sections import Sampling
@@ -118,7 +118,7 @@ class HF:
     def _score(self, groups: list[Group]) -> list[np.ndarray]:
         """The log-probs of every response of these groups, in their order: one forward pass."""
         layout = pack(groups, self._device)
-        decoder, head = split(self._model)
+        decoder, head = decoder_and_head(self._model)
         logps = token_logps(decoder, head, layout).cpu().numpy()
         ends = np.cumsum(layout.lengths)
         return np.split(logps, ends[:-1])

@@ -62,7 +62,20 @@ def open_model(
     if model.spec.backend == "vllm":
         from engine.models.vllm import VLLM
 
-        return VLLM(model, place, threads, report, planned).start()
+        engine = VLLM(
+            model,
+            place=place,
+            threads=threads,
+            report=report,
+            planned=planned,
+        )
+        return engine.start()
     from engine.models.hf import HF
 
-    return HF(model, place, report, planned, threads)
+    return HF(
+        model,
+        place=place,
+        threads=threads,
+        report=report,
+        planned=planned,
+    )

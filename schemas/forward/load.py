@@ -20,7 +20,7 @@ from schemas import tolerance
 from schemas.errors import UserError
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
-from schemas.forward.logps import split, token_logps
+from schemas.forward.logps import decoder_and_head, token_logps
 
 _log = logging.getLogger("prefmill")
 # glibc's parameters of mallopt.
@@ -116,7 +116,7 @@ def _probe_groups(model: PreTrainedModel) -> list[Group]:
     length = 7
     if window <= 64:
         length += window
-    _, head = split(model)
+    _, head = decoder_and_head(model)
     draw = torch.Generator().manual_seed(7)
     ids = torch.randint(0, head.vocabulary, (length + 9,), generator=draw).tolist()
     first_responses = [ids[length : length + 5], ids[length + 5 : length + 8]]
@@ -142,7 +142,7 @@ def _own_logps(model: PreTrainedModel, groups: list[Group]) -> torch.Tensor:
 def _measure_gap(model: PreTrainedModel, groups: list[Group], reference: torch.Tensor) -> float:
     """The largest gap between `token_logps` and the reference; infinite if the model cannot run that way."""
     try:
-        decoder, head = split(model)
+        decoder, head = decoder_and_head(model)
         logps = token_logps(decoder, head, pack(groups, model.device))
         return (logps - reference).abs().max().item()
     except (TypeError, RuntimeError, IndexError, AttributeError, AssertionError) as error:

@@ -55,7 +55,7 @@ class Head:
         return -F.cross_entropy(self.logits(hidden), targets, reduction="none")
 
 
-def split(model: PreTrainedModel) -> tuple[nn.Module, Head]:
+def decoder_and_head(model: PreTrainedModel) -> tuple[nn.Module, Head]:
     """The decoder and the head of a loaded model."""
     projection = model.get_output_embeddings()
     config = model.config.get_text_config()

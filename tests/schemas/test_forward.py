@@ -80,7 +80,7 @@ def build(config, dtype=torch.float32):
 
 
 def token_logps(model, groups):
-    decoder, head = logps.split(model)
+    decoder, head = logps.decoder_and_head(model)
     return logps.token_logps(decoder, head, pack(groups))
 
 

@@ -109,7 +109,7 @@ def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
     model.zero_grad()
     monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
     chunks = []  # the losses of each
-    decoder, head = logps.split(model)
+    decoder, head = logps.decoder_and_head(model)
     batch = micro_batch(pairs, torch.device("cpu"))
     backward(decoder, head, batch, objective, 1 / 7, lambda losses, *_: chunks.append(losses))
     chunk_count = {1: 5, 10_000: 1}
@@ -127,7 +127,7 @@ def test_gradients_are_right_whatever_is_observed(rich_run, other_model):
     pairs = next(data.global_batches(open_pairs(rich_run), 4, seed=4))[1]
     model = load(other_model, torch.device("cpu"), False)
     placed = micro_batch(pairs, torch.device("cpu"))
-    backward(*logps.split(model), placed, objective, 1.0, lambda losses, chosen, rejected: None)
+    backward(*logps.decoder_and_head(model), placed, objective, 1.0, lambda losses, chosen, rejected: None)
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

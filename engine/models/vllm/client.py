@@ -32,7 +32,13 @@ class VLLM:
         is loaded."""
         self._model = model
         self._keys = itertools.count()
-        self.supervisor = Supervisor(model, place, threads, report, planned)
+        self.supervisor = Supervisor(
+            model,
+            place=place,
+            threads=threads,
+            report=report,
+            planned=planned,
+        )
 
     @functools.cached_property
     def text(self) -> Text:
