@@ -45,3 +45,13 @@ def _difflib(a: Sequence[int], b: Sequence[int]) -> Sequence[Opcode]:
 
 
 _DIFFS = {"levenshtein": _levenshtein, "difflib": _difflib}
+
+
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items (tokens, or characters of texts) are equal from the start on."""
+    count = 0
+    for item, other in zip(a, b, strict=False):
+        if item != other:
+            break
+        count += 1
+    return count

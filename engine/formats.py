@@ -34,7 +34,7 @@ responses::struct(text varchar, score double)[] as responses,
        problem::varchar as problem from ({sql}
 )"""
 _ROLES = ("system", "user", "assistant", "tool")
-_AUTO_ROWS = 100
+ROWS_TO_RECOGNISE = 100
 # A format is taken for the one of the input if it can read more than this share of the first rows.
 _AUTO_SHARE = 0.5
 _log = logging.getLogger("prefmill")
@@ -185,7 +185,7 @@ def shipped() -> list[Path]:
 
 def recognise(rows: Sequence[Row]) -> Path:
     """The one format that can read the first rows. Raises UserError if none can, or several."""
-    rows = rows[:_AUTO_ROWS]
+    rows = rows[:ROWS_TO_RECOGNISE]
     if not rows:
         raise UserError("prompts.format = auto: the input has no rows to look at")
     rows_read: dict[Path, int] = {}

@@ -75,16 +75,16 @@ def _writers(stages: tuple[Stage, ...], reader: Stage) -> list[Stage]:
     return [stage for stage in stages if set(stage.writes) & set(reader.reads)]
 
 
-def plan(where: str | Path | Store, recipe: Recipe, resolver: Resolver | None = None) -> Run:
+def plan(where: str | Path | Store, recipe: Recipe) -> Run:
     """The folders that a recipe asks for. Reads the input's and the models' digests, makes nothing.
 
-    Each model is resolved once; `resolver` may know some already. Raises UserError for what cannot work."""
+    Each model is resolved once. Raises UserError for what cannot work."""
     stages = tuple(STAGES[name] for name in recipe.sections if name in STAGES)
     if not stages or stages[0].scan is None:
         raise UserError(
             "the recipe's first stage must be [prompts]: it brings the rows that all others work on"
         )
-    models = _Models(recipe, resolver or Resolver())
+    models = _Models(recipe, Resolver())
     planned: dict[str, Planned] = {}
     for number, stage in enumerate(stages):
         before = stages[:number]
@@ -155,16 +155,24 @@ def _own_facts(stage: Stage, recipe: Recipe, models: _Models) -> Facts:
 
 
 def check_unchanged(run: Run) -> None:
-    """Raise UserError where input, prompts, SQL or functions are not what the run was planned with any more.
+    """Raise UserError where a prompt, SQL or function is not what the run was planned with any more.
 
-    Models are not looked at: that they are the planned ones is checked when they are loaded."""
+    Neither input nor models are looked at again: the scan checks the one, loading the others."""
     resolver = Resolver()
     for model in (*run.models.values(), *run.references.values()):
         resolver.know(model)
-    if plan(run.store, run.recipe, resolver).planned != run.planned:
-        raise UserError(
-            "the input or the model changed while the run was starting; run the same command again"
-        )
+    models = _Models(run.recipe, resolver)
+    for stage in run.stages:
+        if stage.scan:
+            continue
+        planned = run.planned[stage.name].facts
+        own = json.loads(json.dumps(_own_facts(stage, run.recipe, models)))
+        changes = difference(planned, planned | own)
+        if changes:
+            raise UserError(
+                f"[{stage.name}] changed while the run was starting: {'; '.join(changes)}; "
+                "run the same command again"
+            )
 
 
 @contextlib.contextmanager

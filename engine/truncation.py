@@ -9,6 +9,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.edits import common_prefix
 from engine.rejects import Reject
 
 TokenIds = list[int]
@@ -109,18 +110,8 @@ def _common_ends(prompts: list[TokenIds], bare: TokenIds) -> tuple[int, int]:
     The two do not overlap within the bare prompt, and its first token is no part of the end."""
     common_end = len(bare) - 1
     for prompt in prompts:
-        common_end = min(common_end, _common_prefix(bare[::-1], prompt[::-1]))
+        common_end = min(common_end, common_prefix(bare[::-1], prompt[::-1]))
     common_start = len(bare) - common_end
     for prompt in prompts:
-        common_start = min(common_start, _common_prefix(bare, prompt))
+        common_start = min(common_start, common_prefix(bare, prompt))
     return common_start, common_end
-
-
-def _common_prefix(a: TokenIds, b: TokenIds) -> int:
-    """How many tokens two lists begin with alike."""
-    count = 0
-    for one, other in zip(a, b, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

@@ -25,7 +25,14 @@ MASK = _flat(pa.bool_())
 PROBABILITIES = pa.list_(pa.float64())
 SCORES = pa.map_(pa.string(), pa.float64())
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-GIVEN = pa.list_(pa.struct([("comparison_id", pa.string()), ("text", pa.string()), ("score", pa.float64())]))
+_GIVEN_RESPONSE = pa.struct(
+    [
+        ("comparison_id", pa.string()),
+        ("text", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+GIVEN = pa.list_(_GIVEN_RESPONSE)
 
 TABLES: dict[str, pa.Schema] = {
     "prompts": pa.schema(

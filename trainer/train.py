@@ -52,12 +52,14 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
         return job.last
     ranks = dist.start(recipe.section("model").device)
     with contextlib.ExitStack() as held:
-        held.callback(dist.stop)
         if ranks.first:
             held.enter_context(job.folder.lock("trainer run"))
             prepare_folder(job, resume)
         ranks.wait()
-        _train(job, ranks)
+        try:
+            _train(job, ranks)
+        finally:
+            dist.stop()
     return job.last
 
 

@@ -3,6 +3,8 @@
 All of them are kept, with their token ids, their log-probs and how they ended.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -12,7 +14,7 @@ from engine.models import Sample
 from engine.models.spec import ModelSpec, spec_of
 from engine.rejects import Reject, fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
-from engine.text import Text
+from engine.text import Messages, Text
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Generate
@@ -90,9 +92,9 @@ def _responses(owners: list[str], samples_by_prompt: list[list[Sample]], text: T
     return table("responses", columns)
 
 
-def _rejects(rejects: list[Reject], batch: pa.Table, messages: list[list[dict[str, str]]]) -> pa.Table:
-    said = [conversation(turns) for turns in messages]
-    return rejects_table("generate", rejects, batch, said)
+def _rejects(rejects: list[Reject], batch: pa.Table, messages: Sequence[Messages]) -> pa.Table:
+    prompts = [conversation(turns) for turns in messages]
+    return rejects_table("generate", rejects, batch, prompts)
 
 
 STAGE = Stage(

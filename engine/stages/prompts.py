@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine import ids, raw
-from engine.formats import Format, Reading, recognise
+from engine.formats import ROWS_TO_RECOGNISE, Format, Reading, recognise
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Scanned, Stage
 from schemas.digest import content_digest, fingerprint
@@ -26,7 +26,6 @@ from schemas.tables import MESSAGES, TABLES
 
 _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
-_ROWS_TO_RECOGNISE = 100
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
@@ -53,7 +52,7 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     files = raw.find(config.source)
     if config.format == "auto":
         rows = raw.rows(files, config.max_row_bytes)
-        format_file = recognise(list(itertools.islice(rows, _ROWS_TO_RECOGNISE)))
+        format_file = recognise(list(itertools.islice(rows, ROWS_TO_RECOGNISE)))
     else:
         format_file = included("sql", config.format, ".sql")
     macros = included("sql", "macros", ".sql")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.edits import common_prefix
 from engine.instructions import Instruction, quality_text, under
 from pipelines.sandbox import world
 
@@ -90,23 +91,13 @@ def rating(draw: random.Random) -> Example:
     rated_from = prompt.rindex(heading) + len(heading)
     wrong_from = None
     if not is_right:
-        wrong_from = rated_from + _length_in_common(right_response, rated)
+        wrong_from = rated_from + common_prefix(right_response, rated)
     return Example(
         prompt=prompt,
         response=str(mark),
         rated_from=rated_from,
         wrong_from=wrong_from,
     )
-
-
-def _length_in_common(text: str, other: str) -> int:
-    """How many characters are equal from the start on."""
-    length = 0
-    for character, other_character in zip(text, other, strict=False):
-        if character != other_character:
-            break
-        length += 1
-    return length
 
 
 def rewriting(draw: random.Random) -> Example:

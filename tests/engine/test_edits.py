@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from engine.edits import masks
+from engine.edits import common_prefix, masks
 
 
 def distance(a, b) -> int:
@@ -53,3 +53,9 @@ def test_difflib_is_another_diff():
     of_difflib = [mask.tolist() for mask in masks(a, b, "difflib")]
     of_levenshtein = [mask.tolist() for mask in masks(a, b)]
     assert of_difflib != of_levenshtein
+
+
+def test_a_common_prefix_ends_at_the_first_difference_or_with_the_shorter():
+    assert common_prefix([1, 2, 3], [1, 2, 4, 3]) == 2
+    assert common_prefix("abc", "abcd") == 3
+    assert common_prefix([], [1]) == 0

@@ -101,6 +101,6 @@ def test_what_changes_after_planning_is_refused(tmp_path, model_path, counted):
     run = plan(tmp_path / "run", recipe_of(tmp_path, model_path, f"judge.rating_prompt={prompt}"))
     check_unchanged(run)
     prompt.write_text("Rate it: {{ response }} to {{ conversation }}")
-    with pytest.raises(UserError, match="changed while the run was starting"):
+    with pytest.raises(UserError, match=r"\[judge\] changed while the run was starting: rating_prompt"):
         check_unchanged(run)
     assert counted == [str(model_path)]
