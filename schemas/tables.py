@@ -53,6 +53,12 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "line", pa.int64(), "line (JSON Lines) or element (JSON array, Parquet) in that file, from 1"
             ),
+            _column(
+                "split",
+                pa.string(),
+                "train or test where the input says so, else null: then the prompt's digest decides",
+            ),
+            _column("reference", pa.string(), "a right answer that the data brings for the judge, else null"),
         ]
     ),
     "responses": pa.schema(
@@ -134,7 +140,9 @@ TABLES: dict[str, pa.Schema] = {
             ),
             _column("agreed", pa.bool_(), "pairwise: whether both orders named the same winner"),
             _column(
-                "answer", pa.string(), "what the judge said in place of an answer, where the score is null"
+                "answer",
+                pa.string(),
+                "the judge's words: its thoughts before the mark, or what it said in place of one",
             ),
         ]
     ),
@@ -161,7 +169,7 @@ TABLES: dict[str, pa.Schema] = {
             _column("prompt_id", pa.string(), "the prompt both responses answer"),
             _column("chosen_response_id", pa.string(), "the response preferred"),
             _column("rejected_response_id", pa.string(), "the other one"),
-            _column("split", pa.string(), "train or test, by the prompt's digest"),
+            _column("split", pa.string(), "train or test: as the input says, else by the prompt's digest"),
             _column("source", pa.string(), "source of the chosen response"),
             _column(
                 "chosen_score", pa.float64(), "score that the choice went by, of the chosen response, if any"
