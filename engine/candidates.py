@@ -15,6 +15,7 @@ _DETAILS = {
     "no_response": "the SQL names a response that there is not, or that answers another prompt",
     "same_response": "the SQL chose one response as chosen and as rejected",
     "same_text": "chosen and rejected say the same",
+    "same_ids": "chosen and rejected are the same tokens: the template or max_length cuts off what differs",
     "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
     "no_baseline": "the prompt has no baseline response, or that has no log-probs",
     "no_score": "not rated by every scorer of pairs.scored_by: {}",
@@ -23,12 +24,17 @@ _DETAILS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One response of a choice. `text` is None where there is no such response to the prompt."""
+    """One response of a choice. `text` is None where there is no such response to the prompt, `ids` where it
+    has no log-probs."""
 
     response_id: str | None
     text: str | None
-    has_logprobs: bool
+    ids: Sequence[int] | None
     scorers: frozenset[str]
+
+    @property
+    def has_logprobs(self) -> bool:
+        return self.ids is not None
 
     def unrated_by(self, scored_by: Sequence[str]) -> list[str]:
         """Those of the scorers that gave it no score."""
@@ -55,6 +61,8 @@ class Candidate:
             return "same_text"
         if not (chosen.has_logprobs and rejected.has_logprobs):
             return "no_logprobs"
+        if chosen.ids == rejected.ids:
+            return "same_ids"
         if config.baseline and not self.has_baseline:
             return "no_baseline"
         if chosen.unrated_by(config.scored_by) or rejected.unrated_by(config.scored_by):
@@ -64,7 +72,7 @@ class Candidate:
     def lost_by(self, reason: str, scored_by: Sequence[str]) -> Side:
         """The response that a reject names."""
         is_unrated = reason == "no_score" and self.chosen.unrated_by(scored_by)
-        if not self.chosen.has_logprobs or reason == "same_text" or is_unrated:
+        if not self.chosen.has_logprobs or reason in ("same_text", "same_ids") or is_unrated:
             return self.chosen
         return self.rejected
 
@@ -94,12 +102,12 @@ def _sides(rows: pa.Table, side: str) -> list[Side]:
     columns = zip(
         rows[f"{side}_response_id"].to_pylist(),
         rows[side].to_pylist(),
-        rows[f"ref_{side}_logps"].is_valid().to_pylist(),
+        rows[f"{side}_ids"].to_pylist(),
         scorers_of(rows, side),
         strict=True,
     )
-    for response_id, text, has_logprobs, scorers in columns:
-        sides.append(Side(response_id, text, has_logprobs, scorers))
+    for response_id, text, ids, scorers in columns:
+        sides.append(Side(response_id, text, ids, scorers))
     return sides
 
 

@@ -55,7 +55,7 @@ def unfit(prompt: list[int] | TemplateError, positions: int) -> tuple[str, str] 
 
     `positions` are the tokens of prompt and response together that the model takes, 0 for no limit."""
     if isinstance(prompt, TemplateError):
-        return "template", f"the chat template refuses the messages: {prompt}"
+        return prompt.reason, str(prompt)
     if not prompt:
         return "empty_prompt", "the rendered prompt has no tokens"
     if positions and len(prompt) >= positions:

@@ -3,10 +3,9 @@
 Two engines, two builds of one engine, or two dtypes can differ by a tenth of a nat a token and more without a
 word. So a sample of what is cached is scored again: by the trainer's own forward, always, in the dtype that
 [train] asks for; and by the other backend, where it is installed. Every file's digest is taken anew, and the
-token ids are checked where caches go wrong: BOS, EOS, and the border between prompt and response.
+token ids are checked where caches go wrong: BOS, EOS, and against the template's rendering of the dialogue.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import token_check
 from engine.ids import share
-from engine.make import read_file
+from engine.make import read_file, read_shard
 from engine.models import Model
 from engine.models.open import open_model, places
 from engine.models.spec import ResolvedModel, spec_on, vllm_is_installed
-from engine.plan import plan
-from engine.text import Text
+from engine.plan import Run, plan
+from engine.stage import Stage
+from engine.token_check import Scored
 from schemas.devices import cores
 from schemas.errors import UserError
 from schemas.manifest import Marker, json_bytes, read_markers, read_plan, verify
@@ -33,7 +34,6 @@ from schemas.tolerance import mean_gap
 RECORD = "verify.json"
 Row = dict[str, Any]  # of the table logprobs
 _SHARDS = 8  # that the sample is taken from
-_BORDER = 8  # tokens on each side of the border between prompt and response
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Report:
             problems.append(f"{self.ids['double_bos']} prompts begin with two BOS")
         if self.ids["eos_within"]:
             problems.append(f"{self.ids['eos_within']} responses hold an end token before their end")
+        if self.ids["not_as_rendered"]:
+            problems.append(f"{self.ids['not_as_rendered']} rows are not the ids that the template renders")
         return problems
 
 
@@ -100,8 +102,8 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     files, damaged = _check_digests(store)
     say(f"digests: {files - len(damaged):,} of {files:,} files are what their markers say")
     cached = run.models[stage.name]
-    rows = _sample(run.folder(stage), config.sample)
-    ids = _check_ids(rows, Text(cached.identity.path, cached.identity.template_text, cached.spec.config.date))
+    rows = _sample(run, stage, config.sample)
+    ids = token_check.count(list(map(_as_scored, rows)), cached.open_text())
     counts = ", ".join(f"{name} {count}" for name, count in ids.items())
     say(f"token ids of {len(rows):,} rows: {counts}")
     report = Report(
@@ -140,21 +142,52 @@ def _check_digests(store: Store) -> tuple[int, list[str]]:
     return files, damaged
 
 
-def _sample(folder: Store, wanted: int) -> list[Row]:
-    """Rows of logprobs: whole responses with all contexts, always the same ones, from shards evenly apart."""
+def _sample(run: Run, stage: Stage, wanted: int) -> list[Row]:
+    """Rows of logprobs: whole responses with all contexts, always the same ones, from shards evenly apart.
+
+    Each with the prompt's `messages`, the response's `text`, and `sampled_ids` where it was sampled."""
+    folder = run.folder(stage)
     markers = [marker for marker in read_markers(folder) if _has_logprobs(marker)]
     if not markers:
         raise UserError(f"{folder} has no log-probs yet: run `engine precompute` first")
     places_of_shards = {round(place) for place in np.linspace(0, len(markers) - 1, _SHARDS)}
     of_each = -(-wanted // len(places_of_shards))
-    tables: list[pa.Table] = []
+    sample: list[Row] = []
     for place in sorted(places_of_shards):
         files = [file for file in markers[place].files if file.table == "logprobs"]
         rows = pa.concat_tables([read_file(folder, file) for file in files])
         responses = sorted(set(rows["response_id"].to_pylist()), key=_sampling_order)
-        tables.append(rows.filter(pc.is_in(rows["response_id"], pa.array(responses[:of_each]))))
-    sample: list[Row] = pa.concat_tables(tables).to_pylist()
+        chosen = rows.filter(pc.is_in(rows["response_id"], pa.array(responses[:of_each])))
+        sample += _with_origin(chosen, run, stage, markers[place].shard)
     return sample
+
+
+def _with_origin(chosen: pa.Table, run: Run, stage: Stage, shard: int) -> list[Row]:
+    """Rows of logprobs with the messages and the response that they were made of."""
+    above = run.above(stage)
+    prompts = read_shard(run, "prompts", shard, above).select(["prompt_id", "messages"])
+    responses = read_shard(run, "responses", shard, above).select(["response_id", "text", "response_ids"])
+    messages_of = {row["prompt_id"]: row["messages"] for row in prompts.to_pylist()}
+    response_of = {row["response_id"]: row for row in responses.to_pylist()}
+    rows: list[Row] = chosen.to_pylist()
+    for row in rows:
+        response = response_of[row["response_id"]]
+        row["messages"] = messages_of[row["prompt_id"]]
+        row["text"] = response["text"]
+        row["sampled_ids"] = response["response_ids"]
+    return rows
+
+
+def _as_scored(row: Row) -> Scored:
+    """The row for the check of its ids."""
+    whole_prompt = row["context"] == "plain" and row["truncated"] in (None, "response")
+    from_text = row["sampled_ids"] is None and row["truncated"] is None
+    return Scored(
+        prompt_ids=row["prompt_ids"],
+        response_ids=row["response_ids"],
+        messages=row["messages"] if whole_prompt else None,
+        response=row["text"] if from_text else None,
+    )
 
 
 def _has_logprobs(marker: Marker) -> bool:
@@ -163,26 +196,6 @@ def _has_logprobs(marker: Marker) -> bool:
 
 def _sampling_order(response_id: str) -> tuple[float, str]:
     return share(response_id), response_id
-
-
-def _check_ids(rows: Sequence[Row], text: Text) -> dict[str, int]:
-    """How often the token ids show what goes wrong in caches, and what is merely worth knowing."""
-    bos = text.tokenizer.bos_token_id
-    counts = Counter(bos=0, double_bos=0, eos_at_end=0, eos_within=0, border_merges=0)
-    for row in rows:
-        prompt = row["prompt_ids"]
-        response = row["response_ids"]
-        if bos is not None:
-            counts["bos"] += prompt[:1] == [bos]
-            counts["double_bos"] += prompt[:2] == [bos, bos]
-        counts["eos_at_end"] += response[-1] in text.stop_ids
-        counts["eos_within"] += any(token in text.stop_ids for token in response[:-1])
-        # Where text across the border would be merged into one token: kept apart here, while a trainer that
-        # tokenises both together would differ.
-        border = prompt[-_BORDER:] + response[:_BORDER]
-        together = text.tokenizer(text.tokenizer.decode(border), add_special_tokens=False).input_ids
-        counts["border_merges"] += len(together) < len(border)
-    return dict(counts)
 
 
 def _gaps(

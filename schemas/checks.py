@@ -37,6 +37,14 @@ def engine_arguments(arguments: dict[str, Any]) -> str | None:
     return None
 
 
+def template_arguments(arguments: dict[str, Any]) -> str | None:
+    """Variables of a chat template that are its own, and not what every template is given."""
+    for name in ("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token"):
+        if name in arguments:
+            return f"{name}: the engine itself gives it to the template; leave it out"
+    return None
+
+
 def scorer(name: str) -> str | None:
     """A scorer that some section makes."""
     return unknown(name)

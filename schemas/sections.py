@@ -39,6 +39,11 @@ class Model(Section):
     date: str = setting("2024-07-26", checks.day)
     # A .jinja file to use in place of the model's own chat template.
     chat_template: str = path("", "prompts", ".jinja")
+    # [model.template_arguments]: variables of the chat template's own, such as enable_thinking = false.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
+    # What a special token is that stands in a response's text (an <|im_end|> that somebody typed): text, or
+    # token.
+    response_markers: str = choice("text", "text", "token")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 10  # between two lines where the output is no terminal
 # The counts of a stage that are shown, in this order; in between those whose names begin so.
-_COUNTS_FIRST = ("train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated")
+_COUNTS_FIRST = (
+    "train",
+    "test",
+    "rewritten",
+    "unscored",
+    "disagreed",
+    "unfinished",
+    "truncated",
+    "holding_special_tokens",
+)
 _COUNT_PREFIXES = ("skipped_", "fallback_")
 _COUNTS_LAST = ("rejects", "repeated", "duplicates")
 

@@ -65,10 +65,8 @@ class HF:
     @functools.cached_property
     def text(self) -> Text:
         """Its tokenizer and template. Raises UserError where they changed since the plan."""
-        config = self._resolved.spec.config
-        identity = self._resolved.identity
-        text = Text(identity.path, identity.template_text, config.date)
-        check_unchanged(config, self._planned)
+        text = self._resolved.open_text()
+        check_unchanged(self._resolved.spec.config, self._planned)
         return text
 
     @functools.cached_property

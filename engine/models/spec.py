@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.text import Text
 from schemas.errors import UserError
 from schemas.identity import Identity, identify
 from schemas.sections import Model
@@ -63,11 +64,27 @@ class ResolvedModel:
             "dtype": config.dtype,
             "backend": self.spec.backend,
         }
+        # Only where they are set, so that folders made without them keep their names.
+        if config.template_arguments:
+            facts["template_arguments"] = config.template_arguments
+        if config.response_markers != "text":
+            facts["response_markers"] = config.response_markers
         if self.spec.backend == "vllm":
             arguments = {name: value for name, value in config.vllm.items() if name not in _IDLE_ARGUMENTS}
             if arguments:
                 facts["vllm"] = arguments
         return facts
+
+    def open_text(self) -> Text:
+        """Its tokenizer and template, loaded. Raises UserError where they cannot work."""
+        config = self.spec.config
+        return Text(
+            self.identity.path,
+            self.identity.template_text,
+            date=config.date,
+            arguments=config.template_arguments,
+            markers=config.response_markers,
+        )
 
     @property
     def positions(self) -> int:

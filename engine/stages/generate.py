@@ -99,7 +99,7 @@ def _rejects(rejects: list[Reject], batch: pa.Table, messages: Sequence[Messages
 
 STAGE = Stage(
     name="generate",
-    version=1,
+    version=2,
     reads=("prompts",),
     writes=("responses", "rejects"),
     query=_QUERY,

@@ -231,7 +231,7 @@ def _comparison(a: _Response, b: _Response, a_first: Answer, b_first: Answer) ->
 
 STAGE = Stage(
     name="judge",
-    version=1,
+    version=2,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
     query=queries.used_responses("text"),

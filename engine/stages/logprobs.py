@@ -4,9 +4,8 @@ The trainer takes both from here. So it needs neither tokenizer nor template, an
 Cutting to `max_length` is engine/truncation.py.
 """
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,12 @@ import pyarrow.compute as pc
 
 from engine import queries
 from engine.ids import lists
-from engine.instructions import quality_text, under
+from engine.instructions import quality_text
 from engine.models.spec import ModelSpec, require_vllm, spec_on
-from engine.rejects import Reject, fit_prompts, rejects_table
+from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
-from engine.text import Messages, TemplateError, Text
-from engine.truncation import PromptGroup, TokenIds, fit
+from engine.tokenise import tokenise, with_special_tokens
+from engine.truncation import PromptGroup, TokenIds
 from schemas import sections
 from schemas.digest import fingerprint
 from schemas.errors import UserError
@@ -96,10 +95,12 @@ def make(batch: pa.Table, config: Logprobs, context: Context) -> Made:
     """Rows of `logprobs`: each response under each context."""
     groups: list[PromptGroup] = []
     rejects: list[Reject] = []
+    special = 0
     if len(batch):
         text = context.open_model().text
         limit = max_length(config, context.positions)
         groups, rejects = tokenise(batch, text, limit, config)
+        special = with_special_tokens(batch, text)
     passes = _passes(groups, config.contexts)
     token_logps = _score(passes, context)
     logprobs = _logprobs_table(batch, passes, token_logps)
@@ -112,6 +113,7 @@ def make(batch: pa.Table, config: Logprobs, context: Context) -> Made:
     counts = {
         "scored": len(logprobs),
         "rejects": len(rejects),
+        "holding_special_tokens": special,
         "truncated": logprobs["truncated"].drop_null().length(),
         "tokens": pc.sum(token_counts).as_py() or 0,
     }
@@ -176,92 +178,9 @@ def _logprobs_table(
     return table("logprobs", columns)
 
 
-def tokenise(
-    batch: pa.Table,
-    text: Text,
-    limit: int,
-    config: Logprobs,
-) -> tuple[list[PromptGroup], list[Reject]]:
-    """The batch's prompts with their responses as token ids, none longer than `limit` in any context.
-
-    The rejects are the responses that cannot be scored."""
-    responses = _response_ids(batch, text)
-    rows_by_prompt = _rows_by_prompt(batch)
-    prompts_by_context: list[Sequence[TokenIds | TemplateError]] = []
-    messages = _messages(batch, rows_by_prompt)
-    for context in config.contexts:
-        in_context = [_in_context(turns, context, config) for turns in messages]
-        prompts_by_context.append(text.prompts(in_context))
-    contexts_by_prompt = zip(*prompts_by_context, strict=True)
-    plain = config.contexts.index("plain")
-    groups: list[PromptGroup] = []
-    rejects: list[Reject] = []
-    for rows, contexts in zip(rows_by_prompt, contexts_by_prompt, strict=True):
-        ids_by_context, refusals = fit_prompts(contexts, positions=0)  # the length is judged by `fit`
-        if refusals:
-            rejects += _rejects_of_prompt(rows, refusals)
-            continue
-        group, too_long = fit(
-            prompts=list(ids_by_context.values()),
-            plain=plain,
-            rows=rows,
-            responses=[responses[row] for row in rows],
-            limit=limit,
-            ways=config.too_long,
-        )
-        rejects += too_long
-        if group.rows:
-            groups.append(group)
-    return groups, rejects
-
-
-def _response_ids(batch: pa.Table, text: Text) -> list[TokenIds]:
-    """Token ids of each response: as they were sampled, else of its text."""
-    ids_by_row: list[TokenIds | None] = batch["response_ids"].to_pylist()
-    unsampled = batch.filter(pc.is_null(batch["response_ids"]))
-    tokenised = iter(text.responses(unsampled["text"].to_pylist()))
-    result: list[TokenIds] = []
-    for ids in ids_by_row:
-        if ids is None:
-            ids = next(tokenised)
-        result.append(ids)
-    return result
-
-
-def _rows_by_prompt(batch: pa.Table) -> list[list[int]]:
-    """The rows of each prompt, which follow one another in the batch."""
-    prompt_ids = batch["prompt_id"].to_pylist()
-    rows_by_prompt: list[list[int]] = []
-    for _, rows in itertools.groupby(range(len(batch)), key=prompt_ids.__getitem__):
-        rows_by_prompt.append(list(rows))
-    return rows_by_prompt
-
-
-def _messages(batch: pa.Table, rows_by_prompt: Sequence[Sequence[int]]) -> list[Messages]:
-    """The messages of each prompt."""
-    first_rows = [rows[0] for rows in rows_by_prompt]
-    messages: list[Messages] = batch["messages"].take(pa.array(first_rows)).to_pylist()
-    return messages
-
-
-def _in_context(messages: Messages, context: str, config: Logprobs) -> Messages:
-    """A prompt's messages in a context."""
-    if context == "plain":
-        return messages
-    quality_prompt = quality_text(config.quality_prompt)
-    return under(messages, quality_prompt, config.quality_place)
-
-
-def _rejects_of_prompt(rows: Sequence[int], refusals: Sequence[Reject]) -> list[Reject]:
-    """A reject for each response to a prompt; `refusals` are those of the prompt's contexts."""
-    # That the template refuses the messages says more than that they give no tokens.
-    refusal = min(refusals, key=lambda one: one.reason != "template")
-    return [replace(refusal, row=row) for row in rows]
-
-
 STAGE = Stage(
     name="logprobs",
-    version=3,
+    version=4,
     reads=("prompts", "responses"),
     writes=("logprobs", "rejects"),
     query=queries.used_responses("text", "response_ids"),

@@ -228,7 +228,7 @@ def _counts(responses: list[Response], rejects: int) -> dict[str, int]:
 
 STAGE = Stage(
     name="rewrite",
-    version=1,
+    version=2,
     reads=("prompts", "responses", "scores"),
     writes=("responses", "rejects"),
     query=query,

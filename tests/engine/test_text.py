@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken
 
 from engine.text import TemplateError, Text
+from engine.text.typed import TypedTokens
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -36,7 +37,7 @@ def user(text):
 
 def test_one_bos_and_one_eos(plain):
     (prompt,) = plain.prompts([user("what is it?")])
-    (response,) = plain.responses(["the fox"])
+    ((response,),) = plain.responses([user("what is it?")], [["the fox"]])
     assert prompt.count(0) == 1 and prompt[0] == 0
     assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
 
@@ -51,7 +52,7 @@ def test_no_bos_where_the_tokenizer_adds_none(byte_tokenizer, tmp_path):
 def test_no_merge_crosses_the_border(plain):
     """The answer follows ':\\n', with which 'the' never merges, although it might if both were one text."""
     (prompt,) = plain.prompts([user("x")])
-    (response,) = plain.responses(["the answer"])
+    ((response,),) = plain.responses([user("x")], [["the answer"]])
     assert plain.tokenizer.decode(prompt).endswith("Assistant:\n")
     assert plain.tokenizer.decode(response[:-1]) == "the answer"
     assert plain.tokenizer("the answer", add_special_tokens=False).input_ids == response[:-1]
@@ -62,7 +63,7 @@ def test_special_tokens_typed_by_a_user_stay_text(plain, content):
     (prompt,) = plain.prompts([user(content)])
     assert prompt.count(0) == 1 and prompt.count(1) == 0
     assert plain.tokenizer.decode(prompt[1:]) == f"User:\n{content}\n\nAssistant:\n"
-    (response,) = plain.responses([content])
+    ((response,),) = plain.responses([user(content)], [[content]])
     assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
 
 
@@ -83,11 +84,40 @@ def test_markers_without_a_name_are_special_too(byte_tokenizer, tmp_path):
     byte_tokenizer.add_tokens([AddedToken(token, special=True) for token in ("<|start|>", "<|stop|>")])
     byte_tokenizer.save_pretrained(tmp_path)
     start, stop = byte_tokenizer.convert_tokens_to_ids(["<|start|>", "<|stop|>"])
-    text = Text(tmp_path, "{% for m in messages %}<|start|>{{ m.role }}<|stop|>{{ m.content }}{% endfor %}")
+    turns = "{% for m in messages %}<|start|>{{ m.role }}<|stop|>{{ m.content }}{% endfor %}"
+    text = Text(tmp_path, turns + "{% if add_generation_prompt %}!{% endif %}")
     for content in ("hi<|start|>system", "hi </s>", "a<|stop|>b<|start|></s>"):
         (ids,) = text.prompts([user(content)])
         assert ids.count(start) == ids.count(stop) == 1 and 1 not in ids
-        assert text.tokenizer.decode(ids) == f"<|start|>user<|stop|>{content}"
+        assert text.tokenizer.decode(ids) == f"<|start|>user<|stop|>{content}!"
+
+
+def test_a_users_own_private_characters_are_no_stand_ins(chat):
+    """Whatever characters stand in for typed special tokens, the user's own are not taken for them."""
+    for content in ("\ue0000\ue001 <|end|>", "\ue000 \ue0020\ue003 <|end|><|user|>"):
+        (ids,) = chat.prompts([user(content)])
+        inner = ids[1:-1]  # between the template's own markers
+        assert inner == chat.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
+
+
+def test_markers_in_a_response_are_text_or_tokens_as_the_recipe_says(model_path):
+    template = (model_path / "chat_template.jinja").read_text()
+    asked, answered = (
+        [user("x"), [*user("x"), {"role": "assistant", "content": "a<|user|>b"}, *user("y")]],
+        [],
+    )
+    for markers in ("text", "token"):
+        text = Text(model_path, template, markers=markers)
+        marker = text.tokenizer.convert_tokens_to_ids("<|user|>")
+        ((response,), (after,)) = text.responses(asked, [["a<|user|>b"], ["c"]])
+        assert response.count(marker) == (markers == "token")
+        assert text.prompts(asked)[1].count(marker) == 2 + (markers == "token")
+        assert marker not in after
+        ((ended,),) = text.responses([user("x")], [["a<|end|>b"]])
+        answered.append(ended)
+    as_text, as_tokens = answered
+    assert as_text.count(as_text[-1]) == 1
+    assert isinstance(as_tokens, TemplateError) and as_tokens.reason == "end_within"
 
 
 def test_many_typed_markers_take_no_longer_than_many_words(plain):
@@ -98,7 +128,8 @@ def test_many_typed_markers_take_no_longer_than_many_words(plain):
 def test_a_template_is_told_the_recipes_day(byte_tokenizer, tmp_path):
     byte_tokenizer.save_pretrained(tmp_path)
     template = "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ messages[0].content }}"
-    assert Text(tmp_path, template, "2031-02-03")._render(user("x")) == "03 Feb 2031 03 Feb 2031 x"
+    text = Text(tmp_path, template, "2031-02-03")
+    assert text.template.prompt(user("x")) == "03 Feb 2031 03 Feb 2031 x"
 
 
 def test_a_template_that_is_none_is_refused(byte_tokenizer, tmp_path):
@@ -114,7 +145,8 @@ def test_a_guarded_prompt_is_the_plain_one_where_nothing_was_typed(plain):
         {"role": "assistant", "content": "the fox"},
         *user("quick brown"),
     ]
-    assert plain._guarded_ids(messages) == plain.prompts([messages])[0]
+    typed = TypedTokens(plain._tokens.special, ["nothing"])
+    assert plain._tokens.guarded(plain.template.prompt(messages), typed) == plain.prompts([messages])[0]
 
 
 def test_a_template_that_refuses_is_a_reject_not_an_end(byte_tokenizer, tmp_path):
@@ -137,7 +169,7 @@ def test_the_turn_ends_with_what_the_template_ends_it(byte_tokenizer, tmp_path):
     end = byte_tokenizer.convert_tokens_to_ids("<|im_end|>")
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [1, {end}]}}')
     text = Text(tmp_path, "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}")
-    assert text.responses(["fox"])[0][-1] == end
+    assert text.responses([user("x")], [["fox"]])[0][0][-1] == end
 
 
 def test_a_tokenizer_without_eos_is_refused(byte_tokenizer, tmp_path):
@@ -157,7 +189,8 @@ def test_threads_do_not_give_each_others_ids(model_path):
     prompts = [user(f"question {n}") for n in range(200)]
     texts = [f"answer <|user|> {n}" for n in range(200)]
     prompts_alone = text.prompts(prompts)
-    responses_alone = text.responses(texts)
+    one_each = [[each] for each in texts]
+    responses_alone = text.responses(prompts, one_each)
     wrong = []
     stop = threading.Event()
 
@@ -168,7 +201,7 @@ def test_threads_do_not_give_each_others_ids(model_path):
 
     def tokenise_responses():
         while not stop.is_set():
-            if text.responses(texts) != responses_alone:
+            if text.responses(prompts, one_each) != responses_alone:
                 wrong.append("responses")
 
     threads = [

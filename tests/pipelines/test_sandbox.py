@@ -137,16 +137,10 @@ def test_the_quality_prompt_raises_what_is_right(hf):
     for number in range(60):
         found = world.problem(draw)
         right = bool(number % 2)
-        (response,) = hf.text.responses(
-            [
-                world.write(
-                    found,
-                    found.steps() if right else world.careless(found, draw),
-                    draw.randrange(world.MANNERS),
-                )
-            ]
-        )
+        steps = found.steps() if right else world.careless(found, draw)
         messages = [{"role": "user", "content": str(found)}]
+        written = world.write(found, steps, draw.randrange(world.MANNERS))
+        ((response,),) = hf.text.responses([messages], [[written]])
         plain, quality = hf.logprobs(
             hf.text.prompts([messages, under(messages, quality_text("quality"))]), [[response], [response]]
         )

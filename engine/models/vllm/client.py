@@ -43,8 +43,7 @@ class VLLM:
     @functools.cached_property
     def text(self) -> Text:
         """Its tokenizer and template."""
-        identity = self._model.identity
-        return Text(identity.path, identity.template_text, self._model.spec.config.date)
+        return self._model.open_text()
 
     def start(self) -> "VLLM":
         """Start the engine, so that it loads while the first requests are being made."""

@@ -1,0 +1,269 @@
+"""Text to token ids and back: the only place where either is made from the other.
+
+- A prompt is rendered by the chat template up to where the assistant speaks; a response is what the template
+  puts after that for the whole dialogue, up to the end of the turn.
+- Both are joined as ids: no token spans the border, the template alone decides on BOS, and a response ends
+  exactly once.
+- Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.text.template import Messages, Template, TemplateError
+from engine.text.tokens import Tokens
+from engine.text.typed import TypedTokens
+from schemas.errors import UserError
+
+__all__ = ["Messages", "TemplateError", "Text"]
+
+TokenIds = list[int]
+
+
+class Text:
+    """Token ids of prompts and responses for one tokenizer and one chat template.
+
+    `end_id`: the token that ends a response: what the template puts after an assistant's turn, else EOS.
+    `stop_ids`: it, and all others at which sampling stops."""
+
+    def __init__(
+        self,
+        path: Path,
+        template: str,
+        date: str = "2024-07-26",
+        arguments: Mapping[str, Any] | None = None,
+        markers: str = "text",
+    ):
+        """`date` (YYYY-MM-DD) is today for a template that asks for it, `arguments` are its own variables.
+
+        `markers`: what a special token inside an assistant's text is: `text`, or `token`. Raises UserError
+        if the tokenizer in `path` or the template cannot work at all."""
+        self._tokens = Tokens(path)
+        self.tokenizer = self._tokens.tokenizer
+        self._markers_are_tokens = markers == "token"
+        today = datetime.date.fromisoformat(date)
+        try:
+            self.template = Template(self.tokenizer, template, today, arguments or {}, self._tokens.adds_bos)
+        except UserError as error:
+            raise UserError(
+                f"the chat template of {path} is no template: {error}; give another by model.chat_template"
+            ) from None
+        self._turn_end = self._end_of_turn()
+        self.stop_ids = _stop_ids(path, self.tokenizer.eos_token_id)
+        self.end_id = self._end_id(path)
+        self.stop_ids.add(self.end_id)
+
+    def prompts(self, prompts: Sequence[Messages]) -> list[TokenIds | TemplateError]:
+        """Token ids of each prompt, up to where the assistant's turn begins; or why it cannot be rendered."""
+        return self.openings(prompts, [None] * len(prompts))
+
+    def openings(
+        self, prompts: Sequence[Messages], begun: Sequence[str | None]
+    ) -> list[TokenIds | TemplateError]:
+        """Token ids of each prompt up to the assistant's text, and of the beginning of that text.
+
+        None for the beginning: up to where the assistant's turn begins, as `prompts`."""
+        result: list[TokenIds | TemplateError] = []
+        plain: list[str] = []
+        places: list[int] = []
+        for place, (messages, beginning) in enumerate(zip(prompts, begun, strict=True)):
+            typed = self._typed(messages)
+            try:
+                rendered = self._opening(self._hidden(messages, typed), beginning)
+            except TemplateError as error:
+                result.append(error)
+                continue
+            if typed is None:
+                # Tokenised below, all in one call.
+                result.append([])
+                plain.append(rendered)
+                places.append(place)
+            else:
+                result.append(self._tokens.guarded(rendered, typed))
+        for place, ids in zip(places, self._tokens.ids_of_all(plain), strict=True):
+            result[place] = ids
+        return result
+
+    def responses(
+        self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]]
+    ) -> list[list[TokenIds | TemplateError]]:
+        """For each prompt the token ids of its responses, with `end_id` at the end.
+
+        A TemplateError where a prompt or the dialogue with a response cannot be rendered as they are."""
+        result: list[list[TokenIds | TemplateError]] = []
+        plain: list[tuple[str, str]] = []
+        places: list[tuple[int, int]] = []
+        for messages, texts in zip(prompts, responses, strict=True):
+            of_prompt: list[TokenIds | TemplateError] = []
+            result.append(of_prompt)
+            prompt = None
+            for text in texts:
+                typed = self._typed(messages, text)
+                try:
+                    hidden = self._hidden(messages, typed)
+                    if prompt is None or typed is not None:
+                        prompt = self.template.prompt(hidden)
+                    turn = self._turn(hidden, prompt, text, typed)
+                except TemplateError as error:
+                    of_prompt.append(error)
+                    continue
+                if typed is None:
+                    places.append((len(result) - 1, len(of_prompt)))
+                    of_prompt.append([])
+                    plain.append((prompt, turn))
+                else:
+                    of_prompt.append(self._ended(self._tokens.guarded_continuation(prompt, turn, typed)))
+                    prompt = None  # it has stand-ins
+        for (row, column), ids in zip(places, self._tokens.continuations(plain), strict=True):
+            result[row][column] = self._ended(ids)
+        return result
+
+    def ids(self, text: str) -> TokenIds:
+        """Token ids of a text, nothing added. What looks like a special token is one."""
+        return self._tokens.ids(text)
+
+    @property
+    def template_ends_turns(self) -> bool:
+        """False if the template puts no token after an assistant's turn, so that EOS is put there."""
+        return bool(self._turn_end)
+
+    def continuation(self, text: str, more: str) -> TokenIds:
+        """The token ids of `more` as they follow those of `text`."""
+        return self._tokens.continuations([(text, more)])[0]
+
+    def has_special_tokens(self, text: str) -> bool:
+        """True if a special token stands, as text, in the text."""
+        return self._tokens.has_special(text)
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of sampled responses, without the token that ended them or any other special one."""
+        if not rows:
+            return []
+        return self.tokenizer.batch_decode(
+            [list(row) for row in rows],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def single_ids(self, word: str) -> list[int]:
+        """Every token that alone can say this word at the beginning of a model's answer.
+
+        Raises UserError if there is none, because the word takes several tokens.
+        """
+        spellings = [self._tokens.ids(word), self._tokens.ids(" " + word)]
+        # Also after a line's end: there, tokenizers that put a space in front of every text put none.
+        line_end = self._tokens.ids("\n")
+        after_line_end = self._tokens.ids("\n" + word)
+        if after_line_end[: len(line_end)] == line_end:
+            spellings.append(after_line_end[len(line_end) :])
+        single_ids = {ids[0] for ids in spellings if len(ids) == 1}
+        if not single_ids:
+            raise UserError(
+                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: "
+                "a judge's answer is read from the probabilities of single tokens; "
+                "change [judge] low and high"
+            )
+        return sorted(single_ids)
+
+    def remarks(self) -> list[str]:
+        """What a user should know of how this template and tokenizer are read, each as a line."""
+        lines = [f"responses end with {self.tokenizer.convert_ids_to_tokens(self.end_id)} ({self.end_id})"]
+        header = self.template.borders.header
+        if header:
+            lines.append(
+                f"the chat template has no generation prompt: prompts end with {header!r}, "
+                "which it puts before a response"
+            )
+        if self.template.wants_parts:
+            lines.append("the chat template takes contents as parts: texts are given as [{type: text}]")
+        return lines
+
+    def _typed(self, messages: Messages, response: str | None = None) -> TypedTokens | None:
+        """Hides the special tokens that stand in the messages and in the response; None if there are none."""
+        if self._tokens.special is None:
+            return None
+        texts = [message["content"] for message in messages if self._is_guarded(message["role"])]
+        if response is not None and self._is_guarded("assistant"):
+            texts.append(response)
+        if not any(map(self._tokens.has_special, texts)):
+            return None
+        return TypedTokens(self._tokens.special, texts)
+
+    def _is_guarded(self, role: str) -> bool:
+        """True if special tokens in a turn of this role are text."""
+        return role != "assistant" or not self._markers_are_tokens
+
+    def _hidden(self, messages: Messages, typed: TypedTokens | None) -> Messages:
+        """The messages with stand-ins for the special tokens in them."""
+        if typed is None:
+            return messages
+        hidden: list[dict[str, str]] = []
+        for message in messages:
+            if self._is_guarded(message["role"]):
+                message = {**message, "content": typed.hide(message["content"])}
+            hidden.append(message)
+        return hidden
+
+    def _opening(self, messages: Messages, beginning: str | None) -> str:
+        if beginning is None:
+            return self.template.prompt(messages)
+        return self.template.opening(messages) + beginning
+
+    def _turn(self, messages: Messages, prompt: str, response: str, typed: TypedTokens | None) -> str:
+        """What follows the rendered prompt, up to the end of the assistant's turn."""
+        if typed is not None and self._is_guarded("assistant"):
+            response = typed.hide(response)
+        return self.template.response(messages, prompt, response) + self._turn_end
+
+    def _ended(self, ids: TokenIds) -> TokenIds | TemplateError:
+        """A response's ids with the one token that ends it."""
+        if not self._turn_end:
+            ids = [*ids, self.end_id]
+        if self._markers_are_tokens and self.stop_ids.intersection(ids[:-1]):
+            return TemplateError("the response holds a token that ends it before its end", "end_within")
+        return ids
+
+    def _end_of_turn(self) -> str:
+        """What the template puts after an assistant's text, up to its first token that is no plain text.
+
+        Empty where there is none: then EOS ends a response."""
+        end = self.template.borders.end or ""
+        token = self._tokens.added.search(end) if self._tokens.added else None
+        return end[: token.end()] if token else ""
+
+    def _end_id(self, path: Path) -> int:
+        """Raises UserError if neither the template nor the model ends a response."""
+        if self._turn_end:
+            assert self._tokens.added is not None
+            last = list(self._tokens.added.finditer(self._turn_end))[-1]
+            return self._tokens.id_of(last[0])
+        if self.tokenizer.eos_token_id is not None:
+            return int(self.tokenizer.eos_token_id)
+        if self.stop_ids:
+            return min(self.stop_ids)
+        raise UserError(
+            f"the tokenizer in {path} has no EOS token: a response could not be ended; "
+            "set eos_token in its tokenizer_config.json"
+        )
+
+
+def _stop_ids(path: Path, eos: int | None) -> set[int]:
+    """The end tokens of a model folder, from every place that transformers takes them from."""
+    stop_ids: set[int] = set()
+    if eos is not None:
+        stop_ids.add(eos)
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        if not file.exists():
+            continue
+        settings = json.loads(file.read_bytes())
+        for holder in (settings, settings.get("text_config") or {}):
+            ends = holder.get("eos_token_id")
+            if isinstance(ends, int):
+                stop_ids.add(ends)
+            elif isinstance(ends, list):
+                stop_ids.update(ends)
+    return stop_ids

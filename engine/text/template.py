@@ -1,0 +1,244 @@
+"""A chat template: messages to text, with what it says of its own borders.
+
+What is trained must be what the template renders for the whole dialogue. So a response's text is what the
+template puts after the generation prompt (its trimming, its thinking block, its end of turn), and a prompt or
+a response that the template changes into something else is refused, never guessed.
+
+    generation prompt    what the template adds where the assistant is to speak
+    end of turn          what it puts after the assistant's text
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[dict[str, str]]
+# Stands for the assistant's text where the template is asked what it puts around it.
+_MARK = "\ue002response\ue002"
+_EXCERPT = 60  # characters that a message shows
+
+
+class TemplateError(ValueError):
+    """The chat template cannot render these messages as they are. `reason`: the code of a reject."""
+
+    def __init__(self, sentence: str, reason: str = "template"):
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Borders:
+    """What a template puts around the assistant's text.
+
+    `header`: what stands before it and the generation prompt lacks; empty for most templates.
+    `end`: what it puts after it. None where the template refused to be asked."""
+
+    header: str = ""
+    end: str | None = None
+
+
+class Template:
+    """Renders messages. `wants_parts`: contents are given as [{type: text, text}], not as strings."""
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: str,
+        today: date,
+        arguments: Mapping[str, Any],
+        adds_bos: bool,
+    ):
+        """`today`: the day that a template which asks for it is told. `arguments`: variables of the
+        template's own. `adds_bos`: whether the tokenizer itself begins a text with BOS.
+
+        Raises UserError if the template's syntax is wrong."""
+        self._tokenizer = tokenizer
+        tokenizer.chat_template = template
+        self._variables: dict[str, Any] = dict(arguments)
+        if tokenizer.bos_token is not None and not adds_bos:
+            self._variables["unwanted_bos"] = True
+        if "strftime_now" in template:
+            self._variables["strftime_now"] = today.strftime
+        if "date_string" in template:
+            self._variables["date_string"] = today.strftime("%d %b %Y")
+        self.wants_parts = False
+        self.wants_parts = self._needs_parts()
+        self.borders = self._look_at_borders()
+
+    def render(self, messages: Messages, add_generation_prompt: bool) -> str:
+        """The messages as the template renders them. Raises TemplateError if it refuses them."""
+        try:
+            return self._apply(messages, add_generation_prompt)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            what = str(error).strip() or type(error).__name__
+            raise TemplateError(f"the chat template refuses the messages: {what}") from None
+
+    def prompt(self, messages: Messages) -> str:
+        """A prompt up to where the assistant's turn begins.
+
+        Raises TemplateError if the template refuses the messages or drops a part of them."""
+        rendered = self.render(messages, add_generation_prompt=True) + self.borders.header
+        _check_words(messages, rendered)
+        return rendered
+
+    def opening(self, messages: Messages) -> str:
+        """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.
+
+        Raises TemplateError as `prompt` does."""
+        rendered = self.render([*messages, _assistant(_MARK)], add_generation_prompt=False)
+        before, mark, _ = rendered.partition(_MARK)
+        if not mark:
+            raise TemplateError("the chat template does not render the assistant's text", "response_lost")
+        _check_words(messages, before)
+        return before
+
+    def response(self, messages: Messages, prompt: str, response: str) -> str:
+        """What the template puts after `prompt` where the assistant says `response`, without the end of turn.
+
+        `prompt`: as the method `prompt` renders the messages. Raises TemplateError if the dialogue is not
+        rendered as the prompt and then the response."""
+        dialogue = self.render([*messages, _assistant(response)], add_generation_prompt=False)
+        if not dialogue.startswith(prompt):
+            raise _border_error(prompt, dialogue)
+        turn = dialogue[len(prompt) :]
+        end = self.borders.end or ""
+        if not turn.endswith(end):
+            raise TemplateError(
+                f"the chat template ends this response with {turn[-_EXCERPT:]!r}, and others with {end!r}",
+                "template_border",
+            )
+        text = turn.removesuffix(end)
+        if not _holds_response(prompt, text, response):
+            raise TemplateError(
+                f"the chat template drops a part of the response {_excerpt(response)}: it renders "
+                f"{_excerpt(text)}",
+                "response_lost",
+            )
+        return text
+
+    def _apply(self, messages: Messages, add_generation_prompt: bool) -> str:
+        given: list[dict[str, Any]] = []
+        for message in messages:
+            content: Any = message["content"]
+            if self.wants_parts:
+                content = [{"type": "text", "text": content}]
+            given.append({**message, "content": content})
+        rendered = self._tokenizer.apply_chat_template(
+            given,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **self._variables,
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def _needs_parts(self) -> bool:
+        """True if a user's words are rendered only where they are given as parts.
+
+        Raises UserError if the template's syntax is wrong."""
+        asked = [{"role": "user", "content": _MARK}]
+        try:
+            if _MARK in self._apply(asked, add_generation_prompt=True):
+                return False
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{error} (line {error.lineno})") from None
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError):
+            pass  # it may refuse this one prompt and take others
+        self.wants_parts = True
+        try:
+            return _MARK in self.render(asked, add_generation_prompt=True)
+        except TemplateError:
+            return False
+
+    def _look_at_borders(self) -> Borders:
+        """Ask the template with a short dialogue; with a system message where it wants one."""
+        user = {"role": "user", "content": "a"}
+        for asked in ([user], [{"role": "system", "content": "b"}, user]):
+            try:
+                return self._borders_of(asked)
+            except TemplateError:
+                continue
+        return Borders()
+
+    def _borders_of(self, asked: Messages) -> Borders:
+        prompt = self.render(asked, add_generation_prompt=True)
+        dialogue = self.render([*asked, _assistant(_MARK)], add_generation_prompt=False)
+        before, mark, end = dialogue.partition(_MARK)
+        if not mark:
+            return Borders()
+        header = ""
+        ignores_generation_prompt = prompt == self.render(asked, add_generation_prompt=False)
+        if ignores_generation_prompt and before.startswith(prompt):
+            header = before[len(prompt) :]
+            # A mere space before the text is the text's: it belongs into its first token.
+            if not header.strip():
+                header = ""
+        return Borders(header, end)
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def _check_words(messages: Messages, rendered: str) -> None:
+    """Raise TemplateError if the rendering lacks words of a message; white space does not count.
+
+    Of an earlier assistant's turn its thoughts may be missing: templates drop them on purpose."""
+    squeezed = _squeeze(rendered)
+    for message in messages:
+        words = message["content"]
+        if message["role"] == "assistant":
+            words = words.rpartition("</think>")[2]
+        as_json = json.dumps(words, ensure_ascii=False)[1:-1]  # some templates write tool results as JSON
+        if _squeeze(words) not in squeezed and _squeeze(as_json) not in squeezed:
+            raise TemplateError(
+                f"the chat template drops the {message['role']}'s words {_excerpt(words)}", "prompt_lost"
+            )
+
+
+def _holds_response(prompt: str, text: str, response: str) -> bool:
+    """True if `text` holds the response, but for white space and for what the prompt has already begun."""
+    squeezed = _squeeze(text)
+    wanted = _squeeze(response)
+    if wanted in squeezed:
+        return True
+    prompt_end = _squeeze(prompt[-_EXCERPT:])
+    for begun in range(min(len(wanted), len(prompt_end)), 0, -1):
+        if prompt_end.endswith(wanted[:begun]) and squeezed.startswith(wanted[begun:]):
+            return True
+    return False
+
+
+def _border_error(prompt: str, dialogue: str) -> TemplateError:
+    """Why a dialogue is not its prompt and then the response: where the two part."""
+    same = 0
+    for of_prompt, of_dialogue in zip(prompt, dialogue, strict=False):
+        if of_prompt != of_dialogue:
+            break
+        same += 1
+    return TemplateError(
+        "the chat template does not render prompt and response as the prompt and then the response: "
+        f"where the prompt goes on with {_excerpt(prompt[same:])}, the dialogue has "
+        f"{_excerpt(dialogue[same:])}; model.chat_template takes another template",
+        "template_border",
+    )
+
+
+def _squeeze(text: str) -> str:
+    """The text without white space."""
+    return "".join(text.split())
+
+
+def _excerpt(text: str) -> str:
+    if len(text) <= _EXCERPT:
+        return repr(text)
+    return repr(text[:_EXCERPT]) + "…"

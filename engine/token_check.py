@@ -1,0 +1,80 @@
+"""What the token ids of a sample of log-probs show: where caches go wrong, and what is merely worth knowing.
+
+Each dialogue is rendered and tokenised again as one text, as a trainer without a cache would do it, and the
+ids that are trained are compared with that.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.text import Messages, Text
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A row of `logprobs` with what it was made of.
+
+    `messages`: the prompt as it was rendered, None where it was cut or stands under the quality prompt.
+    `response`: the text that was tokenised, None where the ids are a sample's own or were cut."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+    messages: Messages | None
+    response: str | None
+
+
+def count(rows: Sequence[Scored], text: Text) -> dict[str, int]:
+    """How often the ids show each thing.
+
+    `not_as_rendered`: the ids say something else than the template's rendering of the dialogue.
+    `border_merges`: they say the same, but a trainer that tokenises the dialogue as one text would have a
+    token across the border."""
+    bos = text.tokenizer.bos_token_id
+    counts = Counter(
+        bos=0, double_bos=0, eos_at_end=0, eos_within=0, border_merges=0, rendered=0, not_as_rendered=0
+    )
+    for row in rows:
+        prompt = list(row.prompt_ids)
+        response = list(row.response_ids)
+        if bos is not None:
+            counts["bos"] += prompt[:1] == [bos]
+            counts["double_bos"] += prompt[:2] == [bos, bos]
+        counts["eos_at_end"] += response[-1] in text.stop_ids
+        counts["eos_within"] += any(token in text.stop_ids for token in response[:-1])
+        verdict = _verdict(row, text)
+        if verdict:
+            counts["rendered"] += 1
+            counts[verdict] += 1
+    del counts["as_rendered"]
+    return dict(counts)
+
+
+def _verdict(row: Scored, text: Text) -> str | None:
+    """`as_rendered`, `border_merges` or `not_as_rendered`; None where there is nothing to compare with.
+
+    A special token that a user typed is text in ours and would be special in the rendering tokenised."""
+    if row.messages is None:
+        return None
+    words = [message["content"] for message in row.messages]
+    if row.response is not None:
+        words.append(row.response)
+    if any(map(text.has_special_tokens, words)):
+        return None
+    trained = list(row.prompt_ids)
+    if row.response is None:
+        rendered = text.template.prompt(row.messages)
+        whole = text.ids(rendered)
+        return "as_rendered" if whole == trained else "not_as_rendered"
+    trained += row.response_ids
+    if not text.template_ends_turns:
+        trained.pop()  # EOS, of which the template knows nothing
+    answered = [*row.messages, {"role": "assistant", "content": row.response}]
+    rendered = text.template.render(answered, add_generation_prompt=False)
+    whole = text.ids(rendered)
+    if whole[: len(trained)] == trained:
+        return "as_rendered"
+    tokenizer = text.tokenizer
+    if tokenizer.decode(whole).startswith(tokenizer.decode(trained)):
+        return "border_merges"
+    return "not_as_rendered"
