@@ -17,6 +17,7 @@ from engine import sql
 from engine.models import Model
 from engine.plan import Run, made_from, marker_if_up_to_date
 from engine.stage import Made, Scanned, Stage
+from engine.usable import check_shard
 from schemas.manifest import (
     MANIFEST,
     File,
@@ -57,6 +58,7 @@ def make(
             if stage not in stages:
                 return
             made = compute(run, stage, shard, open_model)
+            check_shard(run, stage, made)
             marker = _commit(run.folder(stage), shard, made, above)
             done(stage, marker)
         digests[stage.name] = marker.digest

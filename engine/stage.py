@@ -115,5 +115,8 @@ class Stage(Generic[Config]):
     scan: Callable[[Config, Facts], Iterator[Scanned]] | None = None
     # (config, the recipe's [model]) -> the model that it opens.
     model: Callable[[Config, sections.Model], ModelSpec] | None = None
+    # (tables, config) -> why rows that it made cannot be used, with what a model said and what to change; for
+    # a stage that may make rows of which none serves.
+    explain: Callable[[Mapping[str, pa.Table], Config], str] | None = None
     # True if it looks at the identity of the recipe's [model].
     compares_with_reference: bool = False

@@ -16,9 +16,17 @@ class UserError(ValueError):
     Our own mistakes are `assert`s. `shared`: every rank of a training run raises the same, so one of them
     says it."""
 
+    exit_status = 1
+
     def __init__(self, message: str, shared: bool = False):
         super().__init__(message)
         self.shared = shared
+
+
+class NothingMade(UserError):
+    """A run, or a stage of it, made nothing that can be used, though nothing was wrong with the recipe."""
+
+    exit_status = 3
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -32,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def exit_on_user_error(kept: str) -> Iterator[None]:
-    """At the edge of a command: print a UserError as one sentence and exit with 1.
+    """At the edge of a command: print a UserError as one sentence and exit with 1, or 3 for NothingMade.
 
     Ctrl-C says what is `kept` and exits with 130. An error of the system (a full disk, a missing folder) is
     printed in its own words. Anything else is our mistake and keeps its traceback."""
@@ -40,7 +48,7 @@ def exit_on_user_error(kept: str) -> Iterator[None]:
         yield
     except UserError as error:
         _print_of_rank(error)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print(f"\nstopped; {kept}", file=sys.stderr)
         sys.exit(130)

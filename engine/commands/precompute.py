@@ -70,6 +70,7 @@ def precompute(
     where: str | Path | Store, recipe: Recipe, workers: int, executor: str = executors.DEFAULT
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
+    from engine import outcome
     from engine.make import finish, finished
     from engine.plan import missing, opened, plan
 
@@ -77,7 +78,7 @@ def precompute(
     with opened(run):
         gaps = missing(run)
         if gaps:
-            _announce(run)
+            _announce(run, gaps)
             _make(run, gaps, workers, executor)
         manifests = finish(run) if gaps else finished(run)
     if not gaps:
@@ -85,6 +86,7 @@ def precompute(
             f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there"
         )
     _print_totals(run, manifests)
+    outcome.check(run, manifests)
 
 
 class Bar:
@@ -154,8 +156,9 @@ class _ShardBar:
         self._bar.close()
 
 
-def _announce(run: "Run") -> None:
+def _announce(run: "Run", gaps: "Gaps") -> None:
     """Print which model makes what, what is there, and why folders of other settings do not serve."""
+    from engine import preflight
     from engine.executors.phases import phases
     from engine.plan import what_changed
 
@@ -165,6 +168,8 @@ def _announce(run: "Run") -> None:
             config = phase.model.spec.config
             backend = "vLLM" if phase.uses_vllm else "transformers"
             click.echo(f"{names}: {config.name} on {backend}, {config.dtype}")
+    for remark in preflight.remarks(run, gaps):
+        click.echo(remark)
     for stage in run.stages:
         folder = run.folder(stage)
         made = len(marker_names(folder))

@@ -9,11 +9,13 @@
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine import queries
 from engine.ids import content_id
@@ -23,6 +25,7 @@ from engine.questions import Answer, Asker
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages
+from engine.wording import some_words
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Judge
@@ -229,6 +232,19 @@ def _comparison(a: _Response, b: _Response, a_first: Answer, b_first: Answer) ->
     return common | score_of_a, common | score_of_b
 
 
+def explain(tables: Mapping[str, pa.Table], config: Judge) -> str:
+    """Why there is no mark, with some of what the judge said in place of one."""
+    scores = tables["scores"]
+    mass = pc.mean(scores["mass"]).as_py() or 0.0
+    unscored = scores.filter(pc.is_null(scores["score"]))
+    return (
+        f"the marks' probability is {mass:.2g} on average, below judge.min_mass = {config.min_mass:g}. "
+        f"The judge said, for example, {some_words(unscored['answer'].to_pylist())}. Begin its answer for it "
+        "({% set answer %}…{% endset %} in the file of judge.rating_prompt or judge.pairwise_prompt), ask "
+        "another model (judge.model), or lower judge.min_mass"
+    )
+
+
 STAGE = Stage(
     name="judge",
     version=2,
@@ -238,4 +254,5 @@ STAGE = Stage(
     fn=make,
     facts=facts,
     model=model_spec,
+    explain=explain,
 )

@@ -23,6 +23,7 @@ from engine.models.spec import ModelSpec, spec_of
 from engine.rejects import fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages, Text
+from engine.wording import counted, some_words
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Rewrite
@@ -226,6 +227,16 @@ def _counts(responses: list[Response], rejects: int) -> dict[str, int]:
     return counts
 
 
+def explain(tables: Mapping[str, pa.Table], config: Rewrite) -> str:
+    """Why no rewrite can serve, with some of them."""
+    responses = tables["responses"]
+    return (
+        f"{counted(responses['fallback'])}. The model wrote, for example, "
+        f"{some_words(responses['text'].to_pylist())}. Ask in another way (rewrite.prompt), ask another "
+        "model (rewrite.model), or change rewrite.max_tokens or rewrite.too_far"
+    )
+
+
 STAGE = Stage(
     name="rewrite",
     version=2,
@@ -236,5 +247,6 @@ STAGE = Stage(
     facts=facts,
     variables=choice.variables,
     model=model_spec,
+    explain=explain,
     compares_with_reference=True,
 )

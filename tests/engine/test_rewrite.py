@@ -172,7 +172,8 @@ def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):
     prompts.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(5, 24)))
     recipe.write_text(
         "[model]\n[prompts]\nshards = 3\n[generate]\nn = 3\nmax_tokens = 24\n"
-        "[judge]\nkinds = ['rating', 'pairwise']\nmin_mass = 0.0\n[rewrite]\nmax_tokens = 20\n"
+        "[judge]\nkinds = ['rating', 'pairwise']\nmin_mass = 0.0\n[rewrite]\nmax_tokens = 250\n"
+        "temperature = 1.0\ntoo_far = 999.0\n"
         "[check]\nfunction = 'pipelines.sandbox.world:reward'\n"
         "[logprobs]\ncontexts = ['plain', 'quality']\n[prompt_gain]\n"
         "[pairs]\nchoose = 'rewritten_vs_parent'\n"

@@ -1,0 +1,79 @@
+"""What came of a run: nothing made is not success.
+
+The stages are looked at in their order; the first that made nothing it could use is where all was lost, and
+its rejects and counts say why.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from engine.make import read_file
+from engine.plan import Run
+from engine.stage import Stage
+from engine.usable import usable
+from engine.wording import counted
+from schemas.errors import NothingMade
+from schemas.manifest import read_markers
+from schemas.tables import TABLES
+
+_RESPONSES = "responses"
+_SKIPPED = "skipped_"
+
+
+def check(run: Run, manifests: Mapping[str, dict[str, Any]]) -> None:
+    """Raise NothingMade where a stage made nothing that can be used out of something.
+
+    A section that brings no responses is fine where another makes some."""
+    responses = sum(manifest["rows"].get(_RESPONSES, 0) for manifest in manifests.values())
+    for stage in run.stages:
+        manifest = manifests[stage.name]
+        if usable(manifest["rows"], manifest["counts"]):
+            continue
+        if stage.writes[0] == _RESPONSES and stage.explain is None and responses:
+            continue
+        raise NothingMade(f"nothing was made: {_why(run, stage, manifest)}")
+
+
+def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
+    """Where everything was lost, and by what."""
+    counts: Mapping[str, int] = manifest["counts"]
+    if stage.scan and not counts.get("rows_in"):
+        return "the input has no rows; look at prompts.source"
+    name = f"[{stage.name}]"
+    reasons: list[str] = []
+    example = ""
+    rejects = _rows(run, stage, "rejects")
+    if len(rejects):
+        reasons.append(counted(rejects["reason"]))
+        example = f", such as {_place(rejects)}: {rejects['detail'][0].as_py()}"
+    for count_name, count in counts.items():
+        if count_name.startswith(_SKIPPED):
+            reasons.append(f"{count_name.removeprefix(_SKIPPED)} {count:,}")
+    if reasons:
+        return f"{name} left everything out ({', '.join(reasons)}){example}"
+    if stage.explain is not None and sum(manifest["rows"].values()):
+        tables = {table: _rows(run, stage, table) for table in stage.writes}
+        return f"no row of {name} can be used: {stage.explain(tables, run.config(stage))}"
+    return f"{name} made no rows of what the sections above it made"
+
+
+def _rows(run: Run, stage: Stage, table: str) -> pa.Table:
+    """All rows of a table that a stage made."""
+    folder = run.folder(stage)
+    parts = [TABLES[table].empty_table()]
+    for marker in read_markers(folder):
+        for file in marker.files:
+            if file.table == table:
+                parts.append(read_file(folder, file))
+    return pa.concat_tables(parts)
+
+
+def _place(rejects: pa.Table) -> str:
+    """Where the first reject came from."""
+    file = rejects["file"][0].as_py()
+    line = rejects["line"][0].as_py()
+    if file is None:
+        return "the first"
+    return f"{file} line {line}"
