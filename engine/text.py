@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from engine.tokenizer import load_tokenizer
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -256,14 +257,7 @@ class _TypedSpecialTokens:
 
 def _load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer in a folder. Raises UserError if it does not load."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}"
-        ) from None
+    return load_tokenizer(path)
 
 
 def _special_tokens_pattern(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | None:

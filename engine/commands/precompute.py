@@ -68,6 +68,7 @@ def precompute(
     with opened(run):
         gaps = missing(run)
         if gaps:
+            _check_tokenizers(run, gaps)
             _announce(run)
             _make(run, gaps, workers, executor)
         manifests = finish(run) if gaps else finished(run)
@@ -143,6 +144,18 @@ class _ShardBar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _check_tokenizers(run: "Run", gaps: "Gaps") -> None:
+    """Raise UserError, before any work, where the tokenizer of a model that is to work does not fit it."""
+    from engine.tokenizer import check_tokenizer
+
+    to_make: set[str] = set()
+    for stages in gaps.values():
+        to_make.update(stage.name for stage in stages)
+    models = [model for name, model in run.models.items() if name in to_make]
+    for identity in dict.fromkeys(model.identity for model in models):
+        check_tokenizer(identity)
 
 
 def _announce(run: "Run") -> None:
