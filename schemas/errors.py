@@ -29,8 +29,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     from rapidfuzz.distance import OSA
 
     known = sorted(known)
-    ranked = [(OSA.normalized_similarity(word.lower(), name.lower()), name) for name in known]
-    likeness, nearest = max(ranked, default=(0.0, ""))
+    ranked: list[tuple[float, int, str]] = []
+    for name in known:
+        likeness = OSA.normalized_similarity(word.lower(), name.lower())
+        ranked.append((likeness, -len(name), name))  # of words that are equally near a shorter one
+    likeness, _, nearest = max(ranked, default=(0.0, 0, ""))
     if likeness >= _NEAR:
         return f"did you mean '{nearest}'?"
     return f"known are: {', '.join(known) or 'none'}"

@@ -47,6 +47,8 @@ _BESIDE_VOCABULARIES = (
     "special_tokens_map.json",
     "target.spm",
     "vocab-tgt.json",
+    "target_vocab.json",
+    "normalizer.json",
     "bpe.codes",
     "byte_maps.json",
     "dict.txt",
