@@ -12,7 +12,7 @@ from schemas.errors import UserError
 from schemas.model_files import TOKENIZER_CONFIG, check_is_content, read_json
 
 _JINJA = "chat_template.jinja"
-_MORE = "additional_chat_templates"
+MORE_TEMPLATES = "additional_chat_templates"
 _OF_PROCESSOR = "chat_template.json"
 _DEFAULT = "default"
 _REMEDY = "name a .jinja file by model.chat_template"
@@ -46,8 +46,9 @@ def own_template(path: Path) -> str | None:
             if found:
                 continue  # it adds to the template of the place before
             names = ", ".join(sorted(named))
+            where = MORE_TEMPLATES if place == _JINJA else place
             raise UserError(
-                f"{path} has chat templates in {place.replace(_JINJA, _MORE)} and none of them is called "
+                f"{path} has chat templates in {where} and none of them is called "
                 f"default: {names}; {_REMEDY} (copy the one that is meant)"
             )
         found[place] = named[_DEFAULT]
@@ -73,12 +74,12 @@ def _of_jinja_files(path: Path) -> dict[str, str]:
     named: dict[str, str] = {}
     if (path / _JINJA).exists():
         named[_DEFAULT] = read_template(path / _JINJA)
-    for file in sorted((path / _MORE).glob("*.jinja")):
+    for file in sorted((path / MORE_TEMPLATES).glob("*.jinja")):
         text = read_template(file)
         if file.stem == _DEFAULT and _as_rendered(named.get(_DEFAULT, text)) != _as_rendered(text):
             raise UserError(
-                f"{path} has two different chat templates, in {_JINJA} and in {_MORE}/{file.name}: which is "
-                f"meant cannot be known; remove one, or {_REMEDY}"
+                f"{path} has two different chat templates, in {_JINJA} and in {MORE_TEMPLATES}/{file.name}: "
+                f"which is meant cannot be known; remove one, or {_REMEDY}"
             )
         named.setdefault(file.stem, text)
     return named
