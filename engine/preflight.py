@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from engine.executors.phases import Gaps, phases
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
+from engine.tokenizer import check_tokenizer
 
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
@@ -15,9 +16,15 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
     lines: list[str] = []
     for model in _models_with_work(run, gaps):
         text = model.open_text()
-        name = model.spec.config.name
-        for remark in text.remarks():
-            line = f"{name}: {remark}"
+        check_tokenizer(text.tokenizer, model.identity)
+        said = text.remarks()
+        if model.identity.template_source == "plain":
+            template = model.spec.config.template
+            said.append(
+                f"the model has no chat template: prompts are rendered by model.template = {template}"
+            )
+        for remark in said:
+            line = f"{model.spec.config.name}: {remark}"
             if line not in lines:
                 lines.append(line)
     return lines

@@ -5,38 +5,45 @@ Digests of the (large) weight files are remembered by size and time of change, s
 milliseconds.
 """
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from schemas.chat_template import own_template, read_template
 from schemas.digest import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.model_checks import checked_config, checked_weight_files
+from schemas.model_files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    PROCESSOR_FILES,
+    TOKENIZER_CONFIG,
+    read_json,
+    tokenizer_files,
+    weight_files,
+)
 from schemas.sections import Model
 
 _log = logging.getLogger("prefmill")
 _LARGE = 2_000_000_000  # bytes that take long enough to read for a user to wonder
 # What transformers writes of its own accord and what changes no number.
 _IDLE_CONFIG = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.spm", "*.codes", "*.tokenizer")
+# Where the template comes from: the recipe's model.chat_template, the model's folder, or, for a model that
+# has none, the recipe's model.template.
+TemplateSource = Literal["recipe", "model", "plain"]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A model folder and the digests of what is in it.
+    """A model folder and the digests of what is opened of it (schemas/model_files.py).
 
-    `positions` is the longest sequence that the model was made for, 0 where it has no such limit."""
+    `template_source`: where `template_text` comes from: the recipe's model.chat_template, the model's own
+    folder, or, for a model that has none, the recipe's model.template (`plain`). `positions` is the longest
+    sequence that the model was made for, 0 where it has no such limit."""
 
     path: Path
     weights: str
@@ -44,6 +51,7 @@ class Identity:
     tokenizer: str
     template: str
     template_text: str
+    template_source: TemplateSource
     positions: int
 
     def facts(self) -> dict[str, str]:
@@ -83,18 +91,23 @@ def resolve(model: Model) -> Path:
 
 
 def identify(model: Model) -> Identity:
-    """The digests of a model. Raises UserError if its folder is not a whole safetensors model."""
+    """The digests of a model.
+
+    Raises UserError if its folder is not a whole safetensors model of a kind that is known here, or can be
+    read as more than one."""
     path = resolve(model)
-    template = _template_text(model, path)
+    weights = weights_digest(path)
+    template, source = _template(model, path)
     asks_for_date = "strftime_now" in template or "date_string" in template
     return Identity(
         path=path,
-        weights=weights_digest(path),
+        weights=weights,
         config=config_digest(path),
         tokenizer=_tokenizer_digest(path),
         # A template that asks for the date is told the recipe's: only then do the ids depend on it.
         template=fingerprint([template, model.date if asks_for_date else None]),
         template_text=template,
+        template_source=source,
         positions=_positions(path),
     )
 
@@ -117,12 +130,11 @@ def check_unchanged(model: Model, planned: Mapping[str, Any] | None) -> None:
 
 
 def weights_digest(path: Path) -> str:
-    """Digest over the names and contents of a folder's weight files. Raises UserError if it has none."""
-    files = _weight_files(path)
-    if not files:
-        other = _other_weights(path)
-        remedy = f" (only {other}, which can hold code: convert it)" if other else ""
-        raise UserError(f"{path} has no model.safetensors{remedy}")
+    """Digest over the names and contents of a folder's weight files.
+
+    Raises UserError if it has none, or if they are not those of a model that can be used here."""
+    weight_files(path)  # says first that a folder is an adapter, or holds no weights at all
+    files = checked_weight_files(path, checked_config(path))
     unread_bytes = 0
     for file in files:
         if not is_remembered(file):
@@ -136,77 +148,48 @@ def weights_digest(path: Path) -> str:
 
 def config_digest(path: Path) -> str:
     """Digest of config.json without what changes no number. Raises UserError if there is none."""
-    if not (path / "config.json").exists():
-        raise UserError(f"{path} has no config.json: it is not a model folder in Hugging Face form")
-    return fingerprint(_without(_json(path / "config.json"), _IDLE_CONFIG))
+    config = _without(checked_config(path), _IDLE_CONFIG)
+    processors: dict[str, str] = {}
+    for name in PROCESSOR_FILES:
+        if (path / name).is_file():
+            processors[name] = content_digest(path / name)
+    # A model of text alone has none, and keeps the digest that it had before they were looked at.
+    return fingerprint([config, processors] if processors else config)
 
 
 def _without(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON file of the model's folder; empty where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    return value
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """The files that hold a model's weights: those that its index names, or the one.
-
-    What else is beside them (an optimizer) is not the model."""
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
-        single = path / "model.safetensors"
-        return [single] if single.exists() else []
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
-    for name in names:
-        if not (path / name).exists():
-            raise UserError(f"{path} is not whole: its index names {name}, which is not there")
-    return [path / name for name in names]
-
-
-def _other_weights(path: Path) -> str | None:
-    """The name of a file with weights in a form that is not read here."""
-    for pattern in ("*.bin", "*.pt", "*.pth"):
-        for file in path.glob(pattern):
-            return file.name
-    return None
-
-
 def _tokenizer_digest(path: Path) -> str:
-    digests: dict[str, str] = {}
-    for name in _TOKENIZER_FILES:
-        if (path / name).exists():
-            digests[name] = content_digest(path / name)
-    if not digests:
-        raise UserError(f"{path} has no tokenizer.json (nor tokenizer.model or vocab.json)")
-    settings = _without(_json(path / "tokenizer_config.json"), ("chat_template", "name_or_path"))
+    digests = {name: content_digest(path / name) for name in tokenizer_files(path)}
+    settings = _without(read_json(path / TOKENIZER_CONFIG), ("chat_template", "name_or_path"))
+    if settings.get("fix_mistral_regex"):
+        # transformers then splits words as Mistral does if an older version of it has written config.json.
+        settings["config.json transformers_version"] = checked_config(path).get("transformers_version")
     # Where a response ends is part of how it is tokenised.
-    ends = _json(path / "generation_config.json").get("eos_token_id")
+    ends = read_json(path / GENERATION_CONFIG).get("eos_token_id")
     return fingerprint([digests, settings, sorted(ends) if isinstance(ends, list) else [ends]])
 
 
-def _template_text(model: Model, path: Path) -> str:
+def _template(model: Model, path: Path) -> tuple[str, TemplateSource]:
     """The chat template: the recipe's, else the model's own, else the one for models that have none."""
     if model.chat_template:
-        return included("prompts", model.chat_template, ".jinja").read_text()
-    if (path / "chat_template.jinja").exists():
-        return (path / "chat_template.jinja").read_text()
-    own = _json(path / "tokenizer_config.json").get("chat_template")
-    if isinstance(own, list):  # several named ones
-        own = next((item["template"] for item in own if item.get("name") == "default"), None)
-    if own:
-        return str(own)
-    return included("prompts", model.template, ".jinja").read_text()
+        return read_template(included("prompts", model.chat_template, ".jinja")), "recipe"
+    own = own_template(path)
+    if own is not None:
+        return own, "model"
+    return read_template(included("prompts", model.template, ".jinja")), "plain"
 
 
 def _positions(path: Path) -> int:
-    config = _json(path / "config.json")
-    limits = config.get("text_config") or config
-    return int(limits.get("max_position_embeddings") or limits.get("n_positions") or 0)
+    """The longest sequence by config.json; 0 where it says none."""
+    config = read_json(path / CONFIG)
+    text = config.get("text_config")
+    limits = text if isinstance(text, dict) and text else config
+    limit = limits.get("max_position_embeddings") or limits.get("n_positions") or 0
+    if not isinstance(limit, int | float) or limit != int(limit):
+        raise UserError(
+            f"{path / CONFIG} says max_position_embeddings = {limit!r}, which is no whole number: correct it"
+        )
+    return int(limit)

@@ -24,6 +24,7 @@ PATHS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 WRITERS = {
     "schemas/store.py": "the door",
     "schemas/digest.py": "remembers digests in the user's cache folder",
+    "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "engine/make.py": "fills local paths that a store gave it",
     "engine/commands/sql.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from schemas.chat_template import MORE_TEMPLATES
 from schemas.errors import UserError
 from schemas.manifest import read_json
 from schemas.store import Store
@@ -24,7 +25,7 @@ _PREFIX = "checkpoint-"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
 # What a model folder has beside weights: tokenizer, template, generation config.
-_COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+_COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".spm", ".codes", ".tokenizer")
 _NOT_COPIED = ("config.json", "model.safetensors.index.json", _STATE)
 
 
@@ -74,6 +75,8 @@ def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
         is_wanted = file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
         if is_wanted and not (path / file.name).exists():
             shutil.copyfile(file, path / file.name)
+    if (source / MORE_TEMPLATES).is_dir():
+        shutil.copytree(source / MORE_TEMPLATES, path / MORE_TEMPLATES)
     optimizer = state.optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     for index, values in optimizer["state"].items():

@@ -233,4 +233,22 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
             tables.append(pq.ParquetFile(path, page_checksum_verification=True).read(columns))
     # A shard without pairs has no file.
     rows = pa.concat_tables(tables or [TABLES["pairs"].empty_table()])
+    _check_finite(rows, pairs.folder)
     return Rows(rows, pairs.needs, split)
+
+
+def _check_finite(rows: pa.Table, folder: Store) -> None:
+    """Raise UserError, which names a pair, where a cached log-prob is NaN or infinite."""
+    for name in rows.column_names:
+        if not name.endswith("_token_logps") or not len(rows):
+            continue
+        column = _list_column(rows[name])
+        bad = np.flatnonzero(~np.isfinite(column.values))
+        if len(bad):
+            row = int(np.searchsorted(column.offsets, bad[0], side="right")) - 1
+            raise UserError(
+                f"{folder} holds log-probs that are not finite, such as {column.values[bad[0]]} in {name} of "
+                f"pair {rows['pair_id'][row].as_py()}, so cache and policy do not agree and nothing can be "
+                "learnt: run `engine precompute` again in another folder (-o), with a model whose weights "
+                "are whole and a dtype that does not overflow"
+            )

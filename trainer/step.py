@@ -4,6 +4,7 @@ Every number here is a sum over the global batch, taken over all ranks: it does 
 cut.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -183,6 +184,13 @@ def check_cache_matches_policy(agreement: Agreement, config: Train, pairs: Pairs
     # Not `mean_gap > tolerance`: NaN must not pass.
     if agreement.mean_gap <= tolerance:
         return
+    if not math.isfinite(agreement.mean_gap):
+        # The cached ones were looked at when they were read (trainer/pairs.py).
+        raise UserError(
+            f"{agreement}: the policy's log-probs are not finite on the first batch, so nothing can be "
+            f"learnt; its weights hold NaN or infinity, or its numbers overflow in {config.dtype}: get the "
+            "model again, or train in float32 (train.dtype)"
+        )
     raise UserError(
         f"{agreement}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, "
         f"so the arithmetic differs (dtype of the cache {cache_dtype}, of training {config.dtype}; another "

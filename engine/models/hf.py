@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from engine.models import Ids, Sample, no_report
+from engine.models.finite import check_logps, check_samples
 from engine.models.sampling import GumbelDraw, cut_at_stop
 from engine.models.spec import ResolvedModel
 from engine.text import Text
@@ -111,6 +112,7 @@ class HF:
         result: list[list[np.ndarray]] = []
         for number, group in enumerate(responses):
             result.append([logps_of[number, index] for index in range(len(group))])
+        check_logps(result, self._resolved)
         return result
 
     def _score(self, groups: list[Group]) -> list[np.ndarray]:
@@ -146,6 +148,7 @@ class HF:
         result: list[list[Sample]] = []
         for number in range(len(prompts)):
             result.append([sample_of[number, index] for index in range(sampling.n)])
+        check_samples(result, self._resolved)
         return result
 
     def _sample(

@@ -8,7 +8,6 @@
 """
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from engine.text.template import Messages, Template, TemplateError
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
 from schemas.errors import UserError
+from schemas.model_files import CONFIG, GENERATION_CONFIG, read_json
 
 __all__ = ["Messages", "TemplateError", "Text"]
 
@@ -255,11 +255,8 @@ def _stop_ids(path: Path, eos: int | None) -> set[int]:
     stop_ids: set[int] = set()
     if eos is not None:
         stop_ids.add(eos)
-    for name in ("generation_config.json", "config.json"):
-        file = path / name
-        if not file.exists():
-            continue
-        settings = json.loads(file.read_bytes())
+    for name in (GENERATION_CONFIG, CONFIG):
+        settings = read_json(path / name)
         for holder in (settings, settings.get("text_config") or {}):
             ends = holder.get("eos_token_id")
             if isinstance(ends, int):

@@ -8,13 +8,10 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.text.typed import TypedTokens
-from schemas.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from engine.tokenizer import load_tokenizer
 
 # What a text is put behind, to be tokenised as one that continues another.
 _ANCHORS = ("\n", ":")
@@ -26,7 +23,7 @@ class Tokens:
 
     def __init__(self, path: Path):
         """Raises UserError if the tokenizer in the folder does not load."""
-        self.tokenizer = _load(path)
+        self.tokenizer = load_tokenizer(path)
         # split_special_tokens is a field of the one tokenizer underneath, so two threads at once would get
         # each other's ids.
         self._lock = threading.Lock()
@@ -176,14 +173,3 @@ def _pattern(tokens: set[str]) -> re.Pattern[str] | None:
     if not longest_first:
         return None
     return re.compile("|".join(map(re.escape, longest_first)))
-
-
-def _load(path: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the tokenizer in {path} does not load: {str(error).strip().splitlines()[0]}"
-        ) from None

@@ -21,6 +21,7 @@ from schemas.errors import UserError
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
+from schemas.model_files import files_of_model, shown, view
 
 _log = logging.getLogger("prefmill")
 # glibc's parameters of mallopt.
@@ -45,19 +46,20 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
 
 def _read(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
     """The folder's model on the device. Raises UserError if it does not load or lacks weights."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the model in {path} does not load: {reason}") from None
+    with view(path, files_of_model(path)) as folder:
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"the model in {path} does not load: {shown(error, folder, path)}") from None
     model, info = loaded
+    model.name_or_path = model.config.name_or_path = str(path)
     # transformers fills what is missing with random numbers and goes on.
     absent = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
     if absent:
@@ -88,6 +90,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     own_attention = model.config._attn_implementation
     groups = _probe_groups(model)
     reference = _own_logps(model, groups)
+    _check_finite(model, reference)
     allowed = tolerance.largest_gap(str(model.dtype).removeprefix("torch."))
     model.config._attn_implementation = PACKED
     packed_gap = _measure_gap(model, groups, reference)
@@ -95,7 +98,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
         return model
     model.config._attn_implementation = own_attention
     padded_gap = _measure_gap(model, groups, reference)
-    if padded_gap > allowed:
+    if not padded_gap <= allowed:  # not `>`: NaN must not pass
         raise UserError(
             f"{type(model).__name__} does more after its last layer than this pass knows: "
             f"log-probs differ from its own by {padded_gap:.2g}, so nothing computed with it could be "
@@ -108,6 +111,23 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
         packed_gap,
     )
     return model
+
+
+def _check_finite(model: PreTrainedModel, logps: torch.Tensor) -> None:
+    """Raise UserError, with the likely reason, where a model's own log-probs are not finite."""
+    if logps.isfinite().all():
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"the model in {model.name_or_path} gives log-probs that are not finite: its weights hold "
+                f"NaN or infinity in {dtype} ({name}); get the folder again, or take the checkpoint before it"
+            )
+    raise UserError(
+        f"the model in {model.name_or_path} gives log-probs that are not finite, though its weights are: "
+        f"{dtype} overflows; set model.dtype to bfloat16 or float32"
+    )
 
 
 def _probe_groups(model: PreTrainedModel) -> list[Group]:

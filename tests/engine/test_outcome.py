@@ -40,7 +40,13 @@ def precompute(tmp_path, recipe: str, code: int, **values) -> str:
     """What `engine precompute` says on both outputs."""
     (tmp_path / "recipe.toml").write_text(recipe)
     done = command(
-        "engine", "precompute", tmp_path / "recipe.toml", "-o", tmp_path / "run", *settings(**values), code=code
+        "engine",
+        "precompute",
+        tmp_path / "recipe.toml",
+        "-o",
+        tmp_path / "run",
+        *settings(**values),
+        code=code,
     )
     return done.stdout + done.stderr
 
@@ -89,7 +95,9 @@ def test_a_judge_without_a_mark_stops_at_its_first_shard(tmp_path, rows, model_p
     assert said.count("', '") >= 2, "three of the judge's answers"
     assert not list(tmp_path.glob("run/judge-*/*.parquet"))
     assert list(tmp_path.glob("run/given-*/*.parquet"))
-    precompute(tmp_path, _JUDGED.format(judge="min_mass = 0.0"), 0, prompts__source=rows, model__name=model_path)
+    precompute(
+        tmp_path, _JUDGED.format(judge="min_mass = 0.0"), 0, prompts__source=rows, model__name=model_path
+    )
 
 
 def test_a_rewriter_whose_rewrites_cannot_serve_stops_at_its_first_shard(tmp_path, rows, model_path):

@@ -199,6 +199,32 @@ def test_what_does_not_start_says_why_at_once(model_path):
         open_vllm(model_path, vllm={"dtype": "bfloat16"}).generate([[1, 2]], [[0]], GREEDY)
 
 
+def test_only_what_counts_is_loaded_and_nan_never_leaves(model_path, hf, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from tests.schemas.models import change_weights, copy_of
+
+    own = copy_of(model_path, tmp_path / "model")
+    (own / "consolidated.safetensors").write_bytes((own / "model.safetensors").read_bytes())
+    change_weights(own / "consolidated.safetensors")
+    (own / "params.json").write_text("{}")
+    with contextlib.closing(open_vllm(own)) as model:
+        (found,) = model.logprobs([[5, 6, 7]], [[[8, 9, 10]]])[0]
+    (wanted,) = hf.logprobs([[5, 6, 7]], [[[8, 9, 10]]])[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    tensors = load_file(own / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, own / "model.safetensors", {"format": "pt"})
+    with contextlib.closing(open_vllm(own)) as model:
+        for verb in (
+            lambda: model.logprobs([[5, 6, 7]], [[[8, 9, 10]]]),
+            lambda: model.logprobs([[5, 6, 7]], [[[8], [9]]]),
+            lambda: model.generate([[5, 6, 7]], [[1]], GREEDY),
+        ):
+            with pytest.raises(UserError, match=rf"{own} gives log-probs that are not finite"):
+                verb()
+
+
 RECIPE = """
 [model]
 [prompts]

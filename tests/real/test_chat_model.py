@@ -89,9 +89,7 @@ def run(model, tmp_path_factory) -> Path:
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.toml").write_text(_RECIPE)
     words = ("--set", f"prompts.source={folder / 'chat.jsonl'}", "--set", f"model.name={model}")
-    made = command(
-        "engine", "precompute", folder / "recipe.toml", "-o", folder / "run", *words, timeout=900
-    )
+    made = command("engine", "precompute", folder / "recipe.toml", "-o", folder / "run", *words, timeout=900)
     (folder / "said.txt").write_text(made.stdout)
     return folder / "run"
 
@@ -152,8 +150,8 @@ def test_rewrites_and_both_contexts_are_there(run):
     assert 0 < found["used"] <= found["rewrites"]
     (contexts,) = ask(
         run,
-        "select count(*) filter (context = 'plain') as plain, count(*) filter (context = 'quality') as quality "
-        "from logprobs",
+        "select count(*) filter (context = 'plain') as plain, "
+        "count(*) filter (context = 'quality') as quality from logprobs",
     )
     assert contexts["plain"] == contexts["quality"] > 3 * len(_ASKED)
 

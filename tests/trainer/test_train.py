@@ -195,6 +195,30 @@ def test_nan_in_the_cache_is_refused(run):
         train(run, recipe_for(run, train__max_steps=2))
 
 
+def test_one_nan_in_the_cache_is_named_by_its_pair(run):
+    rows = pq.read_table(sorted(run.glob("pairs-*/*.pairs.parquet"))[-1])
+    bad = rows["ref_chosen_token_logps"][3].as_py()[1]
+    spoil(run, lambda value: float("nan") if value == bad else value)
+    pair_id = rows["pair_id"][3].as_py()
+    with pytest.raises(
+        UserError, match=rf"not finite, such as nan in ref_chosen_token_logps of pair {pair_id}"
+    ):
+        train(run, recipe_for(run, train__max_steps=2))
+
+
+def test_a_policy_that_is_not_finite_is_told_from_one_that_differs(run):
+    from schemas.sections import Train
+    from schemas.store import open_store
+    from trainer.pairs import open_pairs
+    from trainer.step import Agreement, check_cache_matches_policy
+
+    pairs = open_pairs(run)
+    for gap in (float("nan"), float("inf")):
+        agreement = Agreement(loss=gap, law=0.69, mean_gap=gap, largest_gap=gap)
+        with pytest.raises(UserError, match="the policy's log-probs are not finite on the first batch"):
+            check_cache_matches_policy(agreement, Train(), pairs, open_store(run))
+
+
 def test_a_diverging_run_stops_on_all_ranks_with_the_pair_ids(run):
     done = torchrun(
         2,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from engine.models import Ids, Sample, no_report
+from engine.models.finite import check_logps, check_samples
 from engine.models.spec import ResolvedModel
 from engine.models.vllm.messages import Answer, Generate, NextToken, Request, Score
 from engine.models.vllm.supervisor import Supervisor
@@ -80,6 +81,7 @@ class VLLM:
                 logps = _logps_of(answer)
                 group.append(Sample(answer.ids, logps, answer.finish_reason))
             result.append(group)
+        check_samples(result, self._model)
         return result
 
     def logprobs(
@@ -100,6 +102,7 @@ class VLLM:
             else:
                 own_answers = itertools.islice(answers, len(group))
                 result.append(list(map(_logps_of, own_answers)))
+        check_logps(result, self._model)
         return result
 
     def _scoring_requests(self, prompt: list[int], group: Sequence[Ids]) -> list[Request]:

@@ -16,6 +16,7 @@ from engine.models.vllm.settings import engine_arguments, environment
 from schemas.errors import UserError
 from schemas.identity import check_unchanged
 from schemas.manifest import Facts
+from schemas.model_files import files_of_model, view
 
 DEATHS = 3  # under which a request may be under way before it is taken for their cause
 _START = 1800.0  # seconds that an engine may take to load, at least
@@ -57,6 +58,7 @@ class Supervisor:
         self.closed = False
         self.timeout = model.spec.config.timeout  # seconds of silence after which an engine is dead
         self._model = model
+        self._folder = model.identity.path  # while engines run: the view that they load from
         self._place = place
         self._threads = threads
         self._report = report
@@ -112,26 +114,28 @@ class Supervisor:
         """The supervisor's thread: engine after engine, until `close` or an error.
 
         Whatever goes wrong here is the error of every call that waits."""
+        path = self._model.identity.path
         try:
-            while engine := self._start_engine():
-                try:
-                    cause = self._listen(engine)
-                    self._count_death(engine, cause)
-                finally:
-                    engine.end()
+            with view(path, files_of_model(path)) as self._folder:
+                while engine := self._start_engine():
+                    try:
+                        cause = self._listen(engine)
+                        self._count_death(engine, cause)
+                    finally:
+                        engine.end()
         except UserError as error:
             self._give_up(error)
         except Exception as error:
             self._give_up(UserError(f"vLLM: {type(error).__name__}: {error}"))
 
     def _start_engine(self) -> EngineProcess | None:
-        """An engine, as soon as it is wanted; None once closed."""
+        """An engine for the model's files, as soon as it is wanted; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._wanted or self.pending or self.closed)
             if self.closed:
                 return None
             self._wanted = False
-            arguments = engine_arguments(self._model, self._place)
+            arguments = engine_arguments(self._model, self._place) | {"model": str(self._folder)}
             self.engine = EngineProcess(arguments, environment(self._place, self._threads))
             return self.engine
 
@@ -148,7 +152,7 @@ class Supervisor:
                 cause = engine.cause()
                 if not engine.ready and not self.closed and not engine.was_killed():
                     raise UserError(
-                        f"vLLM does not start ({cause}); its last words: {engine.last_words()}"
+                        f"vLLM does not start ({cause}); its last words: {self._last_words(engine)}"
                     ) from None
                 return cause
             match message:
@@ -162,6 +166,10 @@ class Supervisor:
                     raise UserError(f"vLLM refuses a request: {reason}")
                 case Done(answers):
                     self._take(answers)
+
+    def _last_words(self, engine: EngineProcess) -> str:
+        """What an engine said at last, of the model's folder where it speaks of the view."""
+        return engine.last_words().replace(str(self._folder), str(self._model.identity.path))
 
     def _hand_out(self, engine: EngineProcess) -> None:
         """Give an engine that is ready all that waits."""
@@ -206,7 +214,7 @@ class Supervisor:
             if worst >= DEATHS:
                 raise UserError(
                     f"vLLM's engine ended {DEATHS} times with the same requests under way "
-                    f"(the last time it {cause}); its last words: {engine.last_words()}; "
+                    f"(the last time it {cause}); its last words: {self._last_words(engine)}; "
                     "finished shards are kept; smaller engine arguments in [model.vllm] may help: "
                     "max_num_seqs, max_model_len, gpu_memory_utilization"
                 )
