@@ -35,8 +35,9 @@ class Tokens:
         special = {token.content for token in added if token.special}
         # Not only the named ones: a chat model's turn markers are often special without a name.
         self.special = _pattern(special | set(self.tokenizer.all_special_tokens))
-        # Every token that stands beside the vocabulary, special or not.
-        self.added = _pattern({token.content for token in added} | set(self.tokenizer.all_special_tokens))
+        # Every token that stands beside the vocabulary, special or not; line ends are no markers.
+        marked = {token.content for token in added if token.content.strip()}
+        self.added = _pattern(marked | set(self.tokenizer.all_special_tokens))
         self._prefixes_texts = self._ids_behind("\n", "x", False) != self.ids("x")
         self._prefixes_after_special = self._looks_after_special()
 

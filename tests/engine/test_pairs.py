@@ -41,11 +41,11 @@ LOGPROBS = {
 }
 
 
-def made(**settings):
+def made(logprobs=LOGPROBS, **settings):
     config = Pairs(**settings)
     tables = {
         name: table(name, rows)
-        for name, rows in (("responses", RESPONSES), ("scores", SCORES), ("logprobs", LOGPROBS))
+        for name, rows in (("responses", RESPONSES), ("scores", SCORES), ("logprobs", logprobs))
     }
     tables["prompts"] = table("prompts", {"prompt_id": [A, B], "prompt": ["A?", "B?"]})
     batch = sql.over(tables, pairs.query(config), "pairs", choice.variables(config, seed=0))
@@ -67,6 +67,16 @@ def test_scores_baseline_and_quality_context_are_joined_and_counted():
     ]
     have = {name: count for name, count in found.counts.items() if name.startswith("have_") and count}
     assert have == {"have_edit_mask": 2, "have_quality": 2, "have_score.given": 2, "have_score.rating": 1}
+
+
+def test_two_texts_of_the_same_tokens_are_no_pair():
+    """A template trims, max_length cuts: where nothing tells the two sides apart there is nothing to learn."""
+    same = [[3, 4], [3, 4], [7], [3], [4]] * 2
+    logps = [[-1.0, -2.0], [-1.0, -2.0], [-5.0], [-6.0], [-7.0]] * 2
+    found = made(LOGPROBS | {"response_ids": same, "token_logps": logps})
+    assert found.tables["pairs"]["chosen_response_id"].to_pylist() == ["b+"]
+    (reject,) = found.tables["rejects"].to_pylist()
+    assert (reject["reason"], reject["response_id"]) == ("same_ids", "a+")
 
 
 def test_a_pair_without_the_baseline_or_the_score_asked_for_is_a_reject():

@@ -297,3 +297,12 @@ def test_end_tokens_come_from_every_place_that_names_them(folder, tmp_path, gene
     ending = Text(tmp_path, turns())
     assert ending.stop_ids == expected | {ending.end_id}
     assert ending.remarks()[0] == f"responses end with <|end|> ({ending.end_id})"
+
+
+def test_a_line_end_that_is_a_token_of_its_own_ends_no_response(folder, tmp_path):
+    """Some tokenizers hold line ends as added tokens; a template that puts one after a turn ends nothing."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("\n", special=False, normalized=False)])
+    tokenizer.save_pretrained(tmp_path)
+    text = Text(tmp_path, turns(end=""))
+    assert text.end_id == tokenizer.eos_token_id and not text.template_ends_turns
