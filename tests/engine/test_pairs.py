@@ -70,7 +70,7 @@ def test_scores_baseline_and_quality_context_are_joined_and_counted():
 
 
 def test_two_texts_of_the_same_tokens_are_no_pair():
-    """A template trims, max_length cuts: where nothing tells the two sides apart there is nothing to learn."""
+    """A template trims, max_length cuts: where nothing tells two sides apart there is nothing to learn."""
     same = [[3, 4], [3, 4], [7], [3], [4]] * 2
     logps = [[-1.0, -2.0], [-1.0, -2.0], [-5.0], [-6.0], [-7.0]] * 2
     found = made(LOGPROBS | {"response_ids": same, "token_logps": logps})
