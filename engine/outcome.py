@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from engine.excerpts import counted
 from engine.make import read_file
 from engine.plan import Run
 from engine.stage import Stage
 from engine.usable import usable
-from engine.wording import counted
 from schemas.errors import NothingMade
 from schemas.manifest import read_markers
 from schemas.tables import TABLES

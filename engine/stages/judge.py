@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import queries
+from engine.excerpts import some_words
 from engine.ids import content_id
 from engine.instructions import Instruction, conversation
 from engine.models.spec import ModelSpec, spec_of
@@ -25,7 +26,6 @@ from engine.questions import Answer, Asker
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages
-from engine.wording import some_words
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Judge

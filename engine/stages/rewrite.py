@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
+from engine.excerpts import counted, some_words
 from engine.ids import content_id, seed_of
 from engine.instructions import Instruction, conversation
 from engine.models import Sample
@@ -23,7 +24,6 @@ from engine.models.spec import ModelSpec, spec_of
 from engine.rejects import fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages, Text
-from engine.wording import counted, some_words
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Rewrite
