@@ -71,24 +71,30 @@ class Text:
 
     def prompts(self, prompts: Sequence[Messages]) -> list[list[int] | TemplateError]:
         """Token ids of each prompt, up to where the assistant's turn begins; or the template's refusal."""
+        return self.openings(prompts, [""] * len(prompts))
+
+    def openings(self, prompts: Sequence[Messages], begun: Sequence[str]) -> list[list[int] | TemplateError]:
+        """The same, followed by what the assistant's text begins with: one text to the tokenizer."""
         rendered: list[str | TemplateError] = []
-        for messages in prompts:
+        typed: list[bool] = []
+        for messages, beginning in zip(prompts, begun, strict=True):
+            typed.append(self._has_special_tokens([*messages, {"content": beginning}]))
             try:
-                rendered.append(self._render(messages))
+                rendered.append(self._render(messages) + beginning)
             except TemplateError as error:
                 rendered.append(error)
         # Prompts without typed special tokens are tokenised in one batch.
         plain: list[str] = []
-        for text, messages in zip(rendered, prompts, strict=True):
-            if isinstance(text, str) and not self._has_special_tokens(messages):
+        for text, has_special_tokens in zip(rendered, typed, strict=True):
+            if isinstance(text, str) and not has_special_tokens:
                 plain.append(text)
         plain_ids = iter(self._ids_of_all(plain))
         result: list[list[int] | TemplateError] = []
-        for text, messages in zip(rendered, prompts, strict=True):
+        for number, text in enumerate(rendered):
             if isinstance(text, TemplateError):
                 result.append(text)
-            elif self._has_special_tokens(messages):
-                result.append(self._guarded_ids(messages))
+            elif typed[number]:
+                result.append(self._guarded_ids(prompts[number], begun[number]))
             else:
                 result.append(next(plain_ids))
         return result
@@ -108,25 +114,15 @@ class Text:
             clean_up_tokenization_spaces=False,
         )
 
-    def single_ids(self, word: str) -> list[int]:
-        """Every token that alone can say this word at the beginning of a model's answer.
-
-        Raises UserError if there is none, because the word takes several tokens.
-        """
+    def spellings(self, word: str) -> list[list[int]]:
+        """The tokens of a word where a text begins, after a space, and after a line's end."""
         spellings = [self._ids(word), self._ids(" " + word)]
-        # Also after a line's end: there, tokenizers that put a space in front of every text put none.
+        # After a line's end tokenizers that put a space in front of every text put none.
         line_end = self._ids("\n")
         after_line_end = self._ids("\n" + word)
         if after_line_end[: len(line_end)] == line_end:
             spellings.append(after_line_end[len(line_end) :])
-        single_ids = {ids[0] for ids in spellings if len(ids) == 1}
-        if not single_ids:
-            raise UserError(
-                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: "
-                "a judge's answer is read from the probabilities of single tokens; "
-                "change [judge] low and high"
-            )
-        return sorted(single_ids)
+        return spellings
 
     @functools.cached_property
     def end_id(self) -> int:
@@ -198,8 +194,8 @@ class Text:
         assert isinstance(rendered, str)
         return rendered
 
-    def _guarded_ids(self, messages: Messages) -> list[int]:
-        """Token ids of a prompt in which a user typed special tokens.
+    def _guarded_ids(self, messages: Messages, begun: str = "") -> list[int]:
+        """Token ids of a prompt and a begun response in which a user typed special tokens.
 
         They are hidden while the template is rendered, then tokenised as text. So any special token that is
         rendered is the template's own, and only these become special ids.
@@ -209,7 +205,7 @@ class Text:
         safe_messages: list[dict[str, str]] = []
         for message in messages:
             safe_messages.append(message | {"content": typed.hide(message["content"])})
-        rendered = self._render(safe_messages)
+        rendered = self._render(safe_messages) + typed.hide(begun)
         ids: list[int] = []
         part_begin = 0
         for special in self._special_tokens.finditer(rendered):

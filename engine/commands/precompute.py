@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 10  # between two lines where the output is no terminal
 # The counts of a stage that are shown, in this order; in between those whose names begin so.
-_COUNTS_FIRST = ("train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated")
+_COUNTS_FIRST = ("train", "test", "rewritten", "unscored", "low_mass", "disagreed", "unfinished", "truncated")
 _COUNT_PREFIXES = ("skipped_", "fallback_")
 _COUNTS_LAST = ("rejects", "repeated", "duplicates")
 
@@ -219,4 +219,7 @@ def _counts_text(counts: Mapping[str, int]) -> str:
     by_reason = sorted(name for name in counts if name.startswith(_COUNT_PREFIXES))
     names = [*_COUNTS_FIRST, *by_reason, *_COUNTS_LAST]
     shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in names if counts.get(name)]
+    if counts.get("masses"):
+        mean_mass = counts.get("mass_in_thousandths", 0) / counts["masses"] / 1000
+        shown.append(f"mean mass {mean_mass:.2f}")
     return f" ({', '.join(shown)})" if shown else ""
