@@ -2,7 +2,9 @@
 
 - A word is not sampled. Forward passes of the question give the probability of every word that may come next,
   so the whole distribution is known.
-- The question may begin the answer ("Rating: "); the word is what comes after it.
+- The question may begin the answer ("Rating: "); the word is what comes after it. A model that has learnt to
+  answer with the word alone is not to be led astray by that: where the words have too little probability
+  after the begun answer, they are read where the model's turn begins.
 - A model may think first: what it says then is sampled greedily and stays as it was sampled; the begun answer
   stands below it. A thought that the model's turn opens (<think>) is closed before the answer.
 - The words may have little of the probability together; among themselves it is made to sum to one. Where
@@ -95,6 +97,37 @@ class Asker:
         words: Sequence[str],
     ) -> list[Answer]:
         """The answer to each question. Raises UserError where the model spells two of the words alike."""
+        answers, unclear = self._read(questions, words)
+        still_unclear = unclear
+        if not self.think:
+            still_unclear = self._read_at_once(questions, words, answers, unclear)
+        others = self._other_answers(still_unclear)
+        for asked, other in zip(still_unclear, others, strict=True):
+            answers[asked.number].said = other
+        return answers
+
+    def _read_at_once(
+        self,
+        questions: Sequence[Question],
+        words: Sequence[str],
+        answers: list[Answer],
+        unclear: Sequence[_Asked],
+    ) -> list[_Asked]:
+        """Put answers without the begun one in the place of unclear ones; returns what stays unclear."""
+        begun = [asked for asked in unclear if questions[asked.number].begun]
+        at_once = [replace(questions[asked.number], begun="") for asked in begun]
+        second_answers, _ = self._read(at_once, words)
+        for asked, second in zip(begun, second_answers, strict=True):
+            if second.probabilities is not None:
+                answers[asked.number] = second
+        return [asked for asked in unclear if answers[asked.number].probabilities is None]
+
+    def _read(
+        self,
+        questions: Sequence[Question],
+        words: Sequence[str],
+    ) -> tuple[list[Answer], list[_Asked]]:
+        """The answers as the questions begin them, and the questions that have none."""
         answers = [Answer() for _ in questions]
         all_asked: list[_Asked] = []
         for number, asked in enumerate(self._put(questions, words)):
@@ -117,9 +150,7 @@ class Asker:
             thoughts = self.model.text.decode([asked.thought for asked in all_asked])
             for asked, thought in zip(all_asked, thoughts, strict=True):
                 answers[asked.number].said = thought
-        for asked, other in zip(unclear, self._other_answers(unclear), strict=True):
-            answers[asked.number].said = other
-        return answers
+        return answers, unclear
 
     def _put(self, questions: Sequence[Question], words: Sequence[str]) -> list[_Asked | Reject]:
         """Each question as the model is asked it, after its thoughts; or why it cannot be."""
@@ -167,6 +198,8 @@ class Asker:
 
     def _masses(self, all_asked: Sequence[_Asked]) -> list[np.ndarray]:
         """For each question the probability of each word as the answer: float64 (words,)."""
+        if not all_asked:
+            return []
         prompts: list[Ids] = []
         tokens: list[list[Ids]] = []
         for asked in all_asked:

@@ -18,6 +18,7 @@ from engine.stages.check import load as load_check
 from schemas.errors import UserError
 from schemas.sections import Check, Judge, Model, Sampling
 from schemas.tables import MESSAGES
+from tests.conftest import ROOT
 from tests.engine.planned import context, planning
 
 REFERENCES = {"p1": "the right one", "p2": None}
@@ -309,6 +310,21 @@ def test_little_mass_is_counted_and_still_scored(hf, model_path):
     assert result.counts["low_mass"] == result.counts["scored"] == result.counts["masses"] == 6
     mean = result.counts["mass_in_thousandths"] / 6000
     assert mean == pytest.approx(np.mean([row["mass"] for row in rows]), abs=1e-3)
+
+
+def test_a_model_that_answers_with_the_mark_alone_is_read_at_once_where_the_begun_answer_misleads_it():
+    """The sandbox's model has learnt so. What is clear without the begun answer is the bare question's."""
+    from tests.engine.test_hf import open_hf
+
+    path = ROOT / "pipelines" / "sandbox" / "model"
+    model = open_hf(path)
+    begun = made(Judge(low=1, high=10, min_mass=0.0), model, path)
+    rows = made(Judge(low=1, high=10), model, path)
+    misled = [row["mass"] < 0.01 for row in begun]
+    assert 0 < sum(misled) < len(rows), "both kinds are among them"
+    for row, first, is_misled in zip(rows, begun, misled, strict=True):
+        assert row["score"] is not None and row["answer"] is None
+        assert (row["mass"] > 0.9) if is_misled else (row == first)
 
 
 def test_below_min_mass_the_score_is_null(hf, model_path):
