@@ -106,6 +106,7 @@ class Judge(Section):
     # rating: one mark a response, scorer `rating`; pairwise: every two responses against each other in both
     # orders, scorer `pairwise`.
     kinds: tuple[str, ...] = choices(("rating",), "rating", "pairwise")
+    # They begin the answer ("Rating: "), as chat models do; judge_rating_bare and judge_pairwise_bare do not.
     rating_prompt: str = path("judge_rating", "prompts", ".txt")
     pairwise_prompt: str = path("judge_pairwise", "prompts", ".txt")
     # The marks: every number from low to high.
