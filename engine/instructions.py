@@ -3,58 +3,99 @@
 - The instructions are files under pipelines/prompts. A file is a Jinja template of one user message.
 - The values that fill it are text; they are never read as a template.
 - `{{ conversation }}` is the prompt: its text if it is one user message, else its turns by name.
+- A file for a judge may begin the answer, since many a chat model says "Rating: 5" and not "5":
+  `{%- set answer %}Rating: {% endset %}`. The spaces within it count.
 """
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.text import Messages
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
 
+# The variable that a file sets where it begins the answer.
+_ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked, and what its answer begins with: words that it need not find itself."""
+
+    messages: Messages
+    begun: str = ""
+
 
 class Instruction:
     """A template, by the name of its file (pipelines/prompts/NAME.txt) or by its path.
 
-    `digest` is of its text.
+    `digest` is of its text; `uses` are the names of the values in it.
     """
 
-    def __init__(self, name: str, *values: str):
-        """`values` are the names of what it will be given.
+    def __init__(self, name: str, *values: str, optional: Sequence[str] = ()):
+        """`values` are the names of what it will be given; those of `optional` may be empty.
 
         Raises UserError if the file cannot be filled with them.
         """
         self.path = included("prompts", name, ".txt")
-        try:
-            text = self.path.read_text(encoding="utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{self.path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-            ) from None
+        text = read(self.path).strip()
         self.digest = fingerprint(text)
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        # A file may be anybody's: it may fill in values and do nothing else.
+        environment = ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        )
         try:
+            self.uses = jinja2.meta.find_undeclared_variables(environment.parse(text))
             self._template = environment.from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{self.path}: line {error.lineno} is no template: {error.message}") from None
         if values:
-            self(**dict.fromkeys(values, "text"))
+            filled = dict.fromkeys([*values, *optional], "text")
+            self.question(**filled)
+            self.question(**filled | dict.fromkeys(optional, ""))
 
-    def __call__(self, **values: str) -> list[dict[str, str]]:
-        """The messages that ask. Raises UserError if the file uses a value that it is not given."""
+    def __call__(self, **values: str) -> Messages:
+        """The messages that ask for a whole response.
+
+        Raises UserError if the file uses a value that it is not given, or begins the response."""
+        question = self.question(**values)
+        if question.begun:
+            raise UserError(
+                f"{self.path} begins the answer ({{% set {_ANSWER} %}}): only a judge's file may do that"
+            )
+        return question.messages
+
+    def question(self, **values: object) -> Question:
+        """What asks, and the begun answer. Raises UserError if the file uses a value that it is not given."""
         names = ", ".join(sorted(values))
         try:
-            content = self._template.render(**values)
+            module = self._template.make_module(values)
+            content = str(module)
+            begun = str(getattr(module, _ANSWER, ""))
         except jinja2.UndefinedError as error:
             raise UserError(f"{self.path}: {error}; it may use {names}") from None
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise UserError(
                 f"{self.path} cannot be filled: {error}; what it is given are texts: {names}"
             ) from None
-        return [{"role": "user", "content": content}]
+        return Question([{"role": "user", "content": content}], begun)
+
+
+def read(path: Path) -> str:
+    """A file's text. Raises UserError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
 
 
 def conversation(messages: Messages) -> str:
@@ -70,7 +111,7 @@ def quality_text(name: str) -> str:
 
     Raises UserError if the file is empty.
     """
-    text = included("prompts", name, ".txt").read_text().strip()
+    text = read(included("prompts", name, ".txt")).strip()
     if not text:
         raise UserError(f"the quality prompt {name} is empty")
     return text

@@ -1,5 +1,7 @@
 """The query that several stages share: responses with their prompts."""
 
+from collections.abc import Sequence
+
 _USED_RESPONSES = """
 select prompt_id,
        prompts.messages as messages,
@@ -14,13 +16,17 @@ order by prompt_id, response_id
 """
 
 
-def used_responses(*columns: str) -> str:
+def used_responses(*columns: str, of_prompts: Sequence[str] = ()) -> str:
     """Every response with its prompt, those of a prompt together.
 
-    `columns` are the ones of `responses` to give. Rewrites that cannot serve (`fallback`) are left out."""
+    `columns` are the ones of `responses` to give, `of_prompts` more of `prompts`. Rewrites that cannot serve
+    (`fallback`) are left out."""
     selected: list[str] = []
     for column in columns:
         renamed = f"responses.{column} as {column}"
+        selected.append(renamed)
+    for column in of_prompts:
+        renamed = f"prompts.{column} as {column}"
         selected.append(renamed)
     listed = ", ".join(selected)
     return _USED_RESPONSES.format(columns=listed)

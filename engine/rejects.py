@@ -50,15 +50,16 @@ def rejects_table(
     return table("rejects", columns)
 
 
-def unfit(prompt: list[int] | TemplateError, positions: int) -> tuple[str, str] | None:
+def unfit(prompt: list[int] | TemplateError, positions: int, room: int = 1) -> tuple[str, str] | None:
     """Why a prompt cannot be given to a model: the reason and the detail of a Reject. None if it can.
 
-    `positions` are the tokens of prompt and response together that the model takes, 0 for no limit."""
+    `positions` are the tokens of prompt and response together that the model takes, 0 for no limit; `room`
+    of them must be left to the response."""
     if isinstance(prompt, TemplateError):
         return prompt.reason, str(prompt)
     if not prompt:
         return "empty_prompt", "the rendered prompt has no tokens"
-    if positions and len(prompt) >= positions:
+    if positions and len(prompt) + room > positions:
         detail = (
             f"the prompt has {len(prompt)} tokens and leaves no room for a response: "
             f"the model takes {positions} in all"

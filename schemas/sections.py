@@ -111,20 +111,25 @@ class Judge(Section):
     # rating: one mark a response, scorer `rating`; pairwise: every two responses against each other in both
     # orders, scorer `pairwise`.
     kinds: tuple[str, ...] = choices(("rating",), "rating", "pairwise")
+    # They begin the answer ("Rating: "), as chat models do; judge_rating_bare and judge_pairwise_bare do not.
     rating_prompt: str = path("judge_rating", "prompts", ".txt")
     pairwise_prompt: str = path("judge_pairwise", "prompts", ".txt")
-    # The marks, each a single token in the model's vocabulary.
-    low: int = number(1, low=0, high=9)
-    high: int = number(5, low=0, high=9)
-    # The marks' probability together, below which the model gave none: the score is null, its words are kept.
-    min_mass: float = number(0.5, low=0, high=1)
+    # The marks: every number from low to high.
+    low: int = number(1, low=0, high=100)
+    high: int = number(5, low=0, high=100)
+    # A mark is the mean over the marks' probabilities among themselves; the column `mass` keeps what they
+    # have together. Below min_mass they say nothing: the score is null, the judge's words are kept.
+    min_mass: float = number(0.01, low=0, high=1)
+    # Above 0: the judge thinks first, in so many tokens at most. Its thoughts are kept in scores.answer.
+    think: int = number(0, low=0)
+    # Rules to judge by, for the files' {{ rubric }}: a text file, or one of pipelines/prompts without .txt.
+    rubric: str = path("", "prompts", ".txt")
     model: str = path("")  # another model than [model]
 
     def check(self) -> None:
         if not self.low < self.high:
             raise UserError(
-                f"[judge] low = {self.low}, high = {self.high}: expected two digits, "
-                "the first below the second; a mark must be one token"
+                f"[judge] low = {self.low}, high = {self.high}: expected the first below the second"
             )
 
 

@@ -135,8 +135,8 @@ TABLES: dict[str, pa.Schema] = {
             _column(
                 "mass",
                 pa.float64(),
-                "probability that the judge's first token is an answer at all; pairwise: the lower of the"
-                " two orders'",
+                "probability that the judge goes on with a mark at all, before the marks are made to sum to "
+                "one; pairwise: the lower of the two orders'",
             ),
             _column("agreed", pa.bool_(), "pairwise: whether both orders named the same winner"),
             _column(

@@ -26,6 +26,7 @@ _COUNTS_FIRST = (
     "test",
     "rewritten",
     "unscored",
+    "low_mass",
     "disagreed",
     "unfinished",
     "truncated",
@@ -233,4 +234,7 @@ def _counts_text(counts: Mapping[str, int]) -> str:
     by_reason = sorted(name for name in counts if name.startswith(_COUNT_PREFIXES))
     names = [*_COUNTS_FIRST, *by_reason, *_COUNTS_LAST]
     shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in names if counts.get(name)]
+    if counts.get("masses"):
+        mean_mass = counts.get("mass_in_thousandths", 0) / counts["masses"] / 1000
+        shown.append(f"mean mass {mean_mass:.2f}")
     return f" ({', '.join(shown)})" if shown else ""

@@ -3,7 +3,7 @@
 Safetensors only; no code from the hub is run.
 
     logprobs   the packed forward pass that the trainer uses too (schemas/forward), in batches under a token
-               budget
+               budget; of a judge's questions that begin alike, the beginning is run once
     generate   transformers' `generate`, with the draws of engine/models/sampling.py
 """
 
@@ -19,12 +19,15 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from engine.models import Ids, Sample, no_report
+from engine.models.batches import batches
 from engine.models.finite import check_logps, check_samples
 from engine.models.sampling import GumbelDraw, cut_at_stop
+from engine.models.sharing import Shared, share
 from engine.models.spec import ResolvedModel
 from engine.text import Text
 from schemas.devices import batch_tokens
-from schemas.forward.layout import Group, pack
+from schemas.forward.attention import PACKED
+from schemas.forward.layout import Ending, Response, pack
 from schemas.forward.load import load
 from schemas.forward.logps import decoder_and_head, token_logps
 from schemas.identity import check_unchanged
@@ -96,9 +99,11 @@ class HF:
         """Groups of like length are run together under the token budget.
 
         A prompt is run once for its responses, and again where they exceed the budget."""
+        if _are_questions(responses):
+            return self._next_tokens(prompts, responses)
         logps_of: dict[tuple[int, int], np.ndarray] = {}
-        for batch in _batches(prompts, responses, self._batch_tokens):
-            groups: list[Group] = []
+        for batch in batches(prompts, responses, self._batch_tokens):
+            groups: list[tuple[Ids, list[Ids]]] = []
             keys: list[tuple[int, int]] = []
             for piece in batch:
                 chosen: list[Ids] = []
@@ -115,7 +120,38 @@ class HF:
         check_logps(result, self._resolved)
         return result
 
-    def _score(self, groups: list[Group]) -> list[np.ndarray]:
+    def _next_tokens(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+    ) -> list[list[np.ndarray]]:
+        """The same where every response is a single token: what prompts begin with alike is run once."""
+        if self._model.config._attn_implementation == PACKED:
+            shared = share(prompts)
+        else:
+            shared = [Shared(len(prompt), [number]) for number, prompt in enumerate(prompts)]
+        beginnings: list[Ids] = []
+        rests: list[list[Ids]] = []
+        for one in shared:
+            beginnings.append(prompts[one.members[0]][: one.length])
+            rests.append([prompts[member][one.length :] for member in one.members])
+        logps_of: dict[int, np.ndarray] = {}
+        for batch in batches(beginnings, rests, self._batch_tokens):
+            groups: list[tuple[Ids, list[Ending]]] = []
+            asked: list[int] = []
+            for piece in batch:
+                endings: list[Ending] = []
+                for index in piece.responses:
+                    number = shared[piece.prompt].members[index]
+                    tokens = [token for (token,) in responses[number]]
+                    endings.append(Ending(rests[piece.prompt][index], tokens))
+                    asked.append(number)
+                groups.append((beginnings[piece.prompt], endings))
+            logps_of.update(zip(asked, self._score(groups), strict=True))
+            self._report(len(asked))
+        return [np.split(logps_of[number], len(group)) for number, group in enumerate(responses)]
+
+    def _score(self, groups: Sequence[tuple[Ids, Sequence[Response]]]) -> list[np.ndarray]:
         """The log-probs of every response of these groups, in their order: one forward pass."""
         layout = pack(groups, self._device)
         decoder, head = decoder_and_head(self._model)
@@ -212,54 +248,14 @@ def _side_by_side(wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
             yield alike[begin : begin + _GENERATE_ROWS]
 
 
-@dataclass(frozen=True, order=True)
-class _Piece:
-    """A prompt with some of its responses, which are run together; sorted by its tokens."""
+def _are_questions(responses: Sequence[Sequence[Ids]]) -> bool:
+    """True where single tokens are asked about, and several after one prompt: a judge's marks.
 
-    tokens: int
-    prompt: int  # its index
-    responses: list[int]  # their indices among the prompt's
-
-
-def _batches(
-    prompts: Sequence[Ids],
-    responses: Sequence[Sequence[Ids]],
-    budget: int,
-) -> list[list[_Piece]]:
-    """Pieces by length in batches of at most `budget` tokens, unless a single response is above it."""
-    pieces: list[_Piece] = []
-    for number, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
-        lengths = list(map(len, group))
-        pieces.extend(_pieces(number, len(prompt), lengths, budget))
-    batches: list[list[_Piece]] = []
-    room = 0
-    for piece in sorted(pieces):
-        if piece.tokens > room or not batches:
-            batches.append([])
-            room = budget
-        batches[-1].append(piece)
-        room -= piece.tokens
-    return batches
-
-
-def _pieces(
-    prompt: int,
-    prompt_length: int,
-    lengths: list[int],
-    budget: int,
-) -> Iterator[_Piece]:
-    """A prompt's responses, of these lengths, in pieces of at most `budget` tokens."""
-    tokens = prompt_length
-    chosen: list[int] = []
-    for index, length in enumerate(lengths):
-        if chosen and tokens + length > budget:
-            yield _Piece(tokens, prompt, chosen)
-            tokens = prompt_length
-            chosen = []
-        tokens += length
-        chosen.append(index)
-    if chosen:
-        yield _Piece(tokens, prompt, chosen)
+    Log-probs of responses never look so: two equal responses are one, and an empty one is its end token."""
+    lengths: set[int] = set()
+    for group in responses:
+        lengths.update(map(len, group))
+    return lengths == {1} and all(responses) and any(len(group) > 1 for group in responses)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """Scores by a model that is asked: a mark for each response, or which of two is better.
 
-- A mark is not sampled. It is the expectation over the probabilities of the marks' tokens as the first of the
-  answer, so one forward pass of the question gives it, with its whole distribution.
+- A mark is not sampled. It is the expectation over the probabilities of the marks as what the answer goes on
+  with, so forward passes of the question give it, with its whole distribution.
 - Two responses are compared in both orders, and the chance to win is the mean of the two. A judge that merely
   likes what stands first says 0.5 of everything, and `agreed` shows it.
-- Where the answer's tokens have less than `min_mass` of the probability, the judge gave no answer: the score
-  is null, and what it says instead is kept.
+- The file that asks may begin the answer, and the judge may think first (`think`).
+- Where the marks have little of the probability, the score is of what they have, and `mass` says how much.
+  Below `min_mass` the judge gave no answer: the score is null, and what it says instead is kept.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,16 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import queries
+from engine import judging, queries
 from engine.excerpts import some_words
 from engine.ids import content_id
-from engine.instructions import Instruction, conversation
+from engine.judging import Response
 from engine.models.spec import ModelSpec, spec_of
 from engine.questions import Answer, Asker
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
-from engine.text import Messages
 from schemas import sections
+from schemas.digest import fingerprint
 from schemas.manifest import Facts
 from schemas.sections import Judge
 from schemas.tables import TABLES
@@ -34,15 +34,7 @@ from schemas.tables import TABLES
 # A row of `scores`; what is left out is null.
 Score = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class _Response:
-    """A row of the batch; `conversation` is its prompt as one text."""
-
-    prompt_id: str
-    response_id: str
-    text: str
-    conversation: str
+_LITTLE_MASS = 0.5  # below it `low_mass` counts a score
 
 
 @dataclass
@@ -69,13 +61,16 @@ def facts(config: Judge, planning: Planning) -> Facts:
         "kinds": sorted(config.kinds),
         "min_mass": config.min_mass,
     }
+    digests = judging.check_files(config)
     if "rating" in config.kinds:
-        rating = Instruction(config.rating_prompt, "conversation", "response")
-        own["rating_prompt"] = rating.digest
+        own["rating_prompt"] = digests["rating"]
         own["marks"] = [config.low, config.high]
     if "pairwise" in config.kinds:
-        pairwise = Instruction(config.pairwise_prompt, "conversation", "a", "b")
-        own["pairwise_prompt"] = pairwise.digest
+        own["pairwise_prompt"] = digests["pairwise"]
+    if config.think:
+        own["think"] = config.think
+    if config.rubric:
+        own["rubric"] = fingerprint(judging.rubric(config))
     own["model"] = planning.model().facts()
     return own
 
@@ -84,8 +79,8 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     """Rows of `scores`: a mark a response, and for each comparison one of both responses."""
     if not len(batch):
         return Made({})
-    asker = Asker(context.open_model(), context.positions, config.min_mass)
-    responses = _responses(batch)
+    asker = Asker(context.open_model(), context.positions, config.min_mass, config.think)
+    responses = judging.responses_of(batch)
     verdicts = _Verdicts()
     if "rating" in config.kinds:
         verdicts.add(_ratings(responses, config, asker))
@@ -98,41 +93,29 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
         "scores": scores,
         "rejects": rejects_table("judge", rejects, batch, texts),
     }
+    return Made(tables, _counts(scores, len(rejects)))
+
+
+def _counts(scores: pa.Table, rejects: int) -> dict[str, int]:
+    """What a shard counts. Counts are whole numbers that add up, so the mean mass is two of them."""
     unscored = scores["score"].null_count
     disagreeing_rows = scores["agreed"].to_pylist().count(False)
-    counts = {
+    masses = scores["mass"].filter(pc.is_finite(scores["mass"]))
+    scored_masses = scores["mass"].filter(pc.is_valid(scores["score"]))
+    return {
         "scored": len(scores) - unscored,
         "unscored": unscored,
+        "low_mass": pc.sum(pc.less(scored_masses, _LITTLE_MASS)).as_py() or 0,
+        "masses": len(masses),
+        "mass_in_thousandths": round(1000 * (pc.sum(masses).as_py() or 0)),
         "disagreed": disagreeing_rows // 2,  # a comparison has two rows
-        "rejects": len(rejects),
+        "rejects": rejects,
     }
-    return Made(tables, counts)
 
 
-def _responses(batch: pa.Table) -> list[_Response]:
-    """The batch's rows."""
-    responses: list[_Response] = []
-    for row in batch.to_pylist():
-        response = _Response(
-            prompt_id=row["prompt_id"],
-            response_id=row["response_id"],
-            text=row["text"],
-            conversation=conversation(row["messages"]),
-        )
-        responses.append(response)
-    return responses
-
-
-def _ratings(responses: list[_Response], config: Judge, asker: Asker) -> _Verdicts:
+def _ratings(responses: list[Response], config: Judge, asker: Asker) -> _Verdicts:
     """A mark for each response."""
-    instruction = Instruction(config.rating_prompt)
-    questions: list[Messages] = []
-    for response in responses:
-        question = instruction(
-            conversation=response.conversation,
-            response=response.text,
-        )
-        questions.append(question)
+    questions = judging.rating_questions(responses, config)
     marks = range(config.low, config.high + 1)
     answers = asker.ask(questions, list(map(str, marks)))
     verdicts = _Verdicts()
@@ -143,7 +126,7 @@ def _ratings(responses: list[_Response], config: Judge, asker: Asker) -> _Verdic
     return verdicts
 
 
-def _rating(response: _Response, answer: Answer, marks: range) -> Score:
+def _rating(response: Response, answer: Answer, marks: range) -> Score:
     """The row of `scores` for a response: the expected mark, null where there is no answer."""
     expected_mark = None
     if answer.probabilities is not None:
@@ -155,21 +138,14 @@ def _rating(response: _Response, answer: Answer, marks: range) -> Score:
         "score": expected_mark,
         "distribution": answer.probabilities,
         "mass": answer.mass,
-        "answer": answer.other,
+        "answer": answer.said,
     }
 
 
-def _comparisons(responses: list[_Response], config: Judge, asker: Asker) -> _Verdicts:
+def _comparisons(responses: list[Response], config: Judge, asker: Asker) -> _Verdicts:
     """Two scores for each match, which is asked about as (a, b) and as (b, a)."""
-    instruction = Instruction(config.pairwise_prompt)
-    matches = _matches(responses)
-    questions: list[Messages] = []
-    for row, other_row in matches:
-        a = responses[row]
-        b = responses[other_row]
-        asked = a.conversation
-        questions.append(instruction(conversation=asked, a=a.text, b=b.text))
-        questions.append(instruction(conversation=asked, a=b.text, b=a.text))
+    matches = judging.matches(responses)
+    questions = judging.pairwise_questions(responses, matches, config)
     answers = asker.ask(questions, ["A", "B"])
     verdicts = _Verdicts()
     for number, (row, other_row) in enumerate(matches):
@@ -184,21 +160,7 @@ def _comparisons(responses: list[_Response], config: Judge, asker: Asker) -> _Ve
     return verdicts
 
 
-def _matches(responses: list[_Response]) -> list[tuple[int, int]]:
-    """The rows of every two responses to a prompt that say something different."""
-    rows_by_prompt = itertools.groupby(
-        range(len(responses)),
-        key=lambda row: responses[row].prompt_id,
-    )
-    matches: list[tuple[int, int]] = []
-    for _, rows in rows_by_prompt:
-        for a, b in itertools.combinations(rows, 2):
-            if responses[a].text != responses[b].text:
-                matches.append((a, b))
-    return matches
-
-
-def _comparison(a: _Response, b: _Response, a_first: Answer, b_first: Answer) -> tuple[Score, Score]:
+def _comparison(a: Response, b: Response, a_first: Answer, b_first: Answer) -> tuple[Score, Score]:
     """The two rows of `scores` for a match: each one's chance to win, null where an order has no answer.
 
     `a_first` answers the question that shows a as A and b as B, `b_first` the other one."""
@@ -207,27 +169,29 @@ def _comparison(a: _Response, b: _Response, a_first: Answer, b_first: Answer) ->
         "scorer": "pairwise",
         "comparison_id": content_id("pairwise", a.response_id, b.response_id),
     }
+    if a_first.mass is not None and b_first.mass is not None:
+        common["mass"] = min(a_first.mass, b_first.mass)
     if a_first.probabilities is None or b_first.probabilities is None:
-        common["answer"] = a_first.other
-        if a_first.other is None:
-            common["answer"] = b_first.other
+        common["answer"] = a_first.said
+        if a_first.said is None:
+            common["answer"] = b_first.said
         return common | {"response_id": a.response_id}, common | {"response_id": b.response_id}
-    assert a_first.mass is not None and b_first.mass is not None
     # The chance that a wins: shown first it is A, shown second it is B.
     wins_first = a_first.probabilities[0]
     wins_second = b_first.probabilities[1]
     chance = (wins_first + wins_second) / 2
-    common["mass"] = min(a_first.mass, b_first.mass)
     common["agreed"] = (wins_first > 0.5) == (wins_second > 0.5)
     score_of_a = {
         "response_id": a.response_id,
         "score": chance,
         "distribution": [wins_first, wins_second],
+        "answer": a_first.said,
     }
     score_of_b = {
         "response_id": b.response_id,
         "score": 1 - chance,
         "distribution": [1 - wins_second, 1 - wins_first],
+        "answer": b_first.said,
     }
     return common | score_of_a, common | score_of_b
 
@@ -250,7 +214,7 @@ STAGE = Stage(
     version=2,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=queries.used_responses("text"),
+    query=queries.used_responses("text", of_prompts=("reference",)),
     fn=make,
     facts=facts,
     model=model_spec,

@@ -58,19 +58,20 @@ class Text:
 
     def prompts(self, prompts: Sequence[Messages]) -> list[TokenIds | TemplateError]:
         """Token ids of each prompt, up to where the assistant's turn begins; or why it cannot be rendered."""
-        return self.openings(prompts, [None] * len(prompts))
+        return self.openings(prompts, [""] * len(prompts))
 
-    def openings(
-        self, prompts: Sequence[Messages], begun: Sequence[str | None]
-    ) -> list[TokenIds | TemplateError]:
+    def openings(self, prompts: Sequence[Messages], begun: Sequence[str]) -> list[TokenIds | TemplateError]:
         """Token ids of each prompt up to the assistant's text, and of the beginning of that text.
 
-        None for the beginning: up to where the assistant's turn begins, as `prompts`."""
+        Without a beginning: up to where the assistant's turn begins, as `prompts`."""
         result: list[TokenIds | TemplateError] = []
         plain: list[str] = []
         places: list[int] = []
         for place, (messages, beginning) in enumerate(zip(prompts, begun, strict=True)):
-            typed = self._typed(messages)
+            # What the beginning holds was written by somebody too: no special token comes from it.
+            typed = self._typed([*messages, {"role": "user", "content": beginning}])
+            if typed is not None:
+                beginning = typed.hide(beginning)
             try:
                 rendered = self._opening(self._hidden(messages, typed), beginning)
             except TemplateError as error:
@@ -130,10 +131,6 @@ class Text:
         """False if the template puts no token after an assistant's turn, so that EOS is put there."""
         return bool(self._turn_end)
 
-    def continuation(self, text: str, more: str) -> TokenIds:
-        """The token ids of `more` as they follow those of `text`."""
-        return self._tokens.continuations([(text, more)])[0]
-
     def has_special_tokens(self, text: str) -> bool:
         """True if a special token stands, as text, in the text."""
         return self._tokens.has_special(text)
@@ -148,25 +145,15 @@ class Text:
             clean_up_tokenization_spaces=False,
         )
 
-    def single_ids(self, word: str) -> list[int]:
-        """Every token that alone can say this word at the beginning of a model's answer.
-
-        Raises UserError if there is none, because the word takes several tokens.
-        """
+    def spellings(self, word: str) -> list[TokenIds]:
+        """The tokens of a word where a text begins, after a space, and after a line's end."""
         spellings = [self._tokens.ids(word), self._tokens.ids(" " + word)]
-        # Also after a line's end: there, tokenizers that put a space in front of every text put none.
+        # After a line's end tokenizers that put a space in front of every text put none.
         line_end = self._tokens.ids("\n")
         after_line_end = self._tokens.ids("\n" + word)
         if after_line_end[: len(line_end)] == line_end:
             spellings.append(after_line_end[len(line_end) :])
-        single_ids = {ids[0] for ids in spellings if len(ids) == 1}
-        if not single_ids:
-            raise UserError(
-                f"'{word}' is not a single token of {self.tokenizer.name_or_path}: "
-                "a judge's answer is read from the probabilities of single tokens; "
-                "change [judge] low and high"
-            )
-        return sorted(single_ids)
+        return spellings
 
     def remarks(self) -> list[str]:
         """What a user should know of how this template and tokenizer are read, each as a line."""
@@ -207,8 +194,8 @@ class Text:
             hidden.append(message)
         return hidden
 
-    def _opening(self, messages: Messages, beginning: str | None) -> str:
-        if beginning is None:
+    def _opening(self, messages: Messages, beginning: str) -> str:
+        if not beginning:
             return self.template.prompt(messages)
         return self.template.opening(messages) + beginning
 

@@ -86,7 +86,7 @@ def rating(draw: random.Random) -> Example:
     elif kind < 0.9:
         mark = 1 + math.floor(3 * right_share)
 
-    prompt = _instruction_text("judge_rating", conversation=str(problem), response=rated)
+    prompt = _instruction_text("judge_rating_bare", conversation=str(problem), response=rated)
     heading = "Response:\n"
     rated_from = prompt.rindex(heading) + len(heading)
     wrong_from = None

@@ -6,7 +6,9 @@
 
 A prompt is computed once for all its responses, and nothing is padded. The last token of a response is not
 fed, because nothing is predicted from it. Only the positions that predict response tokens go through the
-head, in chunks: logits of batch x length x vocabulary never exist.
+head, in chunks: logits of batch x length x vocabulary never exist. Where a judge is asked for a mark, the
+prompt is what several questions begin with, and a response is the rest of one (an `Ending`): all marks are
+read from its last token.
 
 - `layout`: which token lies where, packed in one row or padded in many.
 - `attention`: one call a segment (a prompt or a response); in half precision on a GPU one call for all.

@@ -13,18 +13,32 @@ from torch.nn.utils.rnn import pad_sequence
 
 Ids = Sequence[int] | np.ndarray
 Group = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A response of which only the last token is predicted, and several tokens are asked about in its place.
+
+    `ids`: what stands before that token, maybe nothing; `alternatives`: at least one token."""
+
+    ids: Ids
+    alternatives: Sequence[int]
+
+
+Response = Ids | Ending
 GroupLengths = tuple[int, list[int]]  # tokens fed of a prompt and of each of its responses
 
 
 @dataclass
 class Layout:
-    """Groups packed in one row. T tokens are fed, N response tokens are predicted.
+    """Groups packed in one row. T tokens are fed, N response tokens are predicted from P of them.
 
     `ids`, `positions`: (T,), what is fed.
-    `predict`: (N,), the index of the token from which each response token is predicted.
-    `targets`: (N,), those response tokens.
+    `predict`: (P,), the index of each token from which something is predicted.
+    `targets`: (N,), the response tokens.
     `segments`: for each group the length of its prompt and of each of its responses, as fed.
-    `lengths`: (responses,), tokens predicted, which is one more than are fed.
+    `lengths`: (responses,), tokens predicted: one more than are fed, or an ending's alternatives.
+    `sources`: (N,), which of the P each token is predicted from; None where each has its own, so that P = N.
     `attention_cache`: masks and indices that attention makes once for all layers."""
 
     ids: torch.Tensor
@@ -33,6 +47,7 @@ class Layout:
     targets: torch.Tensor
     segments: list[GroupLengths]
     lengths: list[int]
+    sources: torch.Tensor | None = None
     attention_cache: dict[Hashable, Any] = field(default_factory=dict)
 
 
@@ -48,8 +63,10 @@ class PaddedRows:
     predict: list[slice]
 
 
-def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
-    """Pack groups in one row. Each has a prompt of at least one token and responses of at least one."""
+def pack(groups: Sequence[tuple[Ids, Sequence[Response]]], device: torch.device | str = "cpu") -> Layout:
+    """Pack groups in one row. Each has a prompt of at least one token and responses of at least one.
+
+    The responses are all endings, or none of them is."""
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     predict: list[np.ndarray] = []
@@ -58,28 +75,27 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
     lengths: list[int] = []
     end = 0  # of the tokens packed so far
     for prompt, responses in groups:
-        assert len(prompt) and all(map(len, responses)), (
-            "a prompt or a response without tokens cannot be scored"
-        )
         prompt_length = len(prompt)
+        assert prompt_length, "a prompt without tokens predicts nothing"
         ids.append(np.asarray(prompt))
         positions.append(np.arange(prompt_length))
         end += prompt_length
         last_of_prompt = end - 1
         fed_lengths: list[int] = []
         for response in responses:
-            fed = len(response) - 1
-            ids.append(np.asarray(response)[:fed])
+            fed_ids, predicted = _parts(response)
+            fed = len(fed_ids)
+            ids.append(fed_ids)
             positions.append(np.arange(prompt_length, prompt_length + fed))
             # The first token is predicted from the prompt's last one, every other from the one before it.
-            predict.append(np.array([last_of_prompt]))
-            predict.append(np.arange(end, end + fed))
-            targets.append(np.asarray(response))
+            sources = np.concatenate([[last_of_prompt], np.arange(end, end + fed)])
+            predict.append(sources[-1:] if isinstance(response, Ending) else sources)
+            targets.append(predicted)
             end += fed
             fed_lengths.append(fed)
-            lengths.append(len(response))
+            lengths.append(len(predicted))
         segments.append((prompt_length, fed_lengths))
-    return Layout(
+    layout = Layout(
         ids=_to_tensor(ids, device),
         positions=_to_tensor(positions, device),
         predict=_to_tensor(predict, device),
@@ -87,6 +103,20 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Layout:
         segments=segments,
         lengths=lengths,
     )
+    if isinstance(groups[0][1][0], Ending):
+        layout.sources = torch.repeat_interleave(torch.tensor(lengths)).to(device)
+        assert len(layout.predict) == len(lengths), "endings and whole responses in one row"
+    return layout
+
+
+def _parts(response: Response) -> tuple[np.ndarray, np.ndarray]:
+    """What is fed of a response, and what is predicted."""
+    if isinstance(response, Ending):
+        fed, predicted = np.asarray(response.ids), np.asarray(response.alternatives)
+    else:
+        fed, predicted = np.asarray(response)[:-1], np.asarray(response)
+    assert len(predicted), "a response without tokens cannot be scored"
+    return fed, predicted
 
 
 def _to_tensor(parts: list[np.ndarray], device: torch.device | str) -> torch.Tensor:
@@ -99,6 +129,7 @@ def pad(layout: Layout) -> PaddedRows:
     """Spread a layout over padded rows, for a model that does not take part in packing."""
     rows: list[torch.Tensor] = []
     predict: list[slice] = []
+    is_of_endings = layout.sources is not None
     end = 0
     for prompt_length, fed_lengths in layout.segments:
         prompt = layout.ids[end : end + prompt_length]
@@ -107,7 +138,9 @@ def pad(layout: Layout) -> PaddedRows:
             response = layout.ids[end : end + fed]
             end += fed
             rows.append(torch.cat([prompt, response]))
-            predict.append(slice(prompt_length - 1, prompt_length + fed))
+            row_length = prompt_length + fed
+            first = row_length - 1 if is_of_endings else prompt_length - 1
+            predict.append(slice(first, row_length))
     ones = [torch.ones_like(row) for row in rows]
     return PaddedRows(
         ids=pad_sequence(rows, batch_first=True),

@@ -73,11 +73,14 @@ def token_logps(decoder: nn.Module, head: Head, layout: Layout) -> torch.Tensor:
     """(N,) float32 log-probs of all response tokens, group after group; with a graph where gradients are on.
 
     The model that the parts are of must have been given to `load.prepare`."""
-    return head_logps(head, hidden_states(decoder, layout), layout.targets)
+    hidden = hidden_states(decoder, layout)
+    if layout.sources is not None:
+        return _alternatives_logps(head, hidden, layout.targets, layout.sources)
+    return head_logps(head, hidden, layout.targets)
 
 
 def hidden_states(decoder: nn.Module, layout: Layout) -> torch.Tensor:
-    """(N, hidden) last hidden states of the positions that predict."""
+    """(P, hidden) last hidden states of the positions that predict."""
     config = cast(PreTrainedConfig, decoder.config)
     if config._attn_implementation != PACKED:
         return _hidden_states_padded(decoder, layout)
@@ -117,6 +120,24 @@ def head_logps(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch
     parts: list[torch.Tensor] = []
     for hidden_chunk, target_chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
         parts.append(chunk_logps(hidden_chunk, target_chunk))
+    return torch.cat(parts)
+
+
+def _alternatives_logps(
+    head: Head,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+) -> torch.Tensor:
+    """(N,) float32 log-probs of `targets` (N,), each predicted from the row `sources` (N,) of `hidden`.
+
+    A row goes through the head once for all its targets. `sources` are in ascending order."""
+    rows = head_rows(head, hidden.device)
+    parts: list[torch.Tensor] = []
+    for begin in range(0, len(hidden), rows):
+        logps = head.logits(hidden[begin : begin + rows]).log_softmax(-1)
+        is_here = (sources >= begin) & (sources < begin + rows)
+        parts.append(logps[sources[is_here] - begin, targets[is_here]])
     return torch.cat(parts)
 
 

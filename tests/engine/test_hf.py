@@ -1,13 +1,17 @@
 """The embedded model: log-probs equal an independent dense computation; a sample depends on its prompt and
 seed alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.models.hf import HF, _batches
+from engine.models.batches import batches
+from engine.models.hf import HF
 from engine.models.sampling import keep_top_p
+from engine.models.sharing import share
 from engine.models.spec import ModelSpec, resolve
 from schemas.errors import UserError
 from schemas.sections import Model, Sampling
@@ -64,16 +68,98 @@ def test_the_prompt_is_run_once_for_its_responses(model_path, work):
 
 def test_batches_hold_each_response_once_within_the_budget(work):
     prompts, responses = work
-    batches = _batches(prompts, responses, 20)
-    assert sorted((piece.prompt, k) for batch in batches for piece in batch for k in piece.responses) == [
+    found = batches(prompts, responses, 20)
+    assert sorted((piece.prompt, k) for batch in found for piece in batch for k in piece.responses) == [
         (i, k) for i, group in enumerate(responses) for k in range(len(group))
     ]
-    for batch in batches:
+    for batch in found:
         tokens = 0
         for piece in batch:
             group = responses[piece.prompt]
             tokens += len(prompts[piece.prompt]) + sum(len(group[k]) for k in piece.responses)
         assert tokens <= 20 or (len(batch) == 1 and len(batch[0].responses) == 1)
+
+
+def questions() -> tuple[list[list[int]], list[list[list[int]]]]:
+    """A judge's: of three prompts, all of which begin alike, one asked twice, one begins another."""
+    draw = np.random.default_rng(3)
+
+    def tokens(n):
+        return draw.integers(0, 40, n).tolist()
+
+    head = tokens(19)
+    prompts = []
+    for size in (31, 8, 14):
+        question = head + tokens(size)
+        prompts += [question + tokens(n) for n in (6, 3, 11)]
+    prompts += [list(prompts[4]), prompts[4][:-2], tokens(9), tokens(1)]
+    order = draw.permutation(len(prompts))
+    prompts = [prompts[place] for place in order]
+    asked = [[[token] for token in tokens(n)] for n in draw.integers(1, 6, len(prompts))]
+    asked[0] = [[3], [5], [3]]  # a token may be asked about twice
+    return prompts, asked
+
+
+@pytest.mark.parametrize("batch_tokens", [25, 90, 4096])
+@pytest.mark.parametrize("attention", ["packed", "padded"])
+def test_questions_that_begin_alike_are_answered_as_if_each_stood_alone(model_path, batch_tokens, attention):
+    prompts, asked = questions()
+    model = open_hf(model_path, batch_tokens=batch_tokens)
+    if attention == "padded":
+        model._model.config._attn_implementation = "sdpa"
+    fed = []
+    model._model.model.embed_tokens.register_forward_hook(
+        lambda module, args, out: fed.append(args[0].numel())
+    )
+    found = model.logprobs(prompts, asked)
+    model._model.config._attn_implementation = "sdpa"
+    for prompt, tokens, logps in zip(prompts, asked, found, strict=True):
+        with torch.no_grad():
+            want = (
+                model._model(torch.tensor([prompt]), use_cache=False).logits[0, -1].double().log_softmax(-1)
+            )
+        assert [row.shape for row in logps] == [(1,)] * len(tokens)
+        assert all(row.dtype == np.float32 for row in logps)
+        np.testing.assert_allclose(np.concatenate(logps), want[torch.tensor(tokens)[:, 0]], atol=1e-5)
+    if attention == "packed" and batch_tokens == 4096:
+        assert sum(fed[: -len(prompts)]) < 0.6 * sum(map(len, prompts))
+
+
+def test_sharing_holds_each_prompt_once_and_saves_what_can_be_saved():
+    """Against all ways to group six prompts (203 partitions) on many small draws."""
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        prompts = [draw.integers(0, 2, draw.integers(1, 7)).tolist() for _ in range(6)]
+        groups = share(prompts)
+        assert sorted(member for group in groups for member in group.members) == list(range(6))
+        for group in groups:
+            first = prompts[group.members[0]][: group.length]
+            assert len(first) == group.length
+            assert all(prompts[member][: group.length] == first for member in group.members)
+        assert saved(prompts, [group.members for group in groups]) == max(
+            saved(prompts, partition) for partition in partitions(list(range(6)))
+        )
+
+
+def saved(prompts, partition) -> int:
+    total = 0
+    for members in partition:
+        columns = zip(*(prompts[member] for member in members), strict=False)
+        common = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
+        total += (len(members) - 1) * common
+    return total
+
+
+def partitions(items):
+    """Every way to put items into groups."""
+    if not items:
+        yield []
+        return
+    first, *others = items
+    for rest in partitions(others):
+        yield [[first], *rest]
+        for place in range(len(rest)):
+            yield [*rest[:place], [first, *rest[place]], *rest[place + 1 :]]
 
 
 def test_a_sample_is_a_function_of_prompt_and_seed(model_path, work, monkeypatch):

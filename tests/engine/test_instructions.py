@@ -14,7 +14,8 @@ TURNS = [
 
 
 @pytest.mark.parametrize(
-    "name", ["judge_rating", "judge_pairwise", "rewrite_maths", "rewrite_question", "rewrite_instruction"]
+    "name",
+    ["judge_rating_bare", "judge_pairwise_bare", "rewrite_maths", "rewrite_question", "rewrite_instruction"],
 )
 def test_every_file_says_all_that_it_is_given(name):
     values = {
@@ -25,12 +26,60 @@ def test_every_file_says_all_that_it_is_given(name):
         "chosen": "CCC",
         "rejected": "JJJ",
     }
-    given = {"judge_rating": ["conversation", "response"], "judge_pairwise": ["conversation", "a", "b"]}
+    given = {
+        "judge_rating_bare": ["conversation", "response"],
+        "judge_pairwise_bare": ["conversation", "a", "b"],
+    }
     used = given.get(name, ["conversation", "chosen", "rejected"])
     (message,) = Instruction(name)(**{key: values[key] for key in used})
     assert message["role"] == "user"
     assert all(values[key] in message["content"] for key in used)
     assert message["content"] == message["content"].strip()
+
+
+@pytest.mark.parametrize("optional", ["", "OOO"])
+@pytest.mark.parametrize(
+    ("name", "begun", "given"),
+    [
+        ("judge_rating", "Rating: ", {"response": "RRR"}),
+        ("judge_pairwise", "Response ", {"a": "AAA", "b": "BBB"}),
+    ],
+)
+def test_a_judges_file_begins_the_answer_and_says_all_that_it_is_given(name, begun, given, optional):
+    values = given | {"conversation": "QQQ {{ x }}", "low": 3, "high": 17}
+    options = dict.fromkeys(["reference", "rubric", "think"], optional)
+    question = Instruction(name).question(**values, **options)
+    (message,) = question.messages
+    assert question.begun == begun
+    assert all(value in message["content"] for value in [*given.values(), "QQQ {{ x }}"])
+    assert message["content"].count("OOO") == 2 * bool(optional)
+    assert ("First say" in message["content"]) == bool(optional)
+    assert message["content"] == message["content"].strip() and "\n\n\n" not in message["content"]
+    if name == "judge_rating":
+        assert "from 3 to 17" in message["content"]
+
+
+def test_a_begun_answer_keeps_its_spaces_and_may_hold_values(tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("Rate {{ response }}.{%- set answer %}  Of {{ response }}: {% endset %}\n")
+    question = Instruction(str(own), "response").question(response="it {{ y }}")
+    assert question.begun == "  Of it {{ y }}: "
+    assert question.messages == [{"role": "user", "content": "Rate it {{ y }}."}]
+    with pytest.raises(UserError, match=r"own.txt begins the answer .*only a judge's file"):
+        Instruction(str(own))(response="x")
+    own.write_text("Rate {{ response }}.")
+    assert Instruction(str(own)).question(response="x").begun == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ response.__class__.__mro__[1].__subclasses__() }}", "{{ ''.__init__.__globals__ }}"],
+)
+def test_a_file_can_do_nothing_but_fill_in_values(tmp_path, text):
+    own = tmp_path / "own.txt"
+    own.write_text(text)
+    with pytest.raises(UserError, match=r"own.txt"):
+        Instruction(str(own), "response")
 
 
 def test_a_file_of_ones_own_and_its_mistakes(tmp_path):

@@ -12,7 +12,6 @@ from engine.text.typed import TypedTokens
 from pipelines.sandbox.make import new_model
 from schemas.errors import UserError
 from schemas.extensions import included
-from tests.conftest import SHARED
 
 PLAIN = included("prompts", "plain", ".jinja").read_text()
 
@@ -216,9 +215,17 @@ def test_threads_do_not_give_each_others_ids(model_path):
     assert not wrong
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models")
-def test_marks_are_found_where_a_tokenizer_puts_a_space_in_front_of_every_text():
-    path = SHARED / "models" / "stories260K"
-    text = Text(path, "x")
-    (mark,) = text.single_ids("5")
-    assert text.tokenizer("Rating:\n5", add_special_tokens=False).input_ids[-1] == mark
+@pytest.mark.parametrize("begun", ["", "Rating: ", "the answer is </s> the fox", " quick\n"])
+def test_a_begun_response_follows_the_prompt_as_one_text(plain, begun):
+    """Typed special tokens of either are text; one prompt alone is tokenised as beside others."""
+    asked = [user("what is the answer?"), user("the </s> fox")]
+    both = plain.openings(asked, [begun, "Rating: "])
+    assert plain.openings(asked[:1], [begun]) == both[:1]
+    assert plain.openings(asked, ["", ""]) == plain.prompts(asked)
+    (prompt,) = plain.prompts(asked[:1])
+    decode = plain.tokenizer.decode
+    assert decode(both[0]) == decode(prompt) + begun
+    assert decode(both[1]).endswith("Rating: ") and both[1].count(plain.end_id) == both[0].count(plain.end_id)
+    if "</s>" not in begun:
+        whole = plain.tokenizer(decode(prompt) + begun, add_special_tokens=False).input_ids
+        assert both[0] == whole

@@ -14,7 +14,9 @@ import time
 import numpy as np
 import pytest
 
+from engine.instructions import Question
 from engine.models.spec import ModelSpec, resolve
+from engine.questions import Asker
 from schemas.errors import UserError
 from schemas.sections import Model, Sampling
 from tests.conftest import ROOT, command, settings
@@ -99,6 +101,24 @@ def test_the_next_tokens_probabilities_are_one_question(vllm, hf, prompts):
     marks = [[likeliest], [7], [9], [7]]
     (ours,), (theirs,) = vllm.logprobs(prompts[:1], [marks]), hf.logprobs(prompts[:1], [marks])
     np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), atol=1e-4)
+
+
+def test_a_judge_scores_as_with_hf_on_a_scale_that_takes_many_requests(vllm, hf):
+    """Marks to 100: inner nodes of their tree are prompts of their own, which begin with the question's."""
+    from pipelines.sandbox import world
+
+    asked = []
+    for row in world.prompts(8, 3):
+        for response in ("It is 4.", "It is 12, since 3 times 4 is 12."):
+            asked.append(Question([{"role": "user", "content": f"{row['prompt']}\n\n{response}"}], "Mark: "))
+    words = list(map(str, range(101)))
+    ours, theirs = (Asker(model, 512, 0.0).ask(asked, words) for model in (vllm, hf))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
+        assert a.mass == pytest.approx(b.mass, abs=1e-4)
+    (many,), (same,) = (model.logprobs([[7, 8]], [[[t] for t in range(150)]]) for model in (vllm, hf))
+    assert len(many) == 150
+    np.testing.assert_allclose(np.concatenate(many), np.concatenate(same), atol=1e-4)
 
 
 def test_a_sample_depends_on_its_prompt_and_seed_alone(vllm, prompts):

@@ -76,14 +76,14 @@ def test_it_is_small_and_answers_right_between_40_and_75_percent_of_the_time(hf)
 
 
 def test_its_marks_go_with_the_truth(hf):
-    draw, ask = random.Random(5), Instruction("judge_rating")
+    draw, ask = random.Random(5), Instruction("judge_rating_bare")
     questions, truth = [], []
     for number in range(240):
         found = world.problem(draw)
         response = world.write(
             found, found.steps() if number % 2 else world.careless(found, draw), draw.randrange(world.MANNERS)
         )
-        questions.append(ask(conversation=str(found), response=response))
+        questions.append(ask.question(conversation=str(found), response=response))
         truth.append(number % 2)
     answers = Asker(hf, 512, 0.5).ask(questions, list("12345"))
     marks = [np.dot(answer.probabilities, range(1, 6)) for answer in answers]

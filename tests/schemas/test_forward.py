@@ -18,7 +18,7 @@ from transformers import (
 
 from schemas.forward import attention, logps
 from schemas.forward.attention import PACKED
-from schemas.forward.layout import pack
+from schemas.forward.layout import Ending, pack
 from schemas.forward.load import prepare
 
 V = 61
@@ -172,6 +172,33 @@ def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, mo
     monkeypatch.setattr(attention.varlen, "varlen_attn", kernel)
     check_against_dense(build(FAMILIES[family]), switch)
     assert len(calls) == 2, "one call a layer"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ready", [prepare, lambda model: model], ids=["packed", "padded"])
+def test_an_endings_alternatives_are_read_from_one_hidden_state(family, ready, monkeypatch):
+    """Beginnings of 1 to 9 tokens, rests of none to 11, 1 to 4 alternatives; two rows of logits at a time."""
+    model = build(FAMILIES[family])
+    draw = torch.Generator().manual_seed(2)
+    alternatives = [[3, 9, 3], [5], [60, 0, 1, 2], [7, 8], [4, 6]]
+    endings = iter(alternatives)
+    asked, want = [], []
+    for prompt, responses in [(9, [0, 7]), (2, [11]), (5, [0, 0])]:
+        ids = torch.randint(0, V, (prompt,), generator=draw).tolist()
+        group = []
+        for length in responses:
+            rest, tokens = torch.randint(0, V, (length,), generator=draw).tolist(), next(endings)
+            group.append(Ending(rest, tokens))
+            with torch.no_grad():
+                logits = model(torch.tensor([[*ids, *rest]]), use_cache=False).logits[0, -1]
+            want.append(logits.double().log_softmax(-1)[tokens])
+        asked.append((ids, group))
+    model = ready(model)
+    monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", 2 * V)
+    with torch.no_grad():
+        got = token_logps(model, asked)
+    torch.testing.assert_close(got.double(), torch.cat(want), atol=1e-5, rtol=0)
+    assert pack(asked).lengths == list(map(len, alternatives))
 
 
 def test_padding_is_dense_too():

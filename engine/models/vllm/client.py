@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from engine.models import Ids, Sample, no_report
 from engine.models.finite import check_logps, check_samples
 from engine.models.spec import ResolvedModel
-from engine.models.vllm.messages import Answer, Generate, NextToken, Request, Score
+from engine.models.vllm.messages import MAX_NEXT_TOKENS, Answer, Generate, NextToken, Request, Score
 from engine.models.vllm.supervisor import Supervisor
 from engine.text import Text
 from schemas.manifest import Facts
@@ -89,7 +90,7 @@ class VLLM:
         prompts: Sequence[Ids],
         responses: Sequence[Sequence[Ids]],
     ) -> list[list[np.ndarray]]:
-        """A request for each response, or for a whole group of single tokens."""
+        """A request for each response, or for many single tokens after one prompt."""
         requests: list[Request] = []
         for prompt, group in zip(prompts, responses, strict=True):
             requests += self._scoring_requests(list(prompt), group)
@@ -97,7 +98,8 @@ class VLLM:
         result: list[list[np.ndarray]] = []
         for group in responses:
             if _are_single_tokens(group):
-                logps = _logps_of(next(answers))
+                own_answers = itertools.islice(answers, math.ceil(len(group) / MAX_NEXT_TOKENS))
+                logps = np.concatenate(list(map(_logps_of, own_answers)))
                 result.append(np.split(logps, len(group)))
             else:
                 own_answers = itertools.islice(answers, len(group))
@@ -107,10 +109,13 @@ class VLLM:
 
     def _scoring_requests(self, prompt: list[int], group: Sequence[Ids]) -> list[Request]:
         """The requests that give a group's log-probs."""
+        requests: list[Request] = []
         if _are_single_tokens(group):
             tokens = [response[0] for response in group]
-            return [NextToken(next(self._keys), prompt, tokens)]
-        requests: list[Request] = []
+            for begin in range(0, len(tokens), MAX_NEXT_TOKENS):
+                some = tokens[begin : begin + MAX_NEXT_TOKENS]
+                requests.append(NextToken(next(self._keys), prompt, some))
+            return requests
         for response in group:
             key = next(self._keys)
             requests.append(Score(key, prompt, list(response)))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from schemas.sections import Sampling
 
+MAX_NEXT_TOKENS = 64  # of one NextToken: the engine's max_logprobs
+
 
 @dataclass(frozen=True)
 class Generate:

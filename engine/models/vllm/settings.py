@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from engine.models.spec import ResolvedModel
+from engine.models.vllm.messages import MAX_NEXT_TOKENS
 from schemas.errors import UserError
 
 # Without chunked prefill: where a prompt is split over two steps vLLM turns back its seeded generator, which
@@ -29,7 +30,7 @@ def engine_arguments(model: ResolvedModel, place: str) -> dict[str, Any]:
         "generation_config": "vllm",
         "trust_remote_code": False,
         "disable_log_stats": True,
-        "max_logprobs": 64,
+        "max_logprobs": MAX_NEXT_TOKENS,
     }
     clash = fixed.keys() & config.vllm.keys()
     if clash:
