@@ -23,7 +23,14 @@ _LINE_SECONDS = 10  # between two lines where the output is no terminal
 # The counts of a stage that are shown, in this order; in between those whose names begin so.
 _COUNTS_FIRST = ("train", "test", "rewritten", "unscored", "disagreed", "unfinished", "truncated")
 _COUNT_PREFIXES = ("skipped_", "fallback_")
-_COUNTS_LAST = ("rejects", "repeated", "duplicates")
+_COUNTS_LAST = (
+    "held_out",
+    "held_out_though_also_in_train",
+    "references_that_differ",
+    "rejects",
+    "repeated",
+    "duplicates",
+)
 
 
 @click.command("precompute")

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from engine.formats import Format, recognise, shipped
+from engine.formats import Format, shipped
 from engine.raw import Row, rows
+from engine.recognise import recognise
 from schemas.errors import UserError
 from schemas.extensions import included
 from tests.conftest import SHARED
