@@ -8,6 +8,7 @@
   any other one is left out and named to the user.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -79,9 +80,10 @@ def is_finite(value: object) -> bool:
     return True
 
 
-def _words(name: str) -> list[str]:
+@functools.cache
+def _words(name: str) -> tuple[str, ...]:
     """The words of a name, each as `_stem` has it: scoreChosen, chosen-ratings."""
-    return list(map(_stem, _WORD.findall(name)))
+    return tuple(map(_stem, _WORD.findall(name)))
 
 
 def is_metadata(name: str, value: object) -> bool:

@@ -22,6 +22,7 @@ from engine.columns import Unread, columns_of, holds, without
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
 from engine.sql import ctrl_c
+from engine.wording import add_functions
 from schemas.errors import UserError
 from schemas.extensions import files, included
 
@@ -71,6 +72,7 @@ class Format:
         self._split_column = split_column
         self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
+        add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:

@@ -9,17 +9,16 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import orjson
 
 from engine import raw
 from engine.formats import Format, shipped
 from engine.looks import never_rows, not_rows
 from engine.raw import Row
 from engine.readings import UNREAD, Reading, unread_sentence
+from engine.row_looks import columns, columns_text, kind_of
 from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.sections import Prompts
@@ -27,34 +26,9 @@ from schemas.sections import Prompts
 ROWS_TO_RECOGNISE = 100  # of each file, fewer where there are many
 _FEWEST_ROWS = 5
 _ROWS_OF_ALL = 5000
+_ROWS_AT_ONCE = 1024
 # A format is taken for the one of the input if it can read more than this share of the first rows.
 _AUTO_SHARE = 0.5
-_COLUMNS_SHOWN = 12
-_PAIRS = "make rows of prompt, chosen and rejected"
-_KTO = f"{_PAIRS} of two answers to one prompt"
-_SEVERAL = "make rows of instruction and completions [{response, overall_score}], the format ultrafeedback"
-_DIALOGUE = "make rows of prompt, chosen and rejected, the prompt being all turns but the last"
-# Rows that no format reads: the columns they have, what they are, what to do.
-_KINDS_OF_ROWS = (
-    ({"prompt", "completion", "label"}, "unpaired answers with a label (KTO)", _KTO),
-    ({"messages", "label"}, "unpaired dialogues with a label (KTO)", _KTO),
-    ({"messages", "kto_tag"}, "unpaired dialogues with a label (KTO)", _KTO),
-    ({"conversations", "kto_tag"}, "unpaired dialogues with a label (KTO)", _KTO),
-    ({"messages", "rejected_response"}, "dialogues that end with the chosen answer (ms-swift)", _DIALOGUE),
-    ({"messages", "rejected_messages"}, "a chosen and a rejected dialogue", "name them chosen and rejected"),
-    ({"input", "preferred_output", "non_preferred_output"}, "OpenAI's preference rows", _PAIRS),
-    ({"instruction", "chosen", "rejected"}, "rows with the prompt in instruction and input", _PAIRS),
-    ({"instruction", "output"}, "instructions with one answer (Alpaca)", "make rows of prompt alone"),
-    ({"prompt", "responses"}, "prompts with several answers", _SEVERAL),
-    ({"prompt", "completions"}, "prompts with several answers", _SEVERAL),
-    ({"prompt", "completion"}, "prompts with one answer", "make rows of prompt alone"),
-    ({"prompt", "response"}, "prompts with one answer", "make rows of prompt alone"),
-    ({"conversation_a", "conversation_b"}, "arena battles", f"{_PAIRS} by the winner"),
-    ({"response_0", "response_1"}, "two answers numbered 0 and 1", f"{_PAIRS} by the better one"),
-    ({"text"}, "texts without prompt and answer", "make rows of prompt, or of prompt, chosen and rejected"),
-)
-
-
 _log = logging.getLogger("prefmill")
 
 
@@ -96,12 +70,11 @@ def format_of(files: Mapping[str, Path], config: Prompts) -> Path:
         look = never_rows(path)
         if look:
             raise UserError(f"prompts.source: {name} cannot be read: {look}")
-    samples = _first_rows(files, config.max_row_bytes)
     if config.format != "auto":
         path = included("sql", config.format, ".sql")
-        _check_named(path, files, samples, config)
+        _check_named(path, files, config)
         return path
-    return _auto(files, samples, config)
+    return _auto(files, config)
 
 
 def recognise(rows: Sequence[Row]) -> Path:
@@ -109,15 +82,11 @@ def recognise(rows: Sequence[Row]) -> Path:
     return _format_of_rows("the input", None, rows[:ROWS_TO_RECOGNISE], Prompts())
 
 
-def _first_rows(files: Mapping[str, Path], max_row_bytes: int) -> dict[str, list[Row]]:
-    """The first rows of each file that has any."""
+def _first_rows(files: Mapping[str, Path], config: Prompts) -> Iterator[list[Row]]:
+    """The first rows of each file, fewer where there are many files."""
     of_each = min(ROWS_TO_RECOGNISE, max(_FEWEST_ROWS, _ROWS_OF_ALL // len(files)))
-    samples: dict[str, list[Row]] = {}
     for name, path in files.items():
-        rows = list(itertools.islice(raw.rows({name: path}, max_row_bytes), of_each))
-        if rows:
-            samples[name] = rows
-    return samples
+        yield list(itertools.islice(raw.rows({name: path}, config.max_row_bytes), of_each))
 
 
 def _attempt(path: Path, rows: Sequence[Row], config: Prompts) -> _Attempt:
@@ -125,42 +94,53 @@ def _attempt(path: Path, rows: Sequence[Row], config: Prompts) -> _Attempt:
     return _Attempt(path, reader.read(rows))
 
 
-def _check_named(
-    format_path: Path, files: Mapping[str, Path], samples: Mapping[str, Sequence[Row]], config: Prompts
-) -> None:
+def _attempts(path: Path, files: Mapping[str, Path], config: Prompts) -> Iterator[tuple[str, _Attempt]]:
+    """How a format reads the first rows of each file that has any; several files are asked about at once."""
+    reader = Format(path, config.ignore, config.split_column)
+    waiting: list[Row] = []
+    for rows in _first_rows(files, config):
+        waiting += rows
+        if len(waiting) >= _ROWS_AT_ONCE:
+            yield from _by_file(path, reader.read(waiting))
+            waiting = []
+    yield from _by_file(path, reader.read(waiting))
+
+
+def _by_file(path: Path, readings: Sequence[Reading]) -> Iterator[tuple[str, _Attempt]]:
+    for name, of_file in itertools.groupby(readings, lambda reading: reading.row.file):
+        yield name, _Attempt(path, list(of_file))
+
+
+def _check_named(path: Path, files: Mapping[str, Path], config: Prompts) -> None:
     """Raise UserError for a file that the named format reads nothing of, where its looks say why."""
-    reader = Format(format_path, config.ignore, config.split_column)
-    for name, rows in samples.items():
-        attempt = _Attempt(format_path, reader.read(rows))
+    for name, attempt in _attempts(path, files, config):
         look = None if attempt.of_its_form else not_rows(files[name])
         if look:
             raise UserError(
-                f"prompts.format = {config.format} reads none of the first {len(rows)} rows of {name}: {look}"
+                f"prompts.format = {config.format} reads none of the first {len(attempt.readings)} rows "
+                f"of {name}: {look}"
             )
 
 
-def _auto(files: Mapping[str, Path], samples: Mapping[str, Sequence[Row]], config: Prompts) -> Path:
+def _auto(files: Mapping[str, Path], config: Prompts) -> Path:
     """The format that reads the first rows of every file."""
-    if not samples:
+    first_rows = next(filter(None, _first_rows(files, config)), None)
+    if first_rows is None:
         names = ", ".join(files)
         raise UserError(f"prompts.format = auto: the input has no rows to look at: {names} is empty")
-    empty = [name for name in files if name not in samples]
-    if empty:
-        _log.info("without any row: %s", ", ".join(empty))
-    first_name, first_rows = next(iter(samples.items()))
+    first_name = first_rows[0].file
     chosen = _format_of_rows(first_name, files[first_name], first_rows, config)
-    reader = Format(chosen, config.ignore, config.split_column)
     read = 0
     looked_at = 0
-    for name, rows in samples.items():
-        attempt = _Attempt(chosen, reader.read(rows))
+    without_rows = set(files)
+    for name, attempt in _attempts(chosen, files, config):
+        without_rows.discard(name)
         read += attempt.read
-        looked_at += len(rows)
-        if attempt.read <= _AUTO_SHARE * len(rows):
-            _check_unread(name, attempt, config)
-            if not any(_attempt(path, rows, config).of_its_form for path in shipped()):
-                _check_looks(name, files[name], rows)
-            raise _other_file(name, first_name, attempt)
+        looked_at += len(attempt.readings)
+        if attempt.read <= _AUTO_SHARE * len(attempt.readings):
+            _refuse_other(name, files[name], first_name, attempt, config)
+    if without_rows:
+        _log.info("without any row: %s", ", ".join(sorted(without_rows)))
     _log.info(
         "prompts.format = auto: taken for %s, which reads %d of the first %d rows",
         chosen.stem,
@@ -170,10 +150,18 @@ def _auto(files: Mapping[str, Path], samples: Mapping[str, Sequence[Row]], confi
     return chosen
 
 
+def _refuse_other(name: str, path: Path, first_name: str, attempt: _Attempt, config: Prompts) -> None:
+    """Raise the error for a file that the format of the first one does not read."""
+    _check_unread(name, attempt, config)
+    rows = [reading.row for reading in attempt.readings]
+    if not any(_attempt(other, rows, config).of_its_form for other in shipped()):
+        _check_looks(name, path, rows)
+    raise _other_file(name, first_name, attempt)
+
+
 def _check_looks(name: str, path: Path, rows: Sequence[Row]) -> None:
     """Raise UserError where a file that no format reads looks like something else."""
-    columns = set(_columns(rows))
-    if any(needed <= columns for needed, _, _ in _KINDS_OF_ROWS):
+    if kind_of(rows):
         return
     look = not_rows(path)
     if look:
@@ -201,29 +189,15 @@ def _check_unread(name: str, attempt: _Attempt, config: Prompts) -> None:
     """Raise UserError where more than half of a file's rows have columns that may not be left out."""
     count = sum(reading.reason == UNREAD for reading in attempt.readings)
     if count > (1 - _AUTO_SHARE) * len(attempt.readings) or (count and not attempt.read):
-        names = tuple(dict.fromkeys([*config.ignore, *attempt.unread()]))
+        to_ignore = tuple(dict.fromkeys([*config.ignore, *attempt.unread()]))
+        kind = kind_of([reading.row for reading in attempt.readings])
+        looks = f"; its rows look like {kind}" if kind else ""
+        why = unread_sentence(attempt.unread(), to_ignore)
         raise UserError(
             f"prompts.format = auto: {name} is in the format {attempt.path.stem}, but {count} of its first "
-            f"{len(attempt.readings)} rows have columns that are {unread_sentence(attempt.unread(), names)} "
-            f"(copy pipelines/sql/{attempt.path.name} and name your copy in prompts.format)"
+            f"{len(attempt.readings)} rows have columns that are {why} "
+            f"(copy pipelines/sql/{attempt.path.name} and name your copy in prompts.format){looks}"
         )
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """The columns of the first rows, in the order in which they are met."""
-    names: dict[str, None] = {}
-    for row in rows:
-        if row.reason is None:
-            names |= dict.fromkeys(orjson.loads(row.text))
-    return list(names)
-
-
-def _columns_text(rows: Sequence[Row]) -> str:
-    columns = _columns(rows)
-    if not columns:
-        return "none of its first rows is a JSON object"
-    shown = ", ".join(columns[:_COLUMNS_SHOWN])
-    return f"its columns are {shown}" + (" …" if len(columns) > _COLUMNS_SHOWN else "")
 
 
 def _other_file(name: str, first_name: str, attempt: _Attempt) -> UserError:
@@ -231,7 +205,7 @@ def _other_file(name: str, first_name: str, attempt: _Attempt) -> UserError:
     rows = [reading.row for reading in attempt.readings]
     return UserError(
         f"prompts.format = auto: {first_name} was taken for {attempt.path.stem}, which reads {attempt.read} "
-        f"of the first {len(rows)} rows of {name}: {_columns_text(rows)}; {attempt.complaint()}; take this "
+        f"of the first {len(rows)} rows of {name}: {columns_text(rows)}; {attempt.complaint()}; take this "
         "file out of prompts.source, or name the format"
     )
 
@@ -242,15 +216,13 @@ def _not_recognised(name: str, rows: Sequence[Row], attempts: Sequence[_Attempt]
     counts = ", ".join(f"{attempt.path.stem} {attempt.read}" for attempt in attempts)
     said = [
         f"prompts.format = auto: {who} can read the first {len(rows)} rows of {name} (rows read: {counts})",
-        _columns_text(rows),
+        columns_text(rows),
     ]
-    columns = set(_columns(rows))
-    for needed, what, remedy in _KINDS_OF_ROWS:
-        if needed <= columns:
-            said.append(f"they look like {what}: {remedy}")
-            break
+    kind = kind_of(rows)
+    if kind:
+        said.append(f"they look like {kind}")
     if not several:
-        nearest = _nearest(columns, attempts)
+        nearest = _nearest(set(columns(rows)), attempts)
         said.append(f"{nearest.path.stem} says: {nearest.complaint()}")
     said.append("name the format, or copy the nearest pipelines/sql/*.sql and name your copy")
     return UserError("; ".join(said))

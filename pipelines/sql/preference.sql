@@ -28,8 +28,8 @@ select n,
                 else pm end) as messages,
        [{text: case when cm is not null then cm[-1].content when implicit then trim(substr(c, len(shared_prompt) + 1), e' \t\r\n') else c end, score: 1.0},
         {text: case when rm is not null then rm[-1].content when implicit then trim(substr(r, len(shared_prompt) + 1), e' \t\r\n') else r end, score: 0.0}] as responses,
-       references_at(row)[1] as reference,
-       coalesce(side_problem(row, 'chosen'), side_problem(row, 'rejected'), case when not implicit then side_problem(row, 'prompt') end,
+       reference_at(row) as reference,
+       coalesce(side_problem(row, 'chosen', c, cm), side_problem(row, 'rejected', r, rm), case when not implicit then side_problem(row, 'prompt', p, pm) end,
                 optional_text_problem(row, 'system'), reference_problem(row), case
            when (c is null) <> (r is null) then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || ' and rejected is ' || kind_of(row, '$.rejected') || '; expected two strings or two lists of turns'
            when len(cm) = 0 or len(rm) = 0 then 'empty_response: a side has no messages'

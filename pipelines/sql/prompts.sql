@@ -10,12 +10,12 @@ select n,
        list_concat(case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end,
                    case when p is not null then [{role: 'user', content: p}] else messages end) as messages,
        [] as responses,
-       references_at(row)[1] as reference,
+       reference_at(row) as reference,
        coalesce(case
            when answered then 'has_responses: the row has responses as well: this is another format'
            when not has_prompt and not has_messages then 'missing_or_mistyped: the row has neither prompt nor messages'
            when has_prompt and has_messages and json_array_length(row, '$.messages') > 0 and messages_at(row, '$.messages') is distinct from coalesce(messages_at(row, '$.prompt'), [{role: 'user', content: p}])
                then 'two_prompts: prompt and messages are both there and differ; leave one out: prompts.ignore = ["messages"]'
-       end, case when has_prompt then side_problem(row, 'prompt') else side_problem(row, 'messages') end,
+       end, case when has_prompt then side_problem(row, 'prompt', p, messages) else side_problem(row, 'messages', null, messages) end,
             optional_text_problem(row, 'system'), reference_problem(row)) as problem
 from fields

@@ -15,7 +15,7 @@ select n,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
            when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
-           when turns_problem(row, 'conversations', 'value', 'from, value') is not null then turns_problem(row, 'conversations', 'value', 'from, value')
+           when len(list_filter(turns, lambda turn: turn.content is null)) > 0 then turns_problem(row, 'conversations', turns, 'value', 'from, value')
            when chosen is null or json_array_length(row, '$.chosen') > 1 then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || '; expected one turn {from, value}'
            when rejected is null or json_array_length(row, '$.rejected') > 1 then 'missing_or_mistyped: rejected is ' || kind_of(row, '$.rejected') || '; expected one turn {from, value}'
            when chosen_from not in ('gpt', 'assistant') or rejected_from not in ('gpt', 'assistant')
