@@ -72,11 +72,12 @@ def inputs(config: Prompts, report: bool = False) -> Inputs:
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
     test_paths = _paths(config.test_source, "prompts.test_source", report)
-    train_paths = [path for path in paths if path not in test_paths]
+    of_test = set(test_paths)
+    train_paths = [path for path in paths if path not in of_test]
     if not train_paths:
         raise UserError("prompts.test_source names all files of prompts.source: nothing is left to train on")
     files = _named([*train_paths, *test_paths])
-    held_out = {name for name, path in files.items() if path in test_paths}
+    held_out = {name for name, path in files.items() if path in of_test}
     if config.test_by_name:
         held_out |= _held_out_by_name(files, held_out, report)
     return Inputs(files, frozenset(held_out))
@@ -100,12 +101,10 @@ def _named(paths: list[Path]) -> dict[str, Path]:
 
 def _paths(sources: Iterable[str], key: str, report: bool) -> list[Path]:
     """The files that some sources name, each once."""
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}
     for source in sources:
-        for path in _files_at(source, key, report):
-            if path not in paths:
-                paths.append(path)
-    return paths
+        paths |= dict.fromkeys(_files_at(source, key, report))
+    return list(paths)
 
 
 def _files_at(source: str, key: str, report: bool) -> list[Path]:
@@ -120,10 +119,21 @@ def _files_at(source: str, key: str, report: bool) -> list[Path]:
         if report:
             _report(walk)
         return walk.files
-    matches = [Path(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
+    matches = _matches(source)
     if not matches:
         raise UserError(f"{key}: nothing to read at {_nothing_at(source)}")
-    return sorted(matches)
+    return matches
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files of a glob; one that several links lead to is named by the shortest way, so no link loops."""
+    shortest: dict[str, Path] = {}
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(match)
+        known = shortest.get(os.path.realpath(path))
+        if path.is_file() and (known is None or len(path.parts) < len(known.parts)):
+            shortest[os.path.realpath(path)] = path
+    return sorted(shortest.values())
 
 
 def _nothing_at(source: str) -> str:

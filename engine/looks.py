@@ -99,7 +99,11 @@ def _inside(path: Path, head: bytes, suffix: str) -> str | None:
     """What a compressed file holds that can never be rows."""
     if suffix == ".parquet":
         return None
-    return _binary_look(path, _decompressed(path, head, suffix))
+    inner = _decompressed(path, head, suffix)
+    for kind, pattern, _ in _NAMED:
+        if re.match(pattern, inner):
+            return f"it holds {kind} inside its compression; unpack it"
+    return _binary_look(path, inner)
 
 
 def _binary_look(path: Path, head: bytes) -> str | None:

@@ -26,6 +26,8 @@ _KINDS_OF_ROWS = (
     ({"prompt", "completions"}, "prompts with several answers", _SEVERAL),
     ({"prompt", "completion"}, "prompts with one answer", "make rows of prompt alone"),
     ({"prompt", "response"}, "prompts with one answer", "make rows of prompt alone"),
+    ({"question", "answer"}, "questions with one answer", "name them prompt and reference"),
+    ({"problem", "solution"}, "problems with a solution", "name the problem prompt; solution is a reference"),
     ({"conversation_a", "conversation_b"}, "arena battles", f"{_PAIRS} by the winner"),
     ({"response_0", "response_1"}, "two answers numbered 0 and 1", f"{_PAIRS} by the better one"),
 )

@@ -101,6 +101,31 @@ def test_keys_of_completions_are_looked_at():
     assert reading.reason is None and reading.unread.left_out == ("completions.model",)
 
 
+def test_what_a_format_knowingly_leaves_out_is_said_and_costs_no_row():
+    """The columns of UltraFeedback as it is published."""
+    answer = {
+        "annotations": {"helpfulness": {"Rating": "4"}},
+        "critique": "Good.",
+        "custom_system_prompt": "Help.",
+        "fine-grained_score": 4.5,
+        "model": "m",
+        "overall_score": 9.0,
+        "principle": "helpfulness",
+        "response": "a",
+    }
+    row = {
+        "source": "web",
+        "instruction": "q",
+        "models": ["m"],
+        "completions": [answer, answer | {"response": "b"}],
+        "correct_answers": ["None"],
+        "incorrect_answers": ["None"],
+    }
+    (reading,) = read("ultrafeedback", row)
+    assert reading.reason is None
+    assert {"source", "correct_answers", "completions.custom_system_prompt"} <= set(reading.unread.left_out)
+
+
 def test_what_is_ignored_is_not_there():
     row = SIDES | {"system": "s", "messages": [TURN], "score_chosen": 1.5}
     (reading,) = read("preference", row)

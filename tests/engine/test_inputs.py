@@ -98,6 +98,8 @@ def test_a_link_that_leads_back_up_ends(tmp_path):
     os.symlink(tmp_path, tmp_path / "a" / "up")
     os.symlink(tmp_path / "a", tmp_path / "a" / "self")
     assert list(find([str(tmp_path)])) == ["x.jsonl"]
+    (tmp_path / "a" / "self").unlink()
+    assert list(find([str(tmp_path / "**" / "*.jsonl")])) == ["x.jsonl"]
 
 
 @pytest.mark.parametrize(

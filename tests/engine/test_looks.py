@@ -74,6 +74,7 @@ NEVER = {
     "tar": ("x.jsonl", tarred(), "a tar archive"),
     "tar inside gzip": ("x.tar.gz", gzip.compress(tarred()), "a tar archive"),
     "pickle": ("x.json", pickle.dumps(ROWS), "a pickle"),
+    "Parquet inside gzip": ("x.parquet.gz", gzip.compress(parquet()), "Parquet inside its compression"),
     "Arrow file": ("x.json", arrow(stream=False), "an Arrow IPC file"),
     "Arrow stream": ("x.jsonl", arrow(stream=True), "an Arrow IPC file"),
     "gzip under another name": ("x.jsonl", gzip.compress(LINES.encode()), "rename it to x.jsonl.gz"),
@@ -154,6 +155,22 @@ def test_an_empty_file_is_no_input_but_may_stand_beside_one(tmp_path):
     assert not_rows(tmp_path / "a.jsonl") == "it is empty"
     (tmp_path / "b.jsonl").write_text(LINES)
     assert format_of(find([str(tmp_path)]), Prompts()).stem == "preference"
+
+
+def test_a_column_split_that_is_none_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row | {"split": "harmless"}) + "\n" for row in ROWS))
+    with pytest.raises(UserError, match=r"split is 'harmless'; expected train.*prompts\.split_column = \"\""):
+        format_of(find([str(tmp_path)]), Prompts())
+    assert format_of(find([str(tmp_path)]), Prompts(split_column="")).stem == "preference"
+
+
+def test_many_files_are_all_looked_at(tmp_path):
+    for number in range(600):
+        (tmp_path / f"{number:04}.jsonl").write_text(LINES)
+    assert format_of(find([str(tmp_path)]), Prompts()).stem == "preference"
+    (tmp_path / "0599.jsonl").write_text('{"q": "a"}\n')
+    with pytest.raises(UserError, match=r"rows of 0599\.jsonl: its columns are q"):
+        format_of(find([str(tmp_path)]), Prompts())
 
 
 def test_auto_looks_at_every_file(tmp_path):
