@@ -42,17 +42,22 @@ def _look_of_one(value: dict[str, Any]) -> str | None:
     for key, inner in value.items():
         if _is_list_of_rows(inner):
             return _holder(key)
-    columns = ", ".join(list(value)[:8])
     kinds = {type(inner) for inner in value.values()}
-    if value and kinds == {dict} and all(map(_is_numbered, value.values())):
-        return _columns(columns)
-    if _is_numbered(value) and kinds == {dict}:
-        return _object_of("rows by their number", ", orient='index'")
     if {"columns", "data"} <= value.keys():
         return _object_of("columns and data", ", orient='split'")
-    if kinds == {list} and len({len(inner) for inner in value.values()}) == 1 and not _has_turns(value):
-        return _columns(columns)
+    if _is_numbered(value) and kinds == {dict}:
+        return _object_of("rows by their number", ", orient='index'")
+    if kinds == {dict} and all(map(_is_numbered, value.values())):
+        return _columns(", ".join(list(value)[:8]))
+    if kinds == {list} and _are_columns(list(value.values())):
+        return _columns(", ".join(list(value)[:8]))
     return None
+
+
+def _are_columns(lists: list[list[Any]]) -> bool:
+    """Whether lists are as long as each other and hold no objects, such as a dialogue's turns."""
+    lengths = set(map(len, lists))
+    return len(lengths) == 1 and not any(isinstance(inner[0], dict) for inner in lists if inner)
 
 
 def _is_list_of_rows(value: object) -> bool:
@@ -60,10 +65,6 @@ def _is_list_of_rows(value: object) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
     return not value[0].keys() <= _TURNS
-
-
-def _has_turns(value: dict[str, Any]) -> bool:
-    return any(isinstance(inner[0], dict) for inner in value.values() if inner)
 
 
 def _is_numbered(value: dict[str, Any]) -> bool:
