@@ -1,21 +1,28 @@
 """What a raw row means: a format's SQL turns JSON into a prompt and its responses, or into a reason why not.
 
-- A format is a SELECT over `raw (n, file, line, row JSON)`. It gives one row for each n, with `messages`
-  (role, content), `responses` (text, score) and `problem` (null, or 'code: sentence').
-- What is common to all formats (empty texts, equal responses, roles) is judged here, once.
+- A format is a SELECT over `raw (n, file, line, row JSON, others)`. It gives one row for each n, with
+  `messages` (role, content), `responses` (text, score), `problem` (null, or 'code: sentence') and perhaps
+  `reference`, a right answer for the judge.
+- `others` are the names of a row's columns that the format does not read and that could be its prompt.
+- What the format reads, it says in a line of its SQL (engine/columns.py), so nothing is left out in silence.
+- What is common to all formats is judged in engine/readings.py.
 """
 
-import logging
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow as pa
 
+from engine.columns import Unread, columns_of, holds, without
 from engine.raw import Row
+from engine.readings import Reading, reading_of, refused
 from engine.sql import ctrl_c
+from engine.wording import add_functions
 from schemas.errors import UserError
 from schemas.extensions import files, included
 
@@ -25,62 +32,104 @@ _RAW = pa.schema(
         ("file", pa.string()),
         ("line", pa.int64()),
         ("row", pa.string()),
+        ("others", pa.list_(pa.string())),
     ]
 )
 # The format's SQL, with its columns cast to the types that are expected of it.
 _TYPED = """
 select n::bigint as n, messages::struct(role varchar, content varchar)[] as messages, \
 responses::struct(text varchar, score double)[] as responses,
-       problem::varchar as problem from ({sql}
+       problem::varchar as problem, {reference} from ({sql}
 )"""
-_ROLES = ("system", "user", "assistant", "tool")
-ROWS_TO_RECOGNISE = 100
-# A format is taken for the one of the input if it can read more than this share of the first rows.
-_AUTO_SHARE = 0.5
-_log = logging.getLogger("prefmill")
+# How data sets spell their splits: a value begins with one of these.
+_SPELLINGS = {"train": "train", "test": "test", "val": "test", "dev": "test", "eval": "test"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A row as a format reads it; or the reason why the format cannot, with a sentence in `detail`."""
+class _Seen:
+    """A row before the SQL has it: the text that the SQL is given, and what is known without it."""
 
     row: Row
-    messages: list[dict[str, str]]
-    responses: list[dict[str, Any]]  # text: str, score: float or None
-    reason: str | None = None
+    text: str
+    unread: Unread
+    split: str | None = None
+    reason: str | None = None  # why the SQL need not be asked
     detail: str | None = None
 
 
 class Format:
-    """One format's SQL, ready to read rows."""
+    """One format's SQL, ready to read rows.
 
-    def __init__(self, path: Path):
+    `ignore`: columns, or keys within them, that are taken for not there; `split_column`: the one that says
+    which split a row belongs to, if any."""
+
+    def __init__(self, path: Path, ignore: Sequence[str] = (), split_column: str = "split"):
         self.name = path.stem
         self.path = path
-        self.sql = _TYPED.format(sql=path.read_text().rstrip().removesuffix(";"))
+        self._sql = path.read_text().rstrip().removesuffix(";")
+        self._typed = ""
+        self._ignore = tuple(ignore)
+        self._split_column = split_column
+        self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
+        add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
         """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times."""
-        good_rows = [row for row in rows if row.reason is None]
-        answers = iter(self._query(good_rows))
+        seen_rows = [self._see(row) for row in rows]
+        asked = [seen for seen in seen_rows if seen.reason is None]
+        answers = iter(self._query(asked))
         readings: list[Reading] = []
-        for row in rows:
-            if row.reason is None:
-                readings.append(_reading(row, next(answers)))
+        for seen in seen_rows:
+            if seen.reason is None:
+                readings.append(reading_of(seen.row, next(answers), seen.unread, seen.split))
             else:
-                readings.append(_refused(row, row.reason, row.detail))
+                readings.append(refused(seen.row, seen.reason, seen.detail, seen.unread))
         return readings
 
-    def _query(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def _see(self, row: Row) -> _Seen:
+        """What is known of a row without the SQL: what it has that is not read, and its split."""
+        if row.reason and not self._costs_nothing(row):
+            return _Seen(row, row.text, Unread(), reason=row.reason, detail=row.detail)
+        text = row.text
+        values = json.loads(text) if row.reason else orjson.loads(text)
+        if self._ignore or row.reason:
+            kept = without(values, self._ignore)
+            text = json.dumps(without(kept, row.not_finite), ensure_ascii=False)
+            values = kept
+        unread = self.columns.unread(values) if self.columns else Unread()
+        value = values.get(self._split_column)
+        if not holds(value):
+            return _Seen(row, text, unread)
+        split = _split_of(value)
+        if split is None:
+            detail = (
+                f"{self._split_column} is {str(value)[:80]!r}; expected train, test, validation, dev or "
+                'eval; where it is no split: prompts.split_column = ""'
+            )
+            return _Seen(row, text, unread, reason="bad_split", detail=detail)
+        return _Seen(row, text, unread, split)
+
+    def _costs_nothing(self, row: Row) -> bool:
+        """Whether a row was refused for nothing but NaN or Infinity in columns that are not read."""
+        if not (self.columns and row.not_finite):
+            return False
+        values = json.loads(row.text)
+        for name in row.not_finite:
+            is_read = self.columns.keys_read(name, values[name]) is not None
+            if is_read and name not in (*self._ignore, self._split_column):
+                return False
+        return True
+
+    def _query(self, rows: Sequence[_Seen]) -> list[dict[str, Any]]:
         """The SQL's answer for each row, in order."""
         if not rows:
             return []
         self._register(rows)
         try:
             with ctrl_c():
-                answers = self._con.sql(self.sql).to_arrow_table().to_pylist()
+                answers = self._con.sql(self._typed_sql()).to_arrow_table().to_pylist()
         except duckdb.ConversionException as error:
             if len(rows) == 1:
                 return [{"problem": f"format: {str(error).splitlines()[0]}"}]
@@ -94,14 +143,24 @@ class Format:
             ) from None
         return self._in_order(answers, len(rows))
 
-    def _register(self, rows: Sequence[Row]) -> None:
+    def _typed_sql(self) -> str:
+        """The format's SQL with typed columns; `reference` is null where it gives none."""
+        if not self._typed:
+            given = self._con.sql(f"from ({self._sql}\n)").columns
+            reference = "reference::varchar as reference" if "reference" in given else "null as reference"
+            self._typed = _TYPED.format(sql=self._sql, reference=reference)
+        return self._typed
+
+    def _register(self, rows: Sequence[_Seen]) -> None:
         """Make the rows the view `raw` that the SQL reads."""
         records: list[dict[str, object]] = []
-        for n, row in enumerate(rows):
-            records.append({"n": n, "file": row.file, "line": row.line, "row": row.text})
+        for n, seen in enumerate(rows):
+            row = seen.row
+            others = seen.unread.prompts
+            records.append({"n": n, "file": row.file, "line": row.line, "row": seen.text, "others": others})
         self._con.register("raw_text", pa.Table.from_pylist(records, schema=_RAW))
         self._con.execute(
-            "create or replace temp view raw as select n, file, line, row::json as row from raw_text"
+            "create or replace temp view raw as select n, file, line, row::json as row, others from raw_text"
         )
 
     def _in_order(self, answers: list[dict[str, Any]], row_count: int) -> list[dict[str, Any]]:
@@ -120,57 +179,12 @@ class Format:
         return in_order
 
 
-def _refused(row: Row, reason: str, detail: str | None) -> Reading:
-    return Reading(row, messages=[], responses=[], reason=reason, detail=detail)
-
-
-def _reading(row: Row, answer: dict[str, Any]) -> Reading:
-    """The reading that an answer of the SQL gives, after all checks of its prompt and its responses."""
-    problem = answer["problem"]
-    if problem:
-        code, _, sentence = problem.partition(": ")
-        return _refused(row, code, sentence or code)
-    messages: list[dict[str, str]] = []
-    for message in answer["messages"] or []:
-        is_empty_system = message["content"] == "" and message["role"] == "system"
-        if not is_empty_system:
-            messages.append(message)
-    responses = answer["responses"] or []
-    refusal = _prompt_problem(messages) or _responses_problem(responses)
-    if refusal:
-        code, sentence = refusal
-        return _refused(row, code, sentence)
-    return Reading(row, messages, responses)
-
-
-def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
-    """Why these messages are no prompt: a code and a sentence."""
-    if not messages:
-        return "empty_prompt", "the row has no prompt"
-    for message in messages:
-        if message["role"] not in _ROLES:
-            known = ", ".join(_ROLES)
-            return "bad_role", f"a turn's role must be one of {known}, not {message['role']}"
-        if message["content"] is None:
-            return "missing_or_mistyped", "a turn's content must be a string"
-    last = messages[-1]
-    if last["role"] not in ("user", "tool"):
-        return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s"
-    if not last["content"].strip():
-        return "empty_prompt", "the last user message is empty"
-    return None
-
-
-def _responses_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """Why these responses cannot be used: a code and a sentence."""
-    texts = [response["text"] for response in responses]
-    if None in texts:
-        return "missing_or_mistyped", "a response must be a string"
-    for text in texts:
-        if not text.strip():
-            return "empty_response", "a response is empty"
-    if len(texts) > 1 and len(set(texts)) == 1:
-        return "same_responses", "chosen and rejected are the same text"
+def _split_of(value: object) -> str | None:
+    """train or test, from a data set's own spelling; None for anything else."""
+    spelled = value.strip().lower() if isinstance(value, str) else ""
+    for beginning, split in _SPELLINGS.items():
+        if spelled.startswith(beginning):
+            return split
     return None
 
 
@@ -181,42 +195,3 @@ def shipped() -> list[Path]:
         if path.read_text().startswith("-- format:"):
             paths.append(path)
     return paths
-
-
-def recognise(rows: Sequence[Row]) -> Path:
-    """The one format that can read the first rows. Raises UserError if none can, or several."""
-    rows = rows[:ROWS_TO_RECOGNISE]
-    if not rows:
-        raise UserError("prompts.format = auto: the input has no rows to look at")
-    rows_read: dict[Path, int] = {}
-    able: list[Path] = []
-    for path in shipped():
-        readings = Format(path).read(rows)
-        rows_read[path] = sum(reading.reason is None for reading in readings)
-        if rows_read[path] > _AUTO_SHARE * len(rows):
-            able.append(path)
-    if len(able) != 1:
-        raise _not_recognised(rows, rows_read, several=bool(able))
-    (chosen,) = able
-    _log.info(
-        "prompts.format = auto: taken for %s, which reads %d of the first %d rows",
-        chosen.stem,
-        rows_read[chosen],
-        len(rows),
-    )
-    return chosen
-
-
-def _not_recognised(rows: Sequence[Row], rows_read: dict[Path, int], several: bool) -> UserError:
-    """The error for rows that no format can read, or `several`; it shows how many each one reads."""
-    who = "several formats" if several else "no format"
-    counts = ", ".join(f"{path.stem} {count}" for path, count in rows_read.items())
-    first = "none is a JSON object"
-    for row in rows:
-        if row.reason is None:
-            first = row.text[:120]
-            break
-    return UserError(
-        f"prompts.format = auto: {who} can read the first {len(rows)} rows (rows read: {counts}); "
-        f"the first is {first}…; name the format, or copy the nearest pipelines/sql/*.sql and name your copy"
-    )

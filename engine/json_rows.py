@@ -68,29 +68,41 @@ def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
 
 
 def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
-    """The elements of one JSON array. Raises EOFError if the array has no end."""
+    """The elements of one JSON array. Raises EOFError if the array has no end.
+
+    What stands outside of it, or between two arrays one after another, is a refused piece."""
     array = _ArrayScanner()
     row = _OpenRow(limit)
+    outside = _OpenRow(limit)
     for chunk in chunks:
         begin = 0  # where the element in progress begins in this chunk
         for mark, position in array.borders(chunk):
-            if mark not in _OPENING:
-                last_part = chunk[begin:position]
-                is_blank = not row.beginning.strip() and not last_part.strip()
-                element = row.finish(last_part)
-                # Nothing stands before the end of an empty array, or between a trailing comma and the end.
-                if mark == b"," or not is_blank:
-                    yield element
+            last_part = chunk[begin:position]
             begin = position + 1
+            if mark in _OPENING:
+                yield from _refused_text(outside.finish(last_part))
+                continue
+            is_blank = not row.beginning.strip() and not last_part.strip()
+            element = row.finish(last_part)
+            # Nothing stands before the end of an empty array, or between a trailing comma and the end.
+            if mark == b"," or not is_blank:
+                yield element
         rest = chunk[begin:]
         if array.depth:
             row.extend(rest)
-        elif rest.strip():
-            yield Piece(rest[:_EXCERPT_BYTES], "bad_json", "text after the end of the JSON array")
+        else:
+            outside.extend(rest)
     if array.depth:
         # Cut off, or a quote too many or too few: the number of rows behind this place is unknown.
         start = row.beginning.strip()[:80].decode(errors="backslashreplace")
         raise EOFError(f"its JSON array has no end; the last element begins with {start!r}")
+    yield from _refused_text(outside.finish(b""))
+
+
+def _refused_text(text: Piece) -> Iterator[Piece]:
+    """Text that stands outside of the array, as a refused piece; none where it is blank."""
+    if text.raw.strip():
+        yield Piece(text.raw[:_EXCERPT_BYTES], "bad_json", "text outside of the JSON array")
 
 
 class _ArrayScanner:

@@ -1,18 +1,16 @@
 """Read any raw file into rows of JSON text, in constant memory. What cannot be read is a row with its reason.
 
-- Files: JSON Lines, JSON arrays and Parquet; gzip, zstd and bz2.
+- Files (engine/inputs.py finds them): JSON Lines, JSON arrays and Parquet; gzip, zstd and bz2.
 - A row is validated here, once and strictly: orjson refuses what Arrow would later fail on for a whole batch.
 - A row stays text: the SQL of a format takes it apart (engine/formats.py).
 - A file that breaks off inside its compression, or whose Parquet footer is damaged, stops the run, since
   nobody can say which rows it lost.
 """
 
-import glob
 import itertools
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine import json_rows
+from engine.columns import is_finite
+from engine.inputs import COMPRESSIONS, uncompressed_name
+from engine.inputs import find as find
 from engine.json_rows import Piece
 from schemas.errors import UserError
-from schemas.manifest import PLAN
 
-_KNOWN_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-_COMPRESSION_SUFFIXES = (".gz", ".zst", ".bz2")
 _CHUNK = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PARQUET_ROWS_AT_ONCE = 256
@@ -41,79 +39,14 @@ class Row:
     text: str
     reason: str | None = None
     detail: str | None = None
-
-
-def find(sources: Iterable[str]) -> dict[str, Path]:
-    """The input files, in a fixed order, by their names: the paths below the folder that all of them share.
-
-    A source is a file, a folder or a glob. Raises UserError if there is nothing to read at one of them.
-    """
-    paths: list[Path] = []
-    for source in sources:
-        matches = _files_at(source)
-        if not matches:
-            known = ", ".join(_KNOWN_SUFFIXES)
-            compressed = ", ".join(_COMPRESSION_SUFFIXES)
-            raise UserError(
-                f"prompts.source: nothing to read at {source}; "
-                f"expected a file, a folder or a glob of {known} (also {compressed})"
-            )
-        for path in matches:
-            if path not in paths:
-                paths.append(path)
-    if not paths:
-        raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
-    shared_folder = os.path.commonpath([path.parent for path in paths])
-    return {os.path.relpath(path, shared_folder): path for path in paths}
-
-
-def _files_at(source: str) -> list[Path]:
-    """The files that one source names: a file or a glob of any suffix, or the readable files of a folder."""
-    if os.path.isdir(source):
-        return _files_below(Path(source))
-    if os.path.isfile(source):
-        return [Path(source)]
-    matches: list[Path] = []
-    for path in glob.glob(source, recursive=True):
-        if os.path.isfile(path):
-            matches.append(Path(path))
-    return sorted(matches)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """The readable files of a folder and its sub-folders, without hidden ones and run folders of ours."""
-    files: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            is_run = (path / PLAN).exists()
-            if not is_run:
-                files += _files_below(path)
-        elif _uncompressed_name(path).endswith(_KNOWN_SUFFIXES):
-            files.append(path)
-    return files
-
-
-def _uncompressed_name(path: Path) -> str:
-    """The file's name without the suffix of its compression."""
-    if path.suffix in _COMPRESSION_SUFFIXES:
-        return path.name.removesuffix(path.suffix)
-    return path.name
-
-
-def estimated_bytes(path: Path) -> int:
-    """Size of the file's rows as JSON text, guessed from its size on disk: what shards are counted by."""
-    size = path.stat().st_size
-    if path.suffix in _COMPRESSION_SUFFIXES or path.suffix == ".parquet":
-        return size * 4
-    return size
+    # Of a row that is refused for NaN or Infinity and nothing else: the columns that hold it.
+    not_finite: tuple[str, ...] = ()
 
 
 def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
     """All rows of all files, including those that cannot be read. Raises UserError if a file is damaged."""
     for name, path in files.items():
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             rows_of_file = _rows_of_parquet(name, path, max_row_bytes)
         else:
             rows_of_file = _rows_of_json(name, path, max_row_bytes)
@@ -128,7 +61,8 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
 
 def _rows_of_json(name: str, path: Path, limit: int) -> Iterator[Row]:
     """The rows of a JSON Lines file or of one JSON array. Blank lines are no rows, but count as lines."""
-    with pa.input_stream(path, compression="detect") as stream:
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    with pa.input_stream(path, compression=compression) as stream:
         chunks = _chunks(stream)
         first = next(chunks, b"").removeprefix(_BYTE_ORDER_MARK)
         all_chunks = itertools.chain([first], chunks)
@@ -151,7 +85,7 @@ def _is_array(path: Path, first_chunk: bytes) -> bool:
 
     A file of JSON Lines whose first line is in brackets is none: its other lines must not be hidden.
     """
-    if _uncompressed_name(path).endswith((".jsonl", ".ndjson")):
+    if uncompressed_name(path).endswith((".jsonl", ".jsonlines", ".ndjson")):
         return False
     text = first_chunk.lstrip()
     if not text.startswith(b"["):
@@ -172,7 +106,9 @@ def _checked_row(name: str, line: int, piece: Piece) -> Row:
     try:
         value = orjson.loads(piece.raw)
     except orjson.JSONDecodeError as error:
-        return Row(name, line, text, _reason_of_json_error(piece.raw, str(error)), str(error))
+        reason = _reason_of_json_error(piece.raw, str(error))
+        not_finite = _not_finite_columns(text) if reason == "nan" else ()
+        return Row(name, line, text, reason, str(error), not_finite)
     if not isinstance(value, dict):
         detail = f"a row must be a JSON object, not {type(value).__name__}"
         return Row(name, line, text, "not_an_object", detail)
@@ -190,6 +126,20 @@ def _reason_of_json_error(raw: bytes, message: str) -> str:
     if "infinity" in message or re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", raw):
         return "nan"
     return "bad_json"
+
+
+def _not_finite_columns(text: str) -> tuple[str, ...]:
+    """The columns of a row that hold NaN or Infinity, as Python's JSON writes them.
+
+    None where that is not all that is wrong with the row."""
+    try:
+        value = json.loads(text)
+        names = tuple(name for name, inner in value.items() if not is_finite(inner))
+        others = {name: inner for name, inner in value.items() if name not in names}
+        orjson.loads(json.dumps(others))
+    except (ValueError, AttributeError, RecursionError):
+        return ()
+    return names
 
 
 def _rows_of_parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
@@ -220,7 +170,11 @@ def _parquet_row(
         return Row(name, line, _escaped_texts(batch), "bad_utf8", str(error))
     except ValueError:
         text = json.dumps(value, ensure_ascii=False, default=_as_json)
-        return Row(name, line, text, "nan", "a number that is NaN or infinite")
+        piece = json_rows.limited(text.encode(errors="surrogatepass"), len(text), limit)
+        if piece.reason:
+            return _checked_row(name, line, piece)
+        detail = "a number that is NaN or infinite"
+        return Row(name, line, text, "nan", detail, _not_finite_columns(text))
     return _checked_row(name, line, json_rows.limited(raw, len(raw), limit))
 
 

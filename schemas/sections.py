@@ -1,4 +1,4 @@
-"""The sections of a recipe and their keys: the reference of all of them.
+"""The sections of a recipe and their keys: the reference of all of them but [train] (schemas/training.py).
 
 A section is a stage, a key is a field with its default. What values a key may have stands at the field
 (schemas/fields.py) and is checked when the recipe is read.
@@ -8,9 +8,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from schemas import checks, extensions
+from schemas import checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, choices, number, path, setting, tables
+from schemas.training import Train as Train
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class Prompts(Section):
     shards: int = number(0, low=0, high=99_999)
     # A longer row goes to rejects.
     max_row_bytes: int = number(4 << 20, low=1)
+    # Columns that are taken for not there, or keys of their objects: ["tools", "chosen.reasoning"]. A column
+    # that the format does not read and that may change what is learned is refused until it is named here.
+    ignore: tuple[str, ...] = ()
+    # Files, folders or globs like source, whose prompts are held out as split = 'test'; the others are train.
+    test_source: tuple[str, ...] = path(())
+    # A file of source whose name says test or validation, beside others that do not, is held out as well.
+    test_by_name: bool = True
+    # The column that says which split a row is of: train, test, validation, dev, eval; "": none does.
+    split_column: str = "split"
+    # Take the first prompts only, this many of source and of the held-out files each. 0: all.
+    limit: int = number(0, low=0)
+    # Take this many prompts of source and of the held-out files each, drawn by their content. 0: all.
+    sample: int = number(0, low=0)
+
+    def check(self) -> None:
+        if self.limit and self.sample:
+            raise UserError(
+                f"{self.title()} limit = {self.limit} and sample = {self.sample}: "
+                "set limit for the first prompts, or sample for some drawn from all"
+            )
 
 
 @dataclass(frozen=True)
@@ -229,44 +250,6 @@ class Rounds(Section):
     """Precompute and train n times (pipelines/run.py); each round's reference is the last round's policy."""
 
     n: int = number(1, low=1)
-
-
-@dataclass(frozen=True)
-class Train(Section):
-    """Optimise the policy on the pairs. A loss has its own keys in [train.<loss>]."""
-
-    loss: str = "dpo"
-    learning_rate: float = number(5e-7, above=0)
-    optimizer: str = choice("adamw", "adamw", "rmsprop")
-    weight_decay: float = number(0.0, low=0)
-    betas: tuple[float, ...] = setting((0.9, 0.999), checks.betas)  # of adamw
-    schedule: str = choice("linear", "linear", "cosine", "constant")  # after the warm-up
-    warmup_steps: int = number(0, low=0)
-    warmup_ratio: float = number(0.0, low=0, high=1)  # of all steps, where warmup_steps is 0
-    max_grad_norm: float = number(1.0, low=0)  # 0: no clipping
-    batch_size: int = number(64, low=1)  # pairs of one optimizer step, over all ranks
-    # Global batches whose pairs are grouped by length. Above 1 (8, say): ranks with few pairs each wait less,
-    # a padded model pads less.
-    look_ahead: int = number(1, low=1)
-    # Tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU.
-    micro_batch_tokens: int = number(0, low=0)
-    epochs: int = number(1, low=1)
-    max_steps: int = -1  # above 0: this many steps, whatever epochs says
-    # float32, or bfloat16: autocast over float32 weights.
-    dtype: str = choice("float32", "float32", "bfloat16")
-    gradient_checkpointing: bool = False
-    # Steps between evaluations on the test split; 0: at the start and at the end only.
-    eval_every: int = number(0, low=0)
-    save_every: int = number(500, low=0)  # steps between checkpoints; the last step is always saved
-    keep: int = number(2, low=0)  # checkpoints kept; 0: all
-    # Largest mean gap, nat a token, between cache and policy at step 0; 0: 1e-3 in float32, 0.05 otherwise.
-    tolerance: float = number(0.0, low=0)
-    tensorboard: bool = False
-    # The tables [train.<loss>] and [train.sft], read by the losses.
-    options: dict[str, Any] = tables(collects=True)
-
-    def check_with_extensions(self) -> None:
-        extensions.check_loss(self)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -54,7 +54,7 @@ TABLES: dict[str, pa.Schema] = {
                 "line", pa.int64(), "line (JSON Lines) or element (JSON array, Parquet) in that file, from 1"
             ),
             _column(
-                "split",
+                "given_split",
                 pa.string(),
                 "train or test where the input says so, else null: then the prompt's digest decides",
             ),

@@ -33,7 +33,14 @@ _COUNTS_FIRST = (
     "holding_special_tokens",
 )
 _COUNT_PREFIXES = ("skipped_", "fallback_")
-_COUNTS_LAST = ("rejects", "repeated", "duplicates")
+_COUNTS_LAST = (
+    "held_out",
+    "held_out_though_also_in_train",
+    "references_that_differ",
+    "rejects",
+    "repeated",
+    "duplicates",
+)
 
 
 @click.command("precompute")

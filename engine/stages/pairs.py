@@ -53,6 +53,7 @@ select choices.* exclude (source),
        prompts.file as file,
        prompts.line as line,
        prompts.prompt as prompt,
+       prompts.given_split as split,
        chosen_response.text as chosen,
        rejected_response.text as rejected,
        coalesce(choices.source, chosen_response.source) as source,
@@ -164,13 +165,14 @@ def _pairs_table(rows: pa.Table, config: Pairs) -> pa.Table:
 
 
 def _splits(rows: pa.Table, test_share: float) -> list[str]:
-    """`test` or `train` for each row, by its prompt: all pairs of a prompt are in one split."""
+    """`test` or `train` for each row, by its prompt: as the input says, else by the prompt's digest.
+
+    All pairs of a prompt are in one split."""
     splits: list[str] = []
-    for prompt_id in rows["prompt_id"].to_pylist():
-        split = "train"
-        if share(prompt_id) < test_share:
-            split = "test"
-        splits.append(split)
+    said_of_prompts = zip(rows["prompt_id"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    for prompt_id, said in said_of_prompts:
+        by_share = "test" if share(prompt_id) < test_share else "train"
+        splits.append(said or by_share)
     return splits
 
 

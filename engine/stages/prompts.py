@@ -3,20 +3,29 @@
 - All input is read in one pass and partitioned by shard (`scan`), since the rows of a prompt may stand
   anywhere.
 - Then each shard alone drops exact duplicates and gathers what belongs to one prompt.
-- Rows in = rows out + rejects + duplicates.
+- Rows in = rows out + rejects + duplicates. What limit and sample do not take are no rows in.
+- A prompt that is in a held-out file or row and in another is held out. Where its rows bring different
+  references it has none. Both are counted.
 """
 
 import itertools
+import logging
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from engine import ids, raw
-from engine.formats import ROWS_TO_RECOGNISE, Format, Reading, recognise
+from engine.formats import Format
+from engine.inputs import estimated_bytes, inputs
+from engine.readings import Reading
+from engine.recognise import format_of
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Scanned, Stage
+from engine.taking import taken
 from schemas.digest import content_digest, fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -28,6 +37,7 @@ _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
+_PROMPTS_OF_A_SHARD = 1024  # where the recipe takes a number of prompts
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
 # The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
 _SCANNED = pa.schema(
@@ -38,60 +48,80 @@ _SCANNED = pa.schema(
         ("row_id", pa.string()),
         ("messages", MESSAGES),
         ("responses", _RESPONSES),
+        ("split", pa.string()),
+        ("reference", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("raw", pa.string()),
     ]
 )
+_log = logging.getLogger("prefmill")
 
 
 def facts(config: Prompts, planning: Planning) -> Facts:
     """All that a row's place and reading depend on: the input's content, the format's SQL, the shards.
 
     Raises UserError where there is no input, or where no format can read it."""
-    files = raw.find(config.source)
-    if config.format == "auto":
-        rows = raw.rows(files, config.max_row_bytes)
-        format_file = recognise(list(itertools.islice(rows, ROWS_TO_RECOGNISE)))
-    else:
-        format_file = included("sql", config.format, ".sql")
+    found = inputs(config, report=True)
+    format_file = format_of(found.files, config)
     macros = included("sql", "macros", ".sql")
-    return {
-        "input": {name: content_digest(file) for name, file in files.items()},
+    facts = {
+        "input": {name: content_digest(file) for name, file in found.files.items()},
         "format": format_file.stem,
         "format_sql": fingerprint([format_file.read_text(), macros.read_text()]),
         "max_row_bytes": config.max_row_bytes,
-        "shards": config.shards or _shards_for(files),
+        "shards": config.shards or _shards_for(found.files, config.limit or config.sample),
     }
+    # What is not asked for is no fact: folders made before there were these keys keep their names.
+    if found.held_out:
+        facts["held_out"] = sorted(found.held_out)
+    if config.ignore:
+        facts["ignore"] = sorted(set(config.ignore))
+    if config.split_column != "split":
+        facts["split_column"] = config.split_column
+    for key in ("limit", "sample"):
+        if getattr(config, key):
+            facts[key] = getattr(config, key)
+    return facts
 
 
-def _shards_for(files: dict[str, Path]) -> int:
-    """The number of shards for an input, by its estimated size."""
-    size = sum(map(raw.estimated_bytes, files.values()))
-    return min(max(1, round(size / _SHARD_BYTES)), _MAX_SHARDS)
+def _shards_for(files: dict[str, Path], prompts: int) -> int:
+    """The number of shards for an input, by its estimated size, and by how many prompts are taken of it."""
+    size = sum(map(estimated_bytes, files.values()))
+    shards = min(max(1, round(size / _SHARD_BYTES)), _MAX_SHARDS)
+    if prompts:
+        return min(shards, math.ceil(prompts / _PROMPTS_OF_A_SHARD))
+    return shards
 
 
 def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
-    """All rows of the input, a batch at a time, each with its shard.
+    """The rows of the input that are taken, a batch at a time, each with its shard.
 
     Raises UserError where the input is not what the facts name."""
-    files = raw.find(config.source)
+    found = inputs(config)
     format_name = config.format
     if format_name == "auto":
         format_name = facts["format"]
-    reader = Format(included("sql", format_name, ".sql"))
-    rows = raw.rows(files, config.max_row_bytes)
-    while batch := _next_batch(rows):
-        scanned: list[dict[str, Any]] = []
-        shards: list[int] = []
-        for reading in reader.read(batch):
-            row = _scanned_row(reading)
-            # A reject has no prompt: its text settles its shard.
-            identity = row.get("prompt_id") or row["row_id"]
-            scanned.append(row)
-            shards.append(ids.shard_of(identity, facts["shards"]))
+    reader = Format(included("sql", format_name, ".sql"), config.ignore, config.split_column)
+    left_out: dict[str, None] = {}
+
+    def batches(files: dict[str, Path]) -> Iterator[list[dict[str, Any]]]:
+        rows = raw.rows(files, config.max_row_bytes)
+        while batch := _next_batch(rows):
+            scanned: list[dict[str, Any]] = []
+            for reading in reader.read(batch):
+                left_out.update(dict.fromkeys(reading.unread.left_out))
+                scanned.append(_scanned_row(reading, found.split_of(reading.row.file)))
+            yield scanned
+
+    for scanned in taken(config, found, batches):
+        # A reject has no prompt: its text settles its shard.
+        identities = [row.get("prompt_id") or row["row_id"] for row in scanned]
+        shards = [ids.shard_of(identity, facts["shards"]) for identity in identities]
         yield Scanned(pa.Table.from_pylist(scanned, schema=_SCANNED), shards)
-    changed = [name for name, file in files.items() if content_digest(file) != facts["input"].get(name)]
+    if left_out:
+        _log.info("left out, since the format %s does not read them: %s", reader.name, ", ".join(left_out))
+    changed = [name for name, file in found.files.items() if content_digest(file) != facts["input"].get(name)]
     if changed:
         raise UserError(
             f"{', '.join(changed)} changed while it was read: nothing was made from it; "
@@ -111,7 +141,7 @@ def _next_batch(rows: Iterator[raw.Row]) -> list[raw.Row]:
     return batch
 
 
-def _scanned_row(reading: Reading) -> dict[str, Any]:
+def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
     """A row of `_SCANNED`: `row_id` is a digest of all that the row says, so equal rows are duplicates."""
     row = reading.row
     if reading.reason:
@@ -125,6 +155,9 @@ def _scanned_row(reading: Reading) -> dict[str, Any]:
         }
     prompt_id = ids.prompt_id(reading.messages)
     responses = [[response["text"], response["score"]] for response in reading.responses]
+    split = reading.split or split_of_file
+    if split_of_file == "test":
+        split = "test"
     return {
         "file": row.file,
         "line": row.line,
@@ -132,6 +165,8 @@ def _scanned_row(reading: Reading) -> dict[str, Any]:
         "row_id": ids.content_id(prompt_id, responses),
         "messages": reading.messages,
         "responses": reading.responses,
+        "split": split,
+        "reference": reading.reference,
     }
 
 
@@ -139,16 +174,22 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
     """One shard's rows, in the order of the input, to prompts and rejects."""
     rows = batch.to_pylist()
     prompts: dict[str, dict[str, Any]] = {}
+    said: dict[str, _Said] = {}
     seen: set[str] = set()
     rejects: list[Reject] = []
     for number, row in enumerate(rows):
         if row["reason"]:
             rejects.append(Reject(number, row["reason"], row["detail"]))
-        elif row["row_id"] not in seen:
+            continue
+        prompt = prompts.setdefault(row["prompt_id"], _prompt_of(row))
+        said.setdefault(row["prompt_id"], _Said()).add(row)
+        if row["row_id"] not in seen:
             seen.add(row["row_id"])
-            prompt = prompts.setdefault(row["prompt_id"], _prompt_of(row))
             for response in row["responses"]:
                 prompt["given"].append(response | {"comparison_id": row["row_id"]})
+    for prompt_id, prompt in prompts.items():
+        prompt["given_split"] = said[prompt_id].split()
+        prompt["reference"] = said[prompt_id].reference()
     by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
     tables = {
         "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
@@ -159,12 +200,42 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         "rows_out": len(seen),
         "rejects": len(rejects),
         "duplicates": len(batch) - len(seen) - len(rejects),
+        "held_out": sum(prompt["given_split"] == "test" for prompt in by_id),
+        "held_out_though_also_in_train": sum(one.splits == {"train", "test"} for one in said.values()),
+        "references_that_differ": sum(len(one.references) > 1 for one in said.values()),
     }
     return Made(tables, counts)
 
 
+@dataclass
+class _Said:
+    """What the rows of one prompt say of it, in any order."""
+
+    splits: set[str] = field(default_factory=set)
+    references: set[str] = field(default_factory=set)
+
+    def add(self, row: dict[str, Any]) -> None:
+        if row["split"]:
+            self.splits.add(row["split"])
+        if row["reference"]:
+            self.references.add(row["reference"])
+
+    def split(self) -> str | None:
+        """A prompt that any row holds out is held out, so that nothing of it is trained on."""
+        for split in ("test", "train"):
+            if split in self.splits:
+                return split
+        return None
+
+    def reference(self) -> str | None:
+        """The right answer that the rows name; none where they differ: nobody knows which one is right."""
+        if len(self.references) != 1:
+            return None
+        return next(iter(self.references))
+
+
 def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `prompts`, still without responses."""
+    """A row of `prompts`, still without responses, split and reference."""
     return {
         "prompt_id": row["prompt_id"],
         "messages": row["messages"],

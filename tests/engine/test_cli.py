@@ -165,6 +165,37 @@ def test_mistakes_are_one_clear_sentence(words, code, said, tmp_path, pairs_file
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def own_held_out_file(tmp_path):
+    """Six rows, two of a held-out file of one's own, one of them in both; a column that is left out."""
+    import json
+
+    rows = [{"prompt": f"Say {n}.", "chosen": f"{n}.", "rejected": "No.", "topic": "t"} for n in range(7)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[5:]))
+    return tmp_path
+
+
+def test_held_out_files_from_the_recipe_to_the_pairs(own_held_out_file, model_path):
+    words = ["engine", "precompute", RECIPE, "-o", own_held_out_file / "run"]
+    chosen = settings(
+        prompts__source=own_held_out_file / "in.jsonl",
+        prompts__test_source=own_held_out_file / "mine.jsonl",
+        model__name=model_path,
+        pairs__test_share=0.9,
+    )
+    done = command(*words, *chosen)
+    assert "rows in 8 = rows out 7 + rejects 0 + duplicates 1" in done.stdout
+    assert "held out 2, held out though also in train 1" in done.stdout
+    assert "(train 5, test 2" in done.stdout
+    assert done.stderr.count("left out, since the format preference does not read them: topic") == 1
+    query = "select pairs.split, count(*) as n from pairs group by all order by all"
+    counted = command("engine", "sql", own_held_out_file / "run", query, "--format", "csv").stdout
+    assert counted.split() == ["split,n", "test,2", "train,5"]
+    done = command(*words, *chosen, *settings(prompts__limit=2))
+    assert "rows in 4 = rows out 4" in done.stdout and "its first 2 prompts" in done.stderr
+
+
 def test_a_pipe_that_closes_is_no_success_for_work(precompute_words, tmp_path):
     words = " ".join(
         f"'{word}'"

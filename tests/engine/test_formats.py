@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from engine.formats import Format, recognise, shipped
+from engine.formats import Format, shipped
 from engine.raw import Row, rows
+from engine.recognise import recognise
 from schemas.errors import UserError
 from schemas.extensions import included
 from tests.conftest import SHARED
@@ -18,6 +19,11 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
+
+
+def parts(*texts, role="user"):
+    """A turn whose content is a list of parts."""
+    return [{"role": role, "content": [{"type": "text", "text": text} for text in texts]}]
 
 
 HH = "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: and?\n\nAssistant:"
@@ -51,6 +57,17 @@ GOOD = {
             [user("The sky is")],
             ["blue", "green today"],
         ),
+        # A prompt beside whole dialogues is their first user turn; theirs is the prompt.
+        (
+            {"prompt": "hi", "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]},
+            TURNS,
+            ["a", "b"],
+        ),
+        (
+            {"prompt": parts("q", "?"), "chosen": parts("a", role="assistant"), "rejected": [assistant("b")]},
+            [user("q?")],
+            ["a", "b"],
+        ),
         ({"chosen": "Q\nAnswer one", "rejected": "Q\nAnother"}, [user("Q")], ["Answer one", "Another"]),
         ({"chosen": "你好吗？很好", "rejected": "你好吗？不好"}, [user("你好吗？")], ["很好", "不好"]),
     ],
@@ -62,6 +79,15 @@ GOOD = {
                 "rejected": {"from": "gpt", "value": "b"},
             },
             [{"role": "system", "content": "s"}, user("q")],
+            ["a", "b"],
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": [{"type": "text", "text": "q"}]}],
+                "chosen": [{"from": "gpt", "value": "a"}],
+                "rejected": "b",
+            },
+            [user("q")],
             ["a", "b"],
         ),
     ],
@@ -91,7 +117,11 @@ GOOD = {
             ["1+1=2\nA: 2", "A: 3", "A: 2"],
         ),
     ],
-    "prompts": [({"prompt": "q"}, [user("q")], []), ({"messages": TURNS}, TURNS, [])],
+    "prompts": [
+        ({"prompt": "q"}, [user("q")], []),
+        ({"messages": TURNS}, TURNS, []),
+        ({"messages": parts("a", "b")}, [user("ab")], []),
+    ],
 }
 
 
@@ -185,6 +215,86 @@ def test_bad_rows(name, value, reason):
     before, reading, after = read(name, good, value, good)
     assert reading.reason == reason and reading.detail
     assert before.reason is None and after.reason is None
+
+
+IMAGE = [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image_url", "image_url": {}}]}]
+SAYS = [
+    (
+        {"rejected": ["x", "y", "z"]},
+        "missing_or_mistyped",
+        "rejected is a list of 3 strings; expected a string or",
+    ),
+    ({"rejected": None}, "missing_or_mistyped", "rejected is null; expected a string or a list of turns"),
+    ({"chosen": 7}, "missing_or_mistyped", "chosen is the number 7"),
+    ({"chosen": {"text": "a"}}, "missing_or_mistyped", "chosen is an object {text}"),
+    ({"chosen": [1, "a"]}, "missing_or_mistyped", "chosen is a list of 2 values of several kinds"),
+    ({"prompt": True}, "missing_or_mistyped", "prompt is true"),
+    ({"prompt": [user(7)]}, "missing_or_mistyped", "prompt has a turn whose content is the number 7"),
+    (
+        {"prompt": [{"from": "human", "value": "q"}]},
+        "missing_or_mistyped",
+        "this one is an object {from, value}",
+    ),
+    ({"prompt": [{"content": "q"}]}, "bad_role", "prompt has a turn whose role is missing"),
+    ({"prompt": IMAGE}, "content_part", "a part of type image_url; only text is read"),
+    ({"prompt": [user([])]}, "missing_or_mistyped", "content is an empty list"),
+    ({"system": ["s"]}, "missing_or_mistyped", "system is a list of 1 string"),
+    (
+        {"chosen": [assistant("a")]},
+        "missing_or_mistyped",
+        "chosen is a list of 1 object and rejected is a string",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "reason", "said"), SAYS)
+def test_a_refusal_says_what_the_value_is(change, reason, said):
+    (reading,) = read("preference", {"prompt": "q", "chosen": "a", "rejected": "b"} | change)
+    assert reading.reason == reason
+    assert said in reading.detail
+
+
+MORE = [
+    ("prompts", {"prompt": 7}, "prompt is the number 7"),
+    ("prompts", {"messages": ["q"]}, "messages is a list of 1 string"),
+    ("prompts", {"messages": IMAGE}, "a part of type image_url"),
+    ("prompts", {"prompt": "q", "messages": TURNS}, 'differ; leave one out: prompts.ignore = ["messages"]'),
+    ("hh", {"chosen": ["a"], "rejected": "b"}, "chosen is a list of 1 string; expected a string"),
+    (
+        "ultrafeedback",
+        {"instruction": "q", "completions": [{"text": "a"}]},
+        "completions is a list of 1 object",
+    ),
+    ("ultrafeedback", {"instruction": 1, "completions": []}, "instruction is the number 1"),
+    ("gsm8k", {"question": None, "ground_truth": "1"}, "question is null"),
+    ("sharegpt", {"conversations": [{"from": "tool", "value": "q"}]}, "from is tool; expected human, gpt"),
+    ("sharegpt", {"conversations": [{"from": "human", "value": 3}]}, "value is the number 3"),
+]
+SHAREGPT = GOOD["sharegpt"][0][0]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), MORE)
+def test_every_format_says_what_the_value_is(name, value, said):
+    if name == "sharegpt":
+        value = SHAREGPT | value
+    (reading,) = read(name, value)
+    assert reading.reason and said in reading.detail
+
+
+def test_never_a_wrong_turn_as_the_response():
+    """Several turns on a side, a side that is the user's, dialogues that do not begin with the prompt."""
+    gpt, human = {"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}
+    for change in ({"chosen": [human, gpt]}, {"rejected": [gpt, human]}, {"chosen": human}):
+        (reading,) = read("sharegpt", SHAREGPT | change)
+        assert reading.reason in ("missing_or_mistyped", "no_response")
+    row = {"prompt": "other", "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}
+    (reading,) = read("preference", row)
+    assert reading.reason == "prompts_differ"
+
+
+def test_gsm8k_keeps_its_truth_as_the_reference():
+    (reading,) = read("gsm8k", GOOD["gsm8k"][0][0])
+    assert reading.reference == reading.responses[0]["text"] == "1+1=2\nA: 2"
 
 
 @pytest.mark.parametrize("name", GOOD)

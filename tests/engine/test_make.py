@@ -17,7 +17,7 @@ from engine.commands.status import status
 from engine.ids import shard_of
 from engine.make import scan
 from engine.plan import missing, opened, plan
-from schemas.errors import UserError
+from schemas.errors import NothingMade, UserError
 from schemas.manifest import read_markers, read_plan
 from schemas.recipe import load
 from schemas.store import open_store
@@ -380,7 +380,8 @@ def test_one_response_is_never_both_sides(model_path, tmp_path):
         "select prompt_id, response_id as chosen_response_id, response_id as rejected_response_id, "
         "score as chosen_score, score as rejected_score from scores -- mine"
     )
-    precompute(tmp_path / "run", recipe_of(path, model_path, pairs__choose=own), 1)
+    with pytest.raises(NothingMade, match="same_response"):
+        precompute(tmp_path / "run", recipe_of(path, model_path, pairs__choose=own), 1)
     assert {row["reason"] for _, row in rows(tmp_path / "run", "rejects")} == {"same_response"} and not rows(
         tmp_path / "run", "pairs"
     )

@@ -92,6 +92,8 @@ def test_chunk_borders_do_not_matter(tmp_path, monkeypatch):
         ('[{"a":1}] x', [None, "bad_json"]),
         ("", []),
         ('["bad"]\n{"a":1}', ["not_an_object", None]),
+        ('[{"a":1}] x [{"a":2}]', [None, "bad_json", None]),
+        ('[\n{"a":1}]\n\n[{"a":2}]\n', [None, None]),
     ],
 )
 def test_the_ends_of_an_array(tmp_path, text, reasons):
@@ -185,3 +187,15 @@ def test_folders_and_globs_in_a_fixed_order(tmp_path):
     assert list(find([str(tmp_path / "b" / "*.jsonl"), str(tmp_path / "a")])) == ["b/2.jsonl", "a/1.jsonl.gz"]
     with pytest.raises(UserError, match="nothing to read"):
         find([str(tmp_path / "nope*.jsonl")])
+
+
+def test_the_columns_that_hold_nan_are_known(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": NaN, "b": 1, "c": {"d": [Infinity]}}\n{"a": NaN, "b": tru}\n')
+    first, second = read(path)
+    assert (first.reason, first.not_finite) == ("nan", ("a", "c"))
+    assert second.not_finite == ()
+    table = pa.table({"a": [float("nan")], "b": ["x" * 2000]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    (long,) = read(tmp_path / "x.parquet")
+    assert (long.reason, long.not_finite) == ("over_long", ())

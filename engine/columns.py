@@ -1,0 +1,219 @@
+"""What a row has beside what its format reads, and whether that may be left out.
+
+- A format says in a line of its SQL what it reads. `-- reads: prompt[role content], chosen, *[solution]` is a
+  column with the keys read in its objects, a whole column, and any column that is an object with that key.
+  `-- leaves:` names what it knowingly leaves out. A format without the first line is not checked.
+- A key within a column is written `chosen.tool_calls`, whether chosen is an object or a list of objects.
+- A column that may change what is learned (tools, images, scores, another answer) is never left out unasked;
+  any other one is left out and named to the user.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+def _stem(word: str) -> str:
+    """A word in lower case and without a plural's s."""
+    lower = word.lower()
+    if len(lower) > 3 and not lower.endswith("ss"):
+        return lower.removesuffix("s")
+    return lower
+
+
+def _stems(words: str) -> frozenset[str]:
+    return frozenset(map(_stem, words.split()))
+
+
+# A column whose name has such a word may change what is learned.
+_MEANING = _stems(
+    "answer better candidate chosen completion context conversation dialog dialogue document function "
+    "generation history image img audio video input instruction kwargs kto label margin message output "
+    "passage preference preferred prompt query question rank ranking rating reasoning rejected response "
+    "reward score system solution target think thinking thought tool weight winner worse"
+)
+# Such a column does so whatever else its name says: image_url is an image, tool_call_id is of a call.
+_ALWAYS = _stems("audio function image img kto tool video")
+# A plain value under a name that ends in such a word says something about the row and is no part of it.
+_METADATA = _stems(
+    "agreement annotator author batch category categories char collection confidence config corpus count "
+    "country created dataset date datetime difficulty domain epoch file filename flag fold format genre "
+    "guid hash id idx index key kind lang language len length level license link locale logp logprob "
+    "method model modified name num number origin path policy ppl provider ratio region revision seed sha "
+    "size source split status step subset tag time timestamp token topic type uid updated uri url uuid "
+    "version worker year"
+)
+_ASKS_ABOUT = frozenset({"has", "is", "n", "num"})  # has_image, num_turns: the first word of metadata
+# Keys that change the meaning of a turn, although as a column's name they would not.
+_OF_A_TURN = frozenset({"loss", "mask", "name", "refusal", "train", "training"})
+
+
+def holds(value: object) -> bool:
+    """Whether a value says anything: not null, NaN, blank, or a list or object of such."""
+    if value is None:
+        return False
+    if isinstance(value, float):
+        return not math.isnan(value)
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, dict):
+        return any(map(holds, value.values()))
+    if isinstance(value, list):
+        return any(map(holds, value))
+    return True
+
+
+def is_finite(value: object) -> bool:
+    """Whether no number in a JSON value is NaN or infinite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    return True
+
+
+@functools.cache
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a name, each as `_stem` has it: scoreChosen, chosen-ratings."""
+    return tuple(map(_stem, _WORD.findall(name)))
+
+
+def is_metadata(name: str, value: object) -> bool:
+    """Whether a column's name says that it only tells about the row: id, source, chosen_model, has_image."""
+    words = _words(name)
+    if not words or isinstance(value, dict):
+        return False
+    if words[0] in _ASKS_ABOUT and len(words) > 1:
+        return True
+    return words[-1] in _METADATA and not _ALWAYS & set(words)
+
+
+def changes_meaning(name: str, value: object) -> bool:
+    """Whether a column or key of this name may change what is learned from its row."""
+    return not is_metadata(name, value) and bool(_MEANING & set(_words(name)))
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What a row has that its format does not read, each by its name.
+
+    `refused`: what may change the meaning; `left_out`: all else; `prompts`: columns that could be prompts."""
+
+    refused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+
+NOTHING_UNREAD = Unread()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a format reads: column -> the keys read in its objects, empty for the whole column."""
+
+    reads: Mapping[str, frozenset[str]]
+    leaves: frozenset[str]
+
+    def keys_read(self, name: str, value: object) -> frozenset[str] | None:
+        """The keys of a column's objects that are read, none for all of them; None: it is not read."""
+        if name in self.reads:
+            return self.reads[name]
+        keys_of_any = self.reads.get("*")
+        if keys_of_any and isinstance(value, dict) and keys_of_any & value.keys():
+            return keys_of_any
+        return None
+
+    def unread(self, row: Mapping[str, Any]) -> Unread:
+        """What of a row is not read."""
+        refused: list[str] = []
+        left_out: list[str] = []
+        prompts: list[str] = []
+        for name, value in row.items():
+            keys = self.keys_read(name, value)
+            if keys is None and holds(value):
+                may_change = changes_meaning(name, value)
+                if may_change or (isinstance(value, str) and not is_metadata(name, value)):
+                    prompts.append(name)
+                self._sort(name, may_change, refused, left_out)
+            elif keys:
+                for key, may_change in _unread_keys(value, keys).items():
+                    self._sort(f"{name}.{key}", may_change, refused, left_out)
+        return Unread(tuple(refused), tuple(left_out), tuple(prompts))
+
+    def _sort(self, name: str, may_change: bool, refused: list[str], left_out: list[str]) -> None:
+        if may_change and name not in self.leaves:
+            refused.append(name)
+        else:
+            left_out.append(name)
+
+
+def _unread_keys(value: object, keys: frozenset[str]) -> dict[str, bool]:
+    """The other keys that a column's objects hold, and of each whether it may change the meaning."""
+    found: dict[str, bool] = {}
+    for item in _objects(value):
+        is_turn = "role" in item or "from" in item
+        for key, inner in item.items():
+            if key not in keys and holds(inner):
+                may_change = changes_meaning(key, inner) or (is_turn and key in _OF_A_TURN)
+                found[key] = found.get(key, False) or may_change
+    return found
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a column: itself, or those of its list."""
+    if isinstance(value, dict):
+        return [value]
+    if isinstance(value, list):
+        return [item for item in value if isinstance(item, dict)]
+    return []
+
+
+def columns_of(sql: str, more: Iterable[str] = ()) -> Columns | None:
+    """What a format's SQL says that it reads, and `more` columns; None where it says nothing."""
+    reads_line = _line(sql, "reads")
+    if not reads_line:
+        return None
+    reads: dict[str, frozenset[str]] = {}
+    for name, keys in _ENTRY.findall(reads_line):
+        reads[name] = frozenset(keys.split())
+    for name in more:
+        reads.setdefault(name, frozenset())
+    leaves: set[str] = set()
+    for name, keys in _ENTRY.findall(_line(sql, "leaves")):
+        leaves |= {f"{name}.{key}" for key in keys.split()} or {name}
+    return Columns(reads, frozenset(leaves))
+
+
+def _line(sql: str, what: str) -> str:
+    """What a comment line `-- what: …` says, empty where there is none."""
+    found = re.search(rf"^-- {what}:(.*)$", sql, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def without(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The row without some columns, or keys of their objects written `chosen.name`."""
+    kept = dict(row)
+    for name in names:
+        if name in kept:
+            del kept[name]
+            continue
+        column, _, key = name.partition(".")
+        if key and column in kept:
+            kept[column] = _without_key(kept[column], key)
+    return kept
+
+
+def _without_key(value: object, key: str) -> object:
+    if isinstance(value, list):
+        return [_without_key(item, key) for item in value]
+    if isinstance(value, dict):
+        return {name: inner for name, inner in value.items() if name != key}
+    return value

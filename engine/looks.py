@@ -1,0 +1,192 @@
+"""What a file that holds no rows looks like, from its name and its first 64 KiB, and what to do with it.
+
+- `never_rows`: what no reader of JSON Lines or Parquet could make rows of: another encoding, an archive …
+- `not_rows`: JSON, or other text, that is not in rows. It is asked only when no row of a file could be read.
+- Each look is a line of a table: the file is like this, it is recognised so, do that.
+"""
+
+import bz2
+import csv
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from engine.json_looks import objects_look
+
+_HEAD = 1 << 16
+_RENAME = "give it the name of what it is"
+_TO_JSON_LINES = ".to_json('rows.jsonl', orient='records', lines=True)"
+# The encodings by their byte order marks, the longer first, and by a bracket at the beginning.
+_ENCODINGS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"{\x00\x00\x00", "UTF-32LE"),
+    (b"[\x00\x00\x00", "UTF-32LE"),
+    (b"\x00\x00\x00{", "UTF-32BE"),
+    (b"\x00\x00\x00[", "UTF-32BE"),
+    (b"{\x00", "UTF-16LE"),
+    (b"[\x00", "UTF-16LE"),
+    (b"\x00{", "UTF-16BE"),
+    (b"\x00[", "UTF-16BE"),
+)
+
+
+class _Look(NamedTuple):
+    """What a file looks like, how its first bytes are recognised, and what to do."""
+
+    like: str
+    pattern: bytes  # a regular expression at the beginning
+    remedy: str
+
+
+_UNPACK = "unpack it and name the files in it"
+_OR_OURS = "; .gz, .zst and .bz2 are read as they are"
+_LOAD = "load it in Python and write its rows as JSON Lines"
+_ARROW = rb"(?s)ARROW1|\xff\xff\xff\xff.{3}\x00"
+_LOOKS = (
+    _Look(
+        "a pointer of Git LFS, not the file itself", rb"version https://git-lfs", "get it by `git lfs pull`"
+    ),
+    _Look("a page of HTML", rb"(?i)\s*(<!doctype html|<html|<head)", "download the file itself"),
+    _Look("XML", rb"\s*<\?xml", "write its rows as JSON Lines"),
+    _Look("an Excel workbook", rb"(?s)PK\x03\x04.*xl/", f"pandas.read_excel(FILE){_TO_JSON_LINES}"),
+    _Look("a zip archive", rb"PK\x03\x04", _UNPACK),
+    _Look("a tar archive", rb"(?s).{257}ustar", _UNPACK),
+    _Look("a 7z archive", rb"7z\xbc\xaf\x27\x1c", _UNPACK),
+    _Look("an xz file", rb"\xfd7zXZ\x00", f"unpack it by `xz -d`{_OR_OURS}"),
+    _Look("an lz4 file", rb"\x04\x22\x4d\x18", f"unpack it by `lz4 -d`{_OR_OURS}"),
+    _Look("a pickle", rb"\x80[\x02-\x05][\x95(}\]cX\x8c]", _LOAD),
+    _Look("an SQLite data base", rb"SQLite format 3\x00", "write the rows of its table as JSON Lines"),
+    _Look("an Arrow IPC file", _ARROW, f"datasets.Dataset.from_file(FILE){_TO_JSON_LINES}"),
+    _Look("an ORC file", rb"ORC", "write its rows as Parquet"),
+    _Look("an Avro file", rb"Obj\x01", "write its rows as Parquet"),
+    _Look("a PDF", rb"%PDF", "write its rows as JSON Lines"),
+    _Look("a NumPy file", rb"\x93NUMPY", _LOAD),
+    _Look("an HDF5 file", rb"\x89HDF", _LOAD),
+)  # fmt: skip
+# Kinds that are read, but only under a name of theirs.
+_NAMED = (
+    ("gzip", rb"\x1f\x8b", ".gz"),
+    ("zstd", rb"\x28\xb5\x2f\xfd", ".zst"),
+    ("bz2", rb"BZh[1-9]1AY&SY", ".bz2"),
+    ("Parquet", rb"PAR1", ".parquet"),
+)
+
+
+def never_rows(path: Path) -> str | None:
+    """What a file looks like that can never be rows, with what to do; None for any other."""
+    head = _head(path)
+    suffix = path.suffix.lower()
+    for kind, pattern, own_suffix in _NAMED:
+        is_of_kind = re.match(pattern, head) is not None
+        if is_of_kind and suffix != own_suffix:
+            return f"it is {kind} under another name; rename it to {path.name}{own_suffix}"
+        if suffix == own_suffix and is_of_kind:
+            return _inside(path, head, suffix)
+    look = _binary_look(path, head)
+    if look is None and head and suffix in (".gz", ".zst", ".bz2"):
+        return f"it is named {suffix}, and its first bytes are not of that kind; {_RENAME}"
+    return look
+
+
+def _inside(path: Path, head: bytes, suffix: str) -> str | None:
+    """What a compressed file holds that can never be rows."""
+    if suffix == ".parquet":
+        return None
+    inner = _decompressed(path, head, suffix)
+    for kind, pattern, _ in _NAMED:
+        if re.match(pattern, inner):
+            return f"it holds {kind} inside its compression; unpack it"
+    return _binary_look(path, inner)
+
+
+def _binary_look(path: Path, head: bytes) -> str | None:
+    for mark, encoding in _ENCODINGS:
+        if head.startswith(mark):
+            command = f"iconv -f {encoding} -t UTF-8 {path.name} > utf-8-{path.name}"
+            return f"it is text in {encoding}; rows are read in UTF-8: `{command}`"
+    for look in _LOOKS:
+        if re.match(look.pattern, head):
+            return f"it looks like {look.like}; {look.remedy}"
+    return None
+
+
+def not_rows(path: Path) -> str | None:
+    """What a file looks like none of whose rows could be read, with what to do; None where nobody knows."""
+    if path.suffix.lower() == ".parquet":
+        return None
+    head = _head(path)
+    is_whole = len(head) < _HEAD
+    if path.suffix.lower() in (".gz", ".zst", ".bz2"):
+        head = _decompressed(path, head, path.suffix.lower())
+        is_whole = len(head) < _HEAD
+    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    if not text:
+        return "it is empty"
+    for look in (_python_look, objects_look, _table_look):
+        found = look(text, is_whole)
+        if found:
+            return found.replace("FILE", path.name)
+    return None
+
+
+def _python_look(text: str, is_whole: bool) -> str | None:
+    """Python's own way to write dicts."""
+    if re.match(r"\[?\s*\{\s*'", text):
+        return "it looks like Python dicts in single quotes; write them by json.dumps"
+    return None
+
+
+def _table_look(text: str, is_whole: bool) -> str | None:
+    """A table of text: a line of names, and lines of as many fields."""
+    if text[0] in "{[":
+        return None
+    lines = text.splitlines()
+    for kind, separator in (("CSV", ","), ("TSV", "\t"), ("CSV with semicolons", ";")):
+        names = next(csv.reader(lines[:1], delimiter=separator))
+        if len(names) > 1 and all(re.fullmatch(r"[\w .\-]{1,60}", name.strip()) for name in names):
+            columns = ", ".join(name.strip() for name in names)
+            how = f"pandas.read_csv('FILE', sep={json.dumps(separator)}){_TO_JSON_LINES}"
+            return f"it looks like {kind} with the columns {columns}; write it as JSON Lines: {how}"
+    return None
+
+
+def arrow_data_set(folder: Path) -> str | None:
+    """What a folder looks like that `save_to_disk` of datasets has written, with what to do."""
+    is_dict = (folder / "dataset_dict.json").is_file()
+    is_one = (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
+    if is_dict:
+        return (
+            "it is a DatasetDict that save_to_disk has written, and Arrow is not read; write each split: "
+            f"datasets.load_from_disk('{folder.name}')[SPLIT]{_TO_JSON_LINES}"
+        )
+    if is_one:
+        return (
+            "it is a data set that save_to_disk has written, and Arrow is not read: "
+            f"datasets.load_from_disk('{folder.name}'){_TO_JSON_LINES}"
+        )
+    return None
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _decompressed(path: Path, head: bytes, suffix: str) -> bytes:
+    """The first bytes of what a compressed file holds, as far as they can be told."""
+    try:
+        if suffix == ".gz":
+            return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+        if suffix == ".bz2":
+            return bz2.BZ2Decompressor().decompress(head, _HEAD)
+        with pa.input_stream(path, compression="zstd") as stream:
+            return bytes(stream.read(_HEAD))
+    except (zlib.error, OSError, pa.ArrowException):
+        return b""

@@ -1,0 +1,116 @@
+"""A row as a format reads it, and what is common to all formats: empty texts, equal responses, roles.
+
+The SQL of a format says what a row means (engine/formats.py); what no format may let pass is judged here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.columns import NOTHING_UNREAD, Unread
+from engine.raw import Row
+
+_ROLES = ("system", "user", "assistant", "tool")
+UNREAD = "unread_column"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A row as a format reads it; or the reason why the format cannot, with a sentence in `detail`."""
+
+    row: Row
+    messages: list[dict[str, str]]
+    responses: list[dict[str, Any]]  # text: str, score: float or None
+    reason: str | None = None
+    detail: str | None = None
+    split: str | None = None  # train or test, where the row says so
+    reference: str | None = None  # a right answer for the judge
+    unread: Unread = NOTHING_UNREAD
+    # True if the format could read the row, were it not for the columns that it does not read.
+    is_its_format: bool = False
+
+
+def refused(row: Row, reason: str, detail: str | None, unread: Unread = NOTHING_UNREAD) -> Reading:
+    """A reading of a row that cannot be read."""
+    return Reading(row, messages=[], responses=[], reason=reason, detail=detail, unread=unread)
+
+
+def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | None) -> Reading:
+    """The reading that an answer of the SQL gives, after all checks of its prompt and its responses."""
+    problem = _problem(answer)
+    is_in_a_turn = any("." in name for name in unread.refused)
+    if unread.refused and (problem is None or is_in_a_turn):
+        detail = unread_sentence(unread.refused)
+        return Reading(
+            row, [], [], reason=UNREAD, detail=detail, unread=unread, is_its_format=problem is None
+        )
+    if problem:
+        code, sentence = problem
+        return refused(row, code, sentence, unread)
+    return Reading(
+        row,
+        _messages(answer),
+        answer["responses"] or [],
+        split=split,
+        reference=answer.get("reference"),
+        unread=unread,
+        is_its_format=True,
+    )
+
+
+def unread_sentence(names: tuple[str, ...], to_ignore: tuple[str, ...] = ()) -> str:
+    """Why columns may not be left out unasked, and the setting that leaves them out (and more, if given)."""
+    listed = ", ".join(f'"{name}"' for name in to_ignore or names)
+    return (
+        f"not read, and they may change what is learned: {', '.join(names)}; "
+        f"leave them out by prompts.ignore = [{listed}], or read them by a format of your own"
+    )
+
+
+def _problem(answer: dict[str, Any]) -> tuple[str, str] | None:
+    """Why a row cannot be used: a code and a sentence, the SQL's or one of the checks below."""
+    problem = answer["problem"]
+    if problem:
+        code, _, sentence = problem.partition(": ")
+        return code, sentence or code
+    return _prompt_problem(_messages(answer)) or _responses_problem(answer["responses"] or [])
+
+
+def _messages(answer: dict[str, Any]) -> list[dict[str, str]]:
+    """The prompt's messages, without an empty system message."""
+    messages: list[dict[str, str]] = []
+    for message in answer["messages"] or []:
+        is_empty_system = message["content"] == "" and message["role"] == "system"
+        if not is_empty_system:
+            messages.append(message)
+    return messages
+
+
+def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
+    """Why these messages are no prompt: a code and a sentence."""
+    if not messages:
+        return "empty_prompt", "the row has no prompt"
+    for message in messages:
+        if message["role"] not in _ROLES:
+            known = ", ".join(_ROLES)
+            return "bad_role", f"a turn's role must be one of {known}, not {message['role']}"
+        if message["content"] is None:
+            return "missing_or_mistyped", "a turn's content must be a string"
+    last = messages[-1]
+    if last["role"] not in ("user", "tool"):
+        return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s"
+    if not last["content"].strip():
+        return "empty_prompt", "the last user message is empty"
+    return None
+
+
+def _responses_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Why these responses cannot be used: a code and a sentence."""
+    texts = [response["text"] for response in responses]
+    if None in texts:
+        return "missing_or_mistyped", "a response must be a string"
+    for text in texts:
+        if not text.strip():
+            return "empty_response", "a response is empty"
+    if len(texts) > 1 and len(set(texts)) == 1:
+        return "same_responses", "chosen and rejected are the same text"
+    return None

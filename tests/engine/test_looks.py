@@ -1,0 +1,241 @@
+"""A file that holds no rows is refused before any work, by what it looks like; a file of rows never is."""
+
+import bz2
+import gzip
+import io
+import json
+import pickle
+import sqlite3
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.inputs import find
+from engine.looks import never_rows, not_rows
+from engine.raw import rows
+from engine.recognise import format_of, recognise
+from schemas.errors import UserError
+from schemas.sections import Prompts
+
+ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n}.", "rejected": "No."} for n in range(4)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def zipped(name):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(name, "text" * 99)
+    return data.getvalue()
+
+
+def tarred():
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("x.jsonl"))
+    return data.getvalue()
+
+
+def arrow(stream):
+    data = io.BytesIO()
+    table = pa.Table.from_pylist(ROWS)
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with new(data, table.schema) as writer:
+        writer.write_table(table)
+    return data.getvalue()
+
+
+def parquet():
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), data)
+    return data.getvalue()
+
+
+def sqlite(tmp_path):
+    con = sqlite3.connect(tmp_path / "made.db")
+    con.execute("create table t (prompt text)")
+    con.commit()
+    con.close()
+    return (tmp_path / "made.db").read_bytes()
+
+
+NEVER = {
+    "UTF-16 with a mark": ("x.jsonl", LINES.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+    "UTF-16 without one": ("x.jsonl", LINES.encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
+    "UTF-16 the other way": ("x.json", LINES.encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8"),
+    "UTF-32": ("x.jsonl", LINES.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+    "UTF-16 inside gzip": ("x.jsonl.gz", gzip.compress(LINES.encode("utf-16")), "UTF-16"),
+    "Git LFS": ("x.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "HTML": ("x.json", b"\n<!DOCTYPE html><html><body>404", "a page of HTML"),
+    "zip": ("x.jsonl", zipped("x.jsonl"), "a zip archive"),
+    "xlsx": ("x.json", zipped("xl/workbook.xml"), "an Excel workbook"),
+    "tar": ("x.jsonl", tarred(), "a tar archive"),
+    "tar inside gzip": ("x.tar.gz", gzip.compress(tarred()), "a tar archive"),
+    "pickle": ("x.json", pickle.dumps(ROWS), "a pickle"),
+    "Parquet inside gzip": ("x.parquet.gz", gzip.compress(parquet()), "Parquet inside its compression"),
+    "Arrow file": ("x.json", arrow(stream=False), "an Arrow IPC file"),
+    "Arrow stream": ("x.jsonl", arrow(stream=True), "an Arrow IPC file"),
+    "gzip under another name": ("x.jsonl", gzip.compress(LINES.encode()), "rename it to x.jsonl.gz"),
+    "bz2 under another name": ("x.jsonl", bz2.compress(LINES.encode()), "rename it to x.jsonl.bz2"),
+    "Parquet under another name": ("x.jsonl", parquet(), "rename it to x.jsonl.parquet"),
+    "text under the name of gzip": ("x.jsonl.gz", LINES.encode(), "is named .gz"),
+}
+
+
+@pytest.mark.parametrize("kind", [*NEVER, "SQLite"])
+@pytest.mark.parametrize("named", ["auto", "preference"])
+def test_what_can_never_be_rows(tmp_path, kind, named):
+    name, data, said = NEVER.get(kind, ("x.json", b"", "an SQLite data base"))
+    if kind == "SQLite":
+        data = sqlite(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        format_of({name: path}, Prompts(format=named))
+    assert said in str(error.value) and name in str(error.value)
+
+
+COLUMNS = {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}
+INDENTED = "\n".join(json.dumps(row, indent=2) for row in ROWS)
+NOT_ROWS = {
+    "rows under a key": ("x.json", json.dumps({"version": 1, "data": ROWS}, indent=1), "under 'data'"),
+    "rows under any key": ("x.json", json.dumps({"train": ROWS, "n": 4}), "the rows under 'train'"),
+    "many rows under a key": ("x.json", json.dumps({"items": ROWS * 2000}, indent=1), "under 'items'"),
+    "columns": ("x.json", json.dumps(COLUMNS), "object of columns (prompt, chosen, rejected)"),
+    "many columns": ("x.json", '{"prompt":{"0":"' + "a" * 70_000 + '"}}', "object of columns (prompt"),
+    "columns as lists": ("x.json", json.dumps({"prompt": ["a", "b"], "chosen": ["c", "d"]}), "of columns"),
+    "rows by number": ("x.json", json.dumps(dict(enumerate(ROWS))), "rows by their number"),
+    "indented objects": ("x.jsonl", INDENTED, "one after another"),
+    "one indented object": ("x.json", json.dumps(ROWS[0], indent=2), "over several lines"),
+    "CSV": ("x.csv", "prompt,chosen,rejected\na,b,c\n", "CSV with the columns prompt, chosen, rejected"),
+    "TSV": ("x.tsv", "prompt\tchosen\na\tb\n", "TSV with the columns prompt, chosen"),
+    "CSV by another name": ("x.jsonl", '"prompt","chosen"\n"a","b"\n', "CSV with the columns prompt, chosen"),
+    "Python": ("x.jsonl", "".join(f"{row}\n" for row in ROWS), "single quotes"),
+    "a list in Python": ("x.jsonl", str(ROWS), "single quotes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_ROWS)
+@pytest.mark.parametrize("named", ["auto", "preference"])
+def test_what_is_not_in_rows(tmp_path, kind, named):
+    name, text, said = NOT_ROWS[kind]
+    path = tmp_path / name
+    path.write_text(text)
+    assert never_rows(path) is None
+    with pytest.raises(UserError) as error:
+        format_of({name: path}, Prompts(format=named))
+    assert said in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.jsonl.gz", "x.txt", "X.JSONL"])
+def test_rows_are_rows_under_any_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(LINES.encode()) if name.endswith("gz") else LINES.encode())
+    assert format_of({name: path}, Prompts()).stem == "preference"
+
+
+def test_one_row_is_a_row(tmp_path):
+    """Its turns and its completions are no rows of a file that is one object."""
+    for value, format_name in (
+        ({"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}],
+          "rejected": [{"role": "assistant", "content": "b"}]}, "preference"),
+        ({"instruction": "q", "completions": [{"response": "a", "score": 1}]}, "ultrafeedback"),
+    ):  # fmt: skip
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps(value))
+        assert format_of({"x.json": path}, Prompts()).stem == format_name
+
+
+def test_an_empty_file_is_no_input_but_may_stand_beside_one(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(UserError, match=r"a\.jsonl is empty"):
+        format_of(find([str(tmp_path)]), Prompts())
+    assert not_rows(tmp_path / "a.jsonl") == "it is empty"
+    (tmp_path / "b.jsonl").write_text(LINES)
+    assert format_of(find([str(tmp_path)]), Prompts()).stem == "preference"
+
+
+def test_a_column_split_that_is_none_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row | {"split": "harmless"}) + "\n" for row in ROWS))
+    with pytest.raises(UserError, match=r"split is 'harmless'; expected train.*prompts\.split_column = \"\""):
+        format_of(find([str(tmp_path)]), Prompts())
+    assert format_of(find([str(tmp_path)]), Prompts(split_column="")).stem == "preference"
+
+
+def test_many_files_are_all_looked_at(tmp_path):
+    for number in range(600):
+        (tmp_path / f"{number:04}.jsonl").write_text(LINES)
+    assert format_of(find([str(tmp_path)]), Prompts()).stem == "preference"
+    (tmp_path / "0599.jsonl").write_text('{"q": "a"}\n')
+    with pytest.raises(UserError, match=r"rows of 0599\.jsonl: its columns are q"):
+        format_of(find([str(tmp_path)]), Prompts())
+
+
+def test_auto_looks_at_every_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "b.jsonl").write_text('{"prompt": "q", "completion": "a", "label": true}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl was taken for preference.* rows of b\.jsonl.*label"):
+        format_of(find([str(tmp_path)]), Prompts())
+    (tmp_path / "b.jsonl").write_text(INDENTED)
+    with pytest.raises(UserError, match=r"b\.jsonl has no rows that can be read.*several lines"):
+        format_of(find([str(tmp_path)]), Prompts())
+    tools = [row | {"tools": [{"name": "f"}]} for row in ROWS]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, tools)))
+    with pytest.raises(UserError, match=r'b\.jsonl is in the format preference.*ignore = \["tools"\]'):
+        format_of(find([str(tmp_path)]), Prompts())
+    assert format_of(find([str(tmp_path)]), Prompts(ignore=("tools",))).stem == "preference"
+
+
+KINDS = [
+    ({"prompt": "q", "completion": "a", "label": False}, "KTO"),
+    ({"messages": [{"role": "assistant", "content": "q"}], "rejected_response": "a"}, "ms-swift"),
+    ({"prompt": "q", "response_0": "a", "response_1": "b", "safer_response_id": 1}, "numbered 0 and 1"),
+    ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
+    ({"prompt": "q", "responses": ["a", "b"], "rewards": [1, 0]}, "several answers"),
+    ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "OpenAI"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), KINDS)
+def test_rows_of_a_known_kind_are_called_by_it(tmp_path, row, said):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    with pytest.raises(UserError) as error:
+        format_of({"x.jsonl": path}, Prompts())
+    assert said in str(error.value)
+    names = [name for name in row if not name.endswith("_id") and name not in ("messages", "prompt")]
+    assert all(name in str(error.value) for name in names if row[name])
+
+
+def test_a_refusal_names_the_columns_and_what_could_be_the_prompt(tmp_path):
+    path = tmp_path / "x.jsonl"
+    row = {"system": "s", "question": "q", "chosen": "The moon.", "rejected": "The sea."}
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    with pytest.raises(
+        UserError, match=r"columns are system, question, chosen, rejected;.*in question; rename"
+    ):
+        recognise(list(rows({"x": path}, 1000)))
+
+
+def test_scored_rows_are_refused_with_a_setting_to_copy(tmp_path):
+    """The columns of a well-known data set; those that the row leaves empty are not named."""
+    turns = [{"role": "user", "content": "q"}]
+    row = {
+        "prompt": "q",
+        "prompt_id": "7",
+        "chosen": [*turns, {"role": "assistant", "content": "a"}],
+        "rejected": [*turns, {"role": "assistant", "content": "b"}],
+        "messages": turns,
+        "score_chosen": 8.5,
+        "score_rejected": 8.0,
+        "tools": [],
+    }
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    ignore = ["messages", "score_chosen", "score_rejected"]
+    with pytest.raises(UserError) as error:
+        format_of({"x.jsonl": path}, Prompts())
+    assert f"ignore = {json.dumps(ignore)}" in str(error.value)
+    assert format_of({"x.jsonl": path}, Prompts(ignore=tuple(ignore))).stem == "preference"
