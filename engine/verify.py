@@ -103,9 +103,13 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     say(f"digests: {files - len(damaged):,} of {files:,} files are what their markers say")
     cached = run.models[stage.name]
     rows = _sample(run, stage, config.sample)
-    ids = token_check.count(list(map(_as_scored, rows)), cached.open_text())
+    text = cached.open_text()
+    ids = token_check.count(list(map(_as_scored, rows)), text)
     counts = ", ".join(f"{name} {count}" for name, count in ids.items())
     say(f"token ids of {len(rows):,} rows: {counts}")
+    prompt = text.tokenizer.decode(rows[0]["prompt_ids"])
+    response = text.tokenizer.decode(rows[0]["response_ids"])
+    say(f"one of them as the model reads it, prompt and response:\n  {prompt!r}\n  {response!r}")
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),

@@ -37,6 +37,7 @@ def test_what_is_right_passes_and_is_recorded(run):
         "engine", "verify", "--trainer-alone", run, "--set", "verify.sample=40", "--set", "model.backend=hf"
     ).stdout
     assert "trainer (float32)" in said and "passed" in said and "files are what their markers say" in said
+    assert "one of them as the model reads it" in said and "<|assistant|>'" in said
     found = json.loads((run / "verify.json").read_text())
     assert (
         found["passed"]
@@ -77,6 +78,21 @@ def test_token_ids_that_went_wrong_are_named(run):
         "responses hold an end token before their end"
         in command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=9", code=1).stderr
     )
+
+
+@pytest.mark.parametrize("side", ["prompt_ids", "response_ids"])
+def test_ids_that_the_template_does_not_render_are_named(run, side):
+    """One token of a prompt or of a response is another one: no count of BOS or EOS shows it."""
+
+    def change(row):
+        ids = list(row[side])
+        ids[1] = ids[1] % 600 + 1
+        return row | {side: ids}
+
+    spoil(run, change)
+    said = command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=99", code=1)
+    assert "rows are not the ids that the template renders" in said.stderr
+    assert json.loads((run / "verify.json").read_text())["ids"]["rendered"] > 30
 
 
 def test_damage_is_found_by_hashing_anew(run):
