@@ -164,15 +164,11 @@ class Asker:
         for number, ids in enumerate(text.openings(messages, begun)):
             question = questions[number]
             refusal = unfit(ids, self.positions)
-            if not refusal and question.begun not in forms:
-                forms[question.begun] = _form(text, question, words, has_thought)
             if not refusal:
+                if question.begun not in forms:
+                    forms[question.begun] = _form(text, question, words, has_thought)
                 refusal = unfit(ids, self.positions, forms[question.begun].room)
-            if refusal:
-                put.append(Reject(number, *refusal))
-                continue
-            assert not isinstance(ids, TemplateError)
-            put.append(_Asked(number, forms[question.begun], ids, own_from=len(ids)))
+            put.append(_asked_or_reject(number, ids, refusal, forms.get(question.begun)))
         fit = [asked for asked in put if isinstance(asked, _Asked)]
         for asked, thought in zip(fit, self._thoughts(fit), strict=True):
             put[asked.number] = _complete(text, asked, thought, is_open)
@@ -224,6 +220,16 @@ class Asker:
         for asked, (sample,) in zip(unclear, samples, strict=True):
             token_ids.append([*asked.prompt[asked.own_from :], *sample.ids])
         return self.model.text.decode(token_ids)
+
+
+def _asked_or_reject(
+    number: int, ids: list[int] | TemplateError, refusal: tuple[str, str] | None, form: _Form | None
+) -> "_Asked | Reject":
+    """A question that can be asked by its token ids, or why it cannot."""
+    if refusal:
+        return Reject(number, *refusal)
+    assert form is not None and not isinstance(ids, TemplateError)
+    return _Asked(number, form, ids, own_from=len(ids))
 
 
 def _opens_thought(text: Text, questions: Sequence[Messages]) -> bool:

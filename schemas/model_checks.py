@@ -216,12 +216,14 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: Config) ->
             f"the model in {path} cannot be used here: its weights end in a head that rates or classifies "
             "(score.weight) and gives no log-probs of tokens; use the language model that it was made from"
         )
+    _check_head(path, tensors, config)
+
+
+def _check_head(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
+    """Raise UserError where a model has no head that gives log-probs, as a model for embeddings has none."""
     bare = [name for name in _architectures(config) if name.endswith("Model") and "LMHead" not in name]
-    if (
-        bare
-        and not any("head" in name or "embed_out" in name for name in tensors)
-        and not _ties(path, config)
-    ):
+    has_head = any("head" in name or "embed_out" in name for name in tensors)
+    if bare and not has_head and not _ties(path, config):
         raise UserError(
             f"the model in {path} cannot be used here: it is a {bare[0]}, a model without the head that "
             "gives log-probs of tokens (for embeddings?); use the language model that it was made from"
