@@ -17,6 +17,7 @@ _DETAILS = {
     "same_text": "chosen and rejected say the same",
     "same_ids": "chosen and rejected are the same tokens: the template or max_length cuts off what differs",
     "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
+    "unfinished": "a response of the pair was cut off before its end (pairs.unfinished)",
     "no_baseline": "the prompt has no baseline response, or that has no log-probs",
     "no_score": "not rated by every scorer of pairs.scored_by: {}",
 }
@@ -31,6 +32,7 @@ class Side:
     text: str | None
     ids: Sequence[int] | None
     scorers: frozenset[str]
+    is_unfinished: bool
 
     @property
     def has_logprobs(self) -> bool:
@@ -51,6 +53,9 @@ class Candidate:
 
     def reason(self, config: Pairs) -> str | None:
         """Why it is no pair, None where it is one. Of several reasons the first says most."""
+        return self._cannot_be_one() or self._is_left_out(config)
+
+    def _cannot_be_one(self) -> str | None:
         chosen = self.chosen
         rejected = self.rejected
         if chosen.text is None or rejected.text is None:
@@ -63,11 +68,26 @@ class Candidate:
             return "no_logprobs"
         if chosen.ids == rejected.ids:
             return "same_ids"
+        return None
+
+    def _is_left_out(self, config: Pairs) -> str | None:
+        """Why the recipe does not want it."""
+        chosen = self.chosen
+        rejected = self.rejected
+        if self._is_refused_as_unfinished(config.unfinished):
+            return "unfinished"
         if config.baseline and not self.has_baseline:
             return "no_baseline"
         if chosen.unrated_by(config.scored_by) or rejected.unrated_by(config.scored_by):
             return "no_score"
         return None
+
+    def _is_refused_as_unfinished(self, unfinished: str) -> bool:
+        """Whether pairs.unfinished leaves out a choice with these responses."""
+        if unfinished == "keep":
+            return False
+        rejected_may_be = unfinished == "rejected_only"
+        return self.chosen.is_unfinished or (self.rejected.is_unfinished and not rejected_may_be)
 
     def lost_by(self, reason: str, scored_by: Sequence[str]) -> Side:
         """The response that a reject names."""
@@ -104,10 +124,11 @@ def _sides(rows: pa.Table, side: str) -> list[Side]:
         rows[side].to_pylist(),
         rows[f"{side}_ids"].to_pylist(),
         scorers_of(rows, side),
+        rows[f"{side}_finish_reason"].to_pylist(),
         strict=True,
     )
-    for response_id, text, ids, scorers in columns:
-        sides.append(Side(response_id, text, ids, scorers))
+    for response_id, text, ids, scorers, finish_reason in columns:
+        sides.append(Side(response_id, text, ids, scorers, is_unfinished=finish_reason == "length"))
     return sides
 
 

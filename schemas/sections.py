@@ -230,6 +230,9 @@ class Pairs(Section):
     # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a
     # SQL file of your own.
     baseline: str = path("", "sql", ".sql")
+    # What becomes of a pair with a response that was cut off before its end: keep it; rejected_only: keep it
+    # where the chosen one is whole; drop. What is left out goes to rejects.
+    unfinished: str = choice("keep", "keep", "rejected_only", "drop")
     # How the edit masks are found: levenshtein (BMC's paper) or difflib (its code).
     diff: str = choice("levenshtein", "levenshtein", "difflib")
     # Share of the prompts held out as split = 'test'.

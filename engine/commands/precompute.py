@@ -29,6 +29,7 @@ _COUNTS_FIRST = (
     "low_mass",
     "disagreed",
     "unfinished",
+    "with_unfinished",
     "truncated",
     "holding_special_tokens",
 )

@@ -56,6 +56,8 @@ select choices.* exclude (source),
        prompts.given_split as split,
        chosen_response.text as chosen,
        rejected_response.text as rejected,
+       chosen_response.finish_reason as chosen_finish_reason,
+       rejected_response.finish_reason as rejected_finish_reason,
        coalesce(choices.source, chosen_response.source) as source,
        chosen_plain.prompt_ids as prompt_ids,
        chosen_plain.response_ids as chosen_ids,
@@ -120,9 +122,17 @@ def facts(config: Pairs, planning: Planning) -> Facts:
         "diff": config.diff,
         "reference": reference,
         "scored_by": sorted(config.scored_by),
+        **_unfinished_facts(config),
         **choice.facts(config, planning),
         **choice.baseline_facts(config, planning),
     }
+
+
+def _unfinished_facts(config: Pairs) -> Facts:
+    """What becomes of unfinished responses: a fact where it is not the default, which older folders have."""
+    if config.unfinished == "keep":
+        return {}
+    return {"unfinished": config.unfinished}
 
 
 def make(batch: pa.Table, config: Pairs, context: Context) -> Made:
@@ -132,13 +142,15 @@ def make(batch: pa.Table, config: Pairs, context: Context) -> Made:
     candidates = candidates_of(rows)
     reasons = [candidate.reason(config) for candidate in candidates]
     is_pair = pc.is_null(pa.array(reasons, pa.string()))
-    pairs = _pairs_table(rows.filter(is_pair), config)
+    chosen_rows = rows.filter(is_pair)
+    pairs = _pairs_table(chosen_rows, config)
     rejects = lost_choices(rows, candidates, reasons, config.scored_by)
     splits = pairs["split"].to_pylist()
     times_chosen = sum(rows["times"].to_pylist())
     counts |= {
         "train": splits.count("train"),
         "test": splits.count("test"),
+        "with_unfinished": _with_unfinished(chosen_rows),
         "rejects": len(rejects),
         "repeated": times_chosen - len(rows),
     }
@@ -148,6 +160,14 @@ def make(batch: pa.Table, config: Pairs, context: Context) -> Made:
         "rejects": rejects,
     }
     return Made(tables, counts)
+
+
+def _with_unfinished(rows: pa.Table) -> int:
+    """How many pairs have a response that max_tokens or the model's positions cut off."""
+    cut = 0
+    for candidate in candidates_of(rows):
+        cut += candidate.chosen.is_unfinished or candidate.rejected.is_unfinished
+    return cut
 
 
 def _pairs_table(rows: pa.Table, config: Pairs) -> pa.Table:

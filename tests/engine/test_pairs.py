@@ -41,11 +41,13 @@ LOGPROBS = {
 }
 
 
-def made(logprobs=LOGPROBS, **settings):
+def made(logprobs=LOGPROBS, cut=(), **settings):
     config = Pairs(**settings)
+    ends = ["length" if response in cut else "stop" for response in RESPONSES["response_id"]]
+    responses = RESPONSES | {"finish_reason": ends}
     tables = {
         name: table(name, rows)
-        for name, rows in (("responses", RESPONSES), ("scores", SCORES), ("logprobs", logprobs))
+        for name, rows in (("responses", responses), ("scores", SCORES), ("logprobs", logprobs))
     }
     tables["prompts"] = table("prompts", {"prompt_id": [A, B], "prompt": ["A?", "B?"]})
     batch = sql.over(tables, pairs.query(config), "pairs", choice.variables(config, seed=0))
@@ -77,6 +79,29 @@ def test_two_texts_of_the_same_tokens_are_no_pair():
     assert found.tables["pairs"]["chosen_response_id"].to_pylist() == ["b+"]
     (reject,) = found.tables["rejects"].to_pylist()
     assert (reject["reason"], reject["response_id"]) == ("same_ids", "a+")
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "cut", "pairs_made"),
+    [
+        ("keep", {"a+", "a-"}, 2),
+        ("rejected_only", {"a-"}, 2),
+        ("rejected_only", {"a+"}, 1),
+        ("drop", {"a-"}, 1),
+        ("drop", {"b+"}, 1),
+        ("drop", {"as"}, 2),
+    ],
+)
+def test_responses_that_were_cut_off_are_counted_or_left_out(unfinished, cut, pairs_made):
+    found = made(cut=cut, unfinished=unfinished)
+    assert len(found.tables["pairs"]) == pairs_made
+    reasons = found.tables["rejects"]["reason"].to_pylist()
+    assert reasons == ["unfinished"] * (2 - pairs_made)
+    used = sum(
+        row["chosen_response_id"] in cut or row["rejected_response_id"] in cut
+        for row in found.tables["pairs"].to_pylist()
+    )
+    assert found.counts["with_unfinished"] == used
 
 
 def test_a_pair_without_the_baseline_or_the_score_asked_for_is_a_reject():
