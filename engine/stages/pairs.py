@@ -238,7 +238,7 @@ def _have_counts(pairs: pa.Table) -> dict[str, int]:
 
 STAGE = Stage(
     name="pairs",
-    version=3,
+    version=4,
     reads=("prompts", "responses", "scores", "logprobs"),
     writes=("pairs", "rejects"),
     query=query,
