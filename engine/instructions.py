@@ -91,7 +91,7 @@ class Instruction:
 def read(path: Path) -> str:
     """A file's text. Raises UserError if it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # no mark of byte order gets into a question
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"

@@ -18,6 +18,9 @@ from schemas.sections import Judge
 
 _RATING_VALUES = ("conversation", "response", "low", "high")
 _PAIRWISE_VALUES = ("conversation", "a", "b")
+# What a file must show, by the kind of question.
+_MUST_SHOW = {"rating": ("response",), "pairwise": ("a", "b")}
+_USUAL_SCALE = (1, 5)
 _OPTIONAL_VALUES = ("reference", "rubric", "think")
 
 
@@ -60,6 +63,9 @@ def check_files(config: Judge) -> dict[str, str]:
         )
     digests: dict[str, str] = {}
     for kind, instruction in instructions.items():
+        _check_uses(instruction, _MUST_SHOW[kind])
+        if kind == "rating" and (config.low, config.high) != _USUAL_SCALE:
+            _check_scale(instruction, config)
         if rubric(config) and "rubric" not in instruction.uses:
             raise UserError(
                 f"[judge] rubric = {config.rubric}, but {instruction.path} does not use it: "
@@ -67,6 +73,25 @@ def check_files(config: Judge) -> dict[str, str]:
             )
         digests[kind] = instruction.digest
     return digests
+
+
+def _check_uses(instruction: Instruction, needed: Sequence[str]) -> None:
+    """Raise UserError where a file does not show the judge what it is to judge."""
+    for name in needed:
+        if name not in instruction.uses:
+            raise UserError(
+                f"{instruction.path} does not show the judge {name}: "
+                f"write {{{{ {name} }}}} where it is to stand"
+            )
+
+
+def _check_scale(instruction: Instruction, config: Judge) -> None:
+    """Raise UserError where a file asks for a scale of its own, whatever the section says."""
+    if not instruction.uses & {"low", "high"}:
+        raise UserError(
+            f"[judge] low = {config.low}, high = {config.high}, but {instruction.path} does not say so: "
+            "write {{ low }} and {{ high }} there, so that the scale asked is the scale read"
+        )
 
 
 def rubric(config: Judge) -> str:

@@ -56,6 +56,9 @@ def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
     if stage.explain is not None and sum(manifest["rows"].values()):
         tables = {table: _rows(run, stage, table) for table in stage.writes}
         return f"no row of {name} can be used: {stage.explain(tables, run.config(stage))}"
+    unscored = counts.get("unscored")
+    if unscored:
+        return f"{name} made {unscored:,} rows and not one of them has a score"
     return f"{name} made no rows of what the sections above it made"
 
 

@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from engine.executors.phases import Gaps, phases
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
-from engine.tokenizer import check_tokenizer
+from engine.text import Text
+from engine.tokenizer import check_tokens, embedding_rows
+from schemas.errors import UserError
+from schemas.identity import Identity
 
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
     lines: list[str] = []
     for model in _models_with_work(run, gaps):
+        rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
-        check_tokenizer(text.tokenizer, model.identity)
+        if rows is not None:
+            check_tokens(text.tokenizer, rows, model.identity)
+            check_end(text, rows, model.identity)
         said = text.remarks()
         if model.identity.template_source == "plain":
             template = model.spec.config.template
@@ -28,6 +34,15 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
             if line not in lines:
                 lines.append(line)
     return lines
+
+
+def check_end(text: Text, rows: int, identity: Identity) -> None:
+    """Raise UserError where the token that ends a response is none of the model's."""
+    if text.end_id >= rows:
+        raise UserError(
+            f"responses of {identity.path} would end with the token {text.end_id}, but the model has {rows} "
+            "rows: set eos_token_id in its generation_config.json or config.json to one of its own"
+        )
 
 
 def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:

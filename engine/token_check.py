@@ -72,9 +72,10 @@ def _verdict(row: Scored, text: Text) -> str | None:
     answered = [*row.messages, {"role": "assistant", "content": row.response}]
     rendered = text.template.render(answered, add_generation_prompt=False)
     whole = text.ids(rendered)
-    if whole[: len(trained)] == trained:
+    if whole[: len(trained)] == trained and not text.tokenizer.decode(whole[len(trained) :]).strip():
         return "as_rendered"
-    tokenizer = text.tokenizer
-    if tokenizer.decode(whole).startswith(tokenizer.decode(trained)):
+    said = text.tokenizer.decode(trained)
+    rendering = text.tokenizer.decode(whole)
+    if rendering.startswith(said) and not rendering.removeprefix(said).strip():
         return "border_merges"
     return "not_as_rendered"

@@ -28,18 +28,24 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", identity: Identity) -> None:
-    """Raise UserError, before any work, where a model's tokenizer does not fit it."""
+def embedding_rows(identity: Identity) -> int | None:
+    """The rows of a model's embedding, by its config. Raises UserError where that does not load."""
     from transformers import AutoConfig
 
     with view(identity.path, files_of_tokenizer(identity.path)) as folder:
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # each config class checks itself in its own way
             reason = shown(error, folder, identity.path)
             raise UserError(f"config.json in {identity.path} does not load: {reason}") from None
     rows = getattr(config.get_text_config(), "vocab_size", None)
-    if isinstance(rows, int):
+    return rows if isinstance(rows, int) else None
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", identity: Identity) -> None:
+    """Raise UserError, before any work, where a model's tokenizer does not fit it."""
+    rows = embedding_rows(identity)
+    if rows is not None:
         check_tokens(tokenizer, rows, identity)
 
 

@@ -6,6 +6,7 @@ go on with the next shards would cost a night for nothing.
 
 from collections.abc import Mapping
 
+from engine.excerpts import counted
 from engine.plan import Run
 from engine.stage import Made, Stage
 from schemas.errors import NothingMade
@@ -36,6 +37,9 @@ def check_shard(run: Run, stage: Stage, made: Made) -> None:
         if usable(rows_by_table(marker), marker.counts):
             return
     why = stage.explain(made.tables, run.config(stage))
+    rejects = made.tables.get("rejects")
+    if rejects is not None and len(rejects):
+        why = f"{counted(rejects['reason'])} refused, such as: {rejects['detail'][0].as_py()}. Else {why}"
     raise NothingMade(
         f"[{stage.name}] stopped at its first shard, of whose {total:,} rows none can be used: {why}"
     )

@@ -22,7 +22,7 @@ def read_template(file: Path) -> str:
     """A template's file. Raises UserError where it holds none."""
     check_is_content(file)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # no mark of byte order gets into a prompt
     except ValueError as error:
         raise UserError(f"{file} is not UTF-8: {error}; {_REMEDY}") from None
     return text

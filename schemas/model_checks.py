@@ -217,6 +217,21 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: Config) ->
             "(score.weight) and gives no log-probs of tokens; use the language model that it was made from"
         )
     _check_head(path, tensors, config)
+    _check_rows(path, tensors, config)
+
+
+def _check_rows(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
+    """Raise UserError where the embedding has other rows than the config says."""
+    text = config.get("text_config")
+    said = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    for name, tensor in tensors.items():
+        if name.endswith(("language_model.embed_tokens.weight", "model.embed_tokens.weight", "wte.weight")):
+            rows = tensor.shape[0]
+            if isinstance(said, int) and rows != said and len(tensor.shape) == 2:
+                raise UserError(
+                    f"the model in {path} cannot be used here: its config.json says vocab_size = {said}, but "
+                    f"{name} has {rows} rows: the two do not belong together; get the folder again"
+                )
 
 
 def _check_head(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:

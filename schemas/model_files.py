@@ -226,6 +226,9 @@ def view(path: Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def shown(error: object, folder: Path, path: Path) -> str:
-    """The first line of what a loader says of a view, as if it had been given the model's folder."""
+    """The first sentence of what a loader says of a view, as if it had been given the model's folder."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace(str(folder), str(path))
+    first = lines[0]
+    if first.endswith(":") and len(lines) > 1:
+        first = f"{first} {lines[1].strip()}"
+    return first.replace(str(folder), str(path))

@@ -1,5 +1,6 @@
 """Small real models and data for the tests. Nothing is a mock: users bring the same shapes, larger."""
 
+import copy
 import gzip
 import json
 import os
@@ -57,9 +58,16 @@ def other_model(model_path, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def byte_tokenizer(_byte_tokenizer):
+    """The other kind that users bring: a byte-level BPE that adds BOS itself and has no chat template.
+
+    A copy for each test, which may add tokens to it."""
+    return copy.deepcopy(_byte_tokenizer)
+
+
 @pytest.fixture(scope="session")
-def byte_tokenizer():
-    """The other kind that users bring: a byte-level BPE that adds BOS itself and has no chat template."""
+def _byte_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -136,7 +136,10 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
 
 def spec_of(model: Model, name: str = "") -> ModelSpec:
     """The recipe's [model], or another one under its settings, run by what `model.backend` says."""
-    config = replace(model, name=name, revision="main", chat_template="") if name else model
+    config = model
+    if name:
+        # What is said of the recipe's template is not said of another model's.
+        config = replace(model, name=name, revision="main", chat_template="", template_arguments={})
     return spec_on(config, backend_of(model))
 
 

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
+from engine.text.ends import ends_of
 from engine.text.template import Messages, Template, TemplateError
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
 from schemas.errors import UserError
-from schemas.model_files import CONFIG, GENERATION_CONFIG, read_json
 
 __all__ = ["Messages", "TemplateError", "Text"]
 
@@ -47,14 +49,14 @@ class Text:
         today = datetime.date.fromisoformat(date)
         try:
             self.template = Template(self.tokenizer, template, today, arguments or {}, self._tokens.adds_bos)
-        except UserError as error:
+        except jinja2.TemplateSyntaxError as error:
             raise UserError(
-                f"the chat template of {path} is no template: {error}; give another by model.chat_template"
+                f"the chat template of {path} is no template: {error} (line {error.lineno}); "
+                "give another by model.chat_template"
             ) from None
-        self._turn_end = self._end_of_turn()
-        self.stop_ids = _stop_ids(path, self.tokenizer.eos_token_id)
-        self.end_id = self._end_id(path)
-        self.stop_ids.add(self.end_id)
+        self._ends = ends_of(path, self._tokens, self.template.borders.end or "")
+        self.end_id = self._ends.end_id
+        self.stop_ids = self._ends.stop_ids
 
     def prompts(self, prompts: Sequence[Messages]) -> list[TokenIds | TemplateError]:
         """Token ids of each prompt, up to where the assistant's turn begins; or why it cannot be rendered."""
@@ -75,7 +77,7 @@ class Text:
             try:
                 rendered = self._opening(self._hidden(messages, typed), beginning)
             except TemplateError as error:
-                result.append(error)
+                result.append(_restored(error, typed))
                 continue
             if typed is None:
                 # Tokenised below, all in one call.
@@ -109,7 +111,7 @@ class Text:
                         prompt = self.template.prompt(hidden)
                     turn = self._turn(hidden, prompt, text, typed)
                 except TemplateError as error:
-                    of_prompt.append(error)
+                    of_prompt.append(_restored(error, typed))
                     continue
                 if typed is None:
                     places.append((len(result) - 1, len(of_prompt)))
@@ -129,7 +131,7 @@ class Text:
     @property
     def template_ends_turns(self) -> bool:
         """False if the template puts no token after an assistant's turn, so that EOS is put there."""
-        return bool(self._turn_end)
+        return self._ends.is_rendered
 
     def has_special_tokens(self, text: str) -> bool:
         """True if a special token stands, as text, in the text."""
@@ -158,6 +160,11 @@ class Text:
     def remarks(self) -> list[str]:
         """What a user should know of how this template and tokenizer are read, each as a line."""
         lines = [f"responses end with {self.tokenizer.convert_ids_to_tokens(self.end_id)} ({self.end_id})"]
+        if not self._ends.is_rendered and self._ends.turn_end.strip():
+            lines.append(
+                f"the chat template ends a response with {self._ends.turn_end!r}, which is no token of this "
+                "tokenizer: it is trained as text, with the end token behind it"
+            )
         header = self.template.borders.header
         if header:
             lines.append(
@@ -201,53 +208,39 @@ class Text:
 
     def _turn(self, messages: Messages, prompt: str, response: str, typed: TypedTokens | None) -> str:
         """What follows the rendered prompt, up to the end of the assistant's turn."""
+        response = self._without_own_end(response)
         if typed is not None and self._is_guarded("assistant"):
             response = typed.hide(response)
-        return self.template.response(messages, prompt, response) + self._turn_end
+        return self.template.response(messages, prompt, response) + self._ends.turn_end
+
+    def _without_own_end(self, response: str) -> str:
+        """The response without an end token that it brings itself, since the template puts one there.
+
+        Raises TemplateError where special tokens are text: it would be spelled out before the real one."""
+        bare = response.rstrip()
+        for end_id in self.stop_ids:
+            token = self.tokenizer.convert_ids_to_tokens(end_id)
+            if isinstance(token, str) and bare.endswith(token) and self._tokens.has_special(token):
+                if self._markers_are_tokens:
+                    return bare.removesuffix(token)
+                raise TemplateError(
+                    f"the response ends with {token} as text, which would stand before the one that ends it: "
+                    'take it off, or set model.response_markers = "token"',
+                    "ends_twice",
+                )
+        return response
 
     def _ended(self, ids: TokenIds) -> TokenIds | TemplateError:
         """A response's ids with the one token that ends it."""
-        if not self._turn_end:
+        if not self._ends.is_rendered:
             ids = [*ids, self.end_id]
         if self._markers_are_tokens and self.stop_ids.intersection(ids[:-1]):
             return TemplateError("the response holds a token that ends it before its end", "end_within")
         return ids
 
-    def _end_of_turn(self) -> str:
-        """What the template puts after an assistant's text, up to its first token that is no plain text.
 
-        Empty where there is none: then EOS ends a response."""
-        end = self.template.borders.end or ""
-        token = self._tokens.added.search(end) if self._tokens.added else None
-        return end[: token.end()] if token else ""
-
-    def _end_id(self, path: Path) -> int:
-        """Raises UserError if neither the template nor the model ends a response."""
-        if self._turn_end:
-            assert self._tokens.added is not None
-            last = list(self._tokens.added.finditer(self._turn_end))[-1]
-            return self._tokens.id_of(last[0])
-        if self.tokenizer.eos_token_id is not None:
-            return int(self.tokenizer.eos_token_id)
-        if self.stop_ids:
-            return min(self.stop_ids)
-        raise UserError(
-            f"the tokenizer in {path} has no EOS token: a response could not be ended; "
-            "set eos_token in its tokenizer_config.json"
-        )
-
-
-def _stop_ids(path: Path, eos: int | None) -> set[int]:
-    """The end tokens of a model folder, from every place that transformers takes them from."""
-    stop_ids: set[int] = set()
-    if eos is not None:
-        stop_ids.add(eos)
-    for name in (GENERATION_CONFIG, CONFIG):
-        settings = read_json(path / name)
-        for holder in (settings, settings.get("text_config") or {}):
-            ends = holder.get("eos_token_id")
-            if isinstance(ends, int):
-                stop_ids.add(ends)
-            elif isinstance(ends, list):
-                stop_ids.update(ends)
-    return stop_ids
+def _restored(error: TemplateError, typed: TypedTokens | None) -> TemplateError:
+    """The error with what a user typed in the place of its stand-ins."""
+    if typed is None:
+        return error
+    return TemplateError(typed.restore_shown(str(error)), error.reason)

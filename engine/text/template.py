@@ -9,6 +9,7 @@ a response that the template changes into something else is refused, never guess
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,9 +61,14 @@ class Template:
         """`today`: the day that a template which asks for it is told. `arguments`: variables of the
         template's own. `adds_bos`: whether the tokenizer itself begins a text with BOS.
 
-        Raises UserError if the template's syntax is wrong."""
+        Raises jinja2.TemplateSyntaxError if it is no template, UserError for an argument that it does not
+        take."""
         self._tokenizer = tokenizer
         tokenizer.chat_template = template
+        self._thinking_hint = ""
+        if "enable_thinking" in template:
+            self._thinking_hint = "[model.template_arguments] enable_thinking = false, or "
+        _check_arguments(arguments, template)
         self._variables: dict[str, Any] = dict(arguments)
         if tokenizer.bos_token is not None and not adds_bos:
             self._variables["unwanted_bos"] = True
@@ -108,7 +114,7 @@ class Template:
         rendered as the prompt and then the response."""
         dialogue = self.render([*messages, _assistant(response)], add_generation_prompt=False)
         if not dialogue.startswith(prompt):
-            raise _border_error(prompt, dialogue)
+            raise _border_error(prompt, dialogue, self._thinking_hint)
         turn = dialogue[len(prompt) :]
         end = self.borders.end or ""
         if not turn.endswith(end):
@@ -142,15 +148,13 @@ class Template:
         return rendered
 
     def _needs_parts(self) -> bool:
-        """True if a user's words are rendered only where they are given as parts.
-
-        Raises UserError if the template's syntax is wrong."""
+        """True if a user's words are rendered only where they are given as parts."""
         asked = [{"role": "user", "content": _MARK}]
         try:
             if _MARK in self._apply(asked, add_generation_prompt=True):
                 return False
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{error} (line {error.lineno})") from None
+        except jinja2.TemplateSyntaxError:
+            raise
         except (jinja2.TemplateError, TypeError, ValueError, LookupError):
             pass  # it may refuse this one prompt and take others
         self.wants_parts = True
@@ -185,6 +189,20 @@ class Template:
         return Borders(header, end)
 
 
+def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:
+    """Raise UserError for an argument that the template does not ask for, or that is a word for a truth."""
+    words = set(re.findall(r"[A-Za-z_]\w*", template))
+    for name, value in arguments.items():
+        key = f"[model.template_arguments] {name}"
+        if name in ("date_string", "strftime_now"):
+            raise UserError(f"{key}: set model.date, the day that the template is told")
+        if name not in words:
+            near = [word for word in words if "_" in word]
+            raise UserError(f"{key}: the chat template does not ask for it; {did_you_mean(name, near)}")
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            raise UserError(f"{key} = {value!r} is a text: write {value.lower()} without quotes")
+
+
 def _assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
@@ -192,17 +210,33 @@ def _assistant(text: str) -> dict[str, str]:
 def _check_words(messages: Messages, rendered: str) -> None:
     """Raise TemplateError if the rendering lacks words of a message; white space does not count.
 
-    Of an earlier assistant's turn its thoughts may be missing: templates drop them on purpose."""
+    The turns of user and assistant stand in their order; a system text may stand anywhere. Of an earlier
+    assistant's turn its thoughts may be missing: templates drop them on purpose."""
     squeezed = _squeeze(rendered)
+    reached = 0
     for message in messages:
+        role = message["role"]
         words = message["content"]
-        if message["role"] == "assistant":
+        if role == "assistant":
             words = words.rpartition("</think>")[2]
-        as_json = json.dumps(words, ensure_ascii=False)[1:-1]  # some templates write tool results as JSON
-        if _squeeze(words) not in squeezed and _squeeze(as_json) not in squeezed:
+        begin = reached if role in ("user", "assistant") else 0
+        end = _end_of_words(words, squeezed, begin)
+        if end is None:
             raise TemplateError(
-                f"the chat template drops the {message['role']}'s words {_excerpt(words)}", "prompt_lost"
+                f"the chat template drops the {role}'s words {_excerpt(words)}", "prompt_lost"
             )
+        if role in ("user", "assistant"):
+            reached = end
+
+
+def _end_of_words(words: str, squeezed: str, begin: int) -> int | None:
+    """Where words end in a rendering without white space, looked for from `begin` on; None if nowhere."""
+    as_json = json.dumps(words, ensure_ascii=False)[1:-1]  # some templates write tool results as JSON
+    for spelled in (_squeeze(words), _squeeze(as_json)):
+        place = squeezed.find(spelled, begin)
+        if place >= 0:
+            return place + len(spelled)
+    return None
 
 
 def _holds_response(prompt: str, text: str, response: str) -> bool:
@@ -218,7 +252,7 @@ def _holds_response(prompt: str, text: str, response: str) -> bool:
     return False
 
 
-def _border_error(prompt: str, dialogue: str) -> TemplateError:
+def _border_error(prompt: str, dialogue: str, hint: str) -> TemplateError:
     """Why a dialogue is not its prompt and then the response: where the two part."""
     same = 0
     for of_prompt, of_dialogue in zip(prompt, dialogue, strict=False):
@@ -228,7 +262,7 @@ def _border_error(prompt: str, dialogue: str) -> TemplateError:
     return TemplateError(
         "the chat template does not render prompt and response as the prompt and then the response: "
         f"where the prompt goes on with {_excerpt(prompt[same:])}, the dialogue has "
-        f"{_excerpt(dialogue[same:])}; model.chat_template takes another template",
+        f"{_excerpt(dialogue[same:])}; {hint}model.chat_template takes another template",
         "template_border",
     )
 

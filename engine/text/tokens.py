@@ -38,6 +38,9 @@ class Tokens:
         # Every token that stands beside the vocabulary, special or not; line ends are no markers.
         marked = {token.content for token in added if token.content.strip()}
         self.added = _pattern(marked | set(self.tokenizer.all_special_tokens))
+        # Special tokens that take the white space behind or before them.
+        self._strips_right = {token.content for token in added if token.special and token.rstrip}
+        self._strips_left = {token.content for token in added if token.special and token.lstrip}
         self._prefixes_texts = self._ids_behind("\n", "x", False) != self.ids("x")
         self._prefixes_after_special = self._looks_after_special()
 
@@ -95,28 +98,34 @@ class Tokens:
         assert self.special is not None
         ids: list[int] = []
         begin = 0
-        follows_special = False
+        last = ""  # special token
         before = text
         for special in self.special.finditer(text):
             before = text[special.end() :]
-            follows_special = True
+            last = special[0]
         for special in self.special.finditer(more):
-            ids += self._segment(before, more[begin : special.start()], follows_special, typed)
+            segment = more[begin : special.start()]
+            if special[0] in self._strips_left:
+                segment = segment.rstrip()
+            ids += self._segment(before, segment, last, typed)
             ids.append(self.id_of(special[0]))
             before = ""
-            follows_special = True
+            last = special[0]
             begin = special.end()
-        return ids + self._segment(before, more[begin:], follows_special, typed)
+        return ids + self._segment(before, more[begin:], last, typed)
 
-    def _segment(self, before: str, text: str, follows_special: bool, typed: TypedTokens) -> list[int]:
-        """Token ids of a text without special tokens of its own, after `before` and a special token or not.
+    def _segment(self, before: str, text: str, special: str, typed: TypedTokens) -> list[int]:
+        """Token ids of a text without special tokens of its own, behind `special` (if any) and `before`.
 
         Special tokens that a user typed are text in it."""
+        if special in self._strips_right:
+            before = before.lstrip()
+            text = text if before else text.lstrip()
         text = typed.restore(text)
         if not text:
             return []
         if not before:
-            prefixed = self._prefixes_after_special if follows_special else True
+            prefixed = self._prefixes_after_special if special else True
             return self.plain_ids(text) if prefixed else self._continuation(text, split_special_tokens=True)
         before = typed.restore(before)
         ids_before = self.plain_ids(before)

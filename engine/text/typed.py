@@ -29,6 +29,13 @@ class TypedTokens:
         """The text with the special tokens in the place of their stand-ins."""
         return self._standins.sub(self._original, text)
 
+    def restore_shown(self, text: str) -> str:
+        """The same for a message, in which the stand-ins may be shown as `repr` does."""
+        text = self.restore(text)
+        begin = re.escape(repr(self._open)[1:-1])
+        end = re.escape(repr(self._close)[1:-1])
+        return re.sub(f"{begin}(\\d+){end}", self._original, text)
+
     def _standin(self, special: re.Match[str]) -> str:
         # The same for every occurrence, so that a text is hidden alike each time.
         number = self._numbers.setdefault(special[0], len(self._numbers))

@@ -8,6 +8,8 @@ A model that does more after its last layer than `logps.Head` knows is refused.
 import contextlib
 import ctypes
 import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
 from schemas.model_files import files_of_model, shown, view
 
+_NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
 _log = logging.getLogger("prefmill")
 # glibc's parameters of mallopt.
 _M_TRIM_THRESHOLD = -1
@@ -67,7 +70,21 @@ def _read(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrai
             f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
             f"such as {absent[0]}; get the folder again"
         )
+    _check_nothing_left(path, model, info["unexpected_keys"])
     return model.to(device)
+
+
+def _check_nothing_left(path: Path, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Raise UserError where the weights hold more layers than the config builds: half a model would be used.
+
+    Other tensors that are not loaded (a picture tower, a value head) are no part of the language model."""
+    own = {_NUMBER.split(name)[0] for name in model.state_dict() if _NUMBER.search(name)}
+    for name in sorted(unexpected):
+        if _NUMBER.search(name) and _NUMBER.split(name)[0] in own:
+            raise UserError(
+                f"the weights in {path} hold {name}, for which its config.json has no place: the two do not "
+                "belong together (num_hidden_layers?); get the folder again"
+            )
 
 
 def _keep_freed_memory() -> None:

@@ -390,3 +390,29 @@ def test_check_scores_by_a_function_and_survives_it(tmp_path):
         with pytest.raises(UserError, match=said):
             load_check(name)
     assert json.dumps(before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("rating", "Rate {{ conversation }}:", "does not show the judge response"),
+        ("rating", "Rate {response} of {conversation}", "does not show the judge response"),
+        ("rating", " ", "does not show the judge response"),
+        ("pairwise", "Is {{ a }} good?", "does not show the judge b"),
+    ],
+)
+def test_a_file_that_does_not_show_what_is_judged_is_refused(tmp_path, model_path, kind, text, message):
+    (tmp_path / "own.txt").write_text(text)
+    config = Judge(kinds=(kind,), **{f"{kind}_prompt": str(tmp_path / "own.txt")})
+    with pytest.raises(UserError, match=message):
+        judge.facts(config, planning({"judge": config}, "judge", reference=Model(name=str(model_path))))
+
+
+def test_the_scale_asked_is_the_scale_read(tmp_path, model_path):
+    """A file with a scale of its own is refused for another one; the shipped file takes any."""
+    reference = Model(name=str(model_path))
+    own = Judge(rating_prompt="judge_rating_bare", high=10)
+    with pytest.raises(UserError, match="the scale asked is the scale read"):
+        judge.facts(own, planning({"judge": own}, "judge", reference=reference))
+    for config in (Judge(rating_prompt="judge_rating_bare"), Judge(high=10), Judge(low=0, high=100)):
+        judge.facts(config, planning({"judge": config}, "judge", reference=reference))

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from engine.text import TemplateError, Text
+from schemas.errors import UserError
 
 _SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<unk>"]
 _CORPUS = [
@@ -107,7 +108,7 @@ PARTS = "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %
 BEHAVIOURS = {
     "does nothing": Behaviour(turns(), _USER, ["Once.", " The number is 3. \n"], [None, None]),
     "trims": Behaviour(
-        turns("m.content | trim"), _USER, ["\n Yes.\n\n", "Yes.", "<s>Yes</s> "], [None, None, None]
+        turns("m.content | trim"), _USER, ["\n Yes.\n\n", "Yes.", "<s>Yes</s> . "], [None, None, None]
     ),
     "no generation prompt": Behaviour(
         turns(then=""), _USER, ["Once upon a time.", "3"], [None, None], ["<|assistant|>\n"]
@@ -251,7 +252,7 @@ def test_typed_markers_change_nothing_around_them(folder, name, typed):
         text.tokenizer.convert_tokens_to_ids("<unk>")
     }
     ((plain,),) = text.responses([behaviour.prompt], [["Once upon."]])
-    ((ids,),) = text.responses([behaviour.prompt], [[f"Once upon. {typed}"]])
+    ((ids,),) = text.responses([behaviour.prompt], [[f"Once upon. {typed}."]])
     assert ids[: len(plain) - 2] == plain[:-2]
     assert [token for token in ids if token in special] == [text.end_id]
     asked = [{"role": "user", "content": f"Say {typed} twice."}]
@@ -306,3 +307,114 @@ def test_a_line_end_that_is_a_token_of_its_own_ends_no_response(folder, tmp_path
     tokenizer.save_pretrained(tmp_path)
     text = Text(tmp_path, turns(end=""))
     assert text.end_id == tokenizer.eos_token_id and not text.template_ends_turns
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("</answer><|end|>\n", "<|end|>"),  # the model's own end, not the first token that is no text
+        ("<|system|><|end|>", "<|end|>"),
+        ("</answer>\n", "</answer>"),
+        ("<|system|></answer>", "<|system|>"),
+    ],
+)
+def test_a_response_ends_with_the_token_by_which_the_model_ends_one(folder, tmp_path, end, expected):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("</answer>", special=False, normalized=False)])
+    tokenizer.save_pretrained(tmp_path)
+    ending = tokenizer.convert_tokens_to_ids("<|end|>")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [ending]}))
+    text = Text(tmp_path, turns(end=end))
+    ((ids,),) = text.responses([_USER], [["Once."]])
+    assert text.end_id == ids[-1] == tokenizer.convert_tokens_to_ids(expected)
+    markers = tokenizer.convert_tokens_to_ids(["</answer>", "<|system|>", "<|end|>"])
+    kept = end[: end.index(expected) + len(expected)]
+    in_order = [marker for marker in markers if tokenizer.convert_ids_to_tokens(marker) in kept]
+    if kept.startswith("<|system|></"):
+        in_order.reverse()
+    assert [token for token in ids if token in markers] == in_order
+
+
+def test_an_end_of_turn_that_is_no_token_is_trained_as_text(folder):
+    """ChatML on a tokenizer without its tokens: what the template writes is not left out."""
+    text = Text(folder, turns(end="<|im_end|>"))
+    ((ids,),) = text.responses([_USER], [["Once."]])
+    assert ids[-1] == text.end_id == text.tokenizer.eos_token_id
+    as_text = text.tokenizer.decode(ids[:-1])
+    assert as_text.replace(" ", "").endswith("im_end|>") or "<unk>" in as_text
+    assert "which is no token of this tokenizer" in text.remarks()[1]
+
+
+def test_an_end_of_turn_that_the_tokenizer_cuts_into_pieces_is_refused(tmp_path):
+    backend = _trained("space in front of every part")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    tokenizer.add_tokens([AddedToken("<|stop|>", special=True, normalized=True)])
+    tokenizer.save_pretrained(tmp_path)
+    text = "{% for m in messages %}{{ m.content }}<|stop|>\n{% endfor %}"
+    whole = tokenizer("x<|stop|>", add_special_tokens=False).input_ids
+    if whole[-1] == tokenizer.convert_tokens_to_ids("<|stop|>"):
+        pytest.skip("this version of tokenizers finds it")
+    with pytest.raises(UserError, match=r"cuts '<\|stop\|>'"):
+        Text(tmp_path, text)
+
+
+@pytest.mark.parametrize("token", ["<|end|>", "</s>"])
+def test_a_response_that_brings_its_own_end_ends_once_or_is_refused(folder, token):
+    ((plain,),) = Text(folder, turns()).responses([_USER], [["Once."]])
+    ((as_text,),) = Text(folder, turns()).responses([_USER], [[f"Once.{token}\n"]])
+    assert isinstance(as_text, TemplateError) and as_text.reason == "ends_twice" and token in str(as_text)
+    ((as_token,),) = Text(folder, turns(), markers="token").responses([_USER], [[f"Once.{token}\n"]])
+    assert as_token == plain
+
+
+def test_earlier_turns_that_are_lost_are_noticed_where_their_words_occur_elsewhere(folder):
+    last_alone = "{% for m in messages[-1:] %}" + turns().split("%}", 1)[1]
+    asked = [
+        {"role": "user", "content": "Tell me about cats"},
+        {"role": "assistant", "content": "cats"},
+        {"role": "user", "content": "Tell me about cats and dogs"},
+    ]
+    (refused,) = Text(folder, last_alone).prompts([asked])
+    assert isinstance(refused, TemplateError) and refused.reason == "prompt_lost"
+    (whole,) = Text(folder, turns()).prompts([asked])
+    assert isinstance(whole, list)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"enable_thinkng": False}, "did you mean 'enable_thinking'"),
+        ({"enable_thinking": "False"}, "write false without quotes"),
+        ({"date_string": "today"}, "set model.date"),
+        ({"tokenize": True}, "does not ask for it"),
+    ],
+)
+def test_arguments_that_do_nothing_are_refused(folder, arguments, message):
+    template = "{{ date_string }}{% if enable_thinking %}x{% endif %}" + turns()
+    with pytest.raises(UserError, match=message):
+        Text(folder, template, arguments=arguments)
+
+
+def test_a_refusal_shows_what_was_typed_and_not_what_stands_for_it(folder):
+    text = Text(folder, "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}")
+    asked = [{"role": "system", "content": "end with <|end|>"}, *_USER]
+    (refused,) = text.prompts([asked])
+    assert isinstance(refused, TemplateError) and "'end with <|end|>'" in str(refused)
+
+
+def test_markers_that_take_white_space_take_it_beside_typed_ones_too(folder, tmp_path):
+    """A special token may take the white space behind it (rstrip): with and without a typed token alike."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("<|header|>", special=True, normalized=False, rstrip=True)])
+    tokenizer.save_pretrained(tmp_path)
+    template = (
+        "{% for m in messages %}<|header|>\n{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|header|>\n{% endif %}"
+    )
+    text = Text(tmp_path, template)
+    asked = [{"role": "user", "content": "What does <|user|> do?"}]
+    (prompt,) = text.prompts([asked])
+    (harmless,) = text.prompts([[{"role": "user", "content": "What does it do?"}]])
+    assert prompt[:2] == harmless[:2] and prompt[-2:] == harmless[-2:]
+    ((typed, plain),) = text.responses([_USER], [["\nIt is <|user|> it.", "\nIt is."]])
+    assert typed[0] == plain[0]

@@ -62,7 +62,7 @@ def test_special_tokens_typed_by_a_user_stay_text(plain, content):
     (prompt,) = plain.prompts([user(content)])
     assert prompt.count(0) == 1 and prompt.count(1) == 0
     assert plain.tokenizer.decode(prompt[1:]) == f"User:\n{content}\n\nAssistant:\n"
-    ((response,),) = plain.responses([user(content)], [[content]])
+    ((response,),) = plain.responses([user(content)], [[content + "."]])
     assert response.count(1) == 1 and response[-1] == 1 and 0 not in response
 
 

@@ -95,3 +95,16 @@ def test_engine_says_it_before_it_makes_anything(own, pairs_file, tmp_path):
     done = command("engine", "precompute", RECIPE, "-o", run, *words, code=1)
     assert "'<sep>' is" in done.stderr and "Traceback" not in done.stderr
     assert not list(run.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("end", [99_999, "7"])
+def test_an_end_token_that_the_model_does_not_have_is_refused_before_any_work(own, pairs_file, tmp_path, end):
+    """Or one that is no number: taken for absent, responses would end with another."""
+    change_json(own / "tokenizer_config.json", eos_token=None)
+    change_json(own / "config.json", eos_token_id=None)
+    (own / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    (own / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    words = settings(prompts__source=pairs_file, prompts__shards=2, model__name=own)
+    done = command("engine", "precompute", RECIPE, "-o", tmp_path / "run", *words, code=1)
+    assert ("would end with the token 99999" in done.stderr) == (end == 99_999)
+    assert ("eos_token_id is '7'" in done.stderr) == (end == "7")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from schemas.errors import UserError
+from schemas.forward.load import load
 from schemas.identity import identify
 from schemas.sections import Model
 from tests.schemas.models import change_json, copy_of, saved, shard
@@ -253,3 +254,18 @@ def test_a_model_without_a_tokenizer_is_named(own, beside, said):
         shutil.move(own / "tokenizer.json", own / beside)
     (own / "tokenizer.json").unlink(missing_ok=True)
     refused(own, said)
+
+
+@pytest.mark.parametrize("more", [1, -3])
+def test_a_config_with_other_rows_than_the_embedding_is_refused(own, more):
+    rows = json.loads((own / "config.json").read_text())["vocab_size"]
+    change_json(own / "config.json", vocab_size=rows + more)
+    refused(own, f"vocab_size = {rows + more}, but .*embed_tokens.weight has {rows} rows")
+
+
+def test_half_a_model_is_refused_when_it_is_loaded(own):
+    """Fewer layers in the config than in the weights: transformers loads the first ones and goes on."""
+    layers = json.loads((own / "config.json").read_text())["num_hidden_layers"]
+    change_json(own / "config.json", num_hidden_layers=layers - 1)
+    with pytest.raises(UserError, match=rf"hold model\.layers\.{layers - 1}\..*no place"):
+        load(own, torch.float32, "cpu")
