@@ -8,7 +8,7 @@
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Text:
                 f"the chat template of {path} is no template: {error} (line {error.lineno}); "
                 "give another by model.chat_template"
             ) from None
+        # Special tokens that mark an assistant's thoughts, which the template itself looks for in its turns.
+        self._thoughts = _thought_markers(self._tokens.all_special, template)
         self._ends = ends_of(path, self._tokens, self.template.borders.end or "")
         self.end_id = self._ends.end_id
         self.stop_ids = self._ends.stop_ids
@@ -179,12 +181,17 @@ class Text:
         """Hides the special tokens that stand in the messages and in the response; None if there are none."""
         if self._tokens.special is None:
             return None
-        texts = [message["content"] for message in messages if self._is_guarded(message["role"])]
-        if response is not None and self._is_guarded("assistant"):
-            texts.append(response)
-        if not any(map(self._tokens.has_special, texts)):
-            return None
-        return TypedTokens(self._tokens.special, texts)
+        turns = [(message["role"], message["content"]) for message in messages]
+        if response is not None:
+            turns.append(("assistant", response))
+        for role, text in turns:
+            if self._is_guarded(role) and self._tokens.has_special(text, self._left(role)):
+                return TypedTokens(self._tokens.special, [text for _, text in turns])
+        return None
+
+    def _left(self, role: str) -> Collection[str]:
+        """The special tokens that stay what they are in a turn of this role."""
+        return self._thoughts if role == "assistant" else ()
 
     def _is_guarded(self, role: str) -> bool:
         """True if special tokens in a turn of this role are text."""
@@ -197,7 +204,8 @@ class Text:
         hidden: list[dict[str, str]] = []
         for message in messages:
             if self._is_guarded(message["role"]):
-                message = {**message, "content": typed.hide(message["content"])}
+                content = typed.hide(message["content"], self._left(message["role"]))
+                message = {**message, "content": content}
             hidden.append(message)
         return hidden
 
@@ -210,7 +218,7 @@ class Text:
         """What follows the rendered prompt, up to the end of the assistant's turn."""
         response = self._without_own_end(response)
         if typed is not None and self._is_guarded("assistant"):
-            response = typed.hide(response)
+            response = typed.hide(response, self._left("assistant"))
         return self.template.response(messages, prompt, response) + self._ends.turn_end
 
     def _without_own_end(self, response: str) -> str:
@@ -237,6 +245,12 @@ class Text:
         if self._markers_are_tokens and self.stop_ids.intersection(ids[:-1]):
             return TemplateError("the response holds a token that ends it before its end", "end_within")
         return ids
+
+
+def _thought_markers(special: Collection[str], template: str) -> set[str]:
+    """The special tokens such as <think> and [/THINK], if the template looks for one of them."""
+    markers = {token for token in special if "think" in token.lower()}
+    return markers if any(token in template for token in markers) else set()
 
 
 def _restored(error: TemplateError, typed: TypedTokens | None) -> TemplateError:

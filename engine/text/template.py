@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Messages = Sequence[dict[str, str]]
 # Stands for the assistant's text where the template is asked what it puts around it.
 _MARK = "\ue002response\ue002"
+# What ends an assistant's thoughts: </think>, [/THINK] …
+_THOUGHT_END = re.compile(r"(?i)<\|?/think\w*\|?>|\[/think\w*\]")
 _EXCERPT = 60  # characters that a message shows
 
 
@@ -218,7 +220,7 @@ def _check_words(messages: Messages, rendered: str) -> None:
         role = message["role"]
         words = message["content"]
         if role == "assistant":
-            words = words.rpartition("</think>")[2]
+            words = _THOUGHT_END.split(words)[-1]
         begin = reached if role in ("user", "assistant") else 0
         end = _end_of_words(words, squeezed, begin)
         if end is None:

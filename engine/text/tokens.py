@@ -6,7 +6,7 @@ space is put in front of it where none stands, and no token spans the border.
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ class Tokens:
         bos = self.tokenizer.bos_token_id
         self.adds_bos = bos is not None and self.tokenizer("").input_ids[:1] == [bos]
         added = self.tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special}
         # Not only the named ones: a chat model's turn markers are often special without a name.
-        self.special = _pattern(special | set(self.tokenizer.all_special_tokens))
+        self.all_special = set(self.tokenizer.all_special_tokens)
+        self.all_special.update(token.content for token in added if token.special)
+        self.special = _pattern(self.all_special)
         # Every token that stands beside the vocabulary, special or not; line ends are no markers.
         marked = {token.content for token in added if token.content.strip()}
         self.added = _pattern(marked | set(self.tokenizer.all_special_tokens))
@@ -69,9 +70,11 @@ class Tokens:
         assert isinstance(token_id, int)
         return token_id
 
-    def has_special(self, text: str) -> bool:
-        """True if a special token stands in the text."""
-        return self.special is not None and self.special.search(text) is not None
+    def has_special(self, text: str, leave: Collection[str] = ()) -> bool:
+        """True if a special token stands in the text, other than those to `leave`."""
+        if self.special is None:
+            return False
+        return any(special[0] not in leave for special in self.special.finditer(text))
 
     def continuations(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
         """For each (text, more) the token ids of `more` as they follow those of `text`."""

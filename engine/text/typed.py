@@ -5,7 +5,7 @@ question must not end it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 # The private-use characters that stand-ins are made of: two that the texts themselves do not hold.
 _PRIVATE_USE = range(0xE000, 0xF8FF)
@@ -21,9 +21,13 @@ class TypedTokens:
         self._standins = re.compile(f"{self._open}(\\d+){self._close}")
         self._numbers: dict[str, int] = {}  # of each special token that was hidden
 
-    def hide(self, text: str) -> str:
-        """The text with stand-ins for its special tokens."""
-        return self._special_tokens.sub(self._standin, text)
+    def hide(self, text: str, leave: Collection[str] = ()) -> str:
+        """The text with stand-ins for its special tokens, but for those to `leave`."""
+
+        def hidden(special: re.Match[str]) -> str:
+            return special[0] if special[0] in leave else self._standin(special)
+
+        return self._special_tokens.sub(hidden, text)
 
     def restore(self, text: str) -> str:
         """The text with the special tokens in the place of their stand-ins."""

@@ -418,3 +418,25 @@ def test_markers_that_take_white_space_take_it_beside_typed_ones_too(folder, tmp
     assert prompt[:2] == harmless[:2] and prompt[-2:] == harmless[-2:]
     ((typed, plain),) = text.responses([_USER], [["\nIt is <|user|> it.", "\nIt is."]])
     assert typed[0] == plain[0]
+
+
+def _with_markers(text: str) -> str:
+    return text.replace("<think>", "<|think|>").replace("</think>", "<|/think|>")
+
+
+def test_special_tokens_that_mark_thoughts_reach_the_template(folder, tmp_path):
+    """A template drops earlier thoughts by a marker that may be a special token; a user's is text."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    thoughts = ["<|think|>", "<|/think|>"]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in thoughts])
+    tokenizer.save_pretrained(tmp_path)
+    begin, end = tokenizer.convert_tokens_to_ids(thoughts)
+    template = turns("m.content.split('<|/think|>')[-1] if not loop.last else m.content")
+    asked = [{**turn, "content": _with_markers(turn["content"])} for turn in _THOUGHT]
+    text = Text(tmp_path, template)
+    (prompt,) = text.prompts([asked])
+    assert begin not in prompt and "two and two" not in text.tokenizer.decode(prompt)
+    ((response,),) = text.responses([asked], [[_with_markers("<think>two</think>3")]])
+    assert response.count(begin) == response.count(end) == 1
+    (typed,) = text.prompts([[{"role": "user", "content": "What is <|/think|>?"}]])
+    assert end not in typed
