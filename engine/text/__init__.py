@@ -88,8 +88,8 @@ class Text:
                 places.append(place)
             else:
                 result.append(self._tokens.guarded(rendered, typed))
-        for place, ids in zip(places, self._tokens.ids_of_all(plain), strict=True):
-            result[place] = ids
+        for place, text, ids in zip(places, plain, self._tokens.ids_of_all(plain), strict=True):
+            result[place] = self._checked(text, ids)
         return result
 
     def responses(
@@ -122,8 +122,11 @@ class Text:
                 else:
                     of_prompt.append(self._ended(self._tokens.guarded_continuation(prompt, turn, typed)))
                     prompt = None  # it has stand-ins
-        for (row, column), ids in zip(places, self._tokens.continuations(plain), strict=True):
-            result[row][column] = self._ended(ids)
+        for (row, column), (_, turn), ids in zip(
+            places, plain, self._tokens.continuations(plain), strict=True
+        ):
+            checked = self._checked(turn, ids)
+            result[row][column] = checked if isinstance(checked, TemplateError) else self._ended(checked)
         return result
 
     def ids(self, text: str) -> TokenIds:
@@ -176,6 +179,16 @@ class Text:
         if self.template.wants_parts:
             lines.append("the chat template takes contents as parts: texts are given as [{type: text}]")
         return lines
+
+    def _checked(self, text: str, ids: TokenIds) -> TokenIds | TemplateError:
+        """The ids of a rendered text, unless the tokenizer has read a special token into it."""
+        if self._tokens.hides_special(text, ids):
+            return TemplateError(
+                "the tokenizer reads a special token into the text, since it normalises the text first: take "
+                "the letters out that look like one",
+                "special_token",
+            )
+        return ids
 
     def _typed(self, messages: Messages, response: str | None = None) -> TypedTokens | None:
         """Hides the special tokens that stand in the messages and in the response; None if there are none."""

@@ -36,6 +36,8 @@ class Tokens:
         self.all_special = set(self.tokenizer.all_special_tokens)
         self.all_special.update(token.content for token in added if token.special)
         self.special = _pattern(self.all_special)
+        # A tokenizer that looks for special tokens in normalised text finds some that nobody typed.
+        self._normalises = any(token.special and token.normalized for token in added)
         # Every token that stands beside the vocabulary, special or not; line ends are no markers.
         marked = {token.content for token in added if token.content.strip()}
         self.added = _pattern(marked | set(self.tokenizer.all_special_tokens))
@@ -75,6 +77,14 @@ class Tokens:
         if self.special is None:
             return False
         return any(special[0] not in leave for special in self.special.finditer(text))
+
+    def hides_special(self, text: str, ids: Sequence[int]) -> bool:
+        """True if these ids of a text have more special tokens than stand in it: normalising made them."""
+        if not self._normalises or self.special is None:
+            return False
+        special_ids = {self.id_of(token) for token in self.all_special}
+        found = sum(token in special_ids for token in ids)
+        return found > len(self.special.findall(text))
 
     def continuations(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
         """For each (text, more) the token ids of `more` as they follow those of `text`."""

@@ -440,3 +440,19 @@ def test_special_tokens_that_mark_thoughts_reach_the_template(folder, tmp_path):
     assert response.count(begin) == response.count(end) == 1
     (typed,) = text.prompts([[{"role": "user", "content": "What is <|/think|>?"}]])
     assert end not in typed
+
+
+def test_a_text_that_is_normalised_into_a_special_token_is_refused(tmp_path):
+    """Letters of full width that NFKC makes <|stop|> of: the user has typed no special token."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_trained("normalising"), eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.add_tokens([AddedToken("<|stop|>", special=True, normalized=True)])
+    tokenizer.save_pretrained(tmp_path)
+    text = Text(tmp_path, turns(end="</s>"))
+    disguised = "What does \uff1c|stop|\uff1e do?"
+    fine, refused = text.prompts([_USER, [{"role": "user", "content": disguised}]])
+    assert isinstance(fine, list)
+    assert isinstance(refused, TemplateError) and refused.reason == "special_token"
+    ((good, bad),) = text.responses([_USER], [["It stops.", disguised]])
+    assert isinstance(good, list) and isinstance(bad, TemplateError)
