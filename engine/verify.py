@@ -223,8 +223,11 @@ def _gaps(
             "compared with the trainer's forward alone"
         )
         return gaps
-    opened = open_model(model, places(model.spec)[0], cores())
-    gaps.append(_gap(f"{other} ({model.spec.config.dtype})", fitting, _logprobs(opened, fitting)))
+    try:
+        opened = open_model(model, places(model.spec)[0], cores())
+        gaps.append(_gap(f"{other} ({model.spec.config.dtype})", fitting, _logprobs(opened, fitting)))
+    except UserError as error:  # not every model that the one runs does the other
+        say(f"{other} cannot score here, so it is not compared: {error}")
     return gaps
 
 

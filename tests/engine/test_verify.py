@@ -117,3 +117,14 @@ def test_another_recipe_has_nothing_to_verify(run):
         "is not a run folder"
         in command("engine", "verify", "--trainer-alone", run / "nowhere", code=1).stderr
     )
+
+
+def test_a_backend_that_cannot_run_the_model_is_said_and_not_compared(run):
+    """The trainer's forward is: what it says decides."""
+    words = ("--set", "model.vllm.no_such_argument=1", "--set", "verify.sample=8")
+    said = command("engine", "verify", run, *words, timeout=600).stdout
+    if "vLLM is not installed" in said:
+        pytest.skip("needs vLLM")
+    assert "vllm cannot score here, so it is not compared" in said and "passed" in said
+    found = json.loads((run / "verify.json").read_text())
+    assert [gap["way"] for gap in found["gaps"]] == ["trainer (float32)"]
