@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from engine.columns import Columns, is_finite
 
 DEEPEST = 100
@@ -97,10 +95,12 @@ def _keys_of_numbers(name: str, value: object, keys: frozenset[str]) -> list[str
 
 def finite_text(values: Mapping[str, Any]) -> str | None:
     """A row as JSON with null for each number that is none; None where it has more that no JSON has."""
+    text = json.dumps(_finite(values), ensure_ascii=False)
     try:
-        return orjson.dumps(_finite(values)).decode()
-    except TypeError:
+        text.encode()
+    except UnicodeEncodeError:
         return None
+    return text
 
 
 def _finite(value: object) -> object:

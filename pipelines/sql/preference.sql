@@ -4,9 +4,10 @@
 -- optional: system, reference, reference_answer, ground_truth, solution
 -- `others` are the row's columns that are not read here and could be a prompt.
 -- A prompt that is null or blank is not guessed: only where there is no such key is it what both sides share. Whole dialogues have their prompt in themselves.
+-- One turn {from, value} as a side is the format sharegpt's.
 with columns as (
     select n, row, others, text_at(row, '$.prompt') as p, messages_at(row, '$.prompt') as own, messages_at(row, '$.messages') as mm,
-           text_at(row, '$.chosen') as c, side_at(row, '$.chosen') as cm, text_at(row, '$.rejected') as r, side_at(row, '$.rejected') as rm,
+           text_at(row, '$.chosen') as c, case when json_type(row, '$.chosen.from') is null then side_at(row, '$.chosen') end as cm, text_at(row, '$.rejected') as r, case when json_type(row, '$.rejected.from') is null then side_at(row, '$.rejected') end as rm,
            coalesce(json_type(row, '$.prompt'), 'MISSING') as prompt_type, text_at(row, '$.system') as system,
            prompt_type = 'MISSING' and (coalesce(json_type(row, '$.messages'), 'NULL') not in ('NULL', 'ARRAY') or coalesce(json_array_length(row, '$.messages') > 0, false)) as in_messages
     from raw

@@ -93,10 +93,14 @@ def test_nan_costs_what_it_is_needed_for(tmp_path):
         '{"prompt": "q", "chosen": NaN, "rejected": "b"}',
         '{"prompt": [{"role": "user", "content": "q", "weight": 1, "loss_scale": NaN}], '
         '"chosen": "a", "rejected": "b", "split": Infinity}',
+        '{"prompt": "q", "chosen": "a", "rejected": "b", "more": [1e999, %s]}' % ("9" * 40),
+        '{"prompt": "q", "system": [NaN, "\\ud800"], "chosen": "a", "rejected": "b"}',
     )
     assert readings[0].reason is None and readings[0].reference is None
     assert readings[1].reason == "nan" and readings[1].detail.startswith("chosen is NaN")
     assert readings[2].unread.refused == ("prompt.weight",)
+    assert readings[3].reason is None and readings[3].unread.left_out == ("more",)
+    assert readings[4].reason in ("nan", "lone_surrogate")
 
 
 def test_nan_in_a_key_that_is_not_read_costs_nothing(tmp_path):

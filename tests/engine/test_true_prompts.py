@@ -7,7 +7,11 @@ import pytest
 
 from engine.formats import Format
 from engine.raw import Row
+from engine.recognise import recognise
+from engine.stages import prompts
+from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.sections import Prompts
 
 SHARED_BEGINNING = {"chosen": "Seven times six is 42", "rejected": "Seven times six is 40"}
 QUESTION = "How much is seven times six?"
@@ -244,3 +248,31 @@ def test_messages_beside_a_prompt_or_strings_are_not_taken_for_the_prompt():
     assert reading.reason == "missing_or_mistyped" and "messages is a string" in reading.detail
     (reading,) = read("preference", sides | {"messages": [user("q"), assistant("x")]})
     assert reading.reason == "last_turn"
+
+
+def test_a_guessed_prompt_is_said_once(tmp_path, caplog):
+    lines = [json.dumps(SHARED_BEGINNING | {"id": number}) for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    config = Prompts(source=[str(tmp_path / "rows.jsonl")])
+    facts = prompts.facts(config, None)
+    caplog.set_level("INFO", logger="prefmill")
+    scanned = list(prompts.scan(config, facts))
+    assert sum(len(batch.shards) for batch in scanned) == 3
+    said = [record.getMessage() for record in caplog.records if "begin with" in record.getMessage()]
+    assert said == ["the prompt is what chosen and rejected begin with, such as 'Seven times six is'"]
+
+
+@pytest.mark.parametrize("name", ["topic", "question"])
+def test_an_input_without_a_prompt_is_refused_by_what_could_be_it(name):
+    given = [Row("f", 1, json.dumps(SHARED_BEGINNING | {name: QUESTION}))]
+    with pytest.raises(UserError, match=f"rename the column {name} to prompt"):
+        recognise(given)
+
+
+def test_sharegpt_rows_are_of_one_format_only():
+    turns = [{"from": "human", "value": QUESTION}]
+    sides = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+    row = sides | {"conversations": turns}
+    assert recognise([Row("f", 1, json.dumps(row))]).stem == "sharegpt"
+    with pytest.raises(UserError, match=r"in the format sharegpt.*prompt"):
+        recognise([Row("f", 1, json.dumps(row | {"prompt": QUESTION}))])
