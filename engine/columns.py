@@ -2,7 +2,9 @@
 
 - A format says in a line of its SQL what it reads. `-- reads: prompt[role content], chosen, *[solution]` is a
   column with the keys read in its objects, a whole column, and any column that is an object with that key.
-  `-- leaves:` names what it knowingly leaves out. A format without the first line is not checked.
+  `-- leaves:` names what it knowingly leaves out, `-- optional:` in which columns NaN counts as null,
+  `-- instead: prompt[messages]` whose turns it reads where there is no column prompt. A format without the
+  first line is not checked.
 - A key within a column is written `chosen.tool_calls`, whether chosen is an object or a list of objects.
 - A column that may change what is learned (tools, images, scores, another answer) is never left out unasked;
   any other one is left out and named to the user.
@@ -12,7 +14,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
@@ -35,11 +37,16 @@ def _stems(words: str) -> frozenset[str]:
 _MEANING = _stems(
     "answer better candidate chosen completion context conversation dialog dialogue document function "
     "generation history image img audio video input instruction kwargs kto label margin message output "
-    "passage preference preferred prompt query question rank ranking rating reasoning rejected response "
-    "reward score system solution target think thinking thought tool weight winner worse"
+    "attachment media partial passage pixel preference preferred prefix prompt query question rank ranking "
+    "rating reasoning rejected response reward score system solution target think thinking thought tie tool "
+    "weight winner worse"
 )
 # Such a column does so whatever else its name says: image_url is an image, tool_call_id is of a call.
-_ALWAYS = _stems("audio function image img kto tool video")
+_ALWAYS = _stems("attachment audio function image img kto media pixel tie tool video")
+# What is said to be there or not: false is as good as nothing.
+_IS_THERE_OR_NOT = _ALWAYS - {"kto"} | _stems("partial prefix reasoning system think thinking")
+# A text under such a name that is the prompt's own text says nothing new.
+_ASKS = _stems("input instruction problem prompt query question text")
 # A plain value under a name that ends in such a word says something about the row and is no part of it.
 _METADATA = _stems(
     "agreement annotator author batch category categories char collection confidence config corpus count "
@@ -51,7 +58,11 @@ _METADATA = _stems(
 )
 _ASKS_ABOUT = frozenset({"has", "is", "n", "num"})  # has_image, num_turns: the first word of metadata
 # Keys that change the meaning of a turn, although as a column's name they would not.
-_OF_A_TURN = frozenset({"loss", "mask", "name", "refusal", "train", "training"})
+_OF_A_TURN = frozenset({"file", "files", "loss", "mask", "name", "refusal", "train", "training"})
+_TURN = frozenset({"role", "content"})
+# How programs write nothing as text.
+_NOTHING_AS_TEXT = frozenset({"[]", "{}", "null", "none", "nan"})
+_ONE_SHORT_WORD = re.compile(r"[!-~]{1,200}")
 
 
 def holds(value: object) -> bool:
@@ -67,6 +78,15 @@ def holds(value: object) -> bool:
     if isinstance(value, list):
         return any(map(holds, value))
     return True
+
+
+def says_nothing(name: str, value: object) -> bool:
+    """Whether a column that no format reads is empty: also as text ("[]", "None"), or a `tools` of false."""
+    if value is False:
+        return bool(_IS_THERE_OR_NOT & set(_words(name)))
+    if isinstance(value, str) and value.strip().lower() in _NOTHING_AS_TEXT:
+        return True
+    return not holds(value)
 
 
 def is_finite(value: object) -> bool:
@@ -92,7 +112,7 @@ def is_metadata(name: str, value: object) -> bool:
     if not words or isinstance(value, dict):
         return False
     if words[0] in _ASKS_ABOUT and len(words) > 1:
-        return True
+        return "tie" not in words
     return words[-1] in _METADATA and not _ALWAYS & set(words)
 
 
@@ -101,15 +121,28 @@ def changes_meaning(name: str, value: object) -> bool:
     return not is_metadata(name, value) and bool(_MEANING & set(_words(name)))
 
 
+def could_be_prompt(name: str, value: object) -> bool:
+    """Whether a column that is not read may be the prompt: it has text, and not just a word of metadata."""
+    if isinstance(value, dict):
+        return any(could_be_prompt(key, inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(could_be_prompt(name, item) for item in value)
+    if not isinstance(value, str) or says_nothing(name, value):
+        return False
+    return not (is_metadata(name, value) and _ONE_SHORT_WORD.fullmatch(value.strip()))
+
+
 @dataclass(frozen=True)
 class Unread:
     """What a row has that its format does not read, each by its name.
 
-    `refused`: what may change the meaning; `left_out`: all else; `prompts`: columns that could be prompts."""
+    `refused`: what may change the meaning; `left_out`: all else; `prompts`: columns that could be prompts;
+    `is_in_a_turn`: something is refused within a column that is read."""
 
     refused: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    is_in_a_turn: bool = False
 
 
 NOTHING_UNREAD = Unread()
@@ -121,13 +154,17 @@ class Columns:
 
     reads: Mapping[str, frozenset[str]]
     leaves: frozenset[str]
+    optional: frozenset[str] = frozenset()
+    instead: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def keys_read(self, name: str, value: object) -> frozenset[str] | None:
         """The keys of a column's objects that are read, none for all of them; None: it is not read."""
         if name in self.reads:
             return self.reads[name]
         keys_of_any = self.reads.get("*")
-        if keys_of_any and isinstance(value, dict) and keys_of_any & value.keys():
+        # A JSON path has no way to write a name that is empty or has a quotation mark.
+        can_be_named = name != "" and '"' not in name
+        if keys_of_any and can_be_named and isinstance(value, dict) and keys_of_any & value.keys():
             return keys_of_any
         return None
 
@@ -136,17 +173,48 @@ class Columns:
         refused: list[str] = []
         left_out: list[str] = []
         prompts: list[str] = []
+        is_in_a_turn = False
         for name, value in row.items():
             keys = self.keys_read(name, value)
-            if keys is None and holds(value):
-                may_change = changes_meaning(name, value)
-                if may_change or (isinstance(value, str) and not is_metadata(name, value)):
+            if keys is None and self._stands_in(name, row):
+                keys = _TURN
+            if keys is None and not says_nothing(name, value):
+                if could_be_prompt(name, value):
                     prompts.append(name)
-                self._sort(name, may_change, refused, left_out)
+                self._sort_column(name, value, row, refused, left_out)
             elif keys:
+                refused_before = len(refused)
                 for key, may_change in _unread_keys(value, keys).items():
                     self._sort(f"{name}.{key}", may_change, refused, left_out)
-        return Unread(tuple(refused), tuple(left_out), tuple(prompts))
+                is_in_a_turn = is_in_a_turn or len(refused) > refused_before
+        return Unread(tuple(refused), tuple(left_out), tuple(prompts), is_in_a_turn)
+
+    def _stands_in(self, name: str, row: Mapping[str, Any]) -> bool:
+        """Whether a column's turns are read instead of another column's, which the row does not have."""
+        return any(name in names and column not in row for column, names in self.instead.items())
+
+    def _sort_column(
+        self, name: str, value: object, row: Mapping[str, Any], refused: list[str], left_out: list[str]
+    ) -> None:
+        """Sort a column that is not read; of an object that may be left out, the keys that may not."""
+        if changes_meaning(name, value):
+            self._sort(name, not self._is_the_prompt_again(name, value, row), refused, left_out)
+            return
+        inner = {} if name in self.leaves else _unread_keys(value, frozenset())
+        keys = [f"{name}.{key}" for key, may_change in inner.items() if may_change]
+        for key in keys:
+            self._sort(key, True, refused, left_out)
+        if not keys:
+            left_out.append(name)
+
+    def _is_the_prompt_again(self, name: str, value: object, row: Mapping[str, Any]) -> bool:
+        """Whether a text is nothing but that of a prompt that is read, under another name."""
+        if not isinstance(value, str) or not _ASKS & set(_words(name)):
+            return False
+        for column in ("prompt", "question", "instruction", "messages"):
+            if column in self.reads and _asked(row.get(column)) == value.strip():
+                return True
+        return False
 
     def _sort(self, name: str, may_change: bool, refused: list[str], left_out: list[str]) -> None:
         if may_change and name not in self.leaves:
@@ -155,13 +223,22 @@ class Columns:
             left_out.append(name)
 
 
+def _asked(prompt: object) -> str | None:
+    """The text of a prompt: itself, or that of the last of its turns."""
+    if isinstance(prompt, str):
+        return prompt.strip()
+    turns = _objects(prompt)
+    content = turns[-1].get("content") if turns else None
+    return content.strip() if isinstance(content, str) else None
+
+
 def _unread_keys(value: object, keys: frozenset[str]) -> dict[str, bool]:
     """The other keys that a column's objects hold, and of each whether it may change the meaning."""
     found: dict[str, bool] = {}
     for item in _objects(value):
         is_turn = "role" in item or "from" in item
         for key, inner in item.items():
-            if key not in keys and holds(inner):
+            if key not in keys and not says_nothing(key, inner):
                 may_change = changes_meaning(key, inner) or (is_turn and key in _OF_A_TURN)
                 found[key] = found.get(key, False) or may_change
     return found
@@ -181,15 +258,19 @@ def columns_of(sql: str, more: Iterable[str] = ()) -> Columns | None:
     reads_line = _line(sql, "reads")
     if not reads_line:
         return None
-    reads: dict[str, frozenset[str]] = {}
-    for name, keys in _ENTRY.findall(reads_line):
-        reads[name] = frozenset(keys.split())
+    reads = _keys(reads_line)
     for name in more:
         reads.setdefault(name, frozenset())
     leaves: set[str] = set()
-    for name, keys in _ENTRY.findall(_line(sql, "leaves")):
-        leaves |= {f"{name}.{key}" for key in keys.split()} or {name}
-    return Columns(reads, frozenset(leaves))
+    for name, keys in _keys(_line(sql, "leaves")).items():
+        leaves |= {f"{name}.{key}" for key in keys} or {name}
+    optional = frozenset(_keys(_line(sql, "optional")))
+    return Columns(reads, frozenset(leaves), optional, _keys(_line(sql, "instead")))
+
+
+def _keys(line: str) -> dict[str, frozenset[str]]:
+    """Each column that a line names, and its keys in brackets."""
+    return {name: frozenset(keys.split()) for name, keys in _ENTRY.findall(line)}
 
 
 def _line(sql: str, what: str) -> str:

@@ -2,13 +2,14 @@
 
 - A format is a SELECT over `raw (n, file, line, row JSON, others)`. It gives one row for each n, with
   `messages` (role, content), `responses` (text, score), `problem` (null, or 'code: sentence') and perhaps
-  `reference`, a right answer for the judge.
+  `reference`, a right answer for the judge, and `prompt_is_guessed`, true where no column is the prompt.
 - `others` are the names of a row's columns that the format does not read and that could be its prompt.
 - What the format reads, it says in a line of its SQL (engine/columns.py), so nothing is left out in silence.
 - What is common to all formats is judged in engine/readings.py.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ import duckdb
 import orjson
 import pyarrow as pa
 
-from engine.columns import Unread, columns_of, holds, without
+from engine.columns import Unread, columns_of, holds, is_finite, without
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
+from engine.row_values import DEEPEST, finite_text, is_too_deep, name_twice, needed_numbers
 from engine.sql import ctrl_c
 from engine.wording import add_functions
 from schemas.errors import UserError
@@ -39,10 +41,12 @@ _RAW = pa.schema(
 _TYPED = """
 select n::bigint as n, messages::struct(role varchar, content varchar)[] as messages, \
 responses::struct(text varchar, score double)[] as responses,
-       problem::varchar as problem, {reference} from ({sql}
+       problem::varchar as problem, {more} from ({sql}
 )"""
-# How data sets spell their splits: a value begins with one of these.
-_SPELLINGS = {"train": "train", "test": "test", "val": "test", "dev": "test", "eval": "test"}
+# The columns that a format may give beside these, and their types.
+_MORE = {"reference": "varchar", "prompt_is_guessed": "boolean"}
+# How data sets spell their splits: a whole word that a value begins with, as in test_prefs and train-0.
+_SPLIT = re.compile(r"(?:(train(?:ing)?)|test(?:ing)?|val(?:id|idation)?|dev|eval(?:uation)?)(?![^\W\d_])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +94,31 @@ class Format:
 
     def _see(self, row: Row) -> _Seen:
         """What is known of a row without the SQL: what it has that is not read, and its split."""
-        if row.reason and not self._costs_nothing(row):
+        if row.reason and not row.not_finite:
             return _Seen(row, row.text, Unread(), reason=row.reason, detail=row.detail)
-        text = row.text
-        values = json.loads(text) if row.reason else orjson.loads(text)
-        if self._ignore or row.reason:
-            kept = without(values, self._ignore)
-            text = json.dumps(without(kept, row.not_finite), ensure_ascii=False)
-            values = kept
+        if is_too_deep(row.text):
+            detail = f"lists or objects lie in each other more than {DEEPEST} deep"
+            return _Seen(row, row.text, Unread(), reason="too_deep", detail=detail)
+        values = json.loads(row.text) if row.reason else orjson.loads(row.text)
+        twice = name_twice(row.text, values)
+        if twice is not None:
+            detail = f'"{twice}" stands twice in one object, and nobody can say which one counts'
+            return _Seen(row, row.text, Unread(), reason="duplicate_key", detail=detail)
+        values = without(values, self._ignore)
+        if row.reason:
+            finite = self._finite_text(row, values)
+            if finite is None:
+                where = self._not_finite_detail(row, values)
+                return _Seen(row, row.text, Unread(), reason=row.reason, detail=where)
+            return self._with_split(row, finite, values)
+        text = json.dumps(values, ensure_ascii=False) if self._ignore else row.text
+        return self._with_split(row, text, values)
+
+    def _with_split(self, row: Row, text: str, values: dict[str, Any]) -> _Seen:
+        """A row that the SQL is asked about, unless its split is none."""
         unread = self.columns.unread(values) if self.columns else Unread()
         value = values.get(self._split_column)
-        if not holds(value):
+        if not holds(value) or not is_finite(value):
             return _Seen(row, text, unread)
         split = _split_of(value)
         if split is None:
@@ -111,16 +129,27 @@ class Format:
             return _Seen(row, text, unread, reason="bad_split", detail=detail)
         return _Seen(row, text, unread, split)
 
-    def _costs_nothing(self, row: Row) -> bool:
-        """Whether a row was refused for nothing but NaN or Infinity in columns that are not read."""
-        if not (self.columns and row.not_finite):
-            return False
-        values = json.loads(row.text)
-        for name in row.not_finite:
-            is_read = self.columns.keys_read(name, values[name]) is not None
-            if is_read and name not in (*self._ignore, self._split_column):
-                return False
-        return True
+    def _finite_text(self, row: Row, values: dict[str, Any]) -> str | None:
+        """A row with NaN or Infinity as the SQL may have it, with null for these; None where it may not.
+
+        What of it is not read does no harm, whatever it is."""
+        if self.columns is None or self._needed(row, values):
+            return None
+        unread = [name for name in row.not_finite if self.columns.keys_read(name, values.get(name)) is None]
+        return finite_text(without(values, unread))
+
+    def _needed(self, row: Row, values: dict[str, Any]) -> list[str]:
+        """Where a row has NaN or Infinity in what the format needs."""
+        assert self.columns is not None
+        return needed_numbers(values, row.not_finite, self.columns, [self._split_column])
+
+    def _not_finite_detail(self, row: Row, values: dict[str, Any]) -> str | None:
+        """Why a row with NaN or Infinity is refused, by the columns that have it."""
+        needed = self._needed(row, values) if self.columns else row.not_finite
+        if not needed:
+            return row.detail
+        verb = "is" if len(needed) == 1 else "are"
+        return f"{', '.join(needed)} {verb} NaN or infinite, which is no number"
 
     def _query(self, rows: Sequence[_Seen]) -> list[dict[str, Any]]:
         """The SQL's answer for each row, in order."""
@@ -130,7 +159,7 @@ class Format:
         try:
             with ctrl_c():
                 answers = self._con.sql(self._typed_sql()).to_arrow_table().to_pylist()
-        except duckdb.ConversionException as error:
+        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
             if len(rows) == 1:
                 return [{"problem": f"format: {str(error).splitlines()[0]}"}]
             # One row that the SQL cannot convert must not take the others with it.
@@ -144,11 +173,14 @@ class Format:
         return self._in_order(answers, len(rows))
 
     def _typed_sql(self) -> str:
-        """The format's SQL with typed columns; `reference` is null where it gives none."""
+        """The format's SQL with typed columns; those of _MORE that it does not give are null."""
         if not self._typed:
             given = self._con.sql(f"from ({self._sql}\n)").columns
-            reference = "reference::varchar as reference" if "reference" in given else "null as reference"
-            self._typed = _TYPED.format(sql=self._sql, reference=reference)
+            more: list[str] = []
+            for name, type_name in _MORE.items():
+                value = f"{name}::{type_name}" if name in given else "null"
+                more.append(f"{value} as {name}")
+            self._typed = _TYPED.format(sql=self._sql, more=", ".join(more))
         return self._typed
 
     def _register(self, rows: Sequence[_Seen]) -> None:
@@ -181,11 +213,10 @@ class Format:
 
 def _split_of(value: object) -> str | None:
     """train or test, from a data set's own spelling; None for anything else."""
-    spelled = value.strip().lower() if isinstance(value, str) else ""
-    for beginning, split in _SPELLINGS.items():
-        if spelled.startswith(beginning):
-            return split
-    return None
+    found = _SPLIT.match(value.strip().lower()) if isinstance(value, str) else None
+    if found is None:
+        return None
+    return "train" if found[1] else "test"
 
 
 def shipped() -> list[Path]:

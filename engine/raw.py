@@ -145,6 +145,13 @@ def _not_finite_columns(text: str) -> tuple[str, ...]:
 def _rows_of_parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
     line = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        twice = [column for column in names if names.count(column) > 1]
+        if twice:
+            raise UserError(
+                f"{path} has several columns named {twice[0]}, and nobody can say which one counts: "
+                "write it again with one of them, or take it out of prompts.source"
+            )
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE):
             values: list[dict[str, object] | None]
             try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.columns import NOTHING_UNREAD, Unread
+from engine.markup import repeats_prompt, texts_problem
 from engine.raw import Row
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -27,6 +28,7 @@ class Reading:
     unread: Unread = NOTHING_UNREAD
     # True if the format could read the row, were it not for the columns that it does not read.
     is_its_format: bool = False
+    prompt_is_guessed: bool = False  # no column is the prompt: it is what both answers begin with
 
 
 def refused(row: Row, reason: str, detail: str | None, unread: Unread = NOTHING_UNREAD) -> Reading:
@@ -36,9 +38,8 @@ def refused(row: Row, reason: str, detail: str | None, unread: Unread = NOTHING_
 
 def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | None) -> Reading:
     """The reading that an answer of the SQL gives, after all checks of its prompt and its responses."""
-    problem = _problem(answer)
-    is_in_a_turn = any("." in name for name in unread.refused)
-    if unread.refused and (problem is None or is_in_a_turn):
+    problem = _problem(row, answer)
+    if unread.refused and (problem is None or unread.is_in_a_turn):
         detail = unread_sentence(unread.refused)
         return Reading(
             row, [], [], reason=UNREAD, detail=detail, unread=unread, is_its_format=problem is None
@@ -54,6 +55,7 @@ def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | No
         reference=answer.get("reference"),
         unread=unread,
         is_its_format=True,
+        prompt_is_guessed=bool(answer.get("prompt_is_guessed")),
     )
 
 
@@ -66,23 +68,57 @@ def unread_sentence(names: tuple[str, ...], to_ignore: tuple[str, ...] = ()) -> 
     )
 
 
-def _problem(answer: dict[str, Any]) -> tuple[str, str] | None:
+def _problem(row: Row, answer: dict[str, Any]) -> tuple[str, str] | None:
     """Why a row cannot be used: a code and a sentence, the SQL's or one of the checks below."""
     problem = answer["problem"]
     if problem:
         code, _, sentence = problem.partition(": ")
         return code, sentence or code
-    return _prompt_problem(_messages(answer)) or _responses_problem(answer["responses"] or [])
+    messages = _messages(answer)
+    responses = answer["responses"] or []
+    return (
+        _prompt_problem(messages)
+        or _responses_problem(responses)
+        or _texts_problem(row, messages, responses, bool(answer.get("prompt_is_guessed")))
+    )
+
+
+def _texts_problem(
+    row: Row, messages: list[dict[str, str]], responses: list[dict[str, Any]], prompt_is_guessed: bool
+) -> tuple[str, str] | None:
+    """Why texts are not what they are read as. A guessed prompt has been cut off its answers."""
+    texts = [response["text"] for response in responses]
+    problem = texts_problem(row, messages, texts)
+    if problem is None and not prompt_is_guessed:
+        problem = repeats_prompt(messages, texts)
+    return problem
 
 
 def _messages(answer: dict[str, Any]) -> list[dict[str, str]]:
-    """The prompt's messages, without an empty system message."""
+    """The prompt's messages, without a blank system message and without one that says the same again."""
     messages: list[dict[str, str]] = []
     for message in answer["messages"] or []:
-        is_empty_system = message["content"] == "" and message["role"] == "system"
-        if not is_empty_system:
+        is_system = message["role"] == "system" and message["content"] is not None
+        says_nothing_new = is_system and (not message["content"].strip() or message in messages)
+        if not says_nothing_new:
             messages.append(message)
     return messages
+
+
+def _system_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
+    """Why the system messages of a prompt cannot be used: a template has room for one, at the beginning."""
+    places = [place for place, message in enumerate(messages) if message["role"] == "system"]
+    if len(places) > 1:
+        return (
+            "two_systems",
+            "the prompt has several system turns that differ (or a column system beside one)",
+        )
+    if places and places[0] > 0:
+        return (
+            "two_systems",
+            f"the system turn is turn {places[0] + 1}; it must be the first and the only one",
+        )
+    return None
 
 
 def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
@@ -95,6 +131,9 @@ def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
             return "bad_role", f"a turn's role must be one of {known}, not {message['role']}"
         if message["content"] is None:
             return "missing_or_mistyped", "a turn's content must be a string"
+    system_problem = _system_problem(messages)
+    if system_problem:
+        return system_problem
     last = messages[-1]
     if last["role"] not in ("user", "tool"):
         return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s"

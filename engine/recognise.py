@@ -29,6 +29,8 @@ _ROWS_OF_ALL = 5000
 _ROWS_AT_ONCE = 1024
 # A format is taken for the one of the input if it can read more than this share of the first rows.
 _AUTO_SHARE = 0.5
+# By these reasons a format says that a row is of another one.
+_OF_ANOTHER_FORMAT = frozenset({"has_responses", "hh_dialogue", "missing_or_mistyped", "no_dialogue"})
 _log = logging.getLogger("prefmill")
 
 
@@ -48,6 +50,11 @@ class _Attempt:
     def of_its_form(self) -> int:
         """How many rows it reads, or would read but for columns that may not be left out."""
         return sum(reading.is_its_format for reading in self.readings)
+
+    @property
+    def of_its_columns(self) -> int:
+        """How many rows are refused for something else than that their columns are of another format."""
+        return sum(reading.reason not in _OF_ANOTHER_FORMAT for reading in self.readings)
 
     def unread(self) -> tuple[str, ...]:
         """The columns that may not be left out, of all rows, in the order in which they are met."""
@@ -231,9 +238,9 @@ def _not_recognised(name: str, rows: Sequence[Row], attempts: Sequence[_Attempt]
 def _nearest(columns: set[str], attempts: Sequence[_Attempt]) -> _Attempt:
     """The attempt of the format that reads most of these columns."""
 
-    def shared(attempt: _Attempt) -> tuple[int, int]:
+    def shared(attempt: _Attempt) -> tuple[int, int, int]:
         reads = Format(attempt.path).columns
         known = set(reads.reads) if reads else set()
-        return attempt.of_its_form, len(known & columns)
+        return attempt.of_its_form, len(known & columns), attempt.of_its_columns
 
     return max(attempts, key=shared)

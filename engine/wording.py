@@ -5,9 +5,12 @@ longer to plan than to run. A value comes as JSON text, or as None where it is m
 """
 
 import json
+import re
 from typing import Any
 
 import duckdb
+
+from engine.columns import is_metadata
 
 _KEYS_SHOWN = 6
 _REFERENCES = ("reference", "reference_answer", "ground_truth", "solution")
@@ -16,7 +19,8 @@ _ITEM_KINDS = {str: "string", bool: "boolean", int: "number", float: "number", d
 
 def add_functions(con: duckdb.DuckDBPyConnection) -> None:
     """Make the functions below known to the SQL of a connection."""
-    for function, count in ((kind_in_words, 1), (turns_in_words, 4), (references_in_words, 1)):
+    functions = ((kind_in_words, 1), (turns_in_words, 4), (references_in_words, 1), (no_prompt_in_words, 1))
+    for function, count in functions:
         con.create_function(
             function.__name__, function, ["VARCHAR"] * count, "VARCHAR", null_handling="special"
         )
@@ -61,6 +65,38 @@ def references_in_words(row: str) -> str | None:
         *_, last = found
         return f'two_references: {names} say different things; keep one: prompts.ignore = ["{last}"]'
     return None
+
+
+def no_prompt_in_words(names: str) -> str:
+    """'code: sentence' of why nobody guesses a prompt: these columns could be it.
+
+    To leave one out is offered only where its name says that it is no prompt: whoever leaves out the prompt
+    itself trains on answers cut in two."""
+    could_be = json.loads(names)
+    tell_about_the_row = [name for name in could_be if is_metadata(name, "")]
+    others = [name for name in could_be if name not in tell_about_the_row]
+    candidates = others or could_be
+    first = candidates[0]
+    sentence = (
+        f"no_prompt: the row has no column prompt, and the prompt could be in {', '.join(candidates)}; "
+        f"rename the column {first} to prompt: {_rename(first)}"
+    )
+    if others:
+        return sentence
+    listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in tell_about_the_row)
+    return f"{sentence}; or if none of them is the prompt, leave them out: prompts.ignore = [{listed}]"
+
+
+def _rename(name: str) -> str:
+    """The command that makes a column the prompt."""
+    path = f".{name}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else _in_brackets(name)
+    return f"jq -c '.prompt={path}|del({path})' FILE > rows.jsonl"
+
+
+def _in_brackets(name: str) -> str:
+    """A column for jq, whatever its name; a shell's quotation mark is written by its number."""
+    quoted = json.dumps(name, ensure_ascii=False).replace("'", "\\u0027")
+    return f".[{quoted}]"
 
 
 def _turn_problem(turn: dict[str, Any], name: str, key: str, form: str) -> str | None:

@@ -37,6 +37,7 @@ _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
 _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
+_LETTERS_SHOWN = 80
 _PROMPTS_OF_A_SHARD = 1024  # where the recipe takes a number of prompts
 _RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
 # The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
@@ -104,6 +105,7 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
         format_name = facts["format"]
     reader = Format(included("sql", format_name, ".sql"), config.ignore, config.split_column)
     left_out: dict[str, None] = {}
+    guessed: list[Reading] = []
 
     def batches(files: dict[str, Path]) -> Iterator[list[dict[str, Any]]]:
         rows = raw.rows(files, config.max_row_bytes)
@@ -111,6 +113,8 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
             scanned: list[dict[str, Any]] = []
             for reading in reader.read(batch):
                 left_out.update(dict.fromkeys(reading.unread.left_out))
+                if reading.prompt_is_guessed and not guessed:
+                    guessed.append(reading)
                 scanned.append(_scanned_row(reading, found.split_of(reading.row.file)))
             yield scanned
 
@@ -119,6 +123,9 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
         identities = [row.get("prompt_id") or row["row_id"] for row in scanned]
         shards = [ids.shard_of(identity, facts["shards"]) for identity in identities]
         yield Scanned(pa.Table.from_pylist(scanned, schema=_SCANNED), shards)
+    if guessed:
+        example = guessed[0].messages[-1]["content"][:_LETTERS_SHOWN]
+        _log.info("the prompt is what chosen and rejected begin with, such as %r", example)
     if left_out:
         _log.info("left out, since the format %s does not read them: %s", reader.name, ", ".join(left_out))
     changed = [name for name, file in found.files.items() if content_digest(file) != facts["input"].get(name)]

@@ -4,7 +4,7 @@
 -- The worked solutions' calculator marks <<3+4=7>> are left out: they are no part of the text that is said.
 with fields as (
     select n, text_at(row, '$.question') as question, text_at(row, '$.ground_truth') as truth,
-           list_filter(json_keys(row), lambda key: json_type(row, '$."' || key || '".is_correct') = 'BOOLEAN') as models, row
+           list_filter(list_filter(json_keys(row), lambda key: key <> '' and not contains(key, '"')), lambda key: json_type(row, '$."' || key || '".is_correct') = 'BOOLEAN') as models, row
     from raw
 ), told as (
     select n, row, question, truth,

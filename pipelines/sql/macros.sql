@@ -10,12 +10,24 @@ create macro parts_text(parts) as
          then array_to_string(list_transform(parts, lambda part: json_extract_string(part, '$.text')), '') end;
 create macro content_at(turn, path) as
     case json_type(turn, path) when 'VARCHAR' then json_extract_string(turn, path) when 'ARRAY' then parts_text(list_at(turn, path)) end;
+-- How data sets spell the roles; any other spelling stays and is refused by its name.
+create macro role_of(role) as
+    coalesce(['user', 'assistant', 'assistant', 'assistant', 'system', lower(role), lower(role), lower(role), lower(role)][
+        list_position(['human', 'gpt', 'bot', 'model', 'developer', 'user', 'assistant', 'system', 'tool'], lower(role))], role);
 create macro messages_at(row, path) as
-    list_transform(list_at(row, path), lambda turn: {role: text_at(turn, '$.role'), content: content_at(turn, '$.content')});
-create macro sharegpt_at(row, path) as
-    list_transform(list_at(row, path), lambda turn: {
-        role: case text_at(turn, '$.from') when 'human' then 'user' when 'user' then 'user' when 'gpt' then 'assistant' when 'assistant' then 'assistant' when 'system' then 'system' end,
-        content: content_at(turn, '$.value')});
+    list_transform(list_at(row, path), lambda turn: {role: role_of(text_at(turn, '$.role')), content: content_at(turn, '$.content')});
+-- Turns {role, content} or, in ShareGPT's spelling, {from, value}. They are taken out first, since what a macro is given is planned anew wherever it names it.
+create macro turns_of(items) as
+    list_transform(list_transform(items, lambda turn: {role: coalesce(text_at(turn, '$.role'), text_at(turn, '$.from')),
+                                                       content: coalesce(json_extract(turn, '$.content'), json_extract(turn, '$.value'))}),
+                   lambda turn: {role: role_of(turn.role), content: content_at(turn.content, '$')});
+-- An answer as turns: a list of them, or one alone.
+create macro side_at(row, path) as
+    turns_of(case json_type(row, path) when 'ARRAY' then from_json(json_extract(row, path), '["JSON"]') when 'OBJECT' then [json_extract(row, path)] end);
+-- Turns as they are compared: without white space around their texts.
+create macro trimmed(turns) as list_transform(turns, lambda turn: {role: turn.role, content: trim(turn.content, e' \t\r\n')});
+create macro stripped_end(text) as rtrim(text, e' \t\r\n');
+create macro is_blank(text) as trim(coalesce(text, ''), e' \t\r\n') = '';
 create macro hh_turns(dialogue) as
     list_transform(list_zip(regexp_extract_all(dialogue, '\n\n(Human|Assistant):', 1), regexp_split_to_array(dialogue, '\n\n(?:Human|Assistant):')[2:]),
                    lambda turn: {role: case turn[1] when 'Human' then 'user' else 'assistant' end, content: trim(turn[2], e' \t\r\n')});
@@ -28,7 +40,7 @@ create macro text_problem(row, name) as
 create macro optional_text_problem(row, name) as
     case when coalesce(json_type(row, '$.' || name), 'NULL') not in ('NULL', 'VARCHAR')
          then 'missing_or_mistyped: ' || name || ' is ' || kind_of(row, '$.' || name) || '; expected a string' end;
--- `turns`: what messages_at or sharegpt_at makes of the column.
+-- `turns`: what messages_at, turns_at or side_at makes of the column.
 create macro turns_problem(row, name, turns, key, form) as
     case when coalesce(len(list_filter(turns, lambda turn: turn.content is null or turn.role is null)) > 0, true)
          then turns_in_words(json_extract(row, '$.' || name), name, key, form) end;

@@ -1,5 +1,6 @@
 -- format: prompts alone: prompt as a string or a message list, or messages
 -- reads: prompt[role content], messages[role content], system, reference, reference_answer, ground_truth, solution
+-- optional: system, reference, reference_answer, ground_truth, solution
 with fields as (
     select n, row, text_at(row, '$.prompt') as p, coalesce(messages_at(row, '$.prompt'), messages_at(row, '$.messages')) as messages,
            coalesce(json_type(row, '$.prompt'), 'NULL') <> 'NULL' as has_prompt, coalesce(json_type(row, '$.messages'), 'NULL') <> 'NULL' as has_messages,

@@ -1,12 +1,13 @@
 -- format: ShareGPT turns: conversations as a list of {from, value}, chosen and rejected as one such turn each
--- reads: conversations[from value], chosen[from value], rejected[from value], system
+-- reads: conversations[from value role content], chosen[from value role content], rejected[from value role content], system
+-- optional: system
+-- A turn may be {role, content} as well.
 with fields as (
-    select n, row, sharegpt_at(row, '$.conversations') as turns, text_at(row, '$.system') as system,
-           coalesce(content_at(row, '$.chosen.value'), content_at(row, '$.chosen[0].value'), text_at(row, '$.chosen')) as chosen,
-           coalesce(content_at(row, '$.rejected.value'), content_at(row, '$.rejected[0].value'), text_at(row, '$.rejected')) as rejected,
-           coalesce(text_at(row, '$.chosen.from'), text_at(row, '$.chosen[0].from'), 'gpt') as chosen_from,
-           coalesce(text_at(row, '$.rejected.from'), text_at(row, '$.rejected[0].from'), 'gpt') as rejected_from,
-           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(text_at(turn, '$.from'), '') not in ('human', 'user', 'gpt', 'assistant', 'system'))[1] as unknown
+    select n, row, turns_of(list_at(row, '$.conversations')) as turns, text_at(row, '$.system') as system, side_at(row, '$.chosen') as cm, side_at(row, '$.rejected') as rm,
+           coalesce(text_at(row, '$.chosen'), cm[1].content) as chosen,
+           coalesce(text_at(row, '$.rejected'), rm[1].content) as rejected,
+           coalesce(cm[1].role, 'assistant') as chosen_from, coalesce(rm[1].role, 'assistant') as rejected_from,
+           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(role_of(coalesce(text_at(turn, '$.from'), text_at(turn, '$.role'))), '') not in ('user', 'assistant', 'system'))[1] as unknown
     from raw
 )
 select n,
@@ -14,11 +15,11 @@ select n,
        [{text: chosen, score: 1.0}, {text: rejected, score: 0.0}] as responses,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
-           when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
-           when len(list_filter(turns, lambda turn: turn.content is null)) > 0 then turns_problem(row, 'conversations', turns, 'value', 'from, value')
+           when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
+           when len(list_filter(turns, lambda turn: turn.content is null)) > 0 then turns_in_words(json_extract(row, '$.conversations'), 'conversations', 'value', 'from, value')
            when chosen is null or json_array_length(row, '$.chosen') > 1 then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || '; expected one turn {from, value}'
            when rejected is null or json_array_length(row, '$.rejected') > 1 then 'missing_or_mistyped: rejected is ' || kind_of(row, '$.rejected') || '; expected one turn {from, value}'
-           when chosen_from not in ('gpt', 'assistant') or rejected_from not in ('gpt', 'assistant')
+           when chosen_from <> 'assistant' or rejected_from <> 'assistant'
                then 'no_response: chosen is from ' || chosen_from || ' and rejected from ' || rejected_from || '; expected two turns from gpt'
            else optional_text_problem(row, 'system')
        end as problem
