@@ -62,7 +62,7 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     """All that a row's place and reading depend on: the input's content, the format's SQL, the shards.
 
     Raises UserError where there is no input, or where no format can read it."""
-    found = inputs(config, report=True)
+    found = inputs(config, tell=True)
     format_file = format_of(found.files, config)
     macros = included("sql", "macros", ".sql")
     facts = {

@@ -114,6 +114,33 @@ NOT_ROWS = {
     "CSV by another name": ("x.jsonl", '"prompt","chosen"\n"a","b"\n', "CSV with the columns prompt, chosen"),
     "Python": ("x.jsonl", "".join(f"{row}\n" for row in ROWS), "single quotes"),
     "a list in Python": ("x.jsonl", str(ROWS), "single quotes"),
+    "pandas' CSV": ("x.csv", ",prompt,chosen\n0,a,b\n", "columns prompt, chosen; write it as JSON Lines: "),
+    "CSV of one column": ("x.csv", "prompt\nWhat is it?\nWho, then?\n", "CSV of one column"),
+    "CSV with units": ("x.csv", "prompt (en),score (%)\na,1\n", "the columns prompt (en), score (%)"),
+    "lone returns": ("x.jsonl", LINES.replace("\n", "\r"), "tr '\\r' '\\n' < x.jsonl"),
+    "objects in a row": ("x.jsonl", LINES.replace("\n", ""), "objects on one line, one after another"),
+    "commas at the ends": ("x.jsonl", LINES.replace("\n", ",\n"), "a comma stands between its objects"),
+    "plain text": ("x.txt", "Tell me of the sea.\nAnd of ships, which I like.\n", "plain text"),
+    "prose with commas": ("x.txt", "Ships, which I like.\nThe sea, too.\n", "plain text"),
+    "a list of strings": ("x.json", json.dumps(["a", "b"]), "jq -c '.[] | {prompt: .}' x.json"),
+    "lines of strings": ("x.jsonl", '"a"\n"b"\n', "its lines are strings"),
+    "lines of lists": ("x.jsonl", '["q", "a", "b"]\n["r", "a", "b"]\n', "its lines are lists"),
+    "JSON in strings": ("x.jsonl", "".join(json.dumps(json.dumps(r)) + "\n" for r in ROWS), "fromjson"),
+    "rows by id": ("x.json", json.dumps({f"k{n}": r for n, r in enumerate(ROWS)}), "rows by their ids"),
+    "many by id": ("x.json", json.dumps({f"k{n}": r for n, r in enumerate(ROWS * 900)}), "by their ids"),
+    "rows two levels down": ("x.json", json.dumps({"set": {"rows": ROWS}}), "jq -c '.set.rows[]' x.json"),
+    "many two levels down": ("x.json", json.dumps({"set": {"rows": ROWS * 900}}), "'.set.rows[]'"),
+    "the datasets server": (
+        "x.json",
+        json.dumps({"features": [{"name": "q"}], "rows": [{"row_idx": 0, "row": ROWS[0]}]}),
+        "jq -c '.rows[].row' x.json > rows.jsonl",
+    ),
+    "splits": (
+        "x.json",
+        json.dumps({"train": ROWS, "test": ROWS}),
+        "jq -c '.train[]' x.json > train.jsonl; jq -c '.test[]' x.json > test.jsonl",
+    ),
+    "nan on one line": ("x.jsonl", '{"prompt": "a", "chosen": nan, "n": None}\n', "it says nan, None, which"),
 }  # fmt: skip
 
 
@@ -127,6 +154,36 @@ def test_what_is_not_in_rows(tmp_path, kind, named):
     with pytest.raises(UserError) as error:
         format_of({name: path}, Prompts(format=named))
     assert said in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "byte"), [("gbk", "月亮", 13), ("latin-1", "mañana", 15), ("cp1252", "“ja”", 13)]
+)
+def test_another_encoding_is_said_with_its_place(tmp_path, encoding, text, byte):
+    path = tmp_path / "x.jsonl"
+    row = {"prompt": text, "chosen": "a", "rejected": "b"}
+    path.write_bytes((json.dumps(row, ensure_ascii=False) + "\n").encode(encoding) * 3)
+    with pytest.raises(UserError, match=rf"not UTF-8 \(first at byte {byte}\).*iconv -f GBK -t UTF-8 x"):
+        format_of({"x.jsonl": path}, Prompts())
+    (tmp_path / "y.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert "y.jsonl" in not_rows(tmp_path / "y.jsonl.gz")
+    # A character that the first 64 KiB cut through is none that is wrong.
+    path.write_text('{"q": "' + "é" * 40_000 + "月" * 40_000)
+    assert "UTF-8" not in (not_rows(path) or "")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_under_a_name_of_json_lines_is_read(tmp_path, indent):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(ROWS, indent=indent) + "\n")
+    assert [json.loads(row.text) for row in rows({"x": path}, 1000)] == ROWS
+    assert format_of({"x.jsonl": path}, Prompts()).stem == "preference"
+
+
+def test_a_broken_first_line_in_brackets_hides_no_other(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('[{"a": 1}\n' + LINES)
+    assert [row.reason for row in rows({"x": path}, 1000)] == ["bad_json"] + [None] * len(ROWS)
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.jsonl.gz", "x.txt", "X.JSONL"])
