@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ select n::bigint as n, messages::struct(role varchar, content varchar)[] as mess
 responses::struct(text varchar, score double)[] as responses,
        problem::varchar as problem, {reference} from ({sql}
 )"""
+# What DuckDB offers where a table is not there: tables of its own.
+_OWN_TABLES = re.compile(r'\s*Did you mean "(?:sqlite_|duckdb_|pg_|raw_text)\w*"\?')
 # How data sets spell their splits: a value begins with one of these.
 _SPELLINGS = {"train": "train", "test": "test", "val": "test", "dev": "test", "eval": "test"}
 
@@ -137,9 +140,10 @@ class Format:
             half = len(rows) // 2
             return self._query(rows[:half]) + self._query(rows[half:])
         except duckdb.Error as error:
+            said = _OWN_TABLES.sub("", str(error))
             raise UserError(
                 f"{self.path}: the format's SQL fails; "
-                f"it must give n, messages, responses and problem: {error}"
+                f"it must give n, messages, responses and problem, from the table raw: {said}"
             ) from None
         return self._in_order(answers, len(rows))
 

@@ -114,7 +114,7 @@ def _look_of_one(value: dict[str, Any], text: str) -> str | None:
 
 def _holders(value: dict[str, Any], levels: int = 1) -> list[tuple[str, ...]]:
     """The keys that lead to the lists of rows in an object: the outermost ones."""
-    found = [(key,) for key, inner in value.items() if _is_list_of_rows(inner)]
+    found: list[tuple[str, ...]] = [(key,) for key, inner in value.items() if _is_list_of_rows(inner)]
     if found or levels == _MOST_LEVELS:
         return found
     for key, inner in value.items():

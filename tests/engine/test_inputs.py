@@ -11,7 +11,7 @@ from engine.inputs import find, inputs
 from engine.stage import Context
 from engine.stages import pairs, prompts
 from schemas.errors import UserError
-from schemas.sections import Prompts
+from schemas.sections import Given, Prompts
 from tests.engine.planned import planning
 
 
@@ -287,6 +287,20 @@ def test_what_is_not_asked_for_is_no_fact(tmp_path):
     write(tmp_path / "y.jsonl", [row(9)])
     facts = facts_of(Prompts(source=config.source, test_source=(str(tmp_path / "y.jsonl"),)))
     assert facts["held_out"] == ["y.jsonl"] and set(facts["input"]) == {"x.jsonl", "y.jsonl"}
+
+
+def test_given_without_responses_is_refused_before_any_work(tmp_path):
+    config = Prompts(source=(str(tmp_path / "x.jsonl"),), ignore=("response_a",))
+    sections = {"prompts": config, "given": Given()}
+    write(tmp_path / "x.jsonl", [{"prompt": "q", "topic": "sea", "response_a": "r"}])
+    with pytest.raises(
+        UserError, match=r"\[given\].*format prompts; left out are its columns response_a, to"
+    ):
+        prompts.facts(config, planning(sections, "prompts"))
+    prompts.facts(config, planning(sections | {"generate": Given()}, "prompts"))
+    prompts.facts(config, planning({"prompts": config}, "prompts"))
+    write(tmp_path / "x.jsonl", [row(1)])
+    prompts.facts(config, planning(sections, "prompts"))
 
 
 # A part of the input.
