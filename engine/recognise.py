@@ -91,9 +91,7 @@ def _named_format(name: str) -> Path:
         )
     if name not in formats and not Path(name).expanduser().is_file():
         meant = did_you_mean(name, ["auto", *formats])
-        raise UserError(
-            f"prompts.format = {name}: there is no such format, and no file of that path; {meant}"
-        )
+        raise UserError(f"prompts.format: no '{name}' in pipelines/sql and no file of that path; {meant}")
     return included("sql", name, ".sql")
 
 
