@@ -8,11 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from engine.columns import is_metadata
 from engine.raw import Row
+from engine.row_looks import SEVERAL
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _BETTER = frozenset({"chosen", "positive", "win", "winner", "winning", "preferred", "accepted"})
@@ -28,12 +30,17 @@ def answer_columns(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     """Those of some columns that hold answers: text, turns or lists of them, under such a name."""
     found: dict[str, None] = {}
     for row in rows:
-        if row.reason is None:
-            values = orjson.loads(row.text)
-            found |= dict.fromkeys(name for name in names if _is_answer(name, values.get(name)))
+        values = _values(row)
+        found |= dict.fromkeys(name for name in names if _is_answer(name, values.get(name)))
     bare = [name for name in found if not set(_words(name)) <= {"winner", "preferred"}]
     # `winner` beside two answers says which of them it is.
     return bare if len(bare) > 1 else list(found)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """A row's columns; none of a row that cannot be read."""
+    values: dict[str, Any] = {} if row.reason else orjson.loads(row.text)
+    return values
 
 
 def _is_answer(name: str, value: object) -> bool:
@@ -58,10 +65,12 @@ def _words(name: str) -> list[str]:
     return [word.lower().removesuffix("s") for word in _WORD.findall(text)]
 
 
-def advice(path: Path | None, names: Sequence[str]) -> str:
+def advice(path: Path | None, names: Sequence[str], rows: Sequence[Row]) -> str:
     """What to do with the columns that hold answers, with the command."""
     if len(names) == 1:
         (name,) = names
+        if any(isinstance(_values(row).get(name), list) for row in rows):
+            return f"these rows have several answers in {name}: {SEVERAL}"
         right = rename_command(path, {name: "reference"})
         alone = _jq(path, f"del({_field(name)})")
         return (

@@ -20,7 +20,8 @@ def check_answers(name: str, file: Path | None, tried: Attempt, config: Prompts)
     if answers and not tried.brings_responses(config):
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, which reads no "
-            f"responses, and {advice(file, answers)}{_looks(tried.rows, file)}"
+            f"responses; {columns_text(tried.rows)}; {advice(file, answers, tried.rows)}"
+            f"{_looks(tried.rows, file)}"
         )
 
 

@@ -10,7 +10,7 @@ from engine.raw import Row
 _COLUMNS_SHOWN = 12
 _PAIRS = "make rows of prompt, chosen and rejected"
 _KTO = f"{_PAIRS} of two answers to one prompt"
-_SEVERAL = "make rows of instruction and completions [{response, overall_score}], the format ultrafeedback"
+SEVERAL = "make rows of instruction and completions [{response, overall_score}], the format ultrafeedback"
 _DIALOGUE = "make rows of prompt, chosen and rejected, the prompt being all turns but the last"
 _ALONE = "make rows of prompt alone"
 _SHAREGPT = (
@@ -64,7 +64,7 @@ _KINDS_OF_ROWS = (
           f"{_PAIRS} by preference_strength: below 0 response_1 is the better one, above 0 response_2"),
     _kind("context response1 response2 overall_preference", "HelpSteer3's preferences",
           f"{_PAIRS}, the prompt being context; below 0 response1 is the better one, above 0 response2"),
-    _kind("prompt response helpfulness correctness", "answers rated by attributes (HelpSteer)", _SEVERAL),
+    _kind("prompt response helpfulness correctness", "answers rated by attributes (HelpSteer)", SEVERAL),
     _kind("history human_ref_A human_ref_B", "two posts that answer one (SHP)",
           f"{_PAIRS}, the prompt being history; where labels is 1, human_ref_A is the better one"),
     _kind("prompt answers num_responses", "ranked answers (Nectar)",
@@ -79,8 +79,8 @@ _KINDS_OF_ROWS = (
           f"{_PAIRS} of the texts in the strings, by the winner"),
     _kind("instruction output_1 output_2 preference", "two answers and the number of the better (AlpacaFarm)",
           f"{_PAIRS}, the prompt being instruction and input"),
-    _kind("instruction generations", "an instruction with several answers (distilabel)", _SEVERAL),
-    _kind("instruction candidates", "an instruction with several answers", _SEVERAL),
+    _kind("instruction generations", "an instruction with several answers (distilabel)", SEVERAL),
+    _kind("instruction candidates", "an instruction with several answers", SEVERAL),
     _kind("fields responses", "records of Argilla, the rows being in fields",
           f"{_PAIRS} of what is in fields, by the annotators' responses"),
     _kind("query response rejected_response", "pairs of ms-swift",
@@ -97,9 +97,9 @@ _KINDS_OF_ROWS = (
     _kind("instruction response", "instructions with one answer", _ALONE),
     _kind("conversations", "dialogues (ShareGPT)", _SHAREGPT, "prompt chosen rejected"),
     _kind("conversation", "dialogues", _SHAREGPT, "prompt chosen rejected"),
-    _kind("prompt responses", "prompts with several answers", _SEVERAL),
-    _kind("prompt completions", "prompts with several answers", _SEVERAL),
-    _kind("prompt answers", "prompts with several answers", _SEVERAL),
+    _kind("prompt responses", "prompts with several answers", SEVERAL),
+    _kind("prompt completions", "prompts with several answers", SEVERAL),
+    _kind("prompt answers", "prompts with several answers", SEVERAL),
     _kind("prompt completion", "prompts with one answer", _ALONE),
     _kind("prompt response", "prompts with one answer", _ALONE),
     _kind("prompt output", "prompts with one answer", _ALONE),
