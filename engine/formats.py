@@ -43,6 +43,8 @@ select n::bigint as n, messages::struct(role varchar, content varchar)[] as mess
 responses::struct(text varchar, score double)[] as responses,
        problem::varchar as problem, {more} from ({sql}
 )"""
+# What DuckDB offers where a table is not there: tables of its own.
+_OWN_TABLES = re.compile(r'\s*Did you mean "(?:sqlite_|duckdb_|pg_|raw_text)\w*"\?')
 # The columns that a format may give beside these, and their types.
 _MORE = {"reference": "varchar", "prompt_is_guessed": "boolean"}
 # How data sets spell their splits: a whole word that a value begins with, as in test_prefs and train-0.
@@ -166,9 +168,10 @@ class Format:
             half = len(rows) // 2
             return self._query(rows[:half]) + self._query(rows[half:])
         except duckdb.Error as error:
+            said = _OWN_TABLES.sub("", str(error))
             raise UserError(
                 f"{self.path}: the format's SQL fails; "
-                f"it must give n, messages, responses and problem: {error}"
+                f"it must give n, messages, responses and problem, from the table raw: {said}"
             ) from None
         return self._in_order(answers, len(rows))
 

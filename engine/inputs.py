@@ -1,55 +1,48 @@
 """Which files a source names: files, folders and globs; which of a folder are left out, which are held out.
 
-- Suffixes are compared without case. Every file of a folder is read, or named as left out.
+- Suffixes are compared without case. Every file of a folder is read, or named as left out; so is every file
+  and folder that a glob matches. A glob that writes a suffix out, such as *.txt, reads those files as well.
 - A file whose name says test or validation beside others, and every file of prompts.test_source, is held out:
-  its prompts have the split test, those of the others train.
+  its prompts have the split test, those of the others train. The folders above a source say nothing.
 """
 
 import glob
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine.looks import arrow_data_set, never_rows, not_rows
+from engine.folders import (
+    COMPRESSIONS,
+    KNOWN_SUFFIXES,
+    Walk,
+    each_once,
+    folder_of_glob,
+    is_readable,
+    report,
+    shown,
+    walk_folder,
+    walk_matches,
+    why_nothing,
+)
+from engine.split_names import says_test
 from schemas.errors import UserError
-from schemas.manifest import PLAN
 from schemas.sections import Prompts
 
-KNOWN_SUFFIXES = (".jsonl", ".jsonlines", ".ndjson", ".json", ".parquet")
-# Suffix -> what pyarrow calls the compression.
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-# Files that tell about a data set.
-_METADATA_FILES = frozenset(
-    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "dataset_summary.json", "state.json"}
-)
-_NAMES_SHOWN = 8
-_HELD_OUT_WORDS = frozenset(
-    {"test", "validation", "valid", "val", "eval", "evaluation", "dev", "heldout", "holdout"}
-)
 _URL = re.compile(r"(?:^|/)((?:https?|s3|gs|gcs|az|abfss?|hf|hdfs|ftp|file)):/+(.*)$")
 _log = logging.getLogger("prefmill")
 
 
-@dataclass
-class _Walk:
-    """What a folder holds: the files to read, the names of those left out, and how many are hidden."""
-
-    folder: Path
-    files: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    hidden: int = 0
-    arrow: str | None = None  # what a folder in it looks like that holds Arrow files
-
-
 @dataclass(frozen=True)
 class Inputs:
-    """The files to read, by their names, in order. `held_out`: those whose prompts are the test split."""
+    """The files to read, by their names, in order. `held_out`: those whose prompts are the test split;
+    `of_test_source`: those of them that prompts.test_source names."""
 
     files: dict[str, Path]
     held_out: frozenset[str]
+    of_test_source: frozenset[str] = frozenset()
 
     def split_of(self, name: str) -> str | None:
         """train or test for a file's prompts; None where no file is held out."""
@@ -64,23 +57,28 @@ class Inputs:
         return [group for group in (train, test) if group]
 
 
-def inputs(config: Prompts, report: bool = False) -> Inputs:
-    """The files that [prompts] names; with `report` the user is told what is left out and what held out.
+def inputs(config: Prompts, tell: bool = False) -> Inputs:
+    """The files that [prompts] names; with `tell` the user is told what is left out and what held out.
 
     Raises UserError if there is nothing to read at a source."""
-    paths = _paths(config.source, "prompts.source", report)
+    paths = _paths(config.source, "prompts.source", tell)
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
-    test_paths = _paths(config.test_source, "prompts.test_source", report)
-    of_test = set(test_paths)
-    train_paths = [path for path in paths if path not in of_test]
+    test_paths = _paths(config.test_source, "prompts.test_source", tell)
+    train_paths = {path: name for path, name in paths.items() if path not in test_paths}
     if not train_paths:
         raise UserError("prompts.test_source names all files of prompts.source: nothing is left to train on")
     files = _named([*train_paths, *test_paths])
-    held_out = {name for name, path in files.items() if path in of_test}
+    of_test_source = frozenset(name for name, path in files.items() if path in test_paths)
+    held_out = set(of_test_source)
     if config.test_by_name:
-        held_out |= _held_out_by_name(files, held_out, report)
-    return Inputs(files, frozenset(held_out))
+        below: dict[str, str] = {}
+        for name, path in files.items():
+            if path in train_paths:
+                # A folder that all files share says nothing of any.
+                below[name] = min(name, train_paths[path], key=len)
+        held_out |= _held_out_by_name(below, tell)
+    return Inputs(files, frozenset(held_out), of_test_source)
 
 
 def find(sources: Iterable[str]) -> dict[str, Path]:
@@ -88,10 +86,10 @@ def find(sources: Iterable[str]) -> dict[str, Path]:
 
     A source is a file, a folder or a glob. Raises UserError if there is nothing to read at one of them.
     """
-    paths = _paths(sources, "prompts.source", report=False)
+    paths = _paths(sources, "prompts.source", tell=False)
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
-    return _named(paths)
+    return _named(list(paths))
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
@@ -99,53 +97,59 @@ def _named(paths: list[Path]) -> dict[str, Path]:
     return {os.path.relpath(path, shared_folder): path for path in paths}
 
 
-def _paths(sources: Iterable[str], key: str, report: bool) -> list[Path]:
-    """The files that some sources name, each once."""
-    paths: dict[Path, None] = {}
+def _paths(sources: Iterable[str], key: str, tell: bool) -> dict[Path, str]:
+    """The files that some sources name, each once, with the part of its path that the source does not say."""
+    paths: dict[Path, str] = {}
     for source in sources:
-        paths |= dict.fromkeys(_files_at(source, key, report))
-    return list(paths)
+        for path in _files_at(source, key, tell):
+            paths.setdefault(path, _below(path, source))
+    return paths
 
 
-def _files_at(source: str, key: str, report: bool) -> list[Path]:
-    """The files that one source names: a file or a glob of any suffix, or the readable files of a folder."""
+def _below(path: Path, source: str) -> str:
+    """A file's name with the folders that a source leads through: the named folder itself and those in it."""
+    if os.path.isfile(source):
+        return path.name
+    folder = source if os.path.isdir(source) else folder_of_glob(source)
+    return os.path.join(os.path.basename(os.path.abspath(folder)), os.path.relpath(path, folder))
+
+
+def _files_at(source: str, key: str, tell: bool) -> list[Path]:
+    """The files that one source names: a file of any suffix, or the readable ones of a folder or a glob."""
     if os.path.isfile(source):
         return [Path(source)]
     if os.path.isdir(source):
-        walk = _Walk(Path(source))
-        _walk(Path(source), walk, ())
-        if not walk.files:
-            raise UserError(f"{key}: nothing to read at {source}; {_why_nothing(walk)}")
-        if report:
-            _report(walk)
-        return walk.files
-    matches = _matches(source)
-    if not matches:
-        raise UserError(f"{key}: nothing to read at {_nothing_at(source)}")
-    return matches
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The files of a glob; one that several links lead to is named by the shortest way, so no link loops."""
-    shortest: dict[str, Path] = {}
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        known = shortest.get(os.path.realpath(path))
-        if path.is_file() and (known is None or len(path.parts) < len(known.parts)):
-            shortest[os.path.realpath(path)] = path
-    return sorted(shortest.values())
+        walk = Walk(Path(source))
+        walk_folder(Path(source), walk, ())
+        files = walk.files
+    else:
+        matches = glob.glob(source, recursive=True)
+        if not matches:
+            raise UserError(f"{key}: nothing to read at {_nothing_at(source)}")
+        walk = walk_matches(source, sorted(matches))
+        files = each_once(walk.files)
+    if not files:
+        raise UserError(f"{key}: nothing to read at {source}; {why_nothing(walk)}")
+    if tell:
+        report(walk)
+    return files
 
 
 def _nothing_at(source: str) -> str:
     """A source where there is nothing, and what to do: a URL, a name on the Hub, a wrong path."""
     only_files = "only files are read"
     hub = "hf download {} --repo-type dataset --local-dir DIR, then prompts.source = DIR"
+    several = [part.strip() for part in source.split(",")]
+    if len(several) > 1 and all(several):
+        names = '", "'.join([os.path.relpath(several[0]), *several[1:]])
+        return f'{source}; {only_files}; several are a list in the recipe: source = ["{names}"]'
     url = _URL.search(source)
     if url:
         scheme, place = url.groups()
         how = "download it first"
         if scheme == "hf":
-            how = f"download it first: {hub.format(place.removeprefix('datasets/'))}"
+            repository = "/".join(place.removeprefix("datasets/").split("/")[:2]).partition("@")[0]
+            how = f"download it first: {hub.format(repository)}"
         return f"{scheme}://{place}, which is a URL; {only_files}: {how}"
     name = os.path.relpath(source)
     looks_like_a_name = re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) and not name.startswith(".")
@@ -157,89 +161,25 @@ def _nothing_at(source: str) -> str:
     return f"{source}; expected a file, a folder or a glob of {known} (also {compressed})"
 
 
-def _walk(folder: Path, walk: _Walk, above: tuple[str, ...]) -> None:
-    """Gather the files of a folder and its sub-folders, without hidden ones and run folders of ours.
-
-    `above`: the folders on the way here, so that a link that leads back up ends there."""
-    place = os.path.realpath(folder)
-    if place in above:
-        return
-    walk.arrow = walk.arrow or arrow_data_set(folder)
-    for path in sorted(folder.iterdir()):
-        name = os.path.relpath(path, walk.folder)
-        if path.name.startswith("."):
-            walk.hidden += 1
-        elif path.is_dir():
-            if (path / PLAN).exists():
-                walk.left_out.append(f"{name}/ (a run folder)")
-            else:
-                _walk(path, walk, (*above, place))
-        elif is_readable(path) and path.is_file():
-            walk.files.append(path)
-        else:
-            walk.left_out.append(name)
-
-
-def is_readable(path: Path) -> bool:
-    """Whether a file's name says that it holds rows."""
-    return uncompressed_name(path).endswith(KNOWN_SUFFIXES) and path.name.lower() not in _METADATA_FILES
-
-
-def uncompressed_name(path: Path) -> str:
-    """The file's name in lower case, without the suffix of its compression."""
-    name = path.name.lower()
-    suffix = path.suffix.lower()
-    return name.removesuffix(suffix) if suffix in COMPRESSIONS else name
-
-
-def _why_nothing(walk: _Walk) -> str:
-    """Why a folder has nothing to read, with the looks of the first file that is left out."""
-    if walk.arrow:
-        return walk.arrow
-    known = ", ".join(KNOWN_SUFFIXES)
-    expected = f"expected files of {known} (also {', '.join(COMPRESSIONS)})"
-    if not walk.left_out:
-        return f"{expected}; it holds none"
-    said = f"{expected}; it holds {_shown(walk.left_out)}"
-    first = walk.folder / walk.left_out[0]
-    if first.is_file():
-        look = never_rows(first) or not_rows(first)
-        if look:
-            said += f" ({first.name}: {look})"
-    return said
-
-
-def _report(walk: _Walk) -> None:
-    """Tell the user which files of a folder are left out."""
-    left_out = [_shown(walk.left_out)] if walk.left_out else []
-    if walk.hidden:
-        left_out.append(f"{walk.hidden} hidden")
-    if left_out:
-        _log.info("left out of %s: %s", walk.folder, " and ".join(left_out))
-
-
-def _shown(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    said = ", ".join(names[:_NAMES_SHOWN])
-    return f"{said} and {more} more" if more > 0 else said
-
-
-def _held_out_by_name(files: Collection[str], held_out: Collection[str], report: bool) -> set[str]:
-    """The files whose names say test, where there are others."""
-    rest = [name for name in files if name not in held_out]
-    by_name = {name for name in rest if _says_test(name)}
-    if len(by_name) == len(rest):
+def _held_out_by_name(below: Mapping[str, str], tell: bool) -> set[str]:
+    """The files whose names say test, where there are others. `below`: name -> `_below` of its path."""
+    by_name = {name for name, own in below.items() if says_test(own)}
+    if len(by_name) == len(below):
         return set()
-    if by_name and report:
-        names = _shown(sorted(by_name))
-        _log.info("held out as test by name: %s (prompts.test_by_name = false trains on them)", names)
+    if tell:
+        _report_split(by_name, below)
     return by_name
 
 
-def _says_test(name: str) -> bool:
-    """Whether a file's name, or a folder's on its way, has a word for a test split and none for training."""
-    words = set(re.findall(r"[a-z]+", name.lower()))
-    return bool(words & _HELD_OUT_WORDS) and not words & {"train", "training"}
+def _report_split(held_out: set[str], names: Iterable[str]) -> None:
+    """Tell the user which files are held out, and which are not although a folder above them says test."""
+    if held_out:
+        names_said = shown(sorted(held_out))
+        _log.info("held out as test by name: %s (prompts.test_by_name = false trains on them)", names_said)
+    trained_on = [name for name in sorted(names) if name not in held_out and says_test(name)]
+    if trained_on:
+        names_said = shown(trained_on)
+        _log.info("trained on, though a folder says test: %s (prompts.test_source holds out)", names_said)
 
 
 def estimated_bytes(path: Path) -> int:

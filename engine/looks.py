@@ -6,8 +6,6 @@
 """
 
 import bz2
-import csv
-import json
 import re
 import zlib
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from engine.json_looks import objects_look
+from engine.json_looks import lists_look, objects_look, strings_look
+from engine.text_looks import encoding_look, plain_look, python_look, table_look
 
 _HEAD = 1 << 16
 _RENAME = "give it the name of what it is"
@@ -122,39 +121,33 @@ def not_rows(path: Path) -> str | None:
     if path.suffix.lower() == ".parquet":
         return None
     head = _head(path)
+    name = path.name
+    suffix = path.suffix.lower()
+    is_compressed = suffix in (".gz", ".zst", ".bz2")
+    if is_compressed:
+        head = _decompressed(path, head, suffix)
+        name = path.stem
+        suffix = path.with_suffix("").suffix.lower()
+    found = _look_of_text(head, suffix)
+    if found is None:
+        return None
+    unpacked = "; unpack it first" if is_compressed and "FILE" in found else ""
+    return found.replace("FILE", name) + unpacked
+
+
+def _look_of_text(head: bytes, suffix: str) -> str | None:
+    """What the beginning of a text looks like, its file called FILE. `suffix`: of the file's name."""
     is_whole = len(head) < _HEAD
-    if path.suffix.lower() in (".gz", ".zst", ".bz2"):
-        head = _decompressed(path, head, path.suffix.lower())
-        is_whole = len(head) < _HEAD
-    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    not_utf8 = encoding_look(head, is_whole)
+    if not_utf8:
+        return not_utf8
+    text = head.decode("utf-8-sig", errors="ignore").lstrip()
     if not text:
         return "it is empty"
-    for look in (_python_look, objects_look, _table_look):
-        found = look(text, is_whole)
-        if found:
-            return found.replace("FILE", path.name)
-    return None
-
-
-def _python_look(text: str, is_whole: bool) -> str | None:
-    """Python's own way to write dicts."""
-    if re.match(r"\[?\s*\{\s*'", text):
-        return "it looks like Python dicts in single quotes; write them by json.dumps"
-    return None
-
-
-def _table_look(text: str, is_whole: bool) -> str | None:
-    """A table of text: a line of names, and lines of as many fields."""
-    if text[0] in "{[":
-        return None
-    lines = text.splitlines()
-    for kind, separator in (("CSV", ","), ("TSV", "\t"), ("CSV with semicolons", ";")):
-        names = next(csv.reader(lines[:1], delimiter=separator))
-        if len(names) > 1 and all(re.fullmatch(r"[\w .\-]{1,60}", name.strip()) for name in names):
-            columns = ", ".join(name.strip() for name in names)
-            how = f"pandas.read_csv('FILE', sep={json.dumps(separator)}){_TO_JSON_LINES}"
-            return f"it looks like {kind} with the columns {columns}; write it as JSON Lines: {how}"
-    return None
+    found = objects_look(text, is_whole)
+    for look in (python_look, table_look, strings_look, lists_look, plain_look):
+        found = found or look(text, suffix)
+    return found
 
 
 def arrow_data_set(folder: Path) -> str | None:

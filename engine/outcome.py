@@ -4,6 +4,7 @@ The stages are looked at in their order; the first that made nothing it could us
 its rejects and counts say why.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,23 @@ def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
     if unscored:
         return f"{name} made {unscored:,} rows and not one of them has a score"
     return f"{name} made no rows of what the sections above it made"
+
+
+def rejects_text(run: Run, stage: Stage) -> str | None:
+    """How many rows a stage refused, by reason, and the first of them; None where it refused none."""
+    reasons: Counter[str] = Counter()
+    example = ""
+    folder = run.folder(stage)
+    for marker in read_markers(folder):
+        for file in marker.files:
+            rejects = read_file(folder, file) if file.table == "rejects" and file.rows else None
+            if rejects is not None:
+                reasons.update(rejects["reason"].to_pylist())
+                example = example or f"{_place(rejects)}: {rejects['detail'][0].as_py()}"
+    if not reasons:
+        return None
+    by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    return f"{by_reason}; such as {example}"
 
 
 def _rows(run: Run, stage: Stage, table: str) -> pa.Table:

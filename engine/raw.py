@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from engine import json_rows
 from engine.columns import is_finite
-from engine.inputs import COMPRESSIONS, uncompressed_name
+from engine.folders import COMPRESSIONS, uncompressed_name
 from engine.inputs import find as find
 from engine.json_rows import Piece
 from schemas.errors import UserError
@@ -55,7 +55,7 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
         except (OSError, pa.ArrowException, EOFError) as error:
             raise UserError(
                 f"{path} breaks off or is damaged ({str(error).strip()}): "
-                "copy it again, or take it out of prompts.source"
+                "copy it again, or take it out of the recipe's input"
             ) from None
 
 
@@ -66,7 +66,7 @@ def _rows_of_json(name: str, path: Path, limit: int) -> Iterator[Row]:
         chunks = _chunks(stream)
         first = next(chunks, b"").removeprefix(_BYTE_ORDER_MARK)
         all_chunks = itertools.chain([first], chunks)
-        if _is_array(path, first):
+        if _is_array(path, first, limit):
             pieces = json_rows.elements(all_chunks, limit)
         else:
             pieces = json_rows.lines(all_chunks, limit)
@@ -80,13 +80,11 @@ def _chunks(stream: pa.NativeFile) -> Iterator[bytes]:
         yield chunk
 
 
-def _is_array(path: Path, first_chunk: bytes) -> bool:
-    """True if the file is one JSON array, judged by its name and its beginning.
+def _is_array(path: Path, first_chunk: bytes, limit: int) -> bool:
+    """True if the file is one JSON array, judged by its beginning; under a name of JSON Lines, by all of it.
 
     A file of JSON Lines whose first line is in brackets is none: its other lines must not be hidden.
     """
-    if uncompressed_name(path).endswith((".jsonl", ".jsonlines", ".ndjson")):
-        return False
     text = first_chunk.lstrip()
     if not text.startswith(b"["):
         return False
@@ -94,8 +92,25 @@ def _is_array(path: Path, first_chunk: bytes) -> bool:
     try:
         orjson.loads(first_line)
     except orjson.JSONDecodeError:
-        return True  # the array spans several lines or chunks
+        # The array spans several lines or chunks; or the line is broken, and others follow it.
+        is_by_lines = uncompressed_name(path).endswith((".jsonl", ".jsonlines", ".ndjson"))
+        return not is_by_lines or _is_one_array(path, limit)
     return not rest.strip()
+
+
+def _is_one_array(path: Path, limit: int) -> bool:
+    """True if the whole file is one JSON array of objects, with nothing outside of it."""
+    with pa.input_stream(path, compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
+        chunks = _chunks(stream)
+        first = next(chunks, b"").removeprefix(_BYTE_ORDER_MARK)
+        try:
+            for piece in json_rows.elements(itertools.chain([first], chunks), limit):
+                is_object = piece.raw.lstrip().startswith(b"{")
+                if not is_object or piece.reason not in (None, "over_long"):
+                    return False
+        except EOFError:
+            return False
+    return True
 
 
 def _checked_row(name: str, line: int, piece: Piece) -> Row:
@@ -108,7 +123,8 @@ def _checked_row(name: str, line: int, piece: Piece) -> Row:
     except orjson.JSONDecodeError as error:
         reason = _reason_of_json_error(piece.raw, str(error))
         not_finite = _not_finite_columns(text) if reason == "nan" else ()
-        return Row(name, line, text, reason, str(error), not_finite)
+        detail = _place_of_bad_utf8(piece.raw) or str(error)
+        return Row(name, line, text, reason, detail, not_finite)
     if not isinstance(value, dict):
         detail = f"a row must be a JSON object, not {type(value).__name__}"
         return Row(name, line, text, "not_an_object", detail)
@@ -126,6 +142,16 @@ def _reason_of_json_error(raw: bytes, message: str) -> str:
     if "infinity" in message or re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", raw):
         return "nan"
     return "bad_json"
+
+
+def _place_of_bad_utf8(raw: bytes) -> str | None:
+    """Which byte of a row is the first that is not UTF-8; None where all are."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        bad = raw[error.start : error.start + 1].hex()
+        return f"not UTF-8: byte {error.start + 1} of the row is 0x{bad}"
+    return None
 
 
 def _not_finite_columns(text: str) -> tuple[str, ...]:

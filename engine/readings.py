@@ -136,7 +136,8 @@ def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
         return system_problem
     last = messages[-1]
     if last["role"] not in ("user", "tool"):
-        return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s"
+        drop = "; drop the last turn, to have it answered anew" if last["role"] == "assistant" else ""
+        return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s{drop}"
     if not last["content"].strip():
         return "empty_prompt", "the last user message is empty"
     return None

@@ -1,151 +1,140 @@
 """Which format the input is in, and whether it is in any: the first rows of every file, before any work.
 
 - A file that can never be rows (another encoding, an archive …) is refused whatever the format.
-- So is a file none of whose rows the format reads, where its looks say why.
+- So is a file none of whose rows the format reads, where its looks say why; and the input, where a format
+  that the recipe names reads none of its first rows.
 - `auto` takes the one format that reads the first rows, and every file's: more than half of them. Where a
-  format would read them but for columns that may not be left out, the file is refused by their names.
+  format would read them but for columns that may not be left out, the file is refused by their names; and
+  where rows that are taken for prompts alone have answers under other names.
 """
 
-import itertools
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import raw
-from engine.formats import Format, shipped
+from engine.attempts import ROWS_TO_RECOGNISE, Attempt, attempt, attempts, first_rows
+from engine.formats import shipped
 from engine.looks import never_rows, not_rows
 from engine.raw import Row
-from engine.readings import UNREAD, Reading, unread_sentence
-from engine.row_looks import columns, columns_text, kind_of
-from schemas.errors import UserError
-from schemas.extensions import included
+from engine.refusals import check_answers, check_unread, not_recognised, nothing_read, other_file
+from engine.row_looks import kind_of
+from schemas.errors import UserError, did_you_mean
+from schemas.extensions import included, ships
 from schemas.sections import Prompts
 
-ROWS_TO_RECOGNISE = 100  # of each file, fewer where there are many
-_FEWEST_ROWS = 5
-_ROWS_OF_ALL = 5000
-_ROWS_AT_ONCE = 1024
 # A format is taken for the one of the input if it can read more than this share of the first rows.
 _AUTO_SHARE = 0.5
-# By these reasons a format says that a row is of another one.
-_OF_ANOTHER_FORMAT = frozenset({"has_responses", "hh_dialogue", "missing_or_mistyped", "no_dialogue"})
 _log = logging.getLogger("prefmill")
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """How a format reads some first rows."""
+class _Input:
+    """The files by their names, and those of them that prompts.test_source names."""
 
-    path: Path
-    readings: Sequence[Reading]
+    files: Mapping[str, Path]
+    of_test_source: Collection[str] = ()
 
-    @property
-    def read(self) -> int:
-        """How many rows it reads."""
-        return sum(reading.reason is None for reading in self.readings)
+    def key(self, name: str) -> str:
+        """The setting that names a file."""
+        return "prompts.test_source" if name in self.of_test_source else "prompts.source"
 
-    @property
-    def of_its_form(self) -> int:
-        """How many rows it reads, or would read but for columns that may not be left out."""
-        return sum(reading.is_its_format for reading in self.readings)
-
-    @property
-    def of_its_columns(self) -> int:
-        """How many rows are refused for something else than that their columns are of another format."""
-        return sum(reading.reason not in _OF_ANOTHER_FORMAT for reading in self.readings)
-
-    def unread(self) -> tuple[str, ...]:
-        """The columns that may not be left out, of all rows, in the order in which they are met."""
-        names: dict[str, None] = {}
-        for reading in self.readings:
-            names |= dict.fromkeys(reading.unread.refused)
-        return tuple(names)
-
-    def complaint(self) -> str:
-        """The reason and sentence that most rows are refused by."""
-        reasons = Counter(
-            f"{reading.reason}: {reading.detail}" for reading in self.readings if reading.reason
-        )
-        return reasons.most_common(1)[0][0]
+    def called(self, name: str) -> str:
+        """A file's name, for a message that does not begin with its setting."""
+        return f"{name} (of {self.key(name)})" if name in self.of_test_source else name
 
 
-def format_of(files: Mapping[str, Path], config: Prompts) -> Path:
+def format_of(files: Mapping[str, Path], config: Prompts, of_test_source: Collection[str] = ()) -> Path:
     """The format's SQL file for the input. Raises UserError where it, or a file, cannot be read."""
+    given = _Input(files, of_test_source)
     for name, path in files.items():
         look = never_rows(path)
         if look:
-            raise UserError(f"prompts.source: {name} cannot be read: {look}")
+            raise UserError(f"{given.key(name)}: {name} cannot be read: {look}")
     if config.format != "auto":
-        path = included("sql", config.format, ".sql")
-        _check_named(path, files, config)
+        path = _named_format(config.format)
+        _check_named(path, given, config)
         return path
-    return _auto(files, config)
+    return _auto(given, config)
 
 
 def recognise(rows: Sequence[Row]) -> Path:
     """The one format that can read the first rows. Raises UserError if none can, or several."""
-    return _format_of_rows("the input", None, rows[:ROWS_TO_RECOGNISE], Prompts())
+    return _format_of_rows("the input", None, "prompts.source", rows[:ROWS_TO_RECOGNISE], Prompts())
 
 
-def _first_rows(files: Mapping[str, Path], config: Prompts) -> Iterator[list[Row]]:
-    """The first rows of each file, fewer where there are many files."""
-    of_each = min(ROWS_TO_RECOGNISE, max(_FEWEST_ROWS, _ROWS_OF_ALL // len(files)))
-    for name, path in files.items():
-        yield list(itertools.islice(raw.rows({name: path}, config.max_row_bytes), of_each))
+def check_responses(path: Path, files: Mapping[str, Path], config: Prompts) -> None:
+    """Raise UserError where no first row brings a response. For a recipe that makes none."""
+    read = 0
+    left_out: dict[str, None] = dict.fromkeys(config.ignore)
+    for _, tried in attempts(path, files, config):
+        if any(reading.responses for reading in tried.readings):
+            return
+        read += tried.read
+        left_out |= dict.fromkeys([*tried.unread(), *tried.left_out()])
+    if read:
+        columns = f"; left out are its columns {', '.join(left_out)}" if left_out else ""
+        raise UserError(
+            f"[given] takes the responses that the rows bring, and none of the first {read} rows brings one: "
+            f"they are in the format {path.stem}{columns}; write [generate] into the recipe, which makes "
+            "responses, or take rows that have some (pipelines/sql/*.sql say how each format names them)"
+        )
 
 
-def _attempt(path: Path, rows: Sequence[Row], config: Prompts) -> _Attempt:
-    reader = Format(path, config.ignore, config.split_column)
-    return _Attempt(path, reader.read(rows))
+def _named_format(name: str) -> Path:
+    """The format that a recipe names. Raises UserError where there is none, or a query of another kind."""
+    formats = [path.stem for path in shipped()]
+    if ships("sql", name, ".sql") and name not in formats:
+        raise UserError(
+            f"prompts.format = {name}: pipelines/sql/{name}.sql is a query of another kind; the formats are "
+            f"auto, {', '.join(formats)}"
+        )
+    if name not in formats and not Path(name).expanduser().is_file():
+        meant = did_you_mean(name, ["auto", *formats])
+        raise UserError(f"prompts.format: no '{name}' in pipelines/sql and no file of that path; {meant}")
+    return included("sql", name, ".sql")
 
 
-def _attempts(path: Path, files: Mapping[str, Path], config: Prompts) -> Iterator[tuple[str, _Attempt]]:
-    """How a format reads the first rows of each file that has any; several files are asked about at once."""
-    reader = Format(path, config.ignore, config.split_column)
-    waiting: list[Row] = []
-    for rows in _first_rows(files, config):
-        waiting += rows
-        if len(waiting) >= _ROWS_AT_ONCE:
-            yield from _by_file(path, reader.read(waiting))
-            waiting = []
-    yield from _by_file(path, reader.read(waiting))
-
-
-def _by_file(path: Path, readings: Sequence[Reading]) -> Iterator[tuple[str, _Attempt]]:
-    for name, of_file in itertools.groupby(readings, lambda reading: reading.row.file):
-        yield name, _Attempt(path, list(of_file))
-
-
-def _check_named(path: Path, files: Mapping[str, Path], config: Prompts) -> None:
-    """Raise UserError for a file that the named format reads nothing of, where its looks say why."""
-    for name, attempt in _attempts(path, files, config):
-        look = None if attempt.of_its_form else not_rows(files[name])
+def _check_named(path: Path, given: _Input, config: Prompts) -> None:
+    """Raise UserError for a file that the named format reads nothing of, where its looks say why, and where
+    it reads nothing of any."""
+    first: tuple[str, Attempt] | None = None
+    read = 0
+    for name, tried in attempts(path, given.files, config):
+        look = None if tried.of_its_form else not_rows(given.files[name])
         if look:
             raise UserError(
-                f"prompts.format = {config.format} reads none of the first {len(attempt.readings)} rows "
-                f"of {name}: {look}"
+                f"prompts.format = {config.format} reads none of the first {len(tried.readings)} rows "
+                f"of {given.called(name)}: {look}"
             )
+        first = first or (name, tried)
+        read += tried.read
+    if first and not read:
+        name, tried = first
+        file = given.files[name]
+        check_unread(given.called(name), file, tried, config, most=_AUTO_SHARE)
+        raise nothing_read(given.called(name), file, tried, config)
 
 
-def _auto(files: Mapping[str, Path], config: Prompts) -> Path:
+def _auto(given: _Input, config: Prompts) -> Path:
     """The format that reads the first rows of every file."""
-    first_rows = next(filter(None, _first_rows(files, config)), None)
-    if first_rows is None:
-        names = ", ".join(files)
+    first = next(filter(None, first_rows(given.files, config)), None)
+    if first is None:
+        names = ", ".join(given.files)
         raise UserError(f"prompts.format = auto: the input has no rows to look at: {names} is empty")
-    first_name = first_rows[0].file
-    chosen = _format_of_rows(first_name, files[first_name], first_rows, config)
+    first_name = first[0].file
+    file = given.files[first_name]
+    chosen = _format_of_rows(given.called(first_name), file, given.key(first_name), first, config)
     read = 0
     looked_at = 0
-    without_rows = set(files)
-    for name, attempt in _attempts(chosen, files, config):
+    without_rows = set(given.files)
+    for name, tried in attempts(chosen, given.files, config):
         without_rows.discard(name)
-        read += attempt.read
-        looked_at += len(attempt.readings)
-        if attempt.read <= _AUTO_SHARE * len(attempt.readings):
-            _refuse_other(name, files[name], first_name, attempt, config)
+        read += tried.read
+        looked_at += len(tried.readings)
+        if tried.read <= _AUTO_SHARE * len(tried.readings):
+            _refuse_other(name, given, first_name, tried, config)
+        check_answers(given.called(name), given.files[name], tried, config)
     if without_rows:
         _log.info("without any row: %s", ", ".join(sorted(without_rows)))
     _log.info(
@@ -157,90 +146,36 @@ def _auto(files: Mapping[str, Path], config: Prompts) -> Path:
     return chosen
 
 
-def _refuse_other(name: str, path: Path, first_name: str, attempt: _Attempt, config: Prompts) -> None:
+def _refuse_other(name: str, given: _Input, first_name: str, tried: Attempt, config: Prompts) -> None:
     """Raise the error for a file that the format of the first one does not read."""
-    _check_unread(name, attempt, config)
-    rows = [reading.row for reading in attempt.readings]
-    if not any(_attempt(other, rows, config).of_its_form for other in shipped()):
-        _check_looks(name, path, rows)
-    raise _other_file(name, first_name, attempt)
+    file = given.files[name]
+    check_unread(given.called(name), file, tried, config, most=_AUTO_SHARE)
+    if not any(attempt(other, tried.rows, config).of_its_form for other in shipped()):
+        _check_looks(name, file, given.key(name), tried.rows)
+    raise other_file(given.called(name), first_name, given.key(name), tried)
 
 
-def _check_looks(name: str, path: Path, rows: Sequence[Row]) -> None:
+def _check_looks(name: str, path: Path, key: str, rows: Sequence[Row]) -> None:
     """Raise UserError where a file that no format reads looks like something else."""
     if kind_of(rows):
         return
     look = not_rows(path)
     if look:
-        raise UserError(f"prompts.source: {name} has no rows that can be read: {look}")
+        raise UserError(f"{key}: {name} has no rows that can be read: {look}")
 
 
-def _format_of_rows(name: str, file: Path | None, rows: Sequence[Row], config: Prompts) -> Path:
+def _format_of_rows(name: str, file: Path | None, key: str, rows: Sequence[Row], config: Prompts) -> Path:
     """The one format that reads a file's first rows. Raises UserError if none does, or several."""
     if not rows:
         raise UserError("prompts.format = auto: the input has no rows to look at")
-    attempts = [_attempt(path, rows, config) for path in shipped()]
+    tried = [attempt(path, rows, config) for path in shipped()]
     least = _AUTO_SHARE * len(rows)
-    able = [attempt for attempt in attempts if attempt.of_its_form > least]
-    if file and not any(attempt.of_its_form for attempt in attempts):
-        _check_looks(name, file, rows)
+    able = [one for one in tried if one.of_its_form > least]
+    if file and not any(one.of_its_form for one in tried):
+        _check_looks(name, file, key, rows)
     if len(able) != 1:
-        raise _not_recognised(name, rows, attempts, several=bool(able))
+        raise not_recognised(name, file, rows, tried, several=bool(able))
     (chosen,) = able
     if chosen.read <= least:
-        _check_unread(name, chosen, config)
+        check_unread(name, file, chosen, config, most=_AUTO_SHARE)
     return chosen.path
-
-
-def _check_unread(name: str, attempt: _Attempt, config: Prompts) -> None:
-    """Raise UserError where more than half of a file's rows have columns that may not be left out."""
-    count = sum(reading.reason == UNREAD for reading in attempt.readings)
-    if count > (1 - _AUTO_SHARE) * len(attempt.readings) or (count and not attempt.read):
-        to_ignore = tuple(dict.fromkeys([*config.ignore, *attempt.unread()]))
-        kind = kind_of([reading.row for reading in attempt.readings])
-        looks = f"; its rows look like {kind}" if kind else ""
-        why = unread_sentence(attempt.unread(), to_ignore)
-        raise UserError(
-            f"prompts.format = auto: {name} is in the format {attempt.path.stem}, but {count} of its first "
-            f"{len(attempt.readings)} rows have columns that are {why} "
-            f"(copy pipelines/sql/{attempt.path.name} and name your copy in prompts.format){looks}"
-        )
-
-
-def _other_file(name: str, first_name: str, attempt: _Attempt) -> UserError:
-    """The error for a file that is in another format than the first one."""
-    rows = [reading.row for reading in attempt.readings]
-    return UserError(
-        f"prompts.format = auto: {first_name} was taken for {attempt.path.stem}, which reads {attempt.read} "
-        f"of the first {len(rows)} rows of {name}: {columns_text(rows)}; {attempt.complaint()}; take this "
-        "file out of prompts.source, or name the format"
-    )
-
-
-def _not_recognised(name: str, rows: Sequence[Row], attempts: Sequence[_Attempt], several: bool) -> UserError:
-    """The error for rows that no format reads, or `several`: their columns, their looks, what to do."""
-    who = "several formats" if several else "no format"
-    counts = ", ".join(f"{attempt.path.stem} {attempt.read}" for attempt in attempts)
-    said = [
-        f"prompts.format = auto: {who} can read the first {len(rows)} rows of {name} (rows read: {counts})",
-        columns_text(rows),
-    ]
-    kind = kind_of(rows)
-    if kind:
-        said.append(f"they look like {kind}")
-    if not several:
-        nearest = _nearest(set(columns(rows)), attempts)
-        said.append(f"{nearest.path.stem} says: {nearest.complaint()}")
-    said.append("name the format, or copy the nearest pipelines/sql/*.sql and name your copy")
-    return UserError("; ".join(said))
-
-
-def _nearest(columns: set[str], attempts: Sequence[_Attempt]) -> _Attempt:
-    """The attempt of the format that reads most of these columns."""
-
-    def shared(attempt: _Attempt) -> tuple[int, int, int]:
-        reads = Format(attempt.path).columns
-        known = set(reads.reads) if reads else set()
-        return attempt.of_its_form, len(known & columns), attempt.of_its_columns
-
-    return max(attempts, key=shared)

@@ -232,7 +232,19 @@ def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
         f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}"
     )
     assert rows_in == rows_out + rejects + duplicates, "a row was lost"
-    if any(manifest["counts"].get("rejects") for manifest in manifests.values()):
+    _print_rejects(run, manifests)
+    if 2 * rejects > rows_in:
+        click.echo(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
+
+
+def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
+    """Why stages refused rows, and how to see them all."""
+    from engine import outcome
+
+    with_rejects = [stage for stage in run.stages if manifests[stage.name]["counts"].get("rejects")]
+    for stage in with_rejects:
+        click.echo(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")
+    if with_rejects:
         query = "select stage, reason, file, line, detail from rejects"
         click.echo(f'what was refused, and why: engine sql {run.store} "{query}"')
 

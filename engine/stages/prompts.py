@@ -22,7 +22,7 @@ from engine import ids, raw
 from engine.formats import Format
 from engine.inputs import estimated_bytes, inputs
 from engine.readings import Reading
-from engine.recognise import format_of
+from engine.recognise import check_responses, format_of
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Scanned, Stage
 from engine.taking import taken
@@ -63,8 +63,10 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     """All that a row's place and reading depend on: the input's content, the format's SQL, the shards.
 
     Raises UserError where there is no input, or where no format can read it."""
-    found = inputs(config, report=True)
-    format_file = format_of(found.files, config)
+    found = inputs(config, tell=True)
+    format_file = format_of(found.files, config, found.of_test_source)
+    if "given" in planning.below and "generate" not in planning.below:
+        check_responses(format_file, found.files, config)
     macros = included("sql", "macros", ".sql")
     facts = {
         "input": {name: content_digest(file) for name, file in found.files.items()},

@@ -11,7 +11,7 @@ from engine.inputs import find, inputs
 from engine.stage import Context
 from engine.stages import pairs, prompts
 from schemas.errors import UserError
-from schemas.sections import Prompts
+from schemas.sections import Given, Prompts
 from tests.engine.planned import planning
 
 
@@ -76,7 +76,7 @@ def test_a_folder_is_read_whole_or_says_what_it_leaves_out(tmp_path, caplog):
         "sub/e.PARQUET",
     ]
     caplog.set_level(logging.INFO, logger="prefmill")
-    inputs(Prompts(source=(str(tmp_path),)), report=True)
+    inputs(Prompts(source=(str(tmp_path),)), tell=True)
     (said,) = caplog.messages
     for name in ("f.jsonl.txt", "g.jsonl.xz", "readme.md", "dataset_info.json", "sub/state.json", "1 hidden"):
         assert name in said
@@ -108,6 +108,9 @@ def test_a_link_that_leads_back_up_ends(tmp_path):
         ("https://example.org/x.jsonl", "https://example.org/x.jsonl, which is a URL; only files are read"),
         ("s3://bucket/x.parquet", "s3://bucket/x.parquet, which is a URL"),
         ("hf://datasets/org/name", "hf download org/name --repo-type dataset"),
+        ("hf://datasets/org/name/data/a.parquet", "hf download org/name --repo-type dataset"),
+        ("hf://datasets/org/name@v2/a.parquet", "hf download org/name --repo-type dataset"),
+        ("a.jsonl,b.jsonl", 'source = ["a.jsonl", "b.jsonl"]'),
         ("some-org/some_name", "only files are read. If some-org/some_name is a data set on the Hub"),
         ("nowhere/x.jsonl", "expected a file, a folder or a glob"),
     ],
@@ -154,6 +157,22 @@ def test_a_folder_of_tables_says_what_they_are(tmp_path):
         ("latest.jsonl", False),
         ("train-dev.jsonl", False),
         ("evaluated.jsonl", False),
+        ("testset.jsonl", True),
+        ("TestData.jsonl", True),
+        ("tests.jsonl", True),
+        ("testing.jsonl", True),
+        ("held-out.jsonl", True),
+        ("hold_out.jsonl", True),
+        ("prefsHeldOut.jsonl", True),
+        ("evalset.jsonl", True),
+        ("devset-1.jsonl", True),
+        ("validated.jsonl", True),
+        ("validation_set.jsonl", True),
+        ("train/test_prefs.jsonl", True),
+        ("test/trainset.jsonl", False),
+        ("tested_by_hand.jsonl", False),
+        ("devices.jsonl", False),
+        ("attestings.jsonl", False),
     ],
 )
 def test_files_named_test_are_held_out(tmp_path, name, is_held_out):
@@ -164,6 +183,45 @@ def test_files_named_test_are_held_out(tmp_path, name, is_held_out):
     assert splits(found) == expected and counts["held_out"] == is_held_out
     off, _, _ = made(source=(str(tmp_path),), test_by_name=False)
     assert set(splits(off).values()) == {None}
+
+
+@pytest.mark.parametrize("above", ["dev", "test", "val"])
+def test_a_folder_above_a_source_says_nothing_of_it(tmp_path, above, caplog):
+    write(tmp_path / above / "shm" / "x.jsonl", [row(1)])
+    write(tmp_path / "other" / "y.jsonl", [row(2)])
+    caplog.set_level(logging.INFO, logger="prefmill")
+    for own in (f"{above}/shm/x.jsonl", f"{above}/shm", f"{above}/shm/*.jsonl"):
+        caplog.clear()
+        source = (str(tmp_path / own), str(tmp_path / "other/y.jsonl"))
+        assert not inputs(Prompts(source=source), tell=True).held_out
+        assert f"trained on, though a folder says test: {above}/shm/x.jsonl" in " ".join(caplog.messages)
+    below = inputs(Prompts(source=(str(tmp_path / above), str(tmp_path / "other"))))
+    assert below.held_out == {f"{above}/shm/x.jsonl"}
+
+
+def test_a_glob_drops_nothing_in_silence(tmp_path, caplog):
+    write(tmp_path / "a.jsonl", [row(1)])
+    write(tmp_path / "sub" / "b.jsonl", [row(2)])
+    (tmp_path / "README.md").write_text("# Rows\n")
+    (tmp_path / "sub" / "notes.txt").write_text("none")
+    (tmp_path / "bare").mkdir()
+    caplog.set_level(logging.INFO, logger="prefmill")
+    found = inputs(Prompts(source=(str(tmp_path / "*"),)), tell=True)
+    assert sorted(found.files) == ["a.jsonl", "sub/b.jsonl"]
+    said = " ".join(caplog.messages)
+    for name in ("README.md", "sub/notes.txt", "bare/ (nothing to read)"):
+        assert name in said
+    assert list(find([str(tmp_path / "s*")])) == ["b.jsonl"]
+    assert sorted(find([str(tmp_path / "**")])) == ["a.jsonl", "sub/b.jsonl"]
+    with pytest.raises(UserError, match=r"nothing to read at .*it holds bare/ \(nothing to read\)"):
+        find([str(tmp_path / "ba*")])
+
+
+def test_a_glob_that_writes_a_suffix_out_means_it(tmp_path):
+    for name in ("a.txt", "b.jsonl", "part-0", "part-1"):
+        write(tmp_path / name, [row(1)])
+    assert list(find([str(tmp_path / "*.txt")])) == ["a.txt"]
+    assert list(find([str(tmp_path / "part-*")])) == ["part-0", "part-1"]
 
 
 def test_files_all_named_test_are_not_held_out(tmp_path):
@@ -229,6 +287,20 @@ def test_what_is_not_asked_for_is_no_fact(tmp_path):
     write(tmp_path / "y.jsonl", [row(9)])
     facts = facts_of(Prompts(source=config.source, test_source=(str(tmp_path / "y.jsonl"),)))
     assert facts["held_out"] == ["y.jsonl"] and set(facts["input"]) == {"x.jsonl", "y.jsonl"}
+
+
+def test_given_without_responses_is_refused_before_any_work(tmp_path):
+    config = Prompts(source=(str(tmp_path / "x.jsonl"),), ignore=("response_a",))
+    sections = {"prompts": config, "given": Given()}
+    write(tmp_path / "x.jsonl", [{"prompt": "q", "topic": "sea", "response_a": "r"}])
+    with pytest.raises(
+        UserError, match=r"\[given\].*format prompts; left out are its columns response_a, to"
+    ):
+        prompts.facts(config, planning(sections, "prompts"))
+    prompts.facts(config, planning(sections | {"generate": Given()}, "prompts"))
+    prompts.facts(config, planning({"prompts": config}, "prompts"))
+    write(tmp_path / "x.jsonl", [row(1)])
+    prompts.facts(config, planning(sections, "prompts"))
 
 
 # A part of the input.

@@ -114,6 +114,33 @@ NOT_ROWS = {
     "CSV by another name": ("x.jsonl", '"prompt","chosen"\n"a","b"\n', "CSV with the columns prompt, chosen"),
     "Python": ("x.jsonl", "".join(f"{row}\n" for row in ROWS), "single quotes"),
     "a list in Python": ("x.jsonl", str(ROWS), "single quotes"),
+    "pandas' CSV": ("x.csv", ",prompt,chosen\n0,a,b\n", "columns prompt, chosen; write it as JSON Lines: "),
+    "CSV of one column": ("x.csv", "prompt\nWhat is it?\nWho, then?\n", "CSV of one column"),
+    "CSV with units": ("x.csv", "prompt (en),score (%)\na,1\n", "the columns prompt (en), score (%)"),
+    "lone returns": ("x.jsonl", LINES.replace("\n", "\r"), "tr '\\r' '\\n' < x.jsonl"),
+    "objects in a row": ("x.jsonl", LINES.replace("\n", ""), "objects on one line, one after another"),
+    "commas at the ends": ("x.jsonl", LINES.replace("\n", ",\n"), "a comma stands between its objects"),
+    "plain text": ("x.txt", "Tell me of the sea.\nAnd of ships, which I like.\n", "plain text"),
+    "prose with commas": ("x.txt", "Ships, which I like.\nThe sea, too.\n", "plain text"),
+    "a list of strings": ("x.json", json.dumps(["a", "b"]), "jq -c '.[] | {prompt: .}' x.json"),
+    "lines of strings": ("x.jsonl", '"a"\n"b"\n', "its lines are strings"),
+    "lines of lists": ("x.jsonl", '["q", "a", "b"]\n["r", "a", "b"]\n', "its lines are lists"),
+    "JSON in strings": ("x.jsonl", "".join(json.dumps(json.dumps(r)) + "\n" for r in ROWS), "fromjson"),
+    "rows by id": ("x.json", json.dumps({f"k{n}": r for n, r in enumerate(ROWS)}), "rows by their ids"),
+    "many by id": ("x.json", json.dumps({f"k{n}": r for n, r in enumerate(ROWS * 900)}), "by their ids"),
+    "rows two levels down": ("x.json", json.dumps({"set": {"rows": ROWS}}), "jq -c '.set.rows[]' x.json"),
+    "many two levels down": ("x.json", json.dumps({"set": {"rows": ROWS * 900}}), "'.set.rows[]'"),
+    "the datasets server": (
+        "x.json",
+        json.dumps({"features": [{"name": "q"}], "rows": [{"row_idx": 0, "row": ROWS[0]}]}),
+        "jq -c '.rows[].row' x.json > rows.jsonl",
+    ),
+    "splits": (
+        "x.json",
+        json.dumps({"train": ROWS, "test": ROWS}),
+        "jq -c '.train[]' x.json > train.jsonl; jq -c '.test[]' x.json > test.jsonl",
+    ),
+    "nan on one line": ("x.jsonl", '{"prompt": "a", "chosen": nan, "n": None}\n', "it says nan, None, which"),
 }  # fmt: skip
 
 
@@ -127,6 +154,36 @@ def test_what_is_not_in_rows(tmp_path, kind, named):
     with pytest.raises(UserError) as error:
         format_of({name: path}, Prompts(format=named))
     assert said in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "byte"), [("gbk", "月亮", 13), ("latin-1", "mañana", 15), ("cp1252", "“ja”", 13)]
+)
+def test_another_encoding_is_said_with_its_place(tmp_path, encoding, text, byte):
+    path = tmp_path / "x.jsonl"
+    row = {"prompt": text, "chosen": "a", "rejected": "b"}
+    path.write_bytes((json.dumps(row, ensure_ascii=False) + "\n").encode(encoding) * 3)
+    with pytest.raises(UserError, match=rf"not UTF-8 \(first at byte {byte}\).*iconv -f GBK -t UTF-8 x"):
+        format_of({"x.jsonl": path}, Prompts())
+    (tmp_path / "y.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert "y.jsonl" in not_rows(tmp_path / "y.jsonl.gz")
+    # A character that the first 64 KiB cut through is none that is wrong.
+    path.write_text('{"q": "' + "é" * 40_000 + "月" * 40_000)
+    assert "UTF-8" not in (not_rows(path) or "")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_under_a_name_of_json_lines_is_read(tmp_path, indent):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(ROWS, indent=indent) + "\n")
+    assert [json.loads(row.text) for row in rows({"x": path}, 1000)] == ROWS
+    assert format_of({"x.jsonl": path}, Prompts()).stem == "preference"
+
+
+def test_a_broken_first_line_in_brackets_hides_no_other(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('[{"a": 1}\n' + LINES)
+    assert [row.reason for row in rows({"x": path}, 1000)] == ["bad_json"] + [None] * len(ROWS)
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.jsonl.gz", "x.txt", "X.JSONL"])
@@ -195,6 +252,27 @@ KINDS = [
     ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
     ({"prompt": "q", "responses": ["a", "b"], "rewards": [1, 0]}, "several answers"),
     ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "OpenAI"),
+    ({"prompt": "q", "response": "a", "helpfulness": 3, "correctness": 3}, "(HelpSteer)"),
+    ({"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": 2}, "HelpSteer2"),
+    ({"context": [], "response1": "a", "response2": "b", "overall_preference": -1}, "HelpSteer3"),
+    ({"history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": 0}, "(SHP)"),
+    ({"prompt": "q", "answers": [{"answer": "a", "rank": 1}], "num_responses": 7}, "(Nectar)"),
+    ({"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 1}, "webgpt"),
+    ({"info": {"post": "q"}, "summaries": [{"text": "a"}], "choice": 1}, "summarize_from_feedback"),
+    ({"question": "q", "response_j": "a", "response_k": "b"}, "stack-exchange-paired"),
+    ({"query": "q", "response": "a", "rejected_response": "b"}, "pairs of ms-swift"),
+    ({"question": "q", "chosen": "a", "rejected": "b"}, "pairs with the prompt in question"),
+    ({"instruction": "q", "generations": ["a", "b"], "ratings": [1, 2]}, "(distilabel)"),
+    ({"instruction": "q", "output_1": "a", "output_2": "b", "preference": 2}, "AlpacaFarm"),
+    ({"conversations": [{"from": "human", "value": "q"}], "label": True}, "KTO"),
+    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "ShareGPT"),
+    ({"instruction": "q", "context": "c", "response": "a"}, "Dolly"),
+    ({"response_a": "a", "response_b": "b", "winner_model_a": 1}, "arena-55k"),
+    ({"fields": {"prompt": "q"}, "responses": [{"values": 1}], "status": "pending"}, "Argilla"),
+    ({"instruction": "q"}, "prompts in the column instruction"),
+    ({"question": "q"}, "jq -c '.prompt=.question|del(.question)' x.jsonl"),
+    ({"query": "q"}, "prompts in the column query"),
+    ({"text": "q"}, "prompts in the column text"),
 ]
 
 
@@ -239,3 +317,126 @@ def test_scored_rows_are_refused_with_a_setting_to_copy(tmp_path):
         format_of({"x.jsonl": path}, Prompts())
     assert f"ignore = {json.dumps(ignore)}" in str(error.value)
     assert format_of({"x.jsonl": path}, Prompts(ignore=tuple(ignore))).stem == "preference"
+
+
+def refusal(path, named="auto", **settings):
+    with pytest.raises(UserError) as error:
+        format_of({path.name: path}, Prompts(format=named, **settings))
+    return str(error.value)
+
+
+def written(path, row, count=3):
+    path.write_text(f"{json.dumps(row)}\n" * count)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("response_chosen", "response_rejected"),
+        ("chosen_response", "rejected_response"),
+        ("positive", "negative"),
+        ("win", "lose"),
+        ("Chosen", "Rejected"),
+        ("preferred_output", "dispreferred_output"),
+        ("preferred_output", "non_preferred_output"),
+        ("winning answer", "losing answer"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_pairs_under_other_names_are_not_taken_for_prompts(tmp_path, better, worse, turned):
+    values = {worse: "No.", better: "Yes."} if turned else {better: "Yes.", worse: "No."}
+    path = written(tmp_path / "x.jsonl", {"prompt": "Is it?", "id": 3} | values)
+    said = refusal(path)
+    field = {name: f".{name}" if name.isidentifier() else f'.["{name}"]' for name in (better, worse)}
+    assert f".chosen={field[better]}|.rejected={field[worse]}|del(" in said and "ignore" not in said
+    renamed = {"prompt": "Is it?", "id": 3, "chosen": "Yes.", "rejected": "No."}
+    assert format_of({"x": written(path, renamed)}, Prompts()).stem == "preference"
+
+
+def test_answers_that_do_not_say_which_is_better(tmp_path):
+    row = {"messages": [{"role": "user", "content": "q"}], "output_a": "x", "output_b": "y", "winner": "a"}
+    said = refusal(written(tmp_path / "x.jsonl", row))
+    assert "where it is output_a: jq -c '.chosen=.output_a|.rejected=.output_b|del(" in said
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
+    assert 'rename(columns={"output_a": "chosen", "output_b": "rejected"})' in refusal(tmp_path / "x.parquet")
+    (tmp_path / "x.json").write_text(json.dumps([row]))
+    assert "jq -c '.[]|.chosen=.output_a" in refusal(tmp_path / "x.json")
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert "zcat x.jsonl.gz | jq -c '.chosen=" in refusal(tmp_path / "x.jsonl.gz")
+    ignored = Prompts(ignore=("output_a", "output_b", "winner"))
+    assert format_of({"x.json": tmp_path / "x.json"}, ignored).stem == "prompts"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"answer_type": "text"},
+        {"win_rate": 0.5},
+        {"chosen_model": "m"},
+        {"source": "win"},
+        {"negative": None},
+    ],
+)
+def test_what_only_tells_about_a_prompt_is_no_answer(tmp_path, more):
+    path = written(tmp_path / "x.jsonl", {"prompt": "q"} | more)
+    assert format_of({"x.jsonl": path}, Prompts()).stem == "prompts"
+
+
+def test_a_spare_column_of_pairs_is_no_kind_of_its_own(tmp_path):
+    path = written(tmp_path / "x.jsonl", ROWS[0] | {"instruction": "Be brief.", "input": "x"})
+    said = refusal(path)
+    assert 'ignore = ["instruction", "input"]' in said and "look like" not in said
+
+
+def test_the_format_that_says_most_is_heard(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = written(tmp_path / "x.jsonl", {"chosen": turns, "rejected": [{"role": "user", "content": "r"}]})
+    assert "preference says: no_response: a side does not end" in refusal(path)
+    assert "prompts says: last_turn" in refusal(written(path, {"messages": turns}))
+    assert "drop the last turn" in refusal(path)
+    assert "says:" not in refusal(written(path, {"a": "b"}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"Prompt": "q", "Chosen": "a", "Rejected": "b"}, ".prompt=.Prompt|.chosen=.Chosen|.rejected=.Reje"),
+        ({"prompt ": "q", "chosen": "a", "rejected": "b"}, 'rename "prompt " to prompt'),
+        ({"MESSAGES": [{"role": "user", "content": "q"}]}, 'rename "MESSAGES" to messages'),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_corrected(tmp_path, row, said):
+    assert said in refusal(written(tmp_path / "x.jsonl", row))
+
+
+def test_a_named_format_that_reads_nothing_is_refused_at_once(tmp_path):
+    path = written(tmp_path / "x.jsonl", ROWS[0])
+    assert "of the other formats preference reads 3 of them" in refusal(path, "ultrafeedback")
+    assert "'Prompt' to prompt".replace("'", '"') in refusal(written(path, {"Prompt": "q"}), "prompts")
+    tools = refusal(written(path, ROWS[0] | {"tools": [{"name": "f"}]}), "preference")
+    assert "prompts.format = preference: x.jsonl is in the format preference, but 3" in tools
+    # One row that it reads is enough: the others are refused one by one.
+    path.write_text('{"a": 1}\n' * 9 + LINES)
+    assert format_of({"x.jsonl": path}, Prompts(format="preference")).stem == "preference"
+
+
+@pytest.mark.parametrize("named", ["trl", "best_vs_worst", "overview", "Preference"])
+def test_a_format_that_is_none_is_told_the_formats_alone(tmp_path, named):
+    said = refusal(written(tmp_path / "x.jsonl", ROWS[0]), named)
+    assert "preference" in said and "length_bias" not in said and "judge_and_truth" not in said
+
+
+def test_a_query_that_is_no_format_is_not_sent_to_tables_of_duckdb(tmp_path):
+    (tmp_path / "mine.sql").write_text("select * from pairs")
+    said = refusal(written(tmp_path / "x.jsonl", ROWS[0]), str(tmp_path / "mine.sql"))
+    assert "pairs does not exist" in said and "sqlite_master" not in said
+
+
+def test_a_bad_file_is_blamed_on_the_setting_that_names_it(tmp_path):
+    files = {"a.jsonl": written(tmp_path / "a.jsonl", ROWS[0]), "b.csv": tmp_path / "b.csv"}
+    for text, said in (("prompt,chosen\na,b\n", "prompts.test_source: b.csv"), ('{"x": 1}\n', "out of prom")):
+        files["b.csv"].write_text(text)
+        with pytest.raises(UserError, match=said) as error:
+            format_of(files, Prompts(), of_test_source={"b.csv"})
+        assert "prompts.source" not in str(error.value)

@@ -67,8 +67,21 @@ def test_a_run_that_lost_every_row_says_where_and_why_each_time(tmp_path, rows, 
 def test_rows_that_no_format_reads(tmp_path, model_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x", "chosen": 5, "rejected": "b"}\n' * 3)
     values = {"prompts__source": tmp_path / "rows.jsonl", "prompts__format": "preference"}
-    said = precompute(tmp_path, _PAIRS, 3, **values, model__name=model_path)
-    assert "[prompts] left everything out (missing_or_mistyped 3)" in said
+    said = precompute(tmp_path, _PAIRS, 1, **values, model__name=model_path)
+    assert "reads none of the first 3 rows of rows.jsonl" in said and "chosen is the number 5" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_lost_later_are_told_with_their_reasons(tmp_path, rows, model_path):
+    good = rows.read_text()
+    bad = '{"prompt": "x", "chosen": 5, "rejected": "b"}\n' * 60 + '{"prompt": "x"\n'
+    recipe = "[model]\n[prompts]\nshards = 2\n[given]\n"
+    values = {"prompts__format": "preference", "model__name": model_path}
+    for text, is_warned in ((good + bad, True), (good * 3 + bad, False)):
+        rows.write_text(text)
+        said = precompute(tmp_path, recipe, 0, prompts__source=rows, **values)
+        assert "refused by [prompts]: missing_or_mistyped 60, bad_json 1; such as rows.jsonl line" in said
+        assert ("warning: 61 of 91 rows were refused, more than half" in said) == is_warned
 
 
 def test_an_input_without_rows(tmp_path, model_path):

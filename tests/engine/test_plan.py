@@ -88,6 +88,7 @@ def test_a_planned_run_can_be_sent_to_a_worker(tmp_path, model_path):
 
 def test_cheap_refusals_come_before_a_model_is_looked_up(tmp_path, model_path, counted):
     recipe = recipe_of(tmp_path, model_path, "judge.rating_prompt=nowhere")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
     sections = {name: recipe.sections[name] for name in ("model", "prompts", "judge")}
     sections = {"model": sections["model"], "prompts": sections["prompts"], "given": Given(), **sections}
     with pytest.raises(UserError, match="no 'nowhere' in pipelines/prompts"):

@@ -12,6 +12,7 @@ from engine.stages import prompts
 from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.sections import Prompts
+from tests.engine.planned import planning
 
 SHARED_BEGINNING = {"chosen": "Seven times six is 42", "rejected": "Seven times six is 40"}
 QUESTION = "How much is seven times six?"
@@ -254,7 +255,7 @@ def test_a_guessed_prompt_is_said_once(tmp_path, caplog):
     lines = [json.dumps(SHARED_BEGINNING | {"id": number}) for number in range(3)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     config = Prompts(source=[str(tmp_path / "rows.jsonl")])
-    facts = prompts.facts(config, None)
+    facts = prompts.facts(config, planning({"prompts": config}, "prompts"))
     caplog.set_level("INFO", logger="prefmill")
     scanned = list(prompts.scan(config, facts))
     assert sum(len(batch.shards) for batch in scanned) == 3
