@@ -31,19 +31,18 @@ class Tokens:
         self.tokenizer.model_max_length = int(1e30)
         bos = self.tokenizer.bos_token_id
         self.adds_bos = bos is not None and self.tokenizer("").input_ids[:1] == [bos]
-        added = self.tokenizer.added_tokens_decoder.values()
+        added = list(self.tokenizer.added_tokens_decoder.values())
+        special = [token for token in added if token.special]
+        named = set(self.tokenizer.all_special_tokens)
         # Not only the named ones: a chat model's turn markers are often special without a name.
-        self.all_special = set(self.tokenizer.all_special_tokens)
-        self.all_special.update(token.content for token in added if token.special)
+        self.all_special = named | {token.content for token in special}
         self.special = _pattern(self.all_special)
-        # A tokenizer that looks for special tokens in normalised text finds some that nobody typed.
-        self._normalises = any(token.special and token.normalized for token in added)
-        # Every token that stands beside the vocabulary, special or not; line ends are no markers.
-        marked = {token.content for token in added if token.content.strip()}
-        self.added = _pattern(marked | set(self.tokenizer.all_special_tokens))
         # Special tokens that take the white space behind or before them.
-        self._strips_right = {token.content for token in added if token.special and token.rstrip}
-        self._strips_left = {token.content for token in added if token.special and token.lstrip}
+        self._strips_right = {token.content for token in special if token.rstrip}
+        self._strips_left = {token.content for token in special if token.lstrip}
+        # A tokenizer that looks for special tokens in normalised text finds some that nobody typed.
+        self._normalises = any(token.normalized for token in special)
+        self.added = _markers(added, named)
         self._prefixes_texts = self._ids_behind("\n", "x", False) != self.ids("x")
         self._prefixes_after_special = self._looks_after_special()
 
@@ -188,6 +187,11 @@ class Tokens:
                 text, add_special_tokens=False, split_special_tokens=split_special_tokens
             )
         return encoding.input_ids
+
+
+def _markers(added: Sequence[Any], named: set[str]) -> re.Pattern[str] | None:
+    """Matches every token that stands beside the vocabulary, special or not; line ends are no markers."""
+    return _pattern({token.content for token in added if token.content.strip()} | named)
 
 
 def _pattern(tokens: set[str]) -> re.Pattern[str] | None:
