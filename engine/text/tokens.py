@@ -15,6 +15,8 @@ from engine.tokenizer import load_tokenizer
 
 # What a text is put behind, to be tokenised as one that continues another.
 _ANCHORS = ("\n", ":")
+_END = 96  # characters at a long text's end that are tried for the whole
+_FIRST_TOKENS = 4  # of such an end, which may differ from those in the whole
 _TAIL = 256  # characters at a text's end in which a special token is looked for first
 
 
@@ -88,12 +90,14 @@ class Tokens:
     def continuations(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
         """For each (text, more) the token ids of `more` as they follow those of `text`."""
         tails = [self._tail(text) for text, _ in texts]
-        distinct = list(dict.fromkeys(tails))
-        ids_of_tail = dict(zip(distinct, self.ids_of_all(distinct), strict=True))
-        joined = [tail + more for tail, (_, more) in zip(tails, texts, strict=True)]
+        ends = self._short_ends(list(dict.fromkeys(tails)))
+        joined: list[str] = []
+        for tail, (_, more) in zip(tails, texts, strict=True):
+            end, _ = ends[tail]
+            joined.append(end + more)
         result: list[list[int]] = []
         for tail, ids, (_, more) in zip(tails, self.ids_of_all(joined), texts, strict=True):
-            before = ids_of_tail[tail]
+            _, before = ends[tail]
             if ids[: len(before)] == before:
                 result.append(ids[len(before) :])
             else:
@@ -155,6 +159,20 @@ class Tokens:
             if places:
                 return text[places[-1] :]
         return text
+
+    def _short_ends(self, texts: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
+        """For each text an end of it and that end's token ids: the whole text where it is short.
+
+        The end of a long one is taken for it if it is tokenised as in the whole, but for its first tokens:
+        then what follows is tokenised alike after both, and the text once for all of its responses."""
+        ids_of_text = dict(zip(texts, self.ids_of_all(texts), strict=True))
+        long = [text for text in texts if len(text) > 2 * _END]
+        ends: dict[str, tuple[str, list[int]]] = {text: (text, ids) for text, ids in ids_of_text.items()}
+        for text, ids in zip(long, self.ids_of_all([text[-_END:] for text in long]), strict=True):
+            compared = len(ids) - _FIRST_TOKENS
+            if compared >= _FIRST_TOKENS and ids[_FIRST_TOKENS:] == ids_of_text[text][-compared:]:
+                ends[text] = (text[-_END:], ids)
+        return ends
 
     def _continuation(self, text: str, split_special_tokens: bool) -> list[int]:
         """Token ids of a text as one that continues another, whose last token it does not merge with."""

@@ -456,3 +456,20 @@ def test_a_text_that_is_normalised_into_a_special_token_is_refused(tmp_path):
     assert isinstance(refused, TemplateError) and refused.reason == "special_token"
     ((good, bad),) = text.responses([_USER], [["It stops.", disguised]])
     assert isinstance(good, list) and isinstance(bad, TemplateError)
+
+
+@pytest.mark.parametrize("begins", [" Once", "Once", "\nOnce", "  Once", "nce upon"])
+def test_a_long_prompt_is_continued_as_a_short_one_is(folder, begins):
+    """Only the end of a long prompt is tokenised again for each response: the ids are those of the whole."""
+    tokens = Text(folder, turns())._tokens
+    words = _CORPUS[0].split() + _CORPUS[1].split()
+    for length in (20, 90, 97, 193, 400, 1500):
+        text = "<s>" + " ".join(words * 40)[:length]
+        more = f"{begins} upon a time.<|end|>"
+        whole = tokens.ids(text + more)
+        before = tokens.ids(text)
+        (found,) = tokens.continuations([(text, more)])
+        if whole[: len(before)] == before:
+            assert found == whole[len(before) :]
+        else:
+            assert found == tokens._continuation(more, split_special_tokens=False)
