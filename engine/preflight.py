@@ -12,6 +12,7 @@ from engine.text import Text
 from engine.tokenizer import check_tokens, embedding_rows
 from schemas.errors import UserError
 from schemas.identity import Identity
+from schemas.manifest import marker_name
 
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
@@ -46,8 +47,15 @@ def check_end(text: Text, rows: int, identity: Identity) -> None:
 
 
 def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:
-    """The model of each phase in which a stage that opens it is still to be made."""
-    missing = {stage.name for stages in gaps.values() for stage in stages if stage.model}
+    """The model of each phase in which a stage that opens it is still to be made.
+
+    A shard that has its marker most likely needs no model, although one above it is made again: then nobody
+    waits for a tokenizer."""
+    missing: set[str] = set()
+    for shard, stages in gaps.items():
+        for stage in stages:
+            if stage.model and not run.folder(stage).exists(marker_name(shard)):
+                missing.add(stage.name)
     models: list[ResolvedModel] = []
     for phase in phases(run):
         has_work = any(stage.name in missing for stage in phase.stages)
