@@ -33,10 +33,11 @@ _ENDS_WITH_SPEAKER = re.compile(
     r"(?:\A|\n)[ \t]*((?:human|user|assistant):|### (?:response|instruction|input):?)\s*\Z", _ANY_CASE
 )
 _TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
+# Its two keys, in either order, in the same quotes.
+_ROLE_AND_CONTENT = r"role\1\s*:.*\1content|content\1\s*:.*\1role"
+_FROM_AND_VALUE = r"from\1\s*:.*\1value|value\1\s*:.*\1from"
 _ONE_TURN_AS_TEXT = re.compile(
-    r"""\s*\{\s*(['"])(?:role\1\s*:.*\1content|content\1\s*:.*\1role|from\1\s*:.*\1value|value\1\s*:.*\1from)"""
-    r"""\1\s*:.*\}\s*\Z""",
-    re.DOTALL,
+    rf"""\s*\{{\s*(['"])(?:{_ROLE_AND_CONTENT}|{_FROM_AND_VALUE})\1\s*:.*\}}\s*\Z""", re.DOTALL
 )
 _LETTERS_OF_AN_END = 100
 # So short a prompt is repeated by chance: "Good morning".

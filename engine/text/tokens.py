@@ -166,12 +166,16 @@ class Tokens:
         The end of a long one is taken for it if it is tokenised as in the whole, but for its first tokens:
         then what follows is tokenised alike after both, and the text once for all of its responses."""
         ids_of_text = dict(zip(texts, self.ids_of_all(texts), strict=True))
+        ends: dict[str, tuple[str, list[int]]] = {}
+        for text, ids in ids_of_text.items():
+            ends[text] = (text, ids)
         long = [text for text in texts if len(text) > 2 * _END]
-        ends: dict[str, tuple[str, list[int]]] = {text: (text, ids) for text, ids in ids_of_text.items()}
-        for text, ids in zip(long, self.ids_of_all([text[-_END:] for text in long]), strict=True):
+        cut = [text[-_END:] for text in long]
+        for text, end, ids in zip(long, cut, self.ids_of_all(cut), strict=True):
             compared = len(ids) - _FIRST_TOKENS
-            if compared >= _FIRST_TOKENS and ids[_FIRST_TOKENS:] == ids_of_text[text][-compared:]:
-                ends[text] = (text[-_END:], ids)
+            is_enough = compared >= _FIRST_TOKENS
+            if is_enough and ids[_FIRST_TOKENS:] == ids_of_text[text][-compared:]:
+                ends[text] = (end, ids)
         return ends
 
     def _continuation(self, text: str, split_special_tokens: bool) -> list[int]:
