@@ -77,7 +77,11 @@ def not_recognised(
     ]
     bad = Counter(f"{row.reason}: {row.detail}" for row in rows if row.reason)
     if bad:
-        said.append(f"{bad.total()} of them are no JSON objects, such as {bad.most_common(1)[0][0]}")
+        reason = bad.most_common(1)[0][0]
+        if bad.total() == len(rows):
+            said.append(f"the reader says of most: {reason}")
+        else:
+            said.append(f"{bad.total()} of them are no JSON objects, such as {reason}")
     said += _kind_and_names(rows, file)
     nearest = None if several else _nearest(set(columns(rows)), tried)
     if nearest:
