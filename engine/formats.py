@@ -3,6 +3,9 @@
 - A format is a SELECT over `raw (n, file, line, row JSON, others)`. It gives one row for each n, with
   `messages` (role, content), `responses` (text, score), `problem` (null, or 'code: sentence') and perhaps
   `reference`, a right answer for the judge, and `prompt_is_guessed`, true where no column is the prompt.
+- A message may have `turn`, the JSON of a turn that is more than role and content; so may a response. A
+  response may have `rating`, the data's own number beside a preference, and `comparison`, a number: responses
+  of one row that have different numbers are not compared with each other. `tools` is the JSON of the tools.
 - `others` are the names of a row's columns that the format does not read and that could be its prompt.
 - What the format reads, it says in a line of its SQL (engine/columns.py), so nothing is left out in silence.
 - What is common to all formats is judged in engine/readings.py.
@@ -39,14 +42,18 @@ _RAW = pa.schema(
 )
 # The format's SQL, with its columns cast to the types that are expected of it.
 _TYPED = """
-select n::bigint as n, messages::struct(role varchar, content varchar)[] as messages, \
-responses::struct(text varchar, score double)[] as responses,
-       problem::varchar as problem, {more} from ({sql}
+select n::bigint as n,
+       messages::struct(role varchar, content varchar, turn varchar)[] as messages,
+       responses::struct(text varchar, score double, rating double, comparison bigint, turn varchar)[]
+           as responses,
+       problem::varchar as problem,
+       {more}
+from ({sql}
 )"""
 # What DuckDB offers where a table is not there: tables of its own.
 _OWN_TABLES = re.compile(r'\s*Did you mean "(?:sqlite_|duckdb_|pg_|raw_text)\w*"\?')
 # The columns that a format may give beside these, and their types.
-_MORE = {"reference": "varchar", "prompt_is_guessed": "boolean"}
+_MORE = {"reference": "varchar", "prompt_is_guessed": "boolean", "tools": "varchar"}
 # How data sets spell their splits: a whole word that a value begins with, as in test_prefs and train-0.
 _SPLIT = re.compile(r"(?:(train(?:ing)?)|test(?:ing)?|val(?:id|idation)?|dev|eval(?:uation)?)(?![^\W\d_])")
 

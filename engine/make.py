@@ -32,7 +32,7 @@ from schemas.manifest import (
     write_marker,
 )
 from schemas.store import Store
-from schemas.tables import TABLES
+from schemas.tables import TABLES, stored
 
 _ROW_GROUP = 4096
 _SCAN = "scan"
@@ -108,7 +108,7 @@ def _commit(folder: Store, shard: int, made: Made, above: dict[str, str]) -> Mar
     for table, rows in made.tables.items():
         if len(rows):
             name = f"{shard_name(shard)}.{table}.parquet"
-            digest = folder.put_file(name, _writer(rows))
+            digest = folder.put_file(name, _writer(stored(rows)))
             files.append(File(name, table, len(rows), digest))
     counts = {name: count for name, count in made.counts.items() if count}
     marker = Marker(shard, tuple(files), above, counts)

@@ -12,6 +12,8 @@ from engine.raw import Row
 
 _ROLES = ("system", "user", "assistant", "tool")
 UNREAD = "unread_column"
+# What a format may give of a message or a response beside its text (engine/formats.py).
+_OPTIONAL = frozenset({"turn", "rating", "comparison"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | No
     return Reading(
         row,
         _messages(answer),
-        answer["responses"] or [],
+        _items(answer, "responses"),
         split=split,
         reference=answer.get("reference"),
         unread=unread,
@@ -68,6 +70,14 @@ def unread_sentence(names: tuple[str, ...], to_ignore: tuple[str, ...] = ()) -> 
     )
 
 
+def _items(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The messages or the responses of an answer, without the keys that a format need not give."""
+    items: list[dict[str, Any]] = []
+    for item in answer[name] or []:
+        items.append({key: value for key, value in item.items() if value is not None or key not in _OPTIONAL})
+    return items
+
+
 def _problem(row: Row, answer: dict[str, Any]) -> tuple[str, str] | None:
     """Why a row cannot be used: a code and a sentence, the SQL's or one of the checks below."""
     problem = answer["problem"]
@@ -75,7 +85,7 @@ def _problem(row: Row, answer: dict[str, Any]) -> tuple[str, str] | None:
         code, _, sentence = problem.partition(": ")
         return code, sentence or code
     messages = _messages(answer)
-    responses = answer["responses"] or []
+    responses = _items(answer, "responses")
     return (
         _prompt_problem(messages)
         or _responses_problem(responses)
@@ -97,7 +107,7 @@ def _texts_problem(
 def _messages(answer: dict[str, Any]) -> list[dict[str, str]]:
     """The prompt's messages, without a blank system message and without one that says the same again."""
     messages: list[dict[str, str]] = []
-    for message in answer["messages"] or []:
+    for message in _items(answer, "messages"):
         is_system = message["role"] == "system" and message["content"] is not None
         says_nothing_new = is_system and (not message["content"].strip() or message in messages)
         if not says_nothing_new:

@@ -14,6 +14,11 @@ def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
     return pa.field(name, kind, metadata={"comment": comment})
 
 
+def _optional(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    """A column that a file has only where one of its rows has a value in it (`stored`)."""
+    return _column(name, kind, comment).with_metadata({"comment": comment, "optional": "yes"})
+
+
 def _flat(kind: pa.DataType) -> pa.DataType:
     """A list without nulls in it: said in the schema, because then Parquet reads it a quarter faster."""
     return pa.list_(pa.field("element", kind, nullable=False))
@@ -59,6 +64,15 @@ TABLES: dict[str, pa.Schema] = {
                 "train or test where the input says so, else null: then the prompt's digest decides",
             ),
             _column("reference", pa.string(), "a right answer that the data brings for the judge, else null"),
+            _optional(
+                "chat", pa.string(), "JSON {messages, tools}: what the template is given, where it is more"
+            ),
+            _optional("ratings", PROBABILITIES, "the data's own ratings, one for each of given, or null"),
+            _optional(
+                "metadata",
+                pa.string(),
+                "JSON [{comparison_id, row}]: what prompts.metadata keeps of each row",
+            ),
         ]
     ),
     "responses": pa.schema(
@@ -106,6 +120,7 @@ TABLES: dict[str, pa.Schema] = {
                 "of a rewrite that is not used: empty, unchanged, copy, too_far or unfinished; the pair "
                 "is then parent and reference",
             ),
+            _optional("turn", pa.string(), "JSON: the assistant's turn, where it is more than its text"),
         ]
     ),
     "scores": pa.schema(
@@ -226,6 +241,7 @@ TABLES: dict[str, pa.Schema] = {
             _column("prompt", pa.string(), "the last user message, for people"),
             _column("chosen", pa.string(), "the chosen text, for people"),
             _column("rejected", pa.string(), "the rejected text, for people"),
+            _optional("metadata", pa.string(), "JSON: what prompts.metadata keeps of the input row"),
         ]
     ),
     "rejects": pa.schema(
@@ -241,6 +257,17 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
+
+
+def stored(rows: pa.Table) -> pa.Table:
+    """The rows without the optional columns in which no row has a value.
+
+    So a column that is new, or that few have a use for, changes no file of those who have none."""
+    for field in rows.schema:
+        is_optional = b"optional" in (field.metadata or {})
+        if is_optional and rows[field.name].null_count == len(rows):
+            rows = rows.drop_columns(field.name)
+    return rows
 
 
 def table(name: str, columns: Mapping[str, Any] | None = None) -> pa.Table:

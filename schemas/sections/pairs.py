@@ -1,0 +1,30 @@
+"""The section [pairs]: chosen and rejected."""
+
+from dataclasses import dataclass
+
+from schemas import checks
+from schemas.fields import Section, choice, number, path, setting
+
+
+@dataclass(frozen=True)
+class Pairs(Section):
+    """Chosen and rejected."""
+
+    # given, best_vs_worst, best_vs_random, above_margin, rewritten_vs_parent, all_pairs (files of
+    # pipelines/sql), or a path to one of your own.
+    choose: str = path("given", "sql", ".sql")
+    # Whose scores they choose by: given, rating, pairwise, prompt_gain or check.
+    scorer: str = setting("rating", checks.scorer)
+    margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
+    # Scorers that must have rated both responses: a choice without their scores goes to rejects.
+    scored_by: tuple[str, ...] = setting((), checks.scorers)
+    # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a
+    # SQL file of your own.
+    baseline: str = path("", "sql", ".sql")
+    # What becomes of a pair with a response that was cut off before its end: keep it; rejected_only: keep it
+    # where the chosen one is whole; drop. What is left out goes to rejects.
+    unfinished: str = choice("keep", "keep", "rejected_only", "drop")
+    # How the edit masks are found: levenshtein (BMC's paper) or difflib (its code).
+    diff: str = choice("levenshtein", "levenshtein", "difflib")
+    # Share of the prompts held out as split = 'test'.
+    test_share: float = number(0.02, low=0, high=1)
