@@ -45,11 +45,12 @@ def make(
     shard: int,
     stages: Collection[Stage],
     open_model: Callable[[Stage], Model],
+    begun: Callable[[Stage], None],
     done: Callable[[Stage, Marker], None],
 ) -> None:
     """Take one shard through some of the stages; what is there already stays as it is.
 
-    `open_model(stage)` gives the model that the stage uses, `done` is told of each shard made."""
+    `open_model(stage)` gives the model that the stage uses; `begun` and `done` are told of each stage's."""
     digests: dict[str, str] = {}
     for stage in run.stages:
         above = made_from(run, stage, digests)
@@ -57,6 +58,7 @@ def make(
         if marker is None:
             if stage not in stages:
                 return
+            begun(stage)
             made = compute(run, stage, shard, open_model)
             check_shard(run, stage, made)
             marker = _commit(run.folder(stage), shard, made, above)

@@ -1,8 +1,6 @@
 """`engine precompute`: make what is missing of a recipe's stages, and say what came of it."""
 
-import sys
-import threading
-import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ import click
 
 from engine import executors
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
-from schemas.manifest import Marker, marker_names
+from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
 from schemas.store import Store
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from engine.executors.phases import Gaps
     from engine.plan import Run
 
-_LINE_SECONDS = 10  # between two lines where the output is no terminal
 # The counts of a stage that are shown, in this order; in between those whose names begin so.
 _COUNTS_FIRST = (
     "train",
@@ -98,73 +95,6 @@ def precompute(
     outcome.check(run, manifests)
 
 
-class Bar:
-    """Progress of one thing: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, what: str, total: int | None, unit: str):
-        from tqdm import tqdm
-
-        self._what = what
-        self._total = total
-        self._unit = unit
-        self._done = 0
-        self._extra = ""
-        self._last_line = time.monotonic()
-        self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, leave=False)
-
-    def advance(self, count: int = 1) -> None:
-        """So many more are done."""
-        self._done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        self._print_line()
-
-    def set_extra(self, text: str) -> None:
-        """What to show beside it."""
-        self._extra = text
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        self._print_line()
-
-    def _print_line(self) -> None:
-        if self._bar is None and time.monotonic() - self._last_line > _LINE_SECONDS:
-            self._last_line = time.monotonic()
-            total = f"/{self._total}" if self._total else ""
-            line = f"{self._what}: {self._done:,}{total} {self._unit} {self._extra}"
-            click.echo(line.rstrip(), err=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-class _ShardBar:
-    """Implements the executors' Progress: shards done, and responses beside them."""
-
-    def __init__(self, shards: int):
-        self._bar = Bar("making", shards, "shards")
-        self._responses = 0
-        self._lock = threading.Lock()  # several shards may be under way in threads
-
-    def shard_done(self, stage: str, marker: Marker) -> None:
-        with self._lock:
-            self._bar.advance()
-            self._show_responses()
-
-    def responses_done(self, count: int) -> None:
-        with self._lock:
-            self._responses += count
-            self._show_responses()
-
-    def _show_responses(self) -> None:
-        self._bar.set_extra(f"{self._responses:,} responses" if self._responses else "")
-
-    def close(self) -> None:
-        self._bar.close()
-
-
 def _announce(run: "Run", gaps: "Gaps") -> None:
     """Print which model makes what, what is there, and why folders of other settings do not serve."""
     from engine import preflight
@@ -192,25 +122,26 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
 
 def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
     """Scan the input where that is needed, then make the shards."""
+    from engine.commands.bars import MakingBar, RowsBar
     from engine.make import reopen, scan
     from engine.plan import check_unchanged
 
-    count = 0
+    shards: Counter[str] = Counter()
     to_scan: set[int] = set()
     for shard, stages in gaps.items():
-        count += len(stages)
         for stage in stages:
+            shards[stage.name] += 1
             reopen(run, stage)
         if run.stages[0] in stages:
             to_scan.add(shard)
     if to_scan:
-        reading = Bar("reading", None, "rows")
+        reading = RowsBar("reading")
         try:
             scan(run, to_scan, reading.advance)
         finally:
             reading.close()
     check_unchanged(run)
-    making = _ShardBar(count)
+    making = MakingBar(shards)
     try:
         executors.execute(executor, run, gaps, workers, making)
     finally:

@@ -7,8 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from engine.executors.phases import Gaps, Progress
+    from engine.executors.phases import Gaps
     from engine.plan import Run
+    from engine.progress import Progress
 
 
 class Executor(Protocol):

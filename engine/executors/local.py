@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
 from multiprocessing.process import BaseProcess
 
-from engine.executors.phases import Gaps, NextShard, Phase, Progress, phases, work_through
+from engine.executors.phases import Gaps, NextShard, Phase, phases, work_through
 from engine.models.open import places
 from engine.plan import Run
+from engine.progress import Progress, Work
 from schemas import extensions
 from schemas.devices import cores
 from schemas.errors import UserError
@@ -85,8 +86,8 @@ def _needs_model(phase: Phase, queue: Sequence[int], gaps: Gaps) -> bool:
     return False
 
 
-# What workers and driver say to each other. A worker says what it wants and what came of it; progress is
-# apart.
+# What workers and driver say to each other. A worker says what it wants and what came of it; progress
+# (_ShardMade, Work) is apart.
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,6 @@ class _ShardMade:
 
     stage: str
     marker: Marker
-
-
-@dataclass(frozen=True)
-class _ResponsesDone:
-    """Progress: responses sampled or scored."""
-
-    count: int
 
 
 @dataclass
@@ -194,8 +188,8 @@ class _Driver:
                 del self._workers[pipe]
             case _ShardMade(stage, marker):
                 self._progress.shard_done(stage, marker)
-            case _ResponsesDone(count):
-                self._progress.responses_done(count)
+            case Work():
+                self._progress.work(message)
 
 
 def _obituary(worker: _Worker) -> str:
@@ -271,8 +265,8 @@ class _LineToDriver:
     def shard_done(self, stage: str, marker: Marker) -> None:
         self.send(_ShardMade(stage, marker))
 
-    def responses_done(self, count: int) -> None:
-        self.send(_ResponsesDone(count))
+    def work(self, work: Work) -> None:
+        self.send(work)
 
 
 def _end_with_driver() -> None:

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from engine.make import make
 from engine.models import Model
 from engine.models.open import open_model, places
+from engine.models.reporting import Reporting
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
+from engine.progress import Progress, StageProgress
 from engine.stage import Stage
 from schemas.errors import UserError
 from schemas.manifest import Marker
@@ -28,18 +29,6 @@ NextShard = Callable[[], int | None]
 # With vLLM a worker keeps several shards under way: the requests of the next ones fill the engine while the
 # last long answers of this one finish.
 _SHARDS_UNDER_WAY = 3
-
-
-class Progress(Protocol):
-    """Is told what is done. Several threads may call it."""
-
-    def shard_done(self, stage: str, marker: Marker) -> None:
-        """A shard of a stage is written."""
-        ...
-
-    def responses_done(self, count: int) -> None:
-        """So many more responses are sampled or scored."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -97,6 +86,7 @@ class ModelOpener:
         self.first_error: BaseException | None = None
 
     def __call__(self, stage: Stage) -> Model:
+        """The model, which tells the stage's progress what it does."""
         assert self._resolved is not None, f"[{stage.name}] opens a model and says that it uses none"
         with self._lock:
             if self._closed:
@@ -107,10 +97,9 @@ class ModelOpener:
                     self._resolved,
                     place=place,
                     threads=self._threads,
-                    report=self._progress.responses_done,
                     planned=self._run.planned[stage.name].facts["model"],
                 )
-            return self._model
+            return Reporting(self._model, StageProgress(stage.name, self._progress))
 
     def close(self) -> None:
         """Close the model, if there is one; calls that wait for it fail. Remembers the error behind it."""
@@ -179,11 +168,15 @@ class _ShardLoop:
                     shard,
                     stages=self._phase.stages,
                     open_model=self._opener,
+                    begun=self._shard_begun,
                     done=self._shard_done,
                 )
             except BaseException:
                 self._give_up()
                 raise
+
+    def _shard_begun(self, stage: Stage) -> None:
+        StageProgress(stage.name, self._progress).begin()
 
     def _shard_done(self, stage: Stage, marker: Marker) -> None:
         self._progress.shard_done(stage.name, marker)

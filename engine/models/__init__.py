@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
 from schemas.sections import Sampling
 
@@ -24,12 +25,8 @@ class Sample:
     finish_reason: str
 
 
-def no_report(done: int) -> None:
-    """For a caller who does not want to know how many responses are done."""
-
-
 class Model(Protocol):
-    """A loaded model. Several threads may call it."""
+    """A loaded model. Several threads may call it. `progress` is told how far a call is."""
 
     @property
     def text(self) -> Text:
@@ -37,7 +34,11 @@ class Model(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Ids], seeds: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        prompts: Sequence[Ids],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """`sampling.n` samples of each prompt.
 
@@ -46,7 +47,12 @@ class Model(Protocol):
         token."""
         ...
 
-    def logprobs(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> list[list[np.ndarray]]:
+    def logprobs(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        progress: StageProgress = NO_PROGRESS,
+    ) -> list[list[np.ndarray]]:
         """The log-prob of every token of every response under its prompt: float32, nat."""
         ...
 

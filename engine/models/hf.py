@@ -10,7 +10,7 @@ Safetensors only; no code from the hub is run.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from engine.models import Ids, Sample, no_report
+from engine.models import Ids, Sample
 from engine.models.batches import batches
 from engine.models.finite import check_logps, check_samples
 from engine.models.sampling import GumbelDraw, cut_at_stop
 from engine.models.sharing import Shared, share
 from engine.models.spec import ResolvedModel
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
 from schemas.devices import batch_tokens
 from schemas.forward.attention import PACKED
@@ -49,11 +50,10 @@ class HF:
         self,
         model: ResolvedModel,
         place: str,
-        report: Callable[[int], None] = no_report,
         planned: Facts | None = None,
         threads: int = 0,
     ):
-        """`place`: cpu, or a GPU such as cuda:0. `report` is told how many responses are done.
+        """`place`: cpu, or a GPU such as cuda:0.
 
         `planned`: the digests that the folders to be filled are named by; a model that has others by now is
         refused when it is loaded. `threads`: torch's, until `close`; 0 leaves them as they are."""
@@ -61,7 +61,6 @@ class HF:
         torch.set_num_threads(threads or self._threads_before)
         self._resolved = model
         self._device = place
-        self._report = report
         self._planned = planned
         device_type = torch.device(place).type
         self._batch_tokens = batch_tokens(model.spec.batch_tokens, device_type)
@@ -95,12 +94,14 @@ class HF:
         self,
         prompts: Sequence[Ids],
         responses: Sequence[Sequence[Ids]],
+        progress: StageProgress = NO_PROGRESS,
     ) -> list[list[np.ndarray]]:
         """Groups of like length are run together under the token budget.
 
         A prompt is run once for its responses, and again where they exceed the budget."""
         if _are_questions(responses):
-            return self._next_tokens(prompts, responses)
+            return self._next_tokens(prompts, responses, progress)
+        progress.want(sum(map(len, responses)))
         logps_of: dict[tuple[int, int], np.ndarray] = {}
         for batch in batches(prompts, responses, self._batch_tokens):
             groups: list[tuple[Ids, list[Ids]]] = []
@@ -113,7 +114,7 @@ class HF:
                 groups.append((prompts[piece.prompt], chosen))
             logps = self._score(groups)
             logps_of.update(zip(keys, logps, strict=True))
-            self._report(len(keys))
+            progress.done(len(keys), _tokens_of(groups))
         result: list[list[np.ndarray]] = []
         for number, group in enumerate(responses):
             result.append([logps_of[number, index] for index in range(len(group))])
@@ -124,8 +125,10 @@ class HF:
         self,
         prompts: Sequence[Ids],
         responses: Sequence[Sequence[Ids]],
+        progress: StageProgress,
     ) -> list[list[np.ndarray]]:
         """The same where every response is a single token: what prompts begin with alike is run once."""
+        progress.want(len(prompts))
         if self._model.config._attn_implementation == PACKED:
             shared = share(prompts)
         else:
@@ -148,7 +151,7 @@ class HF:
                     asked.append(number)
                 groups.append((beginnings[piece.prompt], endings))
             logps_of.update(zip(asked, self._score(groups), strict=True))
-            self._report(len(asked))
+            progress.done(len(asked), sum(len(prompts[number]) for number in asked))
         return [np.split(logps_of[number], len(group)) for number, group in enumerate(responses)]
 
     def _score(self, groups: Sequence[tuple[Ids, Sequence[Response]]]) -> list[np.ndarray]:
@@ -165,6 +168,7 @@ class HF:
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
+        progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """Samples in batches of up to `_GENERATE_ROWS` sequences."""
         wanted: list[_Wanted] = []
@@ -172,6 +176,7 @@ class HF:
             room = self._resolved.response_room(len(prompt), sampling.max_tokens)
             for index in range(sampling.n):
                 wanted.append(_Wanted(room, len(prompt), number, index))
+        progress.want(len(wanted))
         sample_of: dict[tuple[int, int], Sample] = {}
         for rows in _side_by_side(wanted):
             row_prompts = [prompts[row.prompt] for row in rows]
@@ -180,7 +185,7 @@ class HF:
             samples = self._sample(row_prompts, row_seeds, sampling, max_tokens)
             for row, sample in zip(rows, samples, strict=True):
                 sample_of[row.prompt, row.index] = sample
-            self._report(len(rows))
+            progress.done(len(rows), sum(len(sample.ids) for sample in samples))
         result: list[list[Sample]] = []
         for number in range(len(prompts)):
             result.append([sample_of[number, index] for index in range(sampling.n)])
@@ -246,6 +251,14 @@ def _side_by_side(wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
         alike = list(same_room)
         for begin in range(0, len(alike), _GENERATE_ROWS):
             yield alike[begin : begin + _GENERATE_ROWS]
+
+
+def _tokens_of(groups: Sequence[tuple[Ids, Sequence[Ids]]]) -> int:
+    """The tokens of prompts, each once, and of their responses."""
+    tokens = 0
+    for prompt, responses in groups:
+        tokens += len(prompt) + sum(map(len, responses))
+    return tokens
 
 
 def _are_questions(responses: Sequence[Sequence[Ids]]) -> bool:

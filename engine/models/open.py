@@ -1,8 +1,6 @@
 """Where copies of a model run on this machine, and how one is opened."""
 
-from collections.abc import Callable
-
-from engine.models import Model, no_report
+from engine.models import Model
 from engine.models.spec import ModelSpec, ResolvedModel
 from schemas.devices import check_device
 from schemas.errors import UserError
@@ -52,13 +50,11 @@ def open_model(
     model: ResolvedModel,
     place: str,
     threads: int,
-    report: Callable[[int], None] = no_report,
     planned: Facts | None = None,
 ) -> Model:
     """The model at a place of `places`.
 
-    `report` is told how many responses are done; `planned` are the digests that the model must still have
-    after it was loaded (UserError where not)."""
+    `planned`: the digests that the model must still have after it was loaded (UserError where not)."""
     if model.spec.backend == "vllm":
         from engine.models.vllm import VLLM
 
@@ -66,7 +62,6 @@ def open_model(
             model,
             place=place,
             threads=threads,
-            report=report,
             planned=planned,
         )
         return engine.start()
@@ -76,6 +71,5 @@ def open_model(
         model,
         place=place,
         threads=threads,
-        report=report,
         planned=planned,
     )

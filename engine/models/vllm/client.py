@@ -3,15 +3,16 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from engine.models import Ids, Sample, no_report
+from engine.models import Ids, Sample
 from engine.models.finite import check_logps, check_samples
 from engine.models.spec import ResolvedModel
 from engine.models.vllm.messages import MAX_NEXT_TOKENS, Answer, Generate, NextToken, Request, Score
 from engine.models.vllm.supervisor import Supervisor
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
 from schemas.manifest import Facts
 from schemas.sections import Sampling
@@ -25,20 +26,17 @@ class VLLM:
         model: ResolvedModel,
         place: str,
         threads: int,
-        report: Callable[[int], None] = no_report,
         planned: Facts | None = None,
     ):
         """`place`: cpu, or cuda: and the numbers of its GPUs. `threads`: of an engine on a CPU.
 
-        `report` is told how many requests are done. `planned`: the digests that the model must have when it
-        is loaded."""
+        `planned`: the digests that the model must have when it is loaded."""
         self._model = model
         self._keys = itertools.count()
         self.supervisor = Supervisor(
             model,
             place=place,
             threads=threads,
-            report=report,
             planned=planned,
         )
 
@@ -57,6 +55,7 @@ class VLLM:
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
+        progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """A request for each sample."""
         stop_ids = sorted(self.text.stop_ids)
@@ -74,7 +73,7 @@ class VLLM:
                         seed=seed if sampling.temperature > 0 else None,
                     )
                 )
-        answers = self.supervisor.ask(requests)
+        answers = self.supervisor.ask(requests, progress)
         result: list[list[Sample]] = []
         for begin in range(0, len(answers), sampling.n):
             group: list[Sample] = []
@@ -89,12 +88,13 @@ class VLLM:
         self,
         prompts: Sequence[Ids],
         responses: Sequence[Sequence[Ids]],
+        progress: StageProgress = NO_PROGRESS,
     ) -> list[list[np.ndarray]]:
         """A request for each response, or for many single tokens after one prompt."""
         requests: list[Request] = []
         for prompt, group in zip(prompts, responses, strict=True):
             requests += self._scoring_requests(list(prompt), group)
-        answers = iter(self.supervisor.ask(requests))
+        answers = iter(self.supervisor.ask(requests, progress))
         result: list[list[np.ndarray]] = []
         for group in responses:
             if _are_single_tokens(group):

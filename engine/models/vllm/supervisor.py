@@ -6,13 +6,14 @@ that was under way at three deaths in a row is taken for their cause, and ends e
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.models.spec import ResolvedModel
-from engine.models.vllm.messages import Answer, Done, Ready, Refused, Request
+from engine.models.vllm.messages import Answer, Done, Generate, Ready, Refused, Request, Score
 from engine.models.vllm.process import EngineProcess
 from engine.models.vllm.settings import engine_arguments, environment
+from engine.progress import NO_PROGRESS, StageProgress
 from schemas.errors import UserError
 from schemas.identity import check_unchanged
 from schemas.manifest import Facts
@@ -27,6 +28,7 @@ class _Call:
     """A call of `ask` that waits for its answers, which are kept by key."""
 
     left: int  # answers that have not come
+    progress: StageProgress
     answers: dict[int, Answer] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
@@ -49,7 +51,6 @@ class Supervisor:
         model: ResolvedModel,
         place: str,
         threads: int,
-        report: Callable[[int], None],
         planned: Facts | None,
     ):
         """See `client.VLLM`."""
@@ -61,7 +62,6 @@ class Supervisor:
         self._folder = model.identity.path  # while engines run: the view that they load from
         self._place = place
         self._threads = threads
-        self._report = report
         self._planned = planned
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -77,11 +77,12 @@ class Supervisor:
                 self._thread.start()
             self._changed.notify_all()
 
-    def ask(self, requests: Sequence[Request]) -> list[Answer]:
+    def ask(self, requests: Sequence[Request], progress: StageProgress = NO_PROGRESS) -> list[Answer]:
         """The answers to requests, in their order. Raises UserError where there are none to be had."""
         if not requests:
             return []
-        call = _Call(left=len(requests))
+        progress.want(len(requests))
+        call = _Call(len(requests), progress)
         with self._changed:
             if self.closed:
                 raise UserError("stopped")
@@ -179,20 +180,21 @@ class Supervisor:
 
     def _take(self, answers: list[Answer]) -> None:
         """Give answers to the calls that wait for them."""
-        finished: list[tuple[_Call, Answer]] = []
+        finished: list[tuple[_Pending, Answer]] = []
         with self._changed:
             for answer in answers:
                 pending = self.pending.pop(answer.key, None)
                 if pending:
-                    finished.append((pending.call, answer))
+                    finished.append((pending, answer))
             if finished:
                 self._answered = True
-        for call, answer in finished:
+        for pending, answer in finished:
+            call = pending.call
+            call.progress.done(1, _tokens(pending.request, answer))
             call.answers[answer.key] = answer
             call.left -= 1
             if not call.left:
                 call.done.set()
-        self._report(len(finished))
 
     def _count_death(self, engine: EngineProcess, cause: str) -> None:
         """Count an engine's death for all that was under way.
@@ -232,3 +234,13 @@ class Supervisor:
             call.error = call.error or error
             call.done.set()
         self.pending.clear()
+
+
+def _tokens(request: Request, answer: Answer) -> int:
+    """The tokens that were sampled for a request, or scored together with its prompt."""
+    match request:
+        case Generate():
+            return len(answer.ids)
+        case Score():
+            return len(request.prompt) + len(request.response)
+    return len(request.prompt)

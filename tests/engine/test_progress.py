@@ -1,0 +1,140 @@
+"""How far a run says that it is: true totals, speeds without the model's start, times that fit."""
+
+import json
+
+import pytest
+
+from engine.progress import Meter, StageProgress, Work, duration
+from pipelines.sandbox import world
+from tests.conftest import command
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def a_shard(meter, clock, stage, responses, tokens_each, seconds_each, at_once=1):
+    """A stage does a shard: it wants responses and gets them some at a time."""
+    meter.add(Work(stage, shards=1))
+    meter.add(Work(stage, wanted=responses))
+    for _ in range(0, responses, at_once):
+        clock.now += seconds_each * at_once
+        meter.add(Work(stage, responses=at_once, tokens=tokens_each * at_once))
+
+
+def test_totals_are_estimated_until_every_shard_has_begun(clock):
+    meter = Meter({"generate": 3}, clock)
+    a_shard(meter, clock, "generate", 40, 10, 0.5)
+    assert "generate 40 of ~120 responses, 400 of ~1,200 tokens" in meter.text()
+    meter.add(Work("generate", shards=1, wanted=20))
+    assert "40 of ~90 responses" in meter.text()
+    meter.add(Work("generate", shards=1, wanted=30))
+    assert "40 of 90 responses" in meter.text()
+
+
+def test_speed_and_time_left_do_not_count_the_models_start(clock):
+    meter = Meter({"generate": 2}, clock)
+    meter.add(Work("generate", shards=1, wanted=100))
+    clock.now += 600  # the model is loaded
+    meter.add(Work("generate", responses=1, tokens=7))
+    for _ in range(49):
+        clock.now += 2
+        meter.add(Work("generate", responses=1, tokens=7))
+    # Half a response a second, 150 of 200 to go.
+    assert "50 of ~200 responses" in meter.text() and " 3.5 tokens/s" in meter.text()
+    assert meter.seconds_left() == pytest.approx(150 * 2, rel=0.03)
+
+
+def test_the_time_left_of_stages_that_take_turns_is_that_of_both(clock):
+    meter = Meter({"generate": 4, "judge": 4, "pairs": 4}, clock)
+    for done in range(3):
+        a_shard(meter, clock, "generate", 50, 20, 1.0)
+        meter.shard_done("generate")
+        clock.now += 30  # work without a model is not the stages' time
+        a_shard(meter, clock, "judge", 50, 20, 0.2)
+        meter.shard_done("judge")
+        meter.shard_done("pairs")
+        left = meter.seconds_left()
+        assert left == pytest.approx((3 - done) * 60, rel=0.05)
+        assert meter.fraction() == pytest.approx((done + 1) / 4)
+
+
+def test_two_workers_side_by_side_take_half_the_time(clock):
+    meter = Meter({"generate": 4}, clock)
+    for _ in range(2):
+        meter.add(Work("generate", shards=1, wanted=50))
+    for _ in range(50):
+        clock.now += 1
+        meter.add(Work("generate", responses=2, tokens=8))
+    assert meter.seconds_left() == pytest.approx(50, rel=0.05)
+
+
+def test_the_share_done_grows_with_every_response(clock):
+    meter = Meter({"prompts": 1, "generate": 1}, clock)
+    meter.shard_done("prompts")
+    shares = [meter.fraction()]
+    meter.add(Work("generate", shards=1, wanted=10))
+    for _ in range(10):
+        clock.now += 1
+        meter.add(Work("generate", responses=1, tokens=3))
+        shares.append(meter.fraction())
+    assert shares == sorted(shares) and shares[0] == 0.5 and shares[-1] == 1.0
+
+
+def test_a_meter_that_was_told_nothing_says_nothing_wrong(clock):
+    meter = Meter({"prompts": 2}, clock)
+    assert (meter.text(), meter.seconds_left(), meter.summary()) == ("", None, [])
+    meter.add(Work("prompts", shards=1))
+    assert meter.text() == "" and meter.fraction() == 0
+    StageProgress().done(3, 5)  # nobody listens
+
+
+def test_an_instant_answer_divides_by_no_zero(clock):
+    meter = Meter({"generate": 1}, clock)
+    meter.add(Work("generate", shards=1, wanted=2))
+    meter.add(Work("generate", responses=2, tokens=5))
+    assert "2 of 2 responses, 5 tokens" in meter.text()
+    assert meter.summary() == ["generate: 2 responses, 5 tokens in 1 s, 0 tokens/s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "1 s"), (59, "59 s"), (600, "10 min"), (12000, "3 h 20 min"), (187200, "2 d 4 h")],
+)
+def test_durations_are_for_people(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_run_says_is_what_its_tables_hold(tmp_path, workers):
+    """The totals of generate, judge and logprobs are the rows and tokens of the tables, however many work."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(3, 10)))
+    asked = {"prompts.source": prompts, "prompts.shards": 2, "generate.n": 2}
+    words = ["pipelines/recipes/sandbox.toml", "-o", tmp_path / "run", "--workers", workers]
+    for name, value in asked.items():
+        words += ["--set", f"{name}={value}"]
+    done = command("engine", "precompute", *words)
+    lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if " tokens in " in line)
+    query = """
+        select (select count(*) from responses where source = 'generated'),
+               (select sum(len(response_ids)) from responses where source = 'generated'),
+               (select count(*) from scores where scorer = 'rating'),
+               (select count(*) from logprobs)
+    """
+    answer = command("engine", "sql", tmp_path / "run", query, "--format", "csv").stdout
+    generated, tokens, rated, scored = map(int, answer.splitlines()[1].split(","))
+    assert lines["generate"].startswith(f"{generated:,} responses, {tokens:,} tokens in ")
+    assert lines["judge"].startswith(f"{rated:,} responses, ")
+    assert lines["logprobs"].startswith(f"{scored:,} responses, ")
