@@ -73,7 +73,7 @@ def unfinished_text(stage: Stage, counts: Mapping[str, int]) -> str | None:
         return None
     return (
         f"[{stage.name}] chose among finished responses: {unfinished:,} that were cut off are left out; more "
-        f'generate.max_tokens finishes them, {stage.name}.unfinished = "keep" or "rejected_only" lets them in'
+        f'generate.max_tokens finishes them, {stage.name}.unfinished = "keep" lets them in'
     )
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from schemas import checks
 from schemas.fields import Section, choice, number, path, setting
 
-UNFINISHED = ("drop", "rejected_only", "keep")
-
 
 @dataclass(frozen=True)
 class Pairs(Section):
@@ -25,7 +23,7 @@ class Pairs(Section):
     baseline: str = path("", "sql", ".sql")
     # Responses that were cut off before their end. drop: the choice is among the others. rejected_only: a
     # pair that has one as its chosen response goes to rejects. keep: they are as any other.
-    unfinished: str = choice("drop", *UNFINISHED)
+    unfinished: str = choice("drop", "drop", "rejected_only", "keep")
     # How the edit masks are found: levenshtein (BMC's paper) or difflib (its code).
     diff: str = choice("levenshtein", "levenshtein", "difflib")
     # Share of the prompts held out as split = 'test'.

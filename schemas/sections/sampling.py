@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from schemas import checks, sampling_checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, number, path, setting, tables
-from schemas.sections.pairs import UNFINISHED
 
 # What has always been a fact; any other key is one where it is not its default, so that folders which were
 # made before there was such a key keep their names.
@@ -93,8 +92,9 @@ class Rewrite(Sampling):
     choose: str = path("best_vs_worst", "sql", ".sql")
     scorer: str = setting("rating", checks.scorer)  # whose scores it chooses by
     margin: float = number(0.0, low=0)
-    # Whether it chooses among responses that were cut off before their end; as pairs.unfinished.
-    unfinished: str = choice("drop", *UNFINISHED)
+    # Whether it chooses among responses that were cut off before their end, as pairs.unfinished. drop: no
+    # draft is rewritten whose pair [pairs] would leave out.
+    unfinished: str = choice("keep", "drop", "keep")
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
     model: str = path("")  # another model than [model]
