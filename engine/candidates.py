@@ -17,7 +17,8 @@ _DETAILS = {
     "same_text": "chosen and rejected say the same",
     "same_ids": "chosen and rejected are the same tokens: the template or max_length cuts off what differs",
     "no_logprobs": "a response of the pair has no log-probs: see the reject of logprobs for it",
-    "unfinished": "a response of the pair was cut off before its end (pairs.unfinished)",
+    "unfinished": "a response of the pair was cut off before its end: pairs.unfinished keeps such pairs, "
+    'rewrite.unfinished = "drop" rewrites no such draft',
     "no_baseline": "the prompt has no baseline response, or that has no log-probs",
     "no_score": "not rated by every scorer of pairs.scored_by: {}",
 }

@@ -7,6 +7,8 @@
   no_score …).
 - It may give `source`, which is then the pair's source in place of the chosen response's.
 - It may ask for getvariable('scorer'), ('margin') and ('seed').
+- With `unfinished = "drop"` it sees no response that was cut off before its end, and no score of one: what it
+  chooses is the best of those that may be chosen. Each response left out is counted, as skipped.
 - A line `-- needs: rewrite` names the section without which it chooses nothing; `-- needs: scores` stands for
   the section that makes the scorer's scores.
 - A file that begins with `-- baseline:` gives prompt_id and response_id of one response a prompt: RPO's
@@ -38,6 +40,43 @@ def sql(config: Chooser) -> str:
     file = _read_file(config, "choose", "pairs")
     optional = "select null::varchar as skipped, null::varchar as source where false"
     return f"select * from ({file}) union all by name {optional}"
+
+
+# What a choice sees under unfinished = "drop". A rewrite that falls back is not chosen itself, but says which
+# two are; given responses have no finish_reason.
+_FINISHED = """
+with responses as (
+    select * from responses where finish_reason is distinct from 'length' or fallback is not null
+),
+scores as (
+    select * from scores
+    where response_id not in (select response_id from ({cut}))
+)
+select * from ({chosen})
+union all by name
+select prompt_id, response_id as chosen_response_id, 'unfinished' as skipped from ({cut})
+"""
+_CUT = "select prompt_id, response_id from responses where finish_reason = 'length' and fallback is null"
+
+
+def query(config: Chooser) -> str:
+    """The query of `sql` over the responses that the section's `unfinished` lets it choose from.
+
+    What that leaves out is one row a response, skipped as unfinished. Raises UserError as `sql` does."""
+    chosen = sql(config)
+    if config.unfinished != "drop":
+        return chosen
+    return _FINISHED.format(chosen=chosen, cut=_CUT.replace("from responses", "from main.responses"))
+
+
+def unfinished_facts(config: Chooser, planning: Planning) -> Facts:
+    """What becomes of unfinished responses: a fact where a section above samples any, and where they are not
+    kept as any other, which folders of older versions say nothing of."""
+    if config.unfinished == "keep" or not {"generate", "rewrite"} & planning.above.keys():
+        return {}
+    if config.unfinished == "drop":
+        return {"unfinished": "left out of the choice"}
+    return {"unfinished": config.unfinished}
 
 
 def baseline_sql(config: Pairs) -> str:

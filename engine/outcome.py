@@ -21,6 +21,7 @@ from schemas.tables import TABLES
 
 _RESPONSES = "responses"
 _SKIPPED = "skipped_"
+_UNFINISHED = "skipped_unfinished"
 
 
 def check(run: Run, manifests: Mapping[str, dict[str, Any]]) -> None:
@@ -53,7 +54,9 @@ def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
         if count_name.startswith(_SKIPPED):
             reasons.append(f"{count_name.removeprefix(_SKIPPED)} {count:,}")
     if reasons:
-        return f"{name} left everything out ({', '.join(reasons)}){example}"
+        remedy = unfinished_text(stage, counts)
+        remedy = f"; {remedy}" if remedy else ""
+        return f"{name} left everything out ({', '.join(reasons)}){example}{remedy}"
     if stage.explain is not None and sum(manifest["rows"].values()):
         tables = {table: _rows(run, stage, table) for table in stage.writes}
         return f"no row of {name} can be used: {stage.explain(tables, run.config(stage))}"
@@ -61,6 +64,17 @@ def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
     if unscored:
         return f"{name} made {unscored:,} rows and not one of them has a score"
     return f"{name} made no rows of what the sections above it made"
+
+
+def unfinished_text(stage: Stage, counts: Mapping[str, int]) -> str | None:
+    """How many responses a choice did not see, and how it would; None where it saw all."""
+    unfinished = counts.get(_UNFINISHED)
+    if not unfinished:
+        return None
+    return (
+        f"[{stage.name}] chose among finished responses: {unfinished:,} that were cut off are left out; more "
+        f'generate.max_tokens finishes them, {stage.name}.unfinished = "keep" lets them in'
+    )
 
 
 def rejects_text(run: Run, stage: Stage) -> str | None:

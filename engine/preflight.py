@@ -6,6 +6,7 @@ It loads each tokenizer once, which the work itself does too.
 from collections.abc import Sequence
 
 from engine.executors.phases import Gaps, phases
+from engine.models.abilities import check_ids
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
 from engine.text import Text
@@ -13,11 +14,13 @@ from engine.tokenizer import check_tokens, embedding_rows
 from schemas.errors import UserError
 from schemas.identity import Identity
 from schemas.manifest import marker_name
+from schemas.sections import Sampling
 
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
     lines: list[str] = []
+    _check_sampling(run, gaps)
     for model in _models_with_work(run, gaps):
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
@@ -44,6 +47,18 @@ def check_end(text: Text, rows: int, identity: Identity) -> None:
             f"responses of {identity.path} would end with the token {text.end_id}, but the model has {rows} "
             "rows: set eos_token_id in its generation_config.json or config.json to one of its own"
         )
+
+
+def _check_sampling(run: Run, gaps: Gaps) -> None:
+    """Raise UserError where a stage with work samples by token ids that its model does not have."""
+    for stage in run.stages:
+        config = run.config(stage)
+        if isinstance(config, Sampling) and any(stage in stages for stages in gaps.values()):
+            identity = run.models[stage.name].identity
+            names_ids = config.stop_token_ids or config.logit_bias
+            rows = embedding_rows(identity) if names_ids else None
+            if rows is not None:
+                check_ids(config, rows, identity)
 
 
 def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:

@@ -11,7 +11,7 @@ section is made: by the recipe reader, by a loss's config, in a test.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ class Path:
     folder: str = ""
     suffix: str = ""
     function: bool = False  # the value is path/file.py:name or package.module:name
+    keys: tuple[str, ...] = ()  # of a table: those of its keys that may be a path
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,20 @@ def path(
     return setting(default, check, path=Path(folder, suffix, function))
 
 
-def tables(*, collects: bool = False, check: Check | None = None) -> Any:
-    """A table within the section: the one of the field's name, or with `collects` every one."""
-    return setting({}, check, tables=collects)
+def tables(*, collects: bool = False, check: Check | None = None, paths: tuple[str, ...] = ()) -> Any:
+    """A table within the section: the one of the field's name, or with `collects` every one.
+
+    `paths`: those of its keys that may be a path."""
+    return setting({}, check, tables=collects, path=Path(keys=paths) if paths else None)
 
 
 class Section:
     """Base of a recipe's sections and of the losses' configs: frozen dataclasses that check themselves."""
 
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]
+
+    # Keys that the section does not have, though a user may look for them -> what to do.
+    hints: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -7,6 +7,7 @@ checked here.
 """
 
 import dataclasses
+import json
 import os
 import tomllib
 import types
@@ -145,7 +146,7 @@ def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: st
         if name in values:  # by its name and by the one it had formerly
             raise UserError(f"{where} has {_both_names(names, name)}, which are one setting: keep '{name}'")
         if typing.get_origin(hints[name]) is dict and not isinstance(value, dict):
-            raise UserError(f"{where} has no key '{key}'; {did_you_mean(key, _plain_keys(kind))}")
+            raise UserError(f"{where} has no key '{key}': it is a table, written {key} = {{…}}")
         values[name] = _converted(value, hints[name], f"{where} {key}")
     if collector:
         values[collector] = collected
@@ -190,6 +191,8 @@ def _what_is_missing(kind: type[Section], key: str, value: object) -> str:
     """The end of a sentence about a key or table that the section does not have."""
     section = kind.title().strip("[]")
     tables = _tables_of(kind)
+    if key in kind.hints:
+        return f"key '{key}': {kind.hints[key]}"
     if isinstance(value, dict) and tables:
         known = ", ".join(f"[{section}.{name}]" for name in tables)
         return f"table [{section}.{key}]; there is {known}"
@@ -248,6 +251,8 @@ def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
     """A field's value with absolute paths: of a tuple each one, of a function its file."""
     if isinstance(value, tuple):
         return tuple(_full_path(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _path_in_table(rule, key, item) for key, item in value.items()}
     if rule.function:
         file, colon, function = value.rpartition(":")
         return _full_path(file) + colon + function if file.endswith(".py") else value
@@ -257,6 +262,17 @@ def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
     if is_a_name or not Path(value).expanduser().exists():
         return value
     return _full_path(value)
+
+
+def _path_in_table(rule: fields.Path, key: str, value: typing.Any) -> typing.Any:
+    """A value of a table, as an absolute path if it is one of a file that is there.
+
+    A table in its place is kept as JSON, in which its order stays as it is; TOML puts tables last."""
+    if key in rule.keys and isinstance(value, dict):
+        return json.dumps(value)
+    if key not in rule.keys or not isinstance(value, str) or value.lstrip().startswith("{"):
+        return value
+    return _full_path(value) if Path(value).expanduser().exists() else value
 
 
 def _full_path(path: str) -> str:

@@ -87,6 +87,8 @@ TABLES: dict[str, pa.Schema] = {
             _column("source", pa.string(), "given, generated or rewritten"),
             _column("parent_id", pa.string(), "the response this one is a rewrite of, else null"),
             _column("text", pa.string(), "the response"),
+            # Null also where a stop string or token of the recipe ended the sample: its ids say more than
+            # its text. (Not in the comment, since that stands in the files, whose bytes stay as they are.)
             _column(
                 "response_ids",
                 IDS,

@@ -169,9 +169,13 @@ def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
-    """Why stages refused rows, and how to see them all."""
+    """Why stages refused rows, and how to see them all; what a choice did not see."""
     from engine import outcome
 
+    for stage in run.stages:
+        unfinished = outcome.unfinished_text(stage, manifests[stage.name]["counts"])
+        if unfinished:
+            click.echo(unfinished)
     with_rejects = [stage for stage in run.stages if manifests[stage.name]["counts"].get("rejects")]
     for stage in with_rejects:
         click.echo(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")

@@ -63,11 +63,14 @@ def _share(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:
 
 
 def _merged(one: ResolvedModel | None, other: ResolvedModel | None) -> ResolvedModel | None:
-    """The one model of two stages, with the bound on memory that the later one sets, if it sets one."""
+    """The one model of two stages, with the bound on memory that the later one sets, if it sets one, and with
+    the tokenizer in the engine where either needs it there."""
     if one is None or other is None:
         return one or other
     batch_tokens = other.spec.batch_tokens or one.spec.batch_tokens
-    return replace(other, spec=replace(other.spec, batch_tokens=batch_tokens))
+    engine_tokenizer = one.spec.engine_tokenizer or other.spec.engine_tokenizer
+    spec = replace(other.spec, batch_tokens=batch_tokens, engine_tokenizer=engine_tokenizer)
+    return replace(other, spec=spec)
 
 
 class ModelOpener:

@@ -18,11 +18,15 @@ class Sample:
     """One sampled response.
 
     `ids`: its tokens, the stop token included where it came to one; `token_logps`: float32, the model's own
-    log-prob of each before temperature, nat; `finish_reason`: stop or length."""
+    log-prob of each before temperature, penalties and biases, nat; `finish_reason`: stop or length.
+
+    `said`: its text, where a stop string or a stop token of the recipe ended it: the ids, which hold that
+    too, do not end with the model's end token and say more than it. None: its ids are what it says."""
 
     ids: list[int]
     token_logps: np.ndarray
     finish_reason: str
+    said: str | None = None
 
 
 class Model(Protocol):
@@ -43,8 +47,8 @@ class Model(Protocol):
         """`sampling.n` samples of each prompt.
 
         Sample k of prompt i is a function of its ids and `seeds[i][k]`, never of the batch. It ends at a stop
-        token, after `max_tokens`, or where the model's positions end; a prompt must leave room for one
-        token."""
+        token, at a stop string, after `max_tokens`, or where the model's positions end; a prompt must leave
+        room for one token."""
         ...
 
     def logprobs(

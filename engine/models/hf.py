@@ -4,24 +4,22 @@ Safetensors only; no code from the hub is run.
 
     logprobs   the packed forward pass that the trainer uses too (schemas/forward), in batches under a token
                budget; of a judge's questions that begin alike, the beginning is run once
-    generate   transformers' `generate`, with the draws of engine/models/sampling.py
+    generate   transformers' `generate`, a batch at a time (engine/models/drawing.py)
 """
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from engine.models import Ids, Sample
 from engine.models.batches import batches
+from engine.models.drawing import draw_batch
 from engine.models.finite import check_logps, check_samples
-from engine.models.sampling import GumbelDraw, cut_at_stop
 from engine.models.sharing import Shared, share
 from engine.models.spec import ResolvedModel
 from engine.progress import NO_PROGRESS, StageProgress
@@ -182,7 +180,14 @@ class HF:
             row_prompts = [prompts[row.prompt] for row in rows]
             row_seeds = [seeds[row.prompt][row.index] for row in rows]
             max_tokens = rows[0].room
-            samples = self._sample(row_prompts, row_seeds, sampling, max_tokens)
+            samples = draw_batch(
+                self._model,
+                self.text,
+                prompts=row_prompts,
+                seeds=row_seeds,
+                sampling=sampling,
+                max_tokens=max_tokens,
+            )
             for row, sample in zip(rows, samples, strict=True):
                 sample_of[row.prompt, row.index] = sample
             progress.done(len(rows), sum(len(sample.ids) for sample in samples))
@@ -191,45 +196,6 @@ class HF:
             result.append([sample_of[number, index] for index in range(sampling.n)])
         check_samples(result, self._resolved)
         return result
-
-    def _sample(
-        self,
-        prompts: list[Ids],
-        seeds: list[int],
-        sampling: Sampling,
-        max_tokens: int,
-    ) -> list[Sample]:
-        """One sample of each prompt by the seed at its place, all in one batch padded on the left."""
-        width = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            begin = width - len(prompt)
-            ids[row, begin:] = torch.tensor(prompt)
-            mask[row, begin:] = 1
-        stops = sorted(self.text.stop_ids)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_tokens,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-            use_cache=True,
-        )
-        draw = GumbelDraw(seeds, sampling)
-        model: Any = self._model  # transformers' types do not say that it has `generate`
-        with _own_attention(model):
-            generated = model.generate(
-                ids.to(self._device),
-                attention_mask=mask.to(self._device),
-                generation_config=config,
-                logits_processor=[draw],
-            )
-        new_ids = generated[:, width:].tolist()
-        logps = torch.stack(draw.logps, 1).cpu().numpy()
-        samples: list[Sample] = []
-        for row_ids, row_logps in zip(new_ids, logps, strict=True):
-            samples.append(cut_at_stop(row_ids, row_logps, self.text.stop_ids))
-        return samples
 
 
 @dataclass(frozen=True, order=True)
@@ -269,15 +235,3 @@ def _are_questions(responses: Sequence[Sequence[Ids]]) -> bool:
     for group in responses:
         lengths.update(map(len, group))
     return lengths == {1} and all(responses) and any(len(group) > 1 for group in responses)
-
-
-@contextlib.contextmanager
-def _own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model use its own attention: the packed one knows nothing of `generate`'s key-value cache."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -12,19 +12,20 @@ import torch
 from transformers import LogitsProcessor
 
 from engine.models import Sample
+from engine.models.shaping import Shaping
 from schemas.sections import Sampling
 
 _REMOVED = float("-inf")  # the log-prob of a token that must not be drawn
 
 
 class GumbelDraw(LogitsProcessor):
-    """Temperature and the cuts of `keep_likely`, then noise; greedy decoding of the result is the draw.
+    """Shaping, temperature and the cuts of `keep_likely`, then noise; greedy decoding of that is the draw.
 
     `logps`: for each step (rows,) float32, the model's own log-prob of the token that is drawn in each row,
-    before temperature."""
+    before all of this."""
 
-    def __init__(self, seeds: list[int], sampling: Sampling):
-        """`seeds`: one a row."""
+    def __init__(self, seeds: list[int], sampling: Sampling, shaping: Shaping | None = None):
+        """`seeds`: one a row. `shaping`: of the logits, where the recipe asks for any."""
         # Noise is drawn on the CPU, so that a sample is the same whatever the device.
         self._generators: list[torch.Generator] = []
         for seed in seeds:
@@ -32,15 +33,20 @@ class GumbelDraw(LogitsProcessor):
             generator.manual_seed(seed % 2**63)
             self._generators.append(generator)
         self._sampling = sampling
+        self._shaping = shaping
         self.logps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(rows, vocabulary) scores to those whose argmax is the draw."""
         own = scores.float().log_softmax(-1)
         vocabulary = own.shape[1]
-        noisy = own
+        shaped = own
+        if self._shaping is not None:
+            # Of the logits themselves: repetition_penalty goes by their sign.
+            shaped = self._shaping(input_ids, scores.float())
+        noisy = shaped
         if self._sampling.temperature > 0:
-            tempered = (own / self._sampling.temperature).log_softmax(-1)
+            tempered = (shaped / self._sampling.temperature).log_softmax(-1)
             likely = keep_likely(tempered, self._sampling)
             noise = self._gumbel_noise(vocabulary)
             noisy = likely.double() + noise.to(likely.device)

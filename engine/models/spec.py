@@ -43,6 +43,7 @@ class ModelSpec:
     config: Model
     backend: str
     batch_tokens: int = 0  # of one forward pass of hf; 0: by the device
+    engine_tokenizer: bool = False  # vLLM's engine is given the tokenizer, for structured outputs
 
     def shares_engine_with(self, other: "ModelSpec") -> bool:
         """True if one loaded model serves both."""

@@ -1,6 +1,7 @@
 """Responses by the model itself: n samples a prompt.
 
-All of them are kept, with their token ids, their log-probs and how they ended.
+All of them are kept, with their token ids, their log-probs and how they ended. Of a sample that a stop string
+or a stop token of the recipe ended only the text is kept: its ids say more, and have no end token.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ import pyarrow as pa
 from engine.ids import content_id, lists, seed_of
 from engine.instructions import conversation
 from engine.models import Sample
+from engine.models.abilities import spec_for, with_schema
 from engine.models.spec import ModelSpec, spec_of
+from engine.models.stopping import texts_of
 from engine.rejects import Reject, fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages, Text
@@ -25,14 +28,14 @@ _QUERY = "select prompt_id, messages, file, line from prompts order by prompt_id
 
 def model_spec(config: Generate, reference: sections.Model) -> ModelSpec:
     """The recipe's own model."""
-    return spec_of(reference)
+    return spec_for(config, spec_of(reference))
 
 
 def facts(config: Generate, planning: Planning) -> Facts:
     """The model, how it samples, and the seed."""
     return {
         "model": planning.model().facts(),
-        "sampling": config.sampling_facts(),
+        "sampling": with_schema(config).sampling_facts(),
         "seed": planning.seed,
     }
 
@@ -50,7 +53,7 @@ def make(batch: pa.Table, config: Generate, context: Context) -> Made:
     for row in prompts:
         seeds.append([seed_of(context.seed, prompt_ids[row], place) for place in range(config.n)])
         owners.append(prompt_ids[row])
-    samples_by_prompt = model.generate(list(prompts.values()), seeds, config)
+    samples_by_prompt = model.generate(list(prompts.values()), seeds, with_schema(config))
     responses = _responses(owners, samples_by_prompt, model.text)
     tables = {
         "responses": responses,
@@ -68,23 +71,26 @@ def _responses(owners: list[str], samples_by_prompt: list[list[Sample]], text: T
     """Rows of `responses`; `owners` are the ids of the prompts that the samples answer."""
     response_ids: list[str] = []
     prompt_ids: list[str] = []
-    token_ids: list[list[int]] = []
-    token_logps: list[np.ndarray] = []
+    texts: list[str] = []
+    token_ids: list[list[int] | None] = []
+    token_logps: list[np.ndarray | None] = []
     finish_reasons: list[str] = []
     for owner, group in zip(owners, samples_by_prompt, strict=True):
+        texts += texts_of(group, text)
         for place, sample in enumerate(group):
             # The place among the samples is part of the id: two samples that say the same are two rows, so
             # that shares and means are right.
             response_ids.append(content_id(owner, "generated", place, sample.ids))
             prompt_ids.append(owner)
-            token_ids.append(sample.ids)
-            token_logps.append(sample.token_logps)
+            is_whole = sample.said is None  # else logprobs tokenises what it says
+            token_ids.append(sample.ids if is_whole else None)
+            token_logps.append(sample.token_logps if is_whole else None)
             finish_reasons.append(sample.finish_reason)
     columns = {
         "response_id": response_ids,
         "prompt_id": prompt_ids,
         "source": ["generated"] * len(prompt_ids),
-        "text": text.decode(token_ids),
+        "text": texts,
         "response_ids": lists(token_ids, "int32"),
         "sampled_token_logps": lists(token_logps, "float32"),
         "finish_reason": finish_reasons,

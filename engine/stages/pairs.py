@@ -102,7 +102,7 @@ order by choices.prompt_id, chosen_response_id, rejected_response_id, skipped
 def query(config: Pairs) -> str:
     """What the SQL files choose, each choice once, with all that the other tables say of it."""
     return _QUERY.format(
-        choose=choice.sql(config),
+        choose=choice.query(config),
         baseline=choice.baseline_sql(config),
     )
 
@@ -122,17 +122,10 @@ def facts(config: Pairs, planning: Planning) -> Facts:
         "diff": config.diff,
         "reference": reference,
         "scored_by": sorted(config.scored_by),
-        **_unfinished_facts(config),
+        **choice.unfinished_facts(config, planning),
         **choice.facts(config, planning),
         **choice.baseline_facts(config, planning),
     }
-
-
-def _unfinished_facts(config: Pairs) -> Facts:
-    """What becomes of unfinished responses: a fact where it is not the default, which older folders have."""
-    if config.unfinished == "keep":
-        return {}
-    return {"unfinished": config.unfinished}
 
 
 def make(batch: pa.Table, config: Pairs, context: Context) -> Made:

@@ -20,7 +20,9 @@ from engine.excerpts import counted, some_words
 from engine.ids import content_id, seed_of
 from engine.instructions import Instruction, conversation
 from engine.models import Sample
+from engine.models.abilities import spec_for, with_schema
 from engine.models.spec import ModelSpec, spec_of
+from engine.models.stopping import texts_of
 from engine.rejects import fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages, Text
@@ -62,12 +64,12 @@ Response = dict[str, Any]
 
 def query(config: Rewrite) -> str:
     """The two responses that the section's `choose` names, with their texts and their prompt."""
-    return _QUERY.format(choose=choice.sql(config))
+    return _QUERY.format(choose=choice.query(config))
 
 
 def model_spec(config: Rewrite, reference: sections.Model) -> ModelSpec:
     """The section's model, or the recipe's own."""
-    return spec_of(reference, config.model)
+    return spec_for(config, spec_of(reference, config.model))
 
 
 def facts(config: Rewrite, planning: Planning) -> Facts:
@@ -76,9 +78,10 @@ def facts(config: Rewrite, planning: Planning) -> Facts:
     return {
         "prompt": instruction.digest,
         "model": planning.model().facts(),
-        "sampling": config.sampling_facts(),
+        "sampling": with_schema(config).sampling_facts(),
         "too_far": config.too_far,
         "seed": planning.seed,
+        **choice.unfinished_facts(config, planning),
         **choice.facts(config, planning),
     }
 
@@ -95,7 +98,7 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
     prompts, rejects = fit_prompts(rendered, context.positions)
     asked = [drafts[row] for row in prompts]
     seeds = [[_seed(draft, context.seed)] for draft in asked]
-    samples = model.generate(list(prompts.values()), seeds, config)
+    samples = model.generate(list(prompts.values()), seeds, with_schema(config))
     keep_ids = _is_written_by_reference(context)
     responses = _responses(asked, samples, model.text, config.too_far, keep_ids)
     for reject in rejects:
@@ -152,14 +155,14 @@ def _responses(
 ) -> list[Response]:
     """Rows of `responses` for what the model wrote: one sample for each draft.
 
-    With `keep_ids` the token ids are kept where the text is all that they say; else logprobs tokenises the
-    text for the reference."""
-    texts = text.decode([sample.ids for (sample,) in samples])
+    With `keep_ids` the token ids are kept where the text is all that they say; else (white space around it, a
+    stop string behind it) logprobs tokenises the text for the reference."""
+    texts = texts_of([sample for (sample,) in samples], text)
     responses: list[Response] = []
     for draft, (sample,), decoded in zip(drafts, samples, texts, strict=True):
         said = decoded.strip()
         response = rewritten_response(draft, said, sample.finish_reason, too_far)
-        if keep_ids and said == decoded:
+        if keep_ids and sample.said is None and said == decoded:
             response["response_ids"] = sample.ids
             response["sampled_token_logps"] = sample.token_logps
         responses.append(response)

@@ -21,9 +21,9 @@ class Pairs(Section):
     # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a
     # SQL file of your own.
     baseline: str = path("", "sql", ".sql")
-    # What becomes of a pair with a response that was cut off before its end: keep it; rejected_only: keep it
-    # where the chosen one is whole; drop. What is left out goes to rejects.
-    unfinished: str = choice("keep", "keep", "rejected_only", "drop")
+    # Responses that were cut off before their end. drop: the choice is among the others. rejected_only: a
+    # pair that has one as its chosen response goes to rejects. keep: they are as any other.
+    unfinished: str = choice("drop", "drop", "rejected_only", "keep")
     # How the edit masks are found: levenshtein (BMC's paper) or difflib (its code).
     diff: str = choice("levenshtein", "levenshtein", "difflib")
     # Share of the prompts held out as split = 'test'.

@@ -205,3 +205,34 @@ def test_a_margin_that_the_baseline_asks_for_does_something(tmp_path):
     sections = {"given": Given(), "pairs": Pairs(baseline=str(own), margin=2.0)}
     assert "margin" not in facts(sections)
     assert baseline_facts(sections)["margin"] == 2.0
+
+
+def test_the_choice_is_among_finished_responses():
+    """The best and the worst were cut off: drop takes the next, keep takes them; a fallback still counts."""
+    from schemas.tables import table
+
+    responses = {
+        "response_id": list("abcdr"),
+        "prompt_id": ["p"] * 5,
+        "source": ["generated"] * 4 + ["rewritten"],
+        "finish_reason": ["length", "stop", None, "length", "length"],
+        "fallback": [None] * 4 + ["unfinished"],
+        "parent_id": [None] * 4 + ["c"],
+        "reference_id": [None] * 4 + ["b"],
+    }
+    ids = list("abcd")
+    scores = {"response_id": ids, "prompt_id": ["p"] * 4, "scorer": ["rating"] * 4, "score": [9.0, 5, 3, 1]}
+    tables = {"responses": table("responses", responses), "scores": table("scores", scores)}
+
+    def chosen(**settings) -> tuple[list[tuple[str, str]], int]:
+        config = Pairs(**settings)
+        rows = sql.over(tables, choice.query(config), "pairs", choice.variables(config, seed=0)).to_pylist()
+        pairs = [row for row in rows if not row["skipped"]]
+        skipped = sum(row["skipped"] == "unfinished" for row in rows)
+        return [(row["chosen_response_id"], row["rejected_response_id"]) for row in pairs], skipped
+
+    assert chosen(choose="best_vs_worst") == ([("b", "c")], 2)
+    assert chosen(choose="all_pairs") == ([("b", "c")], 2)
+    assert chosen(choose="best_vs_worst", unfinished="keep") == ([("a", "d")], 0)
+    assert chosen(choose="best_vs_worst", unfinished="rejected_only") == ([("a", "d")], 0)
+    assert chosen(choose="rewritten_vs_parent") == ([("b", "c")], 2)

@@ -176,7 +176,7 @@ def test_the_whole_way_with_a_model_that_knows_nothing(model_path, tmp_path):
         "temperature = 1.0\ntoo_far = 999.0\n"
         "[check]\nfunction = 'pipelines.sandbox.world:reward'\n"
         "[logprobs]\ncontexts = ['plain', 'quality']\n[prompt_gain]\n"
-        "[pairs]\nchoose = 'rewritten_vs_parent'\n"
+        "[pairs]\nchoose = 'rewritten_vs_parent'\nunfinished = 'keep'\n"
     )
     words = [f"prompts.source={prompts}", f"model.name={model_path}", f"rewrite.model={other}"]
     precompute(run, load(recipe, words), 1)

@@ -27,6 +27,7 @@ function = "SCORE:score"
 [pairs]
 choose = "best_vs_worst"
 scorer = "check"
+unfinished = "keep"
 test_share = 0.0
 [train]
 learning_rate = 1e-3

@@ -9,7 +9,9 @@ import numpy as np
 
 from engine.models import Ids, Sample
 from engine.models.finite import check_logps, check_samples
+from engine.models.shaping import bad_word_ids
 from engine.models.spec import ResolvedModel
+from engine.models.stopping import all_stop_ids, with_said
 from engine.models.vllm.messages import MAX_NEXT_TOKENS, Answer, Generate, NextToken, Request, Score
 from engine.models.vllm.supervisor import Supervisor
 from engine.progress import NO_PROGRESS, StageProgress
@@ -58,7 +60,8 @@ class VLLM:
         progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """A request for each sample."""
-        stop_ids = sorted(self.text.stop_ids)
+        stop_ids = all_stop_ids(self.text, sampling)
+        bad_words = bad_word_ids(self.text.tokenizer, sampling.bad_words)
         requests: list[Request] = []
         for prompt, own_seeds in zip(prompts, seeds, strict=True):
             room = self._model.response_room(len(prompt), sampling.max_tokens)
@@ -71,6 +74,8 @@ class VLLM:
                         max_tokens=room,
                         stop_ids=stop_ids,
                         seed=seed if sampling.temperature > 0 else None,
+                        bad_words=bad_words,
+                        tokenizer=str(self._model.identity.path),
                     )
                 )
         answers = self.supervisor.ask(requests, progress)
@@ -79,8 +84,8 @@ class VLLM:
             group: list[Sample] = []
             for answer in answers[begin : begin + sampling.n]:
                 logps = _logps_of(answer)
-                group.append(Sample(answer.ids, logps, answer.finish_reason))
-            result.append(group)
+                group.append(Sample(answer.ids, logps, answer.finish_reason, answer.said))
+            result.append(with_said(group, self.text))
         check_samples(result, self._model)
         return result
 

@@ -23,6 +23,8 @@ class Generate:
     max_tokens: int  # of sampling, or fewer where the prompt leaves less room
     stop_ids: list[int]
     seed: int | None
+    bad_words: list[list[int]]  # those of sampling, as token ids
+    tokenizer: str  # the folder of the tokenizer that stop strings are looked for with
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ Request = Generate | Score | NextToken
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request. `ids` and `finish_reason` are a sample's."""
+    """The answer to a request. `ids`, `finish_reason` and `said` are a sample's."""
 
     key: int
     logps: bytes
     ids: list[int]
     finish_reason: str
+    said: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
 """What runs in an engine's process: requests into vLLM, answers out. The only import of vllm."""
 
+import functools
 import os
 import signal
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.models.stopping import StopStrings
 from engine.models.vllm.messages import Answer, Done, Generate, NextToken, Ready, Refused, Request, Score
+from engine.tokenizer import load_tokenizer
+from schemas.sections import Sampling
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
 _BEAT = 1.0  # seconds between signs of life
 # Of float32 logits that scoring prompts may hold at once: tokens of a step × vocabulary.
@@ -61,6 +67,8 @@ class _Server:
         # Model runner V2 (on GPUs) runs the head on the response's rows alone and gives an array.
         self._scores_rows = bool(getattr(engine.vllm_config, "use_v2_model_runner", False))
         self._requests: dict[str, Request] = {}
+        # What looks for stop strings, by the request.
+        self._stop_strings: dict[str, StopStrings] = {}
 
     def run(self) -> None:
         """Take requests, step the engine and send answers until the pipe ends."""
@@ -97,6 +105,7 @@ class _Server:
         match request:
             case Generate():
                 params = _sampling_params(request)
+                self._look_for_stop_strings(request)
             case NextToken():
                 params = _next_token_params(request)
             case Score():
@@ -104,17 +113,44 @@ class _Server:
                 ids = request.prompt + request.response
         self._engine.add_request(str(request.key), TokensPrompt(prompt_token_ids=ids), params)
 
+    def _look_for_stop_strings(self, request: Generate) -> None:
+        sampling = request.sampling
+        if sampling.stop:
+            tokenizer = _tokenizer(request.tokenizer)
+            strings = StopStrings(tokenizer, sampling.stop, sampling.min_tokens)
+            self._stop_strings[str(request.key)] = strings
+
     def _step(self) -> list[Answer]:
-        """One step of the engine; the answers that it finished."""
+        """One step of the engine; the answers that it finished, by itself or by a stop string."""
         answers: list[Answer] = []
         for output in self._engine.step():
-            if output.finished:
-                # vLLM may add to an id what tells it from others of that name.
-                name = output.request_id
-                if name not in self._requests:
-                    name = name.split("-")[0]
-                answers.append(_answer(self._requests.pop(name), output))
+            # vLLM may add to an id what tells it from others of that name.
+            name = output.request_id
+            if name not in self._requests:
+                name = name.split("-")[0]
+            strings = self._stop_strings.get(name)
+            stopped = strings is not None and _is_stopped(strings, output)
+            if not (stopped or output.finished):
+                continue
+            request = self._requests.pop(name)
+            self._stop_strings.pop(name, None)
+            if stopped and not output.finished:
+                self._engine.abort_request([name])
+            answers.append(_answer(request, output, strings if stopped else None))
         return answers
+
+
+@functools.cache
+def _tokenizer(path: str) -> Any:
+    return load_tokenizer(Path(path))
+
+
+def _is_stopped(strings: StopStrings, output: Any) -> bool:
+    """Hand on the tokens that are new in vLLM's RequestOutput; True once a stop string is complete."""
+    sample = output.outputs[0]
+    # A token that ends the sample is no part of its text.
+    end = len(sample.token_ids) - (sample.finish_reason == "stop")
+    return any(strings.add(token) for token in sample.token_ids[strings.length : end])
 
 
 def _sampling_params(request: Generate) -> "SamplingParams":
@@ -122,19 +158,37 @@ def _sampling_params(request: Generate) -> "SamplingParams":
     from vllm import SamplingParams
 
     sampling = request.sampling
-    return SamplingParams(
+    params = SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         stop_token_ids=request.stop_ids,
         max_tokens=request.max_tokens,
+        min_tokens=min(sampling.min_tokens, request.max_tokens),
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias={int(token): float(bias) for token, bias in sampling.logit_bias.items()},
+        structured_outputs=_structured_outputs(sampling),
         seed=request.seed,
         logprobs=0,
         ignore_eos=True,
         flat_logprobs=True,
         detokenize=False,
     )
+    if request.bad_words:
+        # What vLLM makes of SamplingParams.bad_words where the engine has a tokenizer, which ours has not.
+        params._bad_words_token_ids = request.bad_words
+    return params
+
+
+def _structured_outputs(sampling: Sampling) -> "StructuredOutputsParams | None":
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if not sampling.structured_outputs:
+        return None
+    return StructuredOutputsParams(**sampling.structured_outputs)
 
 
 def _next_token_params(request: NextToken) -> "SamplingParams":
@@ -163,11 +217,15 @@ def _scoring_params(request: Score, rows_only: bool) -> "SamplingParams":
     return SamplingParams(max_tokens=1, temperature=0, flat_logprobs=True, detokenize=False, **scoring)
 
 
-def _answer(request: Request, output: Any) -> Answer:
-    """What vLLM gave for a request: its RequestOutput."""
+def _answer(request: Request, output: Any, stopped: StopStrings | None) -> Answer:
+    """What vLLM gave for a request: its RequestOutput. `stopped`: of a sample that a stop string ended."""
     match request:
         case Generate():
             sample = output.outputs[0]
+            if stopped is not None:
+                length = stopped.length
+                logps = _float32(sample.logprobs.logprobs[:length])
+                return Answer(request.key, logps, list(sample.token_ids[:length]), "stop", stopped.said)
             reason = "stop" if sample.finish_reason == "stop" else "length"
             return Answer(request.key, _float32(sample.logprobs.logprobs), list(sample.token_ids), reason)
         case NextToken():

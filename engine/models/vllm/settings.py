@@ -26,7 +26,7 @@ def engine_arguments(model: ResolvedModel, place: str) -> dict[str, Any]:
         "model": str(model.identity.path),
         "dtype": config.dtype,
         "seed": 0,
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not model.spec.engine_tokenizer,
         "generation_config": "vllm",
         "trust_remote_code": False,
         "disable_log_stats": True,

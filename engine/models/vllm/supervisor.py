@@ -17,7 +17,7 @@ from engine.progress import NO_PROGRESS, StageProgress
 from schemas.errors import UserError
 from schemas.identity import check_unchanged
 from schemas.manifest import Facts
-from schemas.model_files import files_of_model, view
+from schemas.model_files import files_of_model, files_of_tokenizer, view
 
 DEATHS = 3  # under which a request may be under way before it is taken for their cause
 _START = 1800.0  # seconds that an engine may take to load, at least
@@ -117,7 +117,10 @@ class Supervisor:
         Whatever goes wrong here is the error of every call that waits."""
         path = self._model.identity.path
         try:
-            with view(path, files_of_model(path)) as self._folder:
+            files = files_of_model(path)
+            if self._model.spec.engine_tokenizer:
+                files = sorted({*files, *files_of_tokenizer(path)})
+            with view(path, files) as self._folder:
                 while engine := self._start_engine():
                     try:
                         cause = self._listen(engine)
