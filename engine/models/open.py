@@ -1,6 +1,7 @@
 """Where copies of a model run on this machine, and how one is opened."""
 
 from collections.abc import Callable
+from typing import cast
 
 from engine.models import Model, no_report
 from engine.models.spec import ModelSpec, ResolvedModel
@@ -55,7 +56,7 @@ def open_model(
     report: Callable[[int], None] = no_report,
     planned: Facts | None = None,
 ) -> Model:
-    """The model at a place of `places`.
+    """The model at a place of `places`; where its spec says so a reward model, which stands for one.
 
     `report` is told how many responses are done; `planned` are the digests that the model must still have
     after it was loaded (UserError where not)."""
@@ -70,6 +71,17 @@ def open_model(
             planned=planned,
         )
         return engine.start()
+    if model.spec.is_reward:
+        from engine.models.reward import RewardModel
+
+        rates = RewardModel(
+            model,
+            place=place,
+            threads=threads,
+            report=report,
+            planned=planned,
+        )
+        return cast(Model, rates)  # Context.open_reward_model gives it its type back
     from engine.models.hf import HF
 
     return HF(
