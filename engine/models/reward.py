@@ -97,20 +97,9 @@ class RewardModel:
         # Some models name -1, which is none.
         has_padding = named is not None and 0 <= named < config.vocab_size
         fill = named if has_padding else _fill(texts)
-        width = max(len(text.ids) for text in texts)
-        ids = torch.full((len(texts), width), fill)
-        mask = torch.zeros_like(ids)
-        types = torch.zeros_like(ids)
-        for row, text in enumerate(texts):
-            length = len(text.ids)
-            ids[row, :length] = torch.tensor(text.ids)
-            mask[row, :length] = 1
-            if text.types is not None:
-                types[row, :length] = torch.tensor(text.types)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        # Only where the tokenizer tells them: GPT-2 would add the embedding of token 0 for a type of 0.
-        if self._takes_types and texts[0].types is not None:
-            inputs["token_type_ids"] = types
+        inputs = _padded(texts, fill)
+        if not self._takes_types:
+            inputs.pop("token_type_ids", None)
         placed = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         if not has_padding and len(texts) > 1:
             config.pad_token_id = fill  # a head on a decoder looks for it, and refuses a batch without
@@ -148,6 +137,25 @@ class RewardModel:
             gap,
         )
         return False
+
+
+def _padded(texts: Sequence[Reading], fill: int) -> dict[str, torch.Tensor]:
+    """(N, T) each: the texts side by side, `fill` to the right of the shorter ones."""
+    width = max(len(text.ids) for text in texts)
+    ids = torch.full((len(texts), width), fill)
+    mask = torch.zeros_like(ids)
+    types = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        length = len(text.ids)
+        ids[row, :length] = torch.tensor(text.ids)
+        mask[row, :length] = 1
+        if text.types is not None:
+            types[row, :length] = torch.tensor(text.types)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    # Only where the tokenizer tells them: GPT-2 would add the embedding of token 0 for a type of 0.
+    if texts[0].types is not None:
+        inputs["token_type_ids"] = types
+    return inputs
 
 
 def _fill(texts: Sequence[Reading]) -> int:

@@ -97,7 +97,7 @@ def make(batch: pa.Table, config: Reward, context: Context) -> Made:
     path = context.model.identity.path
     reader = open_reader(config, context.model)
     texts: list[str] = batch["text"].to_pylist()
-    read = reader.read(batch["messages"].to_pylist(), texts)
+    read = _only_texts(batch, reader.read(batch["messages"].to_pylist(), texts))
     fitting, rejects = _fitting(read, max_length(config, context.model))
     scores: list[float | None] = [None] * len(batch)
     if fitting:
@@ -124,6 +124,18 @@ def make(batch: pa.Table, config: Reward, context: Context) -> Made:
     return Made(tables, counts)
 
 
+def _only_texts(batch: pa.Table, read: Sequence[Reading | TemplateError]) -> list[Reading | TemplateError]:
+    """What was read, less the rows that are more than texts: their score would be of another dialogue."""
+    checked: list[Reading | TemplateError] = []
+    for reading, chat, turn in zip(read, batch["chat"].to_pylist(), batch["turn"].to_pylist(), strict=True):
+        if chat is None and turn is None:
+            checked.append(reading)
+        else:
+            sentence = "the reward model is given texts alone, and this dialogue has tools, calls or thoughts"
+            checked.append(TemplateError(sentence, "more_than_text"))
+    return checked
+
+
 def _fitting(read: Sequence[Reading | TemplateError], limit: int) -> tuple[dict[int, Reading], list[Reject]]:
     """What can be given to the model, by its row; and a reject for each other row."""
     fitting: dict[int, Reading] = {}
@@ -145,8 +157,8 @@ def _fitting(read: Sequence[Reading | TemplateError], limit: int) -> tuple[dict[
 def explain(tables: Mapping[str, pa.Table], config: Reward) -> str:
     """What to change where every response was refused."""
     return (
-        "give the reward model another template (reward.chat_template), let it read pairs (reward.input), or "
-        "take another one (reward.model)"
+        "give the reward model another template (reward.chat_template) or more room (reward.max_length), let "
+        "it read pairs (reward.input), or take another one (reward.model)"
     )
 
 
@@ -155,7 +167,7 @@ STAGE = Stage(
     version=1,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=queries.used_responses("text"),
+    query=queries.used_responses("text", "turn", of_prompts=("chat",)),
     fn=make,
     facts=facts,
     model=model_spec,

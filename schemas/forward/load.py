@@ -37,9 +37,6 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
 
     Its generation_config is left behind: it would change sampling without being asked to, and many published
     ones cannot be saved again. Raises UserError that names what is wrong with the folder."""
-    logging_of_transformers.disable_progress_bar()
-    if torch.device(device).type == "cpu":
-        _keep_freed_memory()
     model = read_weights(AutoModelForCausalLM, path, dtype, device, attn_implementation="sdpa")
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
@@ -54,6 +51,9 @@ def read_weights(
 
     `kind`: the class; `options`: more of its arguments. Raises UserError if the model does not load or lacks
     weights."""
+    logging_of_transformers.disable_progress_bar()
+    if torch.device(device).type == "cpu":
+        _keep_freed_memory()
     with view(path, files_of_model(path)) as folder:
         try:
             loaded: Any = kind.from_pretrained(

@@ -47,6 +47,8 @@ def batch(prompts=PROMPTS, texts=TEXTS) -> pa.Table:
             "messages": pa.array([prompts[row[0]] for row in rows], MESSAGES),
             "file": ["f"] * len(rows),
             "line": list(range(len(rows))),
+            "chat": pa.nulls(len(rows), pa.string()),
+            "turn": pa.nulls(len(rows), pa.string()),
         }
     )
 
@@ -117,6 +119,13 @@ def test_every_family_has_its_own_scores(model_path, tmp_path, family):
     wanted = own_scores(path, dialogues(batch()))[:, 0].tolist()
     assert found == pytest.approx(wanted, abs=1e-5)
     assert len(set(found)) > 4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_the_digits_give_about_the_same_scores(rater, dtype):
+    found = scores(Reward(model=str(rater), dtype=dtype))
+    wanted = own_scores(rater, dialogues(batch()))[:, 0].tolist()
+    assert found == pytest.approx(wanted, abs=0.05 * max(map(abs, wanted)))
 
 
 def test_what_is_read_is_the_template_s_whole_dialogue(rater):
@@ -247,6 +256,15 @@ def test_a_template_s_refusal_is_a_reject(rater, tmp_path):
     template.write_text("{{ messages[-1].content }}")
     result = made(Reward(model=str(rater), chat_template=str(template)))
     assert {row["reason"] for row in result.tables["rejects"].to_pylist()} == {"prompt_lost"}
+
+
+def test_a_dialogue_that_is_more_than_texts_is_not_scored_without_the_rest(rater):
+    rows = batch()
+    chat = ['{"tools": [], "messages": []}', *[None] * (len(rows) - 1)]
+    rows = rows.set_column(rows.column_names.index("chat"), "chat", pa.array(chat))
+    result = made(Reward(model=str(rater)), rows)
+    assert result.tables["scores"]["score"].null_count == 1
+    assert result.tables["rejects"]["reason"].to_pylist() == ["more_than_text"]
 
 
 @pytest.mark.parametrize("labels", [2, 3])
