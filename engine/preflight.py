@@ -22,6 +22,9 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
     lines: list[str] = []
     _check_sampling(run, gaps)
     for model in _models_with_work(run, gaps):
+        if model.spec.is_reward:
+            _check_reward_model(model)
+            continue
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
         if rows is not None:
@@ -38,6 +41,14 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
             if line not in lines:
                 lines.append(line)
     return lines
+
+
+def _check_reward_model(model: ResolvedModel) -> None:
+    """Raise UserError where a reward model's tokenizer or template cannot work, or does not fit it."""
+    rows = embedding_rows(model.identity)
+    tokenizer = model.open_dialogues().tokenizer
+    if rows is not None:
+        check_tokens(tokenizer, rows, model.identity)
 
 
 def check_end(text: Text, rows: int, identity: Identity) -> None:

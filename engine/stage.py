@@ -10,11 +10,11 @@ stage whose rows come from outside and have no shard yet.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
-from engine.models import Model
+from engine.models import Model, Rater
 from engine.models.spec import ModelSpec, ResolvedModel
 from schemas import sections
 from schemas.fields import Section
@@ -68,6 +68,10 @@ class Context:
     model: ResolvedModel | None = None
     reference: ResolvedModel | None = None
     open_model: Callable[[], Model] = _no_model
+
+    def open_reward_model(self) -> Rater:
+        """The same for a stage whose model is a reward model."""
+        return cast(Rater, self.open_model())
 
     @property
     def positions(self) -> int:

@@ -15,7 +15,7 @@ from schemas.chat_template import own_template, read_template
 from schemas.digest import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.extensions import included
-from schemas.model_checks import checked_config, checked_weight_files
+from schemas.model_checks import Kind, checked_config, checked_weight_files
 from schemas.model_files import (
     CONFIG,
     GENERATION_CONFIG,
@@ -90,19 +90,19 @@ def resolve(model: Model) -> Path:
         ) from None
 
 
-def identify(model: Model) -> Identity:
-    """The digests of a model.
+def identify(model: Model, kind: Kind | None = None) -> Identity:
+    """The digests of a model; `kind`: what it is to be used for, None as a language model.
 
-    Raises UserError if its folder is not a whole safetensors model of a kind that is known here, or can be
-    read as more than one."""
+    Raises UserError if its folder is not a whole safetensors model of that kind, or can be read as more than
+    one."""
     path = resolve(model)
-    weights = weights_digest(path)
+    weights = weights_digest(path, kind)
     template, source = _template(model, path)
     asks_for_date = "strftime_now" in template or "date_string" in template
     return Identity(
         path=path,
         weights=weights,
-        config=config_digest(path),
+        config=config_digest(path, kind),
         tokenizer=_tokenizer_digest(path),
         # A template that asks for the date is told the recipe's: only then do the ids depend on it.
         template=fingerprint([template, model.date if asks_for_date else None]),
@@ -112,14 +112,14 @@ def identify(model: Model) -> Identity:
     )
 
 
-def check_unchanged(model: Model, planned: Mapping[str, Any] | None) -> None:
+def check_unchanged(model: Model, planned: Mapping[str, Any] | None, kind: Kind | None = None) -> None:
     """Raise UserError where a model's digests are not those that the folders to be filled are named by.
 
     Call it after loading, so that what was loaded is what the digests name. `planned`: None checks
     nothing."""
     if not planned:
         return
-    identity = identify(model)
+    identity = identify(model) if kind is None else identify(model, kind)
     now = identity.facts()
     changed = [name for name in now if now[name] != planned[name]]
     if changed:
@@ -129,12 +129,12 @@ def check_unchanged(model: Model, planned: Mapping[str, Any] | None) -> None:
         )
 
 
-def weights_digest(path: Path) -> str:
+def weights_digest(path: Path, kind: Kind | None = None) -> str:
     """Digest over the names and contents of a folder's weight files.
 
     Raises UserError if it has none, or if they are not those of a model that can be used here."""
     weight_files(path)  # says first that a folder is an adapter, or holds no weights at all
-    files = checked_weight_files(path, checked_config(path))
+    files = checked_weight_files(path, checked_config(path, kind), kind)
     unread_bytes = 0
     for file in files:
         if not is_remembered(file):
@@ -146,9 +146,9 @@ def weights_digest(path: Path) -> str:
     return fingerprint([[file.name, content_digest(file)] for file in files])
 
 
-def config_digest(path: Path) -> str:
+def config_digest(path: Path, kind: Kind | None = None) -> str:
     """Digest of config.json without what changes no number. Raises UserError if there is none."""
-    config = _without(checked_config(path), _IDLE_CONFIG)
+    config = _without(checked_config(path, kind), _IDLE_CONFIG)
     processors: dict[str, str] = {}
     for name in PROCESSOR_FILES:
         if (path / name).is_file():
@@ -166,7 +166,7 @@ def _tokenizer_digest(path: Path) -> str:
     settings = _without(read_json(path / TOKENIZER_CONFIG), ("chat_template", "name_or_path"))
     if settings.get("fix_mistral_regex"):
         # transformers then splits words as Mistral does if an older version of it has written config.json.
-        settings["config.json transformers_version"] = checked_config(path).get("transformers_version")
+        settings["config.json transformers_version"] = read_json(path / CONFIG).get("transformers_version")
     # Where a response ends is part of how it is tokenised.
     ends = read_json(path / GENERATION_CONFIG).get("eos_token_id")
     return fingerprint([digests, settings, sorted(ends) if isinstance(ends, list) else [ends]])

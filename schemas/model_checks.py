@@ -1,11 +1,12 @@
 """What cannot be a model here, said in one sentence before any work: by config.json and the weights' headers.
 
 A model here is a decoder whose head gives the log-probs of the next token, in floating-point weights, without
-code of its own.
+code of its own. A reward model (schemas/reward_checks.py) is another kind.
 """
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +60,32 @@ _USE_ANOTHER = "use a decoder-only language model"
 _GET_UNQUANTIZED = "get the model in bfloat16 or float32, as it was before that"
 
 
-def checked_config(path: Path) -> dict[str, Any]:
-    """config.json of a model's folder. Raises UserError where no such model can be used here."""
+@dataclass(frozen=True)
+class Kind:
+    """What a model may be used for: `name` in messages, what is refused by its config and by its tensors.
+
+    A refusal gives the rest of a sentence, or None; `check_tensors` raises UserError."""
+
+    name: str
+    refusals: tuple[Callable[[Config], str | None], ...]
+    check_tensors: Callable[[Path, Mapping[str, Tensor], Config], None]
+
+
+def checked_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
+    """config.json of a model's folder. Raises UserError where it is no model of the kind.
+
+    `kind`: None is a language model."""
+    kind = kind or LANGUAGE
     file = path / CONFIG
     if not file.exists():
         raise UserError(f"{path} has no {CONFIG}: it is not a model folder in Hugging Face form")
     config = read_json(file)
-    refusals: tuple[Callable[[Config], str | None], ...] = (
-        _names_other_files,
-        _has_no_known_type,
-        _is_encoder_decoder,
-        _is_encoder,
-        _has_another_head,
-        _is_quantized,
-    )
-    for refusal in refusals:
+    for refusal in kind.refusals:
         reason = refusal(config)
         if reason:
-            raise UserError(f"the model in {path} cannot be used here: {reason}")
-    if (path / "modules.json").exists() and "Pooling" in (path / "modules.json").read_text(errors="replace"):
+            raise UserError(f"the {kind.name} in {path} cannot be used here: {reason}")
+    modules = path / "modules.json"
+    if kind is LANGUAGE and modules.exists() and "Pooling" in modules.read_text(errors="replace"):
         raise UserError(
             f"the model in {path} cannot be used here: its modules.json says that it gives embeddings of "
             f"texts, not log-probs of tokens; {_USE_ANOTHER}"
@@ -85,7 +93,7 @@ def checked_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _names_other_files(config: Config) -> str | None:
+def names_other_files(config: Config) -> str | None:
     for key in ("transformers_weights", "configuration_files"):
         if config.get(key):
             return (
@@ -95,7 +103,7 @@ def _names_other_files(config: Config) -> str | None:
     return None
 
 
-def _has_no_known_type(config: Config) -> str | None:
+def has_no_known_type(config: Config) -> str | None:
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
         return (
@@ -148,13 +156,13 @@ def _is_encoder(config: Config) -> str | None:
     return None
 
 
-def _architectures(config: Config) -> list[str]:
+def architectures_of(config: Config) -> list[str]:
     names = config.get("architectures")
     return list(map(str, names)) if isinstance(names, list) else []
 
 
 def _has_another_head(config: Config) -> str | None:
-    for name in _architectures(config):
+    for name in architectures_of(config):
         if any(part in name for part in _OTHER_HEADS):
             return (
                 f"it is a {name}, a model that classifies or rates: it gives no log-probs of tokens; "
@@ -163,24 +171,31 @@ def _has_another_head(config: Config) -> str | None:
     return None
 
 
-def _is_quantized(config: Config) -> str | None:
+def quantization_of(config: Config) -> object:
+    """By what method a model's weights are quantized, as its config says; None where they are not."""
     found: object = config.get("quantization_config") or config.get("compression_config")
     text = config.get("text_config")
     if isinstance(text, dict):
         found = found or text.get("quantization_config")
-    if not found:
-        return None
     method = found.get("quant_method") if isinstance(found, dict) else None
+    return method or found or None
+
+
+def _is_quantized(config: Config) -> str | None:
+    method = quantization_of(config)
+    if method is None:
+        return None
     return (
-        f"its weights are quantized (quantization_config in {CONFIG}: {method or found}), "
+        f"its weights are quantized (quantization_config in {CONFIG}: {method}), "
         f"and a quantized model's log-probs are not those of the model to be trained; {_GET_UNQUANTIZED}"
     )
 
 
-def checked_weight_files(path: Path, config: Config) -> list[Path]:
-    """The files of a model's weights, by their headers whole and those of a language model.
+def checked_weight_files(path: Path, config: Config, kind: Kind | None = None) -> list[Path]:
+    """The files of a model's weights, by their headers whole and those of the kind (None: a language model).
 
     Raises UserError for what is not."""
+    kind = kind or LANGUAGE
     files = [path / name for name in weight_files(path)]
     tensors: dict[str, Tensor] = {}
     file_of: dict[str, str] = {}
@@ -199,28 +214,33 @@ def checked_weight_files(path: Path, config: Config) -> list[Path]:
                 f"{path} is not whole: its index says that {name} is in {named}, which does not hold it; "
                 "get the folder again"
             )
-    _check_tensors(path, tensors, config)
+    kind.check_tensors(path, tensors, config)
     return files
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
     """Raise UserError where the tensors are not those of a language model in floating point."""
-    for name, tensor in tensors.items():
-        if name.endswith(_WEIGHT_ENDINGS) and tensor.dtype.startswith(_QUANTIZED_DTYPES):
-            raise UserError(
-                f"the model in {path} cannot be used here: its weights are quantized ({name} is "
-                f"{tensor.dtype}); {_GET_UNQUANTIZED}"
-            )
+    check_floats(path, tensors)
     if "score.weight" in tensors:
         raise UserError(
             f"the model in {path} cannot be used here: its weights end in a head that rates or classifies "
             "(score.weight) and gives no log-probs of tokens; use the language model that it was made from"
         )
     _check_head(path, tensors, config)
-    _check_rows(path, tensors, config)
+    check_rows(path, tensors, config)
 
 
-def _check_rows(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
+def check_floats(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError where weights are quantized."""
+    for name, tensor in tensors.items():
+        if name.endswith(_WEIGHT_ENDINGS) and tensor.dtype.startswith(_QUANTIZED_DTYPES):
+            raise UserError(
+                f"the model in {path} cannot be used here: its weights are quantized ({name} is "
+                f"{tensor.dtype}); {_GET_UNQUANTIZED}"
+            )
+
+
+def check_rows(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
     """Raise UserError where the embedding has other rows than the config says."""
     text = config.get("text_config")
     said = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
@@ -236,7 +256,7 @@ def _check_rows(path: Path, tensors: Mapping[str, Tensor], config: Config) -> No
 
 def _check_head(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
     """Raise UserError where a model has no head that gives log-probs, as a model for embeddings has none."""
-    bare = [name for name in _architectures(config) if name.endswith("Model") and "LMHead" not in name]
+    bare = [name for name in architectures_of(config) if name.endswith("Model") and "LMHead" not in name]
     has_head = any("head" in name or "embed_out" in name for name in tensors)
     if bare and not has_head and not _ties(path, config):
         raise UserError(
@@ -256,3 +276,17 @@ def _ties(path: Path, config: Config) -> bool:
 
         said = getattr(AutoConfig.from_pretrained(path), "tie_word_embeddings", False)
     return bool(said)
+
+
+LANGUAGE = Kind(
+    "model",
+    refusals=(
+        names_other_files,
+        has_no_known_type,
+        _is_encoder_decoder,
+        _is_encoder,
+        _has_another_head,
+        _is_quantized,
+    ),
+    check_tensors=_check_tensors,
+)

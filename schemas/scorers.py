@@ -30,6 +30,7 @@ SCORERS: dict[str, Scorer] = {
     "check": Scorer("check"),
     "rating": Scorer("judge", kind="rating"),
     "pairwise": Scorer("judge", kind="pairwise"),
+    "reward": Scorer("reward"),
     "prompt_gain": Scorer("prompt_gain", besides='contexts = ["plain", "quality"] in [logprobs]'),
 }
 

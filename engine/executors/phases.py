@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from engine.make import make
 from engine.models import Model
 from engine.models.open import open_model, places
-from engine.models.reporting import Reporting
+from engine.models.reporting import reporting
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
 from engine.progress import Progress, StageProgress
@@ -102,7 +102,8 @@ class ModelOpener:
                     threads=self._threads,
                     planned=self._run.planned[stage.name].facts["model"],
                 )
-            return Reporting(self._model, StageProgress(stage.name, self._progress))
+            progress = StageProgress(stage.name, self._progress)
+            return reporting(self._model, self._resolved.spec.is_reward, progress)
 
     def close(self) -> None:
         """Close the model, if there is one; calls that wait for it fail. Remembers the error behind it."""

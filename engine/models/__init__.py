@@ -1,4 +1,7 @@
-"""The model: two verbs, token ids in and token ids out. hf.py and vllm/ implement it; open.py opens one."""
+"""The model: two verbs, token ids in and token ids out. hf.py and vllm/ implement it; open.py opens one.
+
+A reward model has a verb of its own; reward.py implements it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ import numpy as np
 
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
+from engine.text.dialogues import Reading
 from schemas.sections import Sampling
 
 Ids = Sequence[int]
@@ -62,4 +66,16 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Give back memory and processes; calls that are under way fail."""
+        ...
+
+
+class Rater(Protocol):
+    """A loaded reward model, which rates whole texts."""
+
+    def scores(self, texts: Sequence[Reading], progress: StageProgress = NO_PROGRESS) -> np.ndarray:
+        """(N, labels) float32: the logits of each text. Raises UserError where one is not finite."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory."""
         ...

@@ -23,13 +23,20 @@ def check_samples(groups: Iterable[Iterable[Sample]], model: ResolvedModel) -> N
         check_logps([[sample.token_logps for sample in group]], model)
 
 
-def _message(model: ResolvedModel) -> str:
+def check_scores(scores: np.ndarray, model: ResolvedModel) -> None:
+    """The same where a score of a reward model is."""
+    if not np.isfinite(scores).all():
+        raise UserError(_message(model, "reward", "scores"))
+
+
+def _message(model: ResolvedModel, section: str = "model", numbers: str = "log-probs") -> str:
+    """`section`: that the model stands in, `numbers`: that it gives."""
     config = model.spec.config
     remedy = "get the model again, or take the checkpoint before it"
     if config.dtype == "float16":
-        remedy = f"set model.dtype to bfloat16 or float32; if that does not help, {remedy}"
+        remedy = f"set {section}.dtype to bfloat16 or float32; if that does not help, {remedy}"
     return (
-        f"the model in {model.identity.path} gives log-probs that are not finite (NaN or infinity) in "
+        f"the model in {model.identity.path} gives {numbers} that are not finite (NaN or infinity) in "
         f"{config.dtype}: its weights hold such values, or its numbers overflow; nothing of this shard is "
         f"kept; {remedy}"
     )

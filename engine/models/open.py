@@ -1,5 +1,7 @@
 """Where copies of a model run on this machine, and how one is opened."""
 
+from typing import cast
+
 from engine.models import Model
 from engine.models.spec import ModelSpec, ResolvedModel
 from schemas.devices import check_device
@@ -52,7 +54,7 @@ def open_model(
     threads: int,
     planned: Facts | None = None,
 ) -> Model:
-    """The model at a place of `places`.
+    """The model at a place of `places`; where its spec says so a reward model, which stands for one.
 
     `planned`: the digests that the model must still have after it was loaded (UserError where not)."""
     if model.spec.backend == "vllm":
@@ -65,6 +67,16 @@ def open_model(
             planned=planned,
         )
         return engine.start()
+    if model.spec.is_reward:
+        from engine.models.reward import RewardModel
+
+        rates = RewardModel(
+            model,
+            place=place,
+            threads=threads,
+            planned=planned,
+        )
+        return cast(Model, rates)  # Context.open_reward_model gives it its type back
     from engine.models.hf import HF
 
     return HF(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.text import Text
+from engine.text.dialogues import Dialogues
 from schemas.errors import UserError
 from schemas.identity import Identity, identify
+from schemas.reward_checks import REWARD
 from schemas.sections import Model
 
 # Engine arguments that bound memory or spread work and change no number beyond rounding: not facts.
@@ -35,15 +37,22 @@ _IDLE_ARGUMENTS = {
     "distributed_executor_backend",
 }
 
+REWARD_BACKEND = "reward"
+
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model that a stage works with, and who runs it: `vllm` or `hf`."""
+    """The model that a stage works with, and who runs it: `vllm`, `hf` or, for one that scores, `reward`."""
 
     config: Model
     backend: str
-    batch_tokens: int = 0  # of one forward pass of hf; 0: by the device
+    batch_tokens: int = 0  # of one forward pass on torch; 0: by the device
     engine_tokenizer: bool = False  # vLLM's engine is given the tokenizer, for structured outputs
+
+    @property
+    def is_reward(self) -> bool:
+        """True if its folder holds a reward model, not a language model."""
+        return self.backend == REWARD_BACKEND
 
     def shares_engine_with(self, other: "ModelSpec") -> bool:
         """True if one loaded model serves both."""
@@ -75,6 +84,16 @@ class ResolvedModel:
             if arguments:
                 facts["vllm"] = arguments
         return facts
+
+    def open_dialogues(self) -> Dialogues:
+        """The tokenizer and template of a reward model, loaded. Raises UserError where they cannot work."""
+        config = self.spec.config
+        return Dialogues(
+            self.identity.path,
+            self.identity.template_text,
+            date=config.date,
+            arguments=config.template_arguments,
+        )
 
     def open_text(self) -> Text:
         """Its tokenizer and template, loaded. Raises UserError where they cannot work."""
@@ -114,20 +133,22 @@ class Resolver:
 
     def know(self, model: ResolvedModel) -> None:
         """Take over what is known of a model."""
-        self._identities[_key(model.spec.config)] = model.identity
+        self._identities[_key(model.spec)] = model.identity
 
     def resolve(self, spec: ModelSpec) -> ResolvedModel:
         """Raises UserError where the model is not there or is not whole."""
         config = spec.config
-        key = _key(config)
+        key = _key(spec)
         if key not in self._identities:
-            self._identities[key] = identify(config)
+            self._identities[key] = identify(config, REWARD) if spec.is_reward else identify(config)
         return ResolvedModel(spec, self._identities[key])
 
 
-def _key(model: Model) -> tuple[str, ...]:
+def _key(spec: ModelSpec) -> tuple[str, ...]:
     """What a model's identity depends on, of its settings."""
-    return (model.name, model.revision, model.template, model.chat_template, model.date)
+    model = spec.config
+    kind = REWARD_BACKEND if spec.is_reward else ""
+    return (kind, model.name, model.revision, model.template, model.chat_template, model.date)
 
 
 def resolve(spec: ModelSpec) -> ResolvedModel:

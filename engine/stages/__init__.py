@@ -1,7 +1,18 @@
 """The stages, one file each. A recipe's section of the same name runs it."""
 
 from engine.stage import Stage
-from engine.stages import check, generate, given, judge, logprobs, pairs, prompt_gain, prompts, rewrite
+from engine.stages import (
+    check,
+    generate,
+    given,
+    judge,
+    logprobs,
+    pairs,
+    prompt_gain,
+    prompts,
+    reward,
+    rewrite,
+)
 
 STAGES: dict[str, Stage] = {
     "prompts": prompts.STAGE,
@@ -9,6 +20,7 @@ STAGES: dict[str, Stage] = {
     "generate": generate.STAGE,
     "check": check.STAGE,
     "judge": judge.STAGE,
+    "reward": reward.STAGE,
     "rewrite": rewrite.STAGE,
     "logprobs": logprobs.STAGE,
     "prompt_gain": prompt_gain.STAGE,

@@ -98,6 +98,14 @@ class Template:
         _check_words(messages, rendered)
         return rendered
 
+    def dialogue(self, messages: Messages) -> str:
+        """A whole dialogue, to its very end.
+
+        Raises TemplateError if the template refuses the messages or drops a part of them."""
+        rendered = self.render(messages, add_generation_prompt=False)
+        _check_words(messages, rendered)
+        return rendered
+
     def opening(self, messages: Messages) -> str:
         """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.
 

@@ -40,6 +40,10 @@ class TypedTokens:
         end = re.escape(repr(self._close)[1:-1])
         return re.sub(f"{begin}(\\d+){end}", self._original, text)
 
+    def hide_in(self, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+        """The messages with stand-ins for the special tokens in their texts."""
+        return [{**message, "content": self.hide(message["content"])} for message in messages]
+
     def _standin(self, special: re.Match[str]) -> str:
         # The same for every occurrence, so that a text is hidden alike each time.
         number = self._numbers.setdefault(special[0], len(self._numbers))

@@ -37,30 +37,36 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
 
     Its generation_config is left behind: it would change sampling without being asked to, and many published
     ones cannot be saved again. Raises UserError that names what is wrong with the folder."""
-    logging_of_transformers.disable_progress_bar()
-    if torch.device(device).type == "cpu":
-        _keep_freed_memory()
-    model = _read(path, dtype, device)
+    model = read_weights(AutoModelForCausalLM, path, dtype, device, attn_implementation="sdpa")
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
     model.eval()
     return prepare(model)
 
 
-def _read(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
-    """The folder's model on the device. Raises UserError if it does not load or lacks weights."""
+def read_weights(
+    kind: Any, path: Path, dtype: torch.dtype, device: torch.device | str, **options: Any
+) -> PreTrainedModel:
+    """The folder's model on the device, as one of transformers' Auto classes opens it.
+
+    `kind`: the class; `options`: more of its arguments. Raises UserError if the model does not load or lacks
+    weights."""
+    logging_of_transformers.disable_progress_bar()
+    if torch.device(device).type == "cpu":
+        _keep_freed_memory()
     with view(path, files_of_model(path)) as folder:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 folder,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
-                attn_implementation="sdpa",
                 output_loading_info=True,
+                **options,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the model in {path} does not load: {shown(error, folder, path)}") from None
+    model: PreTrainedModel
     model, info = loaded
     model.name_or_path = model.config.name_or_path = str(path)
     # transformers fills what is missing with random numbers and goes on.

@@ -18,6 +18,7 @@ from schemas.sections.sampling import Sampling as Sampling
 from schemas.sections.scoring import Check as Check
 from schemas.sections.scoring import Judge as Judge
 from schemas.sections.scoring import PromptGain as PromptGain
+from schemas.sections.scoring import Reward as Reward
 from schemas.sections.train import Train as Train
 
 SECTIONS: dict[str, type[Section]] = {
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[Section]] = {
     "generate": Generate,
     "check": Check,
     "judge": Judge,
+    "reward": Reward,
     "rewrite": Rewrite,
     "logprobs": Logprobs,
     "prompt_gain": PromptGain,

@@ -1,10 +1,11 @@
-"""The sections that make scores: [check], [judge] and [prompt_gain]."""
+"""The sections that make scores: [check], [judge], [reward] and [prompt_gain]."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from schemas import checks
 from schemas.errors import UserError
-from schemas.fields import Section, choices, number, path
+from schemas.fields import Section, choice, choices, number, path, tables
 
 
 @dataclass(frozen=True)
@@ -12,8 +13,11 @@ class Check(Section):
     """Scores by a function: an exact checker, a reward model of your own. Its scorer is `check`."""
 
     # package.module:name or path/file.py:name; name(messages, response) -> a number, or None where it has
-    # no opinion.
+    # no opinion. A parameter called `reference` is given the data's right answer, or None.
     function: str = path("", function=True, check=checks.function)
+    # Above 0: the function takes lists, of so many responses at most, and gives a list of as many scores:
+    # name(list of messages, list of responses) -> numbers or None. 0: one response a call.
+    batch_size: int = number(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,39 @@ class Judge(Section):
         if not self.low < self.high:
             raise UserError(
                 f"[judge] low = {self.low}, high = {self.high}: expected the first below the second"
+            )
+
+
+@dataclass(frozen=True)
+class Reward(Section):
+    """Scores by a reward model, a sequence-classification model of transformers: its logit. Its scorer is
+    `reward`."""
+
+    # A folder in Hugging Face form, or a name on the hub; safetensors only, and no code of its own.
+    model: str = path("")
+    revision: str = "main"  # of a hub name
+    dtype: str = choice("float32", "float32", "bfloat16", "float16")
+    # What it reads: dialogue: prompt and response by the chat template; pair: prompt and response as the two
+    # texts of its tokenizer, as cross-encoders do.
+    input: str = choice("dialogue", "dialogue", "pair")
+    # A file of pipelines/prompts without .jinja, or a path, in place of the reward model's own chat template.
+    chat_template: str = path("", "prompts", ".jinja")
+    # [reward.template_arguments]: variables of the chat template's own.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
+    # Which logit of a model that has several is the score: its name in config.json's id2label, or its number.
+    label: str = ""
+    # Tokens of prompt and response together; 0: as many as the model has positions. What is longer has no
+    # score and goes to rejects.
+    max_length: int = number(0, low=0)
+    # Tokens of one forward pass, with padding; bounds memory, changes a score by rounding at most. 0: 2048 on
+    # a CPU, 16384 on a GPU.
+    batch_tokens: int = number(0, low=0)
+
+    def check(self) -> None:
+        if self.input == "pair" and (self.chat_template or self.template_arguments):
+            raise UserError(
+                '[reward] input = "pair" uses no chat template: leave chat_template and template_arguments '
+                'out, or set input = "dialogue"'
             )
 
 
