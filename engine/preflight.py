@@ -3,8 +3,9 @@
 It loads each tokenizer once, which the work itself does too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from engine.endpoint.spec import check_ready
 from engine.executors.phases import Gaps, phases
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
@@ -17,8 +18,13 @@ from schemas.manifest import marker_name
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
+    missing = _missing(run, gaps)
+    for stage in run.stages:
+        endpoint = run.endpoint(stage)
+        if endpoint is not None and stage.name in missing:
+            check_ready(endpoint)
     lines: list[str] = []
-    for model in _models_with_work(run, gaps):
+    for model in _models_with_work(run, missing):
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
         if rows is not None:
@@ -46,19 +52,24 @@ def check_end(text: Text, rows: int, identity: Identity) -> None:
         )
 
 
-def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:
-    """The model of each phase in which a stage that opens it is still to be made.
+def _missing(run: Run, gaps: Gaps) -> set[str]:
+    """The stages that are still to be made.
 
     A shard that has its marker most likely needs no model, although one above it is made again: then nobody
     waits for a tokenizer."""
     missing: set[str] = set()
     for shard, stages in gaps.items():
         for stage in stages:
-            if stage.model and not run.folder(stage).exists(marker_name(shard)):
+            if not run.folder(stage).exists(marker_name(shard)):
                 missing.add(stage.name)
+    return missing
+
+
+def _models_with_work(run: Run, missing: Collection[str]) -> Sequence[ResolvedModel]:
+    """The model of each phase in which a stage that opens it is still to be made."""
     models: list[ResolvedModel] = []
     for phase in phases(run):
-        has_work = any(stage.name in missing for stage in phase.stages)
+        has_work = any(stage.name in missing and stage.name in run.models for stage in phase.stages)
         if phase.model is not None and has_work:
             models.append(phase.model)
     return models

@@ -7,6 +7,7 @@ from typing import Any
 from schemas import checks
 from schemas.errors import UserError
 from schemas.fields import Section, number, path, setting
+from schemas.sections.endpoint import Served
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Generate(Sampling):
 
 
 @dataclass(frozen=True)
-class Rewrite(Sampling):
+class Rewrite(Sampling, Served):
     """Bridging (BMC): the rejected response, corrected with the chosen one as reference."""
 
     temperature: float = number(0.0, low=0)
@@ -52,10 +53,11 @@ class Rewrite(Sampling):
     margin: float = number(0.0, low=0)
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
-    model: str = path("")  # another model than [model]
+    model: str = path("")  # another model than [model]; with base_url, its name there
 
     def check(self) -> None:
         super().check()
+        Served.check(self)
         if self.n != 1:
             raise UserError(
                 f"[rewrite] n = {self.n}: a draft is rewritten once; "
