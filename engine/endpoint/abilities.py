@@ -3,10 +3,12 @@
 - Log-probs of other tokens than the one said: without them no mark can be read.
 - To go on with a message that we began for the model (`continue_final_message` of vLLM and SGLang). A server
   that does so counts fewer tokens in the question than without it, since the message is not closed.
+- Whether a word joins the space before it, by counting tokens in the same way.
 - Which words it spells with one token, by letting it say them; needed only where it cannot go on.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from engine.endpoint.spec import TOP_LOGPROBS, Endpoint
 from schemas.errors import UserError
 
 _QUESTION = {"role": "user", "content": "Say yes."}
-_BEGUN = {"role": "assistant", "content": "yes yes"}
+_BEGUN = "yes yes"
 _GOES_ON: Body = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -42,17 +44,18 @@ def body_of(messages: Sequence[Any], tokens: int, begun: str | None = None, logp
     return body
 
 
-@functools.cache
 def abilities_of(endpoint: Endpoint, words: tuple[str, ...]) -> Abilities:
     """What the server can do, asked the first time. Raises UserError where no mark can be read."""
+    if _goes_on(endpoint):
+        return Abilities(continues=True)
+    return Abilities(continues=False, whole=_whole(endpoint, words))
 
-    async def find_out(send: Send) -> Abilities:
+
+@functools.cache
+def _goes_on(endpoint: Endpoint) -> bool:
+    async def find_out(send: Send) -> bool:
         await _check_logprobs(endpoint, send)
-        continues = await _continues(send)
-        whole: frozenset[str] = frozenset()
-        if not continues:
-            whole = await _whole(send, words)
-        return Abilities(continues, whole)
+        return await _continues(send)
 
     (found,) = run_jobs(endpoint, [find_out])
     return found
@@ -81,33 +84,58 @@ def check_logprobs(endpoint: Endpoint, reply: Reply) -> None:
 
 async def _continues(send: Send) -> bool:
     """True if the server goes on with a message that was begun for the model."""
-    messages = [_QUESTION, _BEGUN]
-    going_on = body_of(messages, tokens=1, logprobs=False) | _GOES_ON
-    try:
-        reply = await send(going_on)
-    except RowRefusedError:
+    going_on = await _prompt_tokens(send, body_of([_QUESTION], 1, _BEGUN, logprobs=False))
+    if going_on is None:
         return False
-    try:
-        closed = await send(body_of(messages, tokens=1, logprobs=False))
-    except RowRefusedError:
-        return True  # it takes an assistant's message at the end only where it goes on with it
-    if reply.prompt_tokens is None or closed.prompt_tokens is None:
-        return False
-    return reply.prompt_tokens < closed.prompt_tokens
+    closed_message = {"role": "assistant", "content": _BEGUN}
+    closed = await _prompt_tokens(send, body_of([_QUESTION, closed_message], 1, logprobs=False))
+    # Some take an assistant's message at the end only where they go on with it.
+    return closed is None or going_on < closed
 
 
-async def _whole(send: Send, words: Sequence[str]) -> frozenset[str]:
+async def _prompt_tokens(send: Send, body: Body) -> int | None:
+    """How many tokens a question has; None where the server refuses it, or does not say."""
+    try:
+        reply = await send(body)
+    except RowRefusedError:
+        return None
+    return reply.prompt_tokens
+
+
+@functools.cache
+def joins_space(endpoint: Endpoint, begun: str, words: tuple[str, ...]) -> bool:
+    """True if the tokenizer joins the begun answer's last space to one of the words: " A" is one token.
+
+    Then a word adds no token to the begun answer with its space. For a server that goes on with messages."""
+    if begun == begun.rstrip():
+        return False
+
+    async def count(answer: str, send: Send) -> int | None:
+        return await _prompt_tokens(send, body_of([_QUESTION], 1, answer, logprobs=False))
+
+    answers = [begun.rstrip(), begun, *(begun + word for word in words)]
+    short, spaced, *whole = run_jobs(endpoint, [functools.partial(count, answer) for answer in answers])
+    if spaced is None or short == spaced:
+        return True  # the template trims: there is no space to begin with
+    return any(tokens is not None and tokens <= spaced for tokens in whole)
+
+
+@functools.cache
+def _whole(endpoint: Endpoint, words: tuple[str, ...]) -> frozenset[str]:
     """Of the words that another one begins, those that the server's model says with one token."""
-    whole: set[str] = set()
+    longer: list[str] = []
     for word in words:
-        if not any(word.startswith(other) and word != other for other in words):
-            continue
-        question = {"role": "user", "content": f"Repeat this and say nothing else: {word}"}
-        try:
-            reply = await send(body_of([question], tokens=8))
-        except RowRefusedError:
-            continue
-        said = [position.text.strip() for position in reply.positions or ()]
-        if word in said:
-            whole.add(word)
-    return frozenset(whole)
+        if any(word.startswith(other) and word != other for other in words):
+            longer.append(word)
+    jobs = [functools.partial(_is_whole, word) for word in longer]
+    are_whole = run_jobs(endpoint, jobs)
+    return frozenset(itertools.compress(longer, are_whole))
+
+
+async def _is_whole(word: str, send: Send) -> bool:
+    question = {"role": "user", "content": f"Repeat this and say nothing else: {word}"}
+    try:
+        reply = await send(body_of([question], tokens=8))
+    except RowRefusedError:
+        return False
+    return word in [position.text.strip() for position in reply.positions or ()]

@@ -2,8 +2,7 @@
 
 - A server that goes on with a begun message is given the begun answer, and the next tokens' probabilities are
   the same as in process. Else the model answers freely, and the word is read where it comes.
-- A begun answer's last space is left away at first: most tokenizers join it to the word (" A"). Where the
-  model then says neither a space nor a word, it is asked again with the space.
+- A begun answer's last space is left away where the tokenizer joins it to the word (" A").
 - A word of several tokens is followed: by what the model said, or by going on with its beginning. Where
   neither is possible the words cannot be told apart, and there is no answer rather than a wrong one.
 """
@@ -11,7 +10,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.endpoint.abilities import Abilities, abilities_of, body_of, check_logprobs
+from engine.endpoint.abilities import Abilities, abilities_of, body_of, check_logprobs, joins_space
 from engine.endpoint.client import RowRefusedError, Send, run_jobs
 from engine.endpoint.reading import Branch, Masses, last_place, masses_at, places
 from engine.endpoint.replies import Position, Reply
@@ -62,7 +61,10 @@ class EndpointAsker:
         if not questions:
             return []
         abilities = abilities_of(self.endpoint, tuple(words))
-        asking = [_Asking(self, abilities, words, question) for question in questions]
+        asking: list[_Asking] = []
+        for question in questions:
+            joins = abilities.continues and joins_space(self.endpoint, question.begun, tuple(words))
+            asking.append(_Asking(self, abilities, words, question, joins))
         answers = run_jobs(self.endpoint, [one.answer for one in asking])
         for number, answer in enumerate(answers):
             if answer.unfit:
@@ -72,12 +74,13 @@ class EndpointAsker:
 
 @dataclass(frozen=True)
 class _Asking:
-    """One question under way."""
+    """One question under way. `joins_space`: its begun answer's last space is a part of the word's token."""
 
     asker: EndpointAsker
     abilities: Abilities
     words: Sequence[str]
     question: Question
+    joins_space: bool = False
 
     async def answer(self, send: Send) -> Answer:
         try:
@@ -119,24 +122,26 @@ class _Asking:
 
     async def _behind(self, send: Send, before: str, begun: str) -> _Read:
         """The word behind the begun answer, which the server goes on with."""
+        if not self.joins_space:
+            return await self._begun(send, before + begun)
         short = begun.rstrip()
-        space = begun[len(short) :]
-        if before and not begun:
-            return await self._begun(send, before)
         read = await self._begun(send, before + short)
-        if not space or not read.positions or self._is_spaced(read, space):
-            return read
-        spaced = await self._begun(send, before + begun)
-        return spaced if spaced.masses.together > read.masses.together else read
+        return self._joined(read, begun[len(short) :])
 
-    def _is_spaced(self, read: _Read, space: str) -> bool:
-        """True if the model goes on with the begun answer's space, or with a word, with or without it."""
+    def _has_words(self, likely: tuple[tuple[str, float], ...]) -> bool:
+        """True if one of the tokens is a word or begins one."""
+        return masses_at(Position("", likely), self.words, self.abilities.whole).together > 0
+
+    def _joined(self, read: _Read, space: str) -> _Read:
+        """The word where the tokenizer joins some to the space, of which others may be tokens apart."""
+        if not read.positions:
+            return read
         first = read.positions[0]
-        chosen = masses_at(Position("", ((first.text, 1.0),)), self.words, self.abilities.whole)
-        if first.text == space or chosen.together:
-            return True
-        spaced = tuple(likely for likely in first.likely if likely[0][:1].isspace())
-        return masses_at(Position("", spaced), self.words, self.abilities.whole).together > 0
+        masses = masses_at(first, self.words, self.abilities.whole)
+        alone = sum(probability for text, probability in first.likely if text == space)
+        if alone:
+            masses.branches.append(Branch(space, "", alone))
+        return _Read(read.before, read.reply, 0, masses)
 
     async def _begun(self, send: Send, before: str) -> _Read:
         reply = await self._send(send, self.question.messages, _SHORT, before)
@@ -164,8 +169,7 @@ class _Asking:
         at = last_place(positions, self.question.begun)
         if at is None:
             return _Read("", reply, None, Masses())
-        chosen = masses_at(Position("", ((positions[at].text, 1.0),)), self.words, self.abilities.whole)
-        if not chosen.together:
+        if not self._has_words(((positions[at].text, 1.0),)):
             return _Read("", reply, None, Masses())
         return _Read("", reply, at, masses_at(positions[at], self.words, self.abilities.whole))
 

@@ -156,8 +156,8 @@ class _Client:
         """The error after all tries."""
         section = self._endpoint.section
         return UserError(
-            f"[{section}] {self._endpoint.place} {what}, tried up to {self._endpoint.retries + 1} times. Look "
-            f"at the server and at {section}.base_url, or give it more time ({section}.timeout, "
+            f"[{section}] {self._endpoint.place} {what}, tried up to {self._endpoint.retries + 1} times. "
+            f"Look at the server and at {section}.base_url, or give it more time ({section}.timeout, "
             f"{section}.retries) or less at once ({section}.concurrency). Finished shards are kept: run the "
             "same command to go on"
         )

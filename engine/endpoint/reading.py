@@ -92,8 +92,8 @@ def last_place(positions: Sequence[Position], begun: str) -> int | None:
     if at is None:
         at = text.rstrip().rfind("\n") + 1
     for number, position in enumerate(positions):
-        end = starts[number] + len(position.text)
-        if end > at and _plain(position.text):
+        behind = position.text[max(0, at - starts[number]) :]
+        if _plain(behind):
             return number
     return None
 
