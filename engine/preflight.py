@@ -1,11 +1,12 @@
-"""What is said and refused of the models before any work: how their templates and tokenizers are read.
+"""What is said and refused of the models before any work: how their templates and tokenizers are read, and
+whether a server that is asked later takes the key.
 
 It loads each tokenizer once, which the work itself does too.
 """
 
 from collections.abc import Collection, Sequence
 
-from engine.endpoint.spec import check_ready
+from engine.endpoint.client import look
 from engine.executors.phases import Gaps, phases
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
@@ -19,11 +20,13 @@ from schemas.manifest import marker_name
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
     missing = _missing(run, gaps)
+    lines: list[str] = []
     for stage in run.stages:
         endpoint = run.endpoint(stage)
         if endpoint is not None and stage.name in missing:
-            check_ready(endpoint)
-    lines: list[str] = []
+            seen = look(endpoint)
+            if seen:
+                lines.append(seen)
     for model in _models_with_work(run, missing):
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()

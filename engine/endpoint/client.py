@@ -30,6 +30,9 @@ _TRIES_FOR_SENSE = 3
 _PAUSE = 0.2  # seconds before a reply without sense is asked for again
 _LONGEST_PAUSE = 10.0  # of openai's own, with some room
 _LOOK = 0.5  # seconds after which the loop looks up, so that Ctrl-C is seen
+_LOOK_TIMEOUT = 5.0  # seconds for the list of a server's models
+# What openai raises where a list is none.
+_NO_LIST = (ValueError, AttributeError, TypeError)
 _SHOWN = 300  # letters of what a server says
 
 
@@ -137,13 +140,20 @@ class _Client:
         except openai.APIConnectionError as error:
             stop = self._failure(f"cannot be reached ({self._clean(str(error.__cause__ or error))})")
         except openai.APIStatusError as error:
-            said = self._clean(error.response.text)
+            said = self._said(error)
             if error.status_code in _REFUSES_ROW:
                 raise RowRefusedError(
                     "refused_by_server", f"{self._endpoint.place} answered {error.status_code}: {said}"
                 ) from None
             stop = await self._stop(error.status_code, said)
         raise stop from None
+
+    def _said(self, error: Any) -> str:
+        """What a server says with a status: its error's message, or all of it."""
+        text = error.response.text
+        if isinstance(error.body, dict) and isinstance(error.body.get("message"), str):
+            text = error.body["message"]
+        return self._clean(text)
 
     def _clean(self, text: str) -> str:
         """What a server or a library says, without the key and of a length to be read."""
@@ -181,16 +191,56 @@ class _Client:
             "kept: run the same command to go on"
         )
 
+    async def _listed(self) -> list[str]:
+        """The names of the models that the server lists; it has a few seconds for that."""
+        async with asyncio.timeout(min(_LOOK_TIMEOUT, self._endpoint.timeout)):
+            page = await self._openai.with_options(max_retries=0).models.list()
+        return [self._clean(str(model.id)) for model in page.data]
+
     async def _models(self) -> str:
         """Which models the server has, as advice to somebody who named another one."""
         import openai
 
         section = self._endpoint.section
         try:
-            async with asyncio.timeout(min(10.0, self._endpoint.timeout)):
-                page = await self._openai.with_options(max_retries=0).models.list()
-                names = [self._clean(str(model.id)) for model in page.data]
-        except (openai.OpenAIError, TimeoutError, ValueError, AttributeError, TypeError):
-            return f"it lists no models either: does {section}.base_url end where the API begins, as …/v1?"
-        shown = ", ".join(names[:10]) or "none"
-        return f"the models that it lists: {shown}; set {section}.model to one of them"
+            names = await self._listed()
+        except (openai.OpenAIError, TimeoutError, *_NO_LIST):
+            return f"it lists no models either; {section}.base_url must end where the API begins, as in …/v1"
+        return f"the models that it lists: {_shown(names)}; set {section}.model to one of them"
+
+    async def look(self) -> str | None:
+        """What a user should know before the work begins. Raises UserError where the key is refused."""
+        import openai
+
+        section = self._endpoint.section
+        try:
+            names = await self._listed()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            stop = await self._stop(error.status_code, self._said(error))
+            raise stop from None
+        except (openai.APIConnectionError, TimeoutError):
+            return (
+                f"{section}: the server cannot be reached now; it is asked when the work comes to [{section}]"
+            )
+        except _NO_LIST:
+            return None
+        if not names or self._endpoint.model in names:
+            return None
+        return f"{section}: the server does not list {self._endpoint.model}; it lists {_shown(names)}"
+
+
+def look(endpoint: Endpoint) -> str | None:
+    """A line about a server that is to be asked later, if there is something to say; sends one request.
+
+    Raises UserError where it cannot be asked from here, or refuses the key."""
+    check_ready(endpoint)
+    return asyncio.run(_look(endpoint))
+
+
+async def _look(endpoint: Endpoint) -> str | None:
+    async with _Client(endpoint) as client:
+        return await client.look()
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) or "none"
