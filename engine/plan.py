@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.endpoint.spec import Endpoint
 from engine.models import Model
 from engine.models.spec import ResolvedModel, Resolver, reference_spec
 from engine.stage import Context, Planning, Stage
@@ -56,6 +57,10 @@ class Run:
     def config(self, stage: Stage) -> Section:
         """The stage's own section."""
         return self.recipe.sections[stage.name]
+
+    def endpoint(self, stage: Stage) -> Endpoint | None:
+        """The server that the stage asks in place of a model of this machine, if it does."""
+        return endpoint_of(stage, self.recipe)
 
     def context(self, stage: Stage, open_model: Callable[[], Model]) -> Context:
         """What the stage's function is given beside its rows and its section."""
@@ -103,10 +108,19 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
         recipe=recipe,
         stages=stages,
         planned=planned,
-        models={stage.name: models.of(stage) for stage in stages if stage.model},
+        models={stage.name: models.of(stage) for stage in stages if _opens_model(stage, recipe)},
         references={stage.name: models.reference() for stage in stages if stage.compares_with_reference},
         shards=planned[stages[0].name].facts["shards"],
     )
+
+
+def endpoint_of(stage: Stage, recipe: Recipe) -> Endpoint | None:
+    """The server that a stage asks by a recipe, if it asks one."""
+    return stage.endpoint(recipe.sections[stage.name]) if stage.endpoint else None
+
+
+def _opens_model(stage: Stage, recipe: Recipe) -> bool:
+    return stage.model is not None and endpoint_of(stage, recipe) is None
 
 
 def _check_reads(stage: Stage, before: tuple[Stage, ...]) -> None:

@@ -1,10 +1,12 @@
-"""What is said and refused of the models before any work: how their templates and tokenizers are read.
+"""What is said and refused of the models before any work: how their templates and tokenizers are read, and
+whether a server that is asked later takes the key.
 
 It loads each tokenizer once, which the work itself does too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from engine.endpoint.client import look
 from engine.executors.phases import Gaps, phases
 from engine.models.abilities import check_ids
 from engine.models.spec import ResolvedModel
@@ -19,9 +21,16 @@ from schemas.sections import Sampling
 
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
+    missing = _missing(run, gaps)
     lines: list[str] = []
     _check_sampling(run, gaps)
-    for model in _models_with_work(run, gaps):
+    for stage in run.stages:
+        endpoint = run.endpoint(stage)
+        if endpoint is not None and stage.name in missing:
+            seen = look(endpoint)
+            if seen:
+                lines.append(seen)
+    for model in _models_with_work(run, missing):
         if model.spec.is_reward:
             _check_reward_model(model)
             continue
@@ -64,7 +73,8 @@ def _check_sampling(run: Run, gaps: Gaps) -> None:
     """Raise UserError where a stage with work samples by token ids that its model does not have."""
     for stage in run.stages:
         config = run.config(stage)
-        if isinstance(config, Sampling) and any(stage in stages for stages in gaps.values()):
+        is_to_make = any(stage in stages for stages in gaps.values())
+        if isinstance(config, Sampling) and is_to_make and stage.name in run.models:
             identity = run.models[stage.name].identity
             names_ids = config.stop_token_ids or config.logit_bias
             rows = embedding_rows(identity) if names_ids else None
@@ -72,19 +82,24 @@ def _check_sampling(run: Run, gaps: Gaps) -> None:
                 check_ids(config, rows, identity)
 
 
-def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:
-    """The model of each phase in which a stage that opens it is still to be made.
+def _missing(run: Run, gaps: Gaps) -> set[str]:
+    """The stages that are still to be made.
 
     A shard that has its marker most likely needs no model, although one above it is made again: then nobody
     waits for a tokenizer."""
     missing: set[str] = set()
     for shard, stages in gaps.items():
         for stage in stages:
-            if stage.model and not run.folder(stage).exists(marker_name(shard)):
+            if not run.folder(stage).exists(marker_name(shard)):
                 missing.add(stage.name)
+    return missing
+
+
+def _models_with_work(run: Run, missing: Collection[str]) -> Sequence[ResolvedModel]:
+    """The model of each phase in which a stage that opens it is still to be made."""
     models: list[ResolvedModel] = []
     for phase in phases(run):
-        has_work = any(stage.name in missing for stage in phase.stages)
+        has_work = any(stage.name in missing and stage.name in run.models for stage in phase.stages)
         if phase.model is not None and has_work:
             models.append(phase.model)
     return models

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
+from engine.endpoint.spec import Endpoint
 from engine.models import Model, Rater
 from engine.models.spec import ModelSpec, ResolvedModel
 from schemas import sections
@@ -119,6 +120,8 @@ class Stage(Generic[Config]):
     scan: Callable[[Config, Facts], Iterator[Scanned]] | None = None
     # (config, the recipe's [model]) -> the model that it opens.
     model: Callable[[Config, sections.Model], ModelSpec] | None = None
+    # (config) -> the server whose model takes that one's place: then none is opened here. None: none does.
+    endpoint: Callable[[Config], Endpoint | None] | None = None
     # (tables, config) -> why rows that it made cannot be used, with what a model said and what to change; for
     # a stage that may make rows of which none serves.
     explain: Callable[[Mapping[str, pa.Table], Config], str] | None = None

@@ -144,6 +144,10 @@ class Section:
     def check_with_extensions(self) -> None:
         """Check what only a package above this one can. Called when a recipe is read. Raises UserError."""
 
+    def is_name(self, field: str) -> bool:
+        """True where a field that may be a path is a name, whatever lies in the folder that one stands in."""
+        return False
+
     @classmethod
     def title(cls) -> str:
         """How the section is written in a recipe: [prompt_gain] for PromptGain."""

@@ -22,6 +22,7 @@ from schemas import extensions, fields
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
+from schemas.secrets import refuse_secrets
 from schemas.sections import SECTIONS
 from schemas.store import Store
 
@@ -78,6 +79,7 @@ def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:
         raise UserError(f"{where} is not TOML: {error}") from None
     for setting in settings:
         _apply(tree, setting)
+    refuse_secrets(_plain(tree), f"{where}:")
     recipe = _with_absolute_paths(parse(tree, where))
     for section in recipe.sections.values():
         try:
@@ -241,7 +243,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         changed: dict[str, typing.Any] = {}
         for field in dataclasses.fields(config):
             rule = rules_of(field).path
-            if rule is not None:
+            if rule is not None and not config.is_name(field.name):
                 changed[field.name] = _absolute(rule, getattr(config, field.name))
         sections[name] = dataclasses.replace(config, **changed)
     return dataclasses.replace(recipe, sections=sections)

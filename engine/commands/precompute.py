@@ -103,10 +103,14 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
 
     for phase in phases(run):
         if phase.model:
-            names = ", ".join(stage.name for stage in phase.stages if stage.model)
+            names = ", ".join(stage.name for stage in phase.stages if stage.name in run.models)
             config = phase.model.spec.config
             backend = "vLLM" if phase.uses_vllm else "transformers"
             click.echo(f"{names}: {config.name} on {backend}, {config.dtype}")
+    for stage in run.stages:
+        endpoint = run.endpoint(stage)
+        if endpoint is not None:
+            click.echo(f"{stage.name}: {endpoint.place}")
     for remark in preflight.remarks(run, gaps):
         click.echo(remark)
     for stage in run.stages:

@@ -32,7 +32,7 @@ def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
         queue = _queue(gaps, phase)
         if not queue:
             continue
-        where = _places_of_workers(phase, queue, gaps, workers)
+        where = _places_of_workers(run, phase, queue, gaps, workers)
         if len(where) > 1:
             driver = _Driver(
                 run=run,
@@ -64,11 +64,13 @@ def _queue(gaps: Gaps, phase: Phase) -> list[int]:
     return [shard for shard in sorted(gaps) if set(gaps[shard]) & set(phase.stages)]
 
 
-def _places_of_workers(phase: Phase, queue: Sequence[int], gaps: Gaps, workers: int) -> list[str]:
+def _places_of_workers(run: Run, phase: Phase, queue: Sequence[int], gaps: Gaps, workers: int) -> list[str]:
     """A place for each worker; `workers` 0 is one for each place there is."""
     available = ["auto"]
+    if phase.asks_server:
+        return available  # one process: so many requests are under way as the recipe says
     # Counting GPUs imports torch; skip it for one shard or when no model is needed.
-    if phase.model and workers != 1 and len(queue) > 1 and _needs_model(phase, queue, gaps):
+    if phase.model and workers != 1 and len(queue) > 1 and _needs_model(run, phase, queue, gaps):
         available = places(phase.model.spec)
     wanted = min(workers or len(available), len(queue))
     if phase.uses_vllm:
@@ -77,11 +79,11 @@ def _places_of_workers(phase: Phase, queue: Sequence[int], gaps: Gaps, workers: 
     return [available[number % len(available)] for number in range(wanted)]
 
 
-def _needs_model(phase: Phase, queue: Sequence[int], gaps: Gaps) -> bool:
+def _needs_model(run: Run, phase: Phase, queue: Sequence[int], gaps: Gaps) -> bool:
     """True if a stage that is still to be made opens the model."""
     for shard in queue:
         for stage in gaps[shard]:
-            if stage.model and stage in phase.stages:
+            if stage.name in run.models and stage in phase.stages:
                 return True
     return False
 

@@ -3,7 +3,7 @@
 Stages that follow each other and use one model (or none) take a shard together from the first to the last. A
 stage that uses another model, or another backend, begins the next phase, which starts when all shards are
 through this one. So one model at a time is in memory, each is loaded once, and no shard waits for what it
-does not need.
+does not need. A stage that asks a server shares a phase only with stages that open no model.
 """
 
 import sys
@@ -33,10 +33,11 @@ _SHARDS_UNDER_WAY = 3
 
 @dataclass(frozen=True)
 class Phase:
-    """Stages that follow each other and share a model."""
+    """Stages that follow each other and share a model; or some that open none and may ask servers."""
 
     stages: tuple[Stage, ...]
     model: ResolvedModel | None
+    asks_server: bool = False
 
     @property
     def uses_vllm(self) -> bool:
@@ -48,13 +49,22 @@ def phases(run: Run) -> list[Phase]:
     """The phases of a run, in order; each stage is in one of them."""
     result: list[Phase] = []
     for stage in run.stages:
-        model = run.models.get(stage.name)
-        if result and _share(result[-1].model, model):
+        alone = Phase((stage,), run.models.get(stage.name), run.endpoint(stage) is not None)
+        if result and _share_phase(result[-1], alone):
             last = result.pop()
-            result.append(Phase((*last.stages, stage), _merged(last.model, model)))
+            model = _merged(last.model, alone.model)
+            asks_server = last.asks_server or alone.asks_server
+            result.append(Phase((*last.stages, stage), model, asks_server))
         else:
-            result.append(Phase((stage,), model))
+            result.append(alone)
     return result
+
+
+def _share_phase(one: Phase, other: Phase) -> bool:
+    """True if a shard may go through both before the next shard does."""
+    if one.asks_server or other.asks_server:
+        return one.model is None and other.model is None
+    return _share(one.model, other.model)
 
 
 def _share(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import judging, queries
+from engine.endpoint.asker import EndpointAsker
+from engine.endpoint.spec import TOP_LOGPROBS, endpoint_of
 from engine.excerpts import some_words
 from engine.ids import content_id
 from engine.judging import Response
@@ -71,7 +73,11 @@ def facts(config: Judge, planning: Planning) -> Facts:
         own["think"] = config.think
     if config.rubric:
         own["rubric"] = fingerprint(judging.rubric(config))
-    own["model"] = planning.model().facts()
+    endpoint = endpoint_of(config)
+    if endpoint is None:
+        own["model"] = planning.model().facts()
+    else:
+        own["model"] = endpoint.facts() | {"top_logprobs": TOP_LOGPROBS}
     return own
 
 
@@ -79,7 +85,7 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     """Rows of `scores`: a mark a response, and for each comparison one of both responses."""
     if not len(batch):
         return Made({})
-    asker = Asker(context.open_model(), context.positions, config.min_mass, config.think)
+    asker = _asker(config, context)
     responses = judging.responses_of(batch)
     verdicts = _Verdicts()
     if "rating" in config.kinds:
@@ -94,6 +100,14 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
         "rejects": rejects_table("judge", rejects, batch, texts),
     }
     return Made(tables, _counts(scores, len(rejects)))
+
+
+def _asker(config: Judge, context: Context) -> Asker | EndpointAsker:
+    """Who is asked: the section's server, or a model here."""
+    endpoint = endpoint_of(config)
+    if endpoint is not None:
+        return EndpointAsker(endpoint, config.min_mass, config.think)
+    return Asker(context.open_model(), context.positions, config.min_mass, config.think)
 
 
 def _counts(scores: pa.Table, rejects: int) -> dict[str, int]:
@@ -113,7 +127,7 @@ def _counts(scores: pa.Table, rejects: int) -> dict[str, int]:
     }
 
 
-def _ratings(responses: list[Response], config: Judge, asker: Asker) -> _Verdicts:
+def _ratings(responses: list[Response], config: Judge, asker: Asker | EndpointAsker) -> _Verdicts:
     """A mark for each response."""
     questions = judging.rating_questions(responses, config)
     marks = range(config.low, config.high + 1)
@@ -142,7 +156,7 @@ def _rating(response: Response, answer: Answer, marks: range) -> Score:
     }
 
 
-def _comparisons(responses: list[Response], config: Judge, asker: Asker) -> _Verdicts:
+def _comparisons(responses: list[Response], config: Judge, asker: Asker | EndpointAsker) -> _Verdicts:
     """Two scores for each match, which is asked about as (a, b) and as (b, a)."""
     matches = judging.matches(responses)
     questions = judging.pairwise_questions(responses, matches, config)
@@ -218,5 +232,6 @@ STAGE = Stage(
     fn=make,
     facts=facts,
     model=model_spec,
+    endpoint=endpoint_of,
     explain=explain,
 )

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
+from engine.endpoint import rewriter
+from engine.endpoint.spec import Endpoint, endpoint_of
 from engine.excerpts import counted, some_words
 from engine.ids import content_id, seed_of
 from engine.instructions import Instruction, conversation
@@ -23,7 +25,7 @@ from engine.models import Sample
 from engine.models.abilities import spec_for, with_schema
 from engine.models.spec import ModelSpec, spec_of
 from engine.models.stopping import texts_of
-from engine.rejects import fit_prompts, rejects_table
+from engine.rejects import Reject, fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import Messages, Text
 from schemas import sections
@@ -75,9 +77,10 @@ def model_spec(config: Rewrite, reference: sections.Model) -> ModelSpec:
 def facts(config: Rewrite, planning: Planning) -> Facts:
     """The model, what it is told, how it samples, and the choice. Raises UserError as choice.facts does."""
     instruction = Instruction(config.prompt, "conversation", "chosen", "rejected")
+    endpoint = endpoint_of(config)
     return {
         "prompt": instruction.digest,
-        "model": planning.model().facts(),
+        "model": endpoint.facts() if endpoint else planning.model().facts(),
         "sampling": with_schema(config).sampling_facts(),
         "too_far": config.too_far,
         "seed": planning.seed,
@@ -92,15 +95,12 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
     batch = batch.filter(pc.is_null(batch["skipped"]))
     if not len(batch):
         return Made({}, counts)
-    model = context.open_model()
     drafts = batch.to_pylist()
-    rendered = model.text.prompts(_questions(drafts, config.prompt))
-    prompts, rejects = fit_prompts(rendered, context.positions)
-    asked = [drafts[row] for row in prompts]
-    seeds = [[_seed(draft, context.seed)] for draft in asked]
-    samples = model.generate(list(prompts.values()), seeds, with_schema(config))
-    keep_ids = _is_written_by_reference(context)
-    responses = _responses(asked, samples, model.text, config.too_far, keep_ids)
+    endpoint = endpoint_of(config)
+    if endpoint is None:
+        responses, rejects = _by_model(drafts, config, context)
+    else:
+        responses, rejects = _by_server(drafts, config, endpoint, context.seed)
     for reject in rejects:
         # What could not even be asked for falls back as well: the pair is not lost.
         response = rewritten_response(drafts[reject.row], "", "stop", config.too_far)
@@ -114,6 +114,36 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
     }
     counts |= _counts(responses, len(rejects))
     return Made(tables, counts)
+
+
+def _by_model(drafts: list[Draft], config: Rewrite, context: Context) -> tuple[list[Response], list[Reject]]:
+    """What a model here writes of the drafts, in their order, and those that it could not be asked for."""
+    model = context.open_model()
+    rendered = model.text.prompts(_questions(drafts, config.prompt))
+    prompts, rejects = fit_prompts(rendered, context.positions)
+    asked = [drafts[row] for row in prompts]
+    seeds = [[_seed(draft, context.seed)] for draft in asked]
+    samples = model.generate(list(prompts.values()), seeds, with_schema(config))
+    keep_ids = _is_written_by_reference(context)
+    return _responses(asked, samples, model.text, config.too_far, keep_ids), rejects
+
+
+def _by_server(
+    drafts: list[Draft], config: Rewrite, endpoint: Endpoint, seed: int
+) -> tuple[list[Response], list[Reject]]:
+    """The same by the model behind a server. There are no token ids: logprobs tokenises the texts."""
+    questions = _questions(drafts, config.prompt)
+    seeds = [_seed(draft, seed) for draft in drafts]
+    responses: list[Response] = []
+    rejects: list[Reject] = []
+    all_written = rewriter.write(endpoint, questions, seeds, with_schema(config))
+    for draft, written in zip(drafts, all_written, strict=True):
+        if isinstance(written, Reject):
+            rejects.append(written)
+        else:
+            text = written.text.strip()
+            responses.append(rewritten_response(draft, text, written.finish_reason, config.too_far))
+    return responses, rejects
 
 
 def _questions(drafts: list[Draft], prompt: str) -> list[Messages]:
@@ -250,6 +280,7 @@ STAGE = Stage(
     facts=facts,
     variables=choice.variables,
     model=model_spec,
+    endpoint=endpoint_of,
     explain=explain,
     compares_with_reference=True,
 )

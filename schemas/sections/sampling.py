@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from schemas import checks, sampling_checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, number, path, setting, tables
+from schemas.sections.endpoint import Served
 
 # What has always been a fact; any other key is one where it is not its default, so that folders which were
 # made before there was such a key keep their names.
@@ -82,7 +83,7 @@ class Generate(Sampling):
 
 
 @dataclass(frozen=True)
-class Rewrite(Sampling):
+class Rewrite(Sampling, Served):
     """Bridging (BMC): the rejected response, corrected with the chosen one as reference."""
 
     temperature: float = number(0.0, low=0)
@@ -97,10 +98,11 @@ class Rewrite(Sampling):
     unfinished: str = choice("keep", "drop", "keep")
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
-    model: str = path("")  # another model than [model]
+    model: str = path("")  # another model than [model]; with base_url, its name there
 
     def check(self) -> None:
         super().check()
+        Served.check(self)
         if self.n != 1:
             raise UserError(
                 f"[rewrite] n = {self.n}: a draft is rewritten once; "

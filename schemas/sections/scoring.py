@@ -6,6 +6,7 @@ from typing import Any
 from schemas import checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, choices, number, path, tables
+from schemas.sections.endpoint import Served
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Check(Section):
 
 
 @dataclass(frozen=True)
-class Judge(Section):
+class Judge(Served):
     """Scores by a model, asked by a file of pipelines/prompts (without .txt) or by one of your own."""
 
     # rating: one mark a response, scorer `rating`; pairwise: every two responses against each other in both
@@ -40,9 +41,10 @@ class Judge(Section):
     think: int = number(0, low=0)
     # Rules to judge by, for the files' {{ rubric }}: a text file, or one of pipelines/prompts without .txt.
     rubric: str = path("", "prompts", ".txt")
-    model: str = path("")  # another model than [model]
+    model: str = path("")  # another model than [model]; with base_url, its name there
 
     def check(self) -> None:
+        super().check()
         if not self.low < self.high:
             raise UserError(
                 f"[judge] low = {self.low}, high = {self.high}: expected the first below the second"

@@ -66,3 +66,18 @@ def test_another_backend_or_model_begins_a_phase(tmp_path, model_path, monkeypat
     assert named(
         tmp_path, model_path, monkeypatch, "model.backend=hf", f"rewrite.model={tmp_path / 'other'}"
     ) == [made[:3], ["rewrite"], ["logprobs", "pairs"]]
+
+
+def test_a_stage_that_asks_a_server_shares_no_phase_with_a_model(tmp_path, model_path):
+    """Its requests run in this process, and no model waits in memory for them."""
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "r.toml").write_text(RECIPE)
+    served = [f"{name}.{key}" for name in ("judge", "rewrite") for key in ("base_url=http://h/v1", "model=m")]
+    source = [f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}", "model.backend=hf"]
+    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [*source, *served]))
+    found = phases(run)
+    names = [[stage.name for stage in phase.stages] for phase in found]
+    assert names == [["prompts", "generate"], ["judge", "rewrite"], ["logprobs", "pairs"]]
+    assert [phase.asks_server for phase in found] == [False, True, False]
+    assert [phase.model is None for phase in found] == [False, True, False]
+    assert set(run.models) == {"generate", "logprobs"}

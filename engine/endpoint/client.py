@@ -1,0 +1,246 @@
+"""Requests to a server, many under way at once; the only import of openai.
+
+- Tried again, with growing pauses or after the time that the server names (openai's own retries): 429, 5xx,
+  no connection, no answer in time. If that does not help, the run stops: finished shards are kept.
+- Tried again a few times, then the row is refused: a reply that makes no sense.
+- The row is refused at once: 400, 413, 422 (a question that is too long).
+- The run stops at once: 401, 403, 404 and the rest. A wrong key or name does not get better.
+
+All of it runs in one event loop, so that Ctrl-C and the first error end what is under way. The key is sent
+and stands nowhere else: no error is chained to one of the library's, and it is blotted out of what a server
+says.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from engine.endpoint.replies import GarbageError, Reply, read_reply
+from engine.endpoint.spec import Endpoint, check_ready
+from schemas.errors import UserError
+
+T = TypeVar("T")
+Body = dict[str, Any]
+Send = Callable[[Body], Awaitable[Reply]]
+# A row's work: it sends requests, one after another, and gives what came of them.
+Job = Callable[[Send], Awaitable[T]]
+
+_REFUSES_ROW = (400, 413, 422)
+_TRIES_FOR_SENSE = 3
+_PAUSE = 0.2  # seconds before a reply without sense is asked for again
+_LONGEST_PAUSE = 10.0  # of openai's own, with some room
+_LOOK = 0.5  # seconds after which the loop looks up, so that Ctrl-C is seen
+_LOOK_TIMEOUT = 5.0  # seconds for the list of a server's models
+# What openai raises where a list is none.
+_NO_LIST = (ValueError, AttributeError, TypeError)
+_SHOWN = 300  # letters of what a server says
+
+
+class RowRefusedError(Exception):
+    """A request that this server does not answer, while others it may: `reason` is a short code."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def run_jobs(endpoint: Endpoint, jobs: Sequence[Job[T]]) -> list[T]:
+    """What the jobs give, in their order; at most `endpoint.concurrency` of them are under way.
+
+    Raises UserError where the server cannot be used."""
+    if not jobs:
+        return []
+    check_ready(endpoint)
+    return asyncio.run(_run(endpoint, jobs))
+
+
+async def _run(endpoint: Endpoint, jobs: Sequence[Job[T]]) -> list[T]:
+    results: dict[int, T] = {}
+    waiting = iter(enumerate(jobs))
+
+    async def work(client: "_Client") -> None:
+        for number, job in waiting:
+            results[number] = await job(client.send)
+
+    async with _Client(endpoint) as client:
+        workers = [asyncio.create_task(work(client)) for _ in range(min(endpoint.concurrency, len(jobs)))]
+        try:
+            await _first_error(workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return [results[number] for number in range(len(jobs))]
+
+
+async def _first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for all of them; raise what the first one to fail raises.
+
+    With a time-out: polars installs its own handler of Ctrl-C, under which a wait without one is not
+    interrupted."""
+    pending = set(tasks)
+    while pending:
+        done, pending = await asyncio.wait(pending, timeout=_LOOK, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+
+class _Client:
+    """An open connection to a server."""
+
+    def __init__(self, endpoint: Endpoint):
+        import openai
+
+        self._endpoint = endpoint
+        self._key = endpoint.key()
+        self._openai = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=self._key or "none",
+            max_retries=endpoint.retries,
+            timeout=endpoint.timeout,
+        )
+        tries = endpoint.retries + 1
+        self._bound = tries * endpoint.timeout + endpoint.retries * _LONGEST_PAUSE
+
+    async def __aenter__(self) -> "_Client":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._openai.close()
+
+    async def send(self, body: Body) -> Reply:
+        """The reply to a chat completion. Raises RowRefusedError, or UserError where the run is to stop."""
+        nonsense = ""
+        tries = min(_TRIES_FOR_SENSE, self._endpoint.retries + 1)
+        for number in range(tries):
+            content = await self._content(body)
+            try:
+                return read_reply(content, self._key)
+            except GarbageError as error:
+                nonsense = str(error)
+            if number + 1 < tries:
+                await asyncio.sleep(_PAUSE * 2**number)
+        raise RowRefusedError(
+            "no_sense_in_reply",
+            f"{tries} replies of {self._endpoint.place} made no sense; the last: {nonsense}",
+        )
+
+    async def _content(self, body: Body) -> bytes:
+        """The bytes of a reply with status 200."""
+        import openai
+
+        create = self._openai.chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self._bound):
+                reply = await create(model=self._endpoint.model, messages=body["messages"], extra_body=body)
+                return reply.content
+        except (openai.APITimeoutError, TimeoutError):
+            stop = self._failure(f"did not answer within {self._endpoint.timeout:g} seconds")
+        except openai.APIConnectionError as error:
+            stop = self._failure(f"cannot be reached ({self._clean(str(error.__cause__ or error))})")
+        except openai.APIStatusError as error:
+            said = self._said(error)
+            if error.status_code in _REFUSES_ROW:
+                raise RowRefusedError(
+                    "refused_by_server", f"{self._endpoint.place} answered {error.status_code}: {said}"
+                ) from None
+            stop = await self._stop(error.status_code, said)
+        raise stop from None
+
+    def _said(self, error: Any) -> str:
+        """What a server says with a status: its error's message, or all of it."""
+        text = error.response.text
+        if isinstance(error.body, dict) and isinstance(error.body.get("message"), str):
+            text = error.body["message"]
+        return self._clean(text)
+
+    def _clean(self, text: str) -> str:
+        """What a server or a library says, without the key and of a length to be read."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        words = " ".join(text.split())
+        return words if len(words) <= _SHOWN else words[:_SHOWN] + "…"
+
+    def _failure(self, what: str) -> UserError:
+        """The error after all tries."""
+        section = self._endpoint.section
+        return UserError(
+            f"[{section}] {self._endpoint.place} {what}, tried up to {self._endpoint.retries + 1} times. "
+            f"Look at the server and at {section}.base_url, or give it more time ({section}.timeout, "
+            f"{section}.retries) or less at once ({section}.concurrency). Finished shards are kept: run the "
+            "same command to go on"
+        )
+
+    async def _stop(self, status: int, said: str) -> UserError:
+        """The error for a status that is none of a single row's."""
+        if status == 429 or status >= 500:
+            return self._failure(f"answered {status} ({said})")
+        section = self._endpoint.section
+        if status in (401, 403):
+            sent = f"the key in {self._endpoint.api_key_env} was sent"
+            if not self._key:
+                sent = f"no key was sent: the environment variable {self._endpoint.api_key_env} is not set"
+            advice = f"{sent}; {section}.api_key_env names the variable that holds the key"
+        elif status == 404:
+            advice = await self._models()
+        else:
+            advice = f"look at {section}.base_url"
+        return UserError(
+            f"[{section}] {self._endpoint.place} answered {status} ({said}): {advice}. Finished shards are "
+            "kept: run the same command to go on"
+        )
+
+    async def _listed(self) -> list[str]:
+        """The names of the models that the server lists; it has a few seconds for that."""
+        async with asyncio.timeout(min(_LOOK_TIMEOUT, self._endpoint.timeout)):
+            page = await self._openai.with_options(max_retries=0).models.list()
+        return [self._clean(str(model.id)) for model in page.data]
+
+    async def _models(self) -> str:
+        """Which models the server has, as advice to somebody who named another one."""
+        import openai
+
+        section = self._endpoint.section
+        try:
+            names = await self._listed()
+        except (openai.OpenAIError, TimeoutError, *_NO_LIST):
+            return f"it lists no models either; {section}.base_url must end where the API begins, as in …/v1"
+        return f"the models that it lists: {_shown(names)}; set {section}.model to one of them"
+
+    async def look(self) -> str | None:
+        """What a user should know before the work begins. Raises UserError where the key is refused."""
+        import openai
+
+        section = self._endpoint.section
+        try:
+            names = await self._listed()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            stop = await self._stop(error.status_code, self._said(error))
+            raise stop from None
+        except (openai.APIConnectionError, TimeoutError):
+            return (
+                f"{section}: the server cannot be reached now; it is asked when the work comes to [{section}]"
+            )
+        except _NO_LIST:
+            return None
+        if not names or self._endpoint.model in names:
+            return None
+        return f"{section}: the server does not list {self._endpoint.model}; it lists {_shown(names)}"
+
+
+def look(endpoint: Endpoint) -> str | None:
+    """A line about a server that is to be asked later, if there is something to say; sends one request.
+
+    Raises UserError where it cannot be asked from here, or refuses the key."""
+    check_ready(endpoint)
+    return asyncio.run(_look(endpoint))
+
+
+async def _look(endpoint: Endpoint) -> str | None:
+    async with _Client(endpoint) as client:
+        return await client.look()
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) or "none"
