@@ -22,6 +22,7 @@ import duckdb
 import orjson
 import pyarrow as pa
 
+from engine import side_ratings
 from engine.columns import Unread, columns_of, holds, is_finite, without
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
@@ -86,6 +87,7 @@ class Format:
         self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         add_functions(self._con)
+        side_ratings.add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
