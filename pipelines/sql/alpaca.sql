@@ -1,4 +1,5 @@
 -- format: Alpaca ranking (LLaMA-Factory): instruction and perhaps input, system and history [[question, answer], …]; chosen and rejected as texts, or output as [better, worse]
+-- marked by: instruction
 -- reads: instruction, input, chosen, rejected, output, system, history
 -- reads: reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: input, system, history, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward

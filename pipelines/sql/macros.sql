@@ -98,3 +98,8 @@ create macro answer_lists(row) as list_filter(['responses', 'generations', 'all_
 create macro score_lists(row) as list_filter(['rewards', 'scores', 'ratings', 'rating', 'all_rm_scores'], lambda name: json_type(row, '$.' || name) = 'ARRAY');
 create macro has_scored_lists(row) as
     case when list_has_any(json_keys(row), ['responses', 'generations', 'all_generated_responses', 'completions']) then len(answer_lists(row)) > 0 and len(score_lists(row)) > 0 else false end;
+-- Whether a row may have any of these numbers: asked once, since few have.
+create macro has_numbers(row) as
+    list_has_any(json_keys(row), ['score_chosen', 'score_rejected', 'chosen_score', 'rejected_score', 'rating_chosen', 'rating_rejected', 'chosen_rating', 'rejected_rating',
+                                  'chosen-rating', 'rejected-rating', 'reward_chosen', 'reward_rejected', 'chosen_reward', 'rejected_reward',
+                                  'rewards', 'scores', 'ratings', 'rating', 'all_rm_scores']);

@@ -1,4 +1,5 @@
 -- format: ranked answers (Nectar): prompt, a text or a dialogue marked "\n\nHuman:" and "\n\nAssistant:"; answers as [{answer, rank}], rank 1 being the best; all are kept, their score is minus their rank
+-- marked by: answers
 -- reads: prompt, answers[answer rank]
 with fields as (
     select n, row, text_at(row, '$.prompt') as prompt, e'\n\n' || ltrim(text_at(row, '$.prompt'), e'\n') as dialogue, list_at(row, '$.answers') as answers

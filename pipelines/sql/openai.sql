@@ -1,4 +1,5 @@
 -- format: OpenAI's preference rows: input {messages}, preferred_output and non_preferred_output as lists of one turn of the assistant's
+-- marked by: preferred_output
 -- reads: input[messages], preferred_output[role content], non_preferred_output[role content]
 with columns as (
     select n, row, messages_at(row, '$.input.messages') as messages, messages_at(row, '$.preferred_output') as chosen, messages_at(row, '$.non_preferred_output') as rejected,

@@ -9,11 +9,11 @@
 with columns as (
     select n, row, others, text_at(row, '$.prompt') as p, messages_at(row, '$.prompt') as own, messages_at(row, '$.messages') as mm,
            text_at(row, '$.chosen') as c, case when json_type(row, '$.chosen.from') is null then side_at(row, '$.chosen') end as cm, text_at(row, '$.rejected') as r, case when json_type(row, '$.rejected.from') is null then side_at(row, '$.rejected') end as rm,
-           coalesce(json_type(row, '$.prompt'), 'MISSING') as prompt_type, text_at(row, '$.system') as system,
-           prompt_type = 'MISSING' and (coalesce(json_type(row, '$.messages'), 'NULL') not in ('NULL', 'ARRAY') or coalesce(json_array_length(row, '$.messages') > 0, false)) as messages_alone, ratings_at(row) as ratings
+           coalesce(json_type(row, '$.messages'), 'NULL') as messages_type, coalesce(json_type(row, '$.prompt'), 'MISSING') as prompt_type, text_at(row, '$.system') as system,
+           prompt_type = 'MISSING' and (messages_type not in ('NULL', 'ARRAY') or coalesce(json_array_length(row, '$.messages') > 0, false)) as messages_alone, has_numbers(row) as numbers
     from raw
 ), fields as (
-    select *, case when messages_alone then coalesce(len(cm) < 2 or trimmed(mm) <> trimmed(cm), true) else false end as in_messages, case when in_messages then mm else own end as pm,
+    select *, case when numbers then ratings_at(row) end as ratings, case when messages_alone then coalesce(len(cm) < 2 or trimmed(mm) <> trimmed(cm), true) else false end as in_messages, case when in_messages then mm else own end as pm,
            prompt_type = 'NULL' or (prompt_type = 'VARCHAR' and is_blank(p)) or (prompt_type = 'ARRAY' and len(own) = 0) as says_nothing,
            (prompt_type = 'MISSING' and not in_messages) or (says_nothing and coalesce(len(cm) > 1, false)) as implicit
     from columns
@@ -48,20 +48,20 @@ select n, messages,
        [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
        reference_at(row) as reference,
        implicit and c is not null as prompt_is_guessed,
-       coalesce(case when has_scored_lists(row) then 'missing_or_mistyped: answers and their scores stand beside chosen and rejected in lists: this is the format scored_lists' end,
+       coalesce(case when numbers and has_scored_lists(row) then 'missing_or_mistyped: answers and their scores stand beside chosen and rejected in lists: this is the format scored_lists' end,
                 side_problem(row, 'chosen', c, cm), side_problem(row, 'rejected', r, rm), case
            when (implicit or in_messages) and (c is not null or (implicit and len(cm) = 1)) and len(may_be_prompts) > 0 then no_prompt_in_words(to_json(may_be_prompts))
            when says_nothing and not implicit then 'empty_prompt: prompt is ' || case when prompt_type = 'NULL' then 'null' else 'empty' end || '; write it into the row, or take the row out'
            when in_messages then turns_problem(row, 'messages', mm, 'content', 'role, content')
            when not implicit then side_problem(row, 'prompt', p, pm) end,
-                optional_text_problem(row, 'system'), reference_problem(row), ratings_problem(row), case
+                optional_text_problem(row, 'system'), reference_problem(row), case when numbers then ratings_problem(row) end, case
            when (c is null) <> (r is null) then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || ' and rejected is ' || kind_of(row, '$.rejected') || '; expected two strings or two lists of turns'
            when len(cm) = 0 or len(rm) = 0 then 'empty_response: a side has no messages'
            when cm[-1].role is distinct from 'assistant' and cm is not null or rm[-1].role is distinct from 'assistant' and rm is not null
                then 'no_response: a side does not end with the assistant''s turn'
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
            when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt'
-           when prompt_type <> 'MISSING' and coalesce(json_type(row, '$.messages'), 'NULL') <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, chosen)
+           when prompt_type <> 'MISSING' and messages_type <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, chosen)
                then 'two_prompts: prompt and messages are both there, and messages is not the prompt, nor the prompt and the chosen response; leave one out: prompts.ignore = ["messages"]'
            when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'
            when implicit and c is not null and trim(shared_prompt) = '' then 'empty_prompt: the row has no column prompt, and chosen and rejected have no beginning in common'

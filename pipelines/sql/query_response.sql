@@ -1,4 +1,5 @@
 -- format: pairs of ms-swift in texts: query, response (the chosen one), rejected_response, and perhaps system and history [[question, answer], …]
+-- marked by: query
 -- reads: query, response, rejected_response, system, history
 -- reads: reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, history, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward

@@ -1,4 +1,5 @@
 -- format: a prompt with answers in one list and their scores in another: responses, generations, completions or all_generated_responses with rewards, scores, ratings or all_rm_scores; all are kept
+-- marked by: rewards, scores, ratings, rating, all_rm_scores
 -- reads: prompt[role content], instruction, messages[role content], responses, generations, completions, all_generated_responses, rewards, scores, ratings, rating, all_rm_scores, chosen[role content], rejected[role content]
 -- reads: system, reference, reference_answer, ground_truth, solution
 -- leaves: generation_prompt, raw_generation_responses, labelling_prompt, raw_labelling_response, rationale, rationales

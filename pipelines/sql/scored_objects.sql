@@ -1,4 +1,5 @@
 -- format: a prompt with a list of answers, each an object with its score: responses, completions, generations, answers or candidates as [{text|response|content, score|rating|reward}]; all are kept
+-- marked by: responses, completions, generations, answers, candidates
 -- reads: prompt[role content], instruction, messages[role content], system
 -- reads: responses[text response content score rating reward], completions[text response content score rating reward], generations[text response content score rating reward]
 -- reads: answers[text response content score rating reward], candidates[text response content score rating reward], reference, reference_answer, ground_truth, solution

@@ -1,4 +1,5 @@
 -- format: one chosen answer and a list of rejected ones: prompt, messages or whole dialogues; rejected (rejected_responses) as a list of texts, of turns or of dialogues; a pair for each
+-- marked by: rejected, rejected_responses
 -- reads: prompt[role content from value], messages[role content], chosen[role content from value], rejected[role content from value], rejected_responses[role content from value], system
 -- reads: reference, reference_answer, ground_truth, solution
 -- optional: system, reference, reference_answer, ground_truth, solution

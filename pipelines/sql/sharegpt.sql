@@ -1,4 +1,5 @@
 -- format: ShareGPT turns: conversations as a list of {from, value}, chosen and rejected as one such turn each
+-- marked by: conversations
 -- reads: conversations[from value role content], chosen[from value role content], rejected[from value role content], system
 -- reads: score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward

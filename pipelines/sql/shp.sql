@@ -1,4 +1,5 @@
 -- format: two posts that answer one (SHP): history, human_ref_A, human_ref_B and labels, 1 where human_ref_A is the better one
+-- marked by: human_ref_A
 -- reads: history, human_ref_A, human_ref_B, labels, score_A, score_B
 -- leaves: score_ratio
 -- score_A and score_B are the posts' votes: they are kept as the data's own ratings.
