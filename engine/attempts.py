@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from engine import raw
 from engine.formats import Format
 from engine.raw import Row
-from engine.readings import Reading
+from engine.readings import Reading, refused
+from engine.row_looks import columns
 from schemas.sections import Prompts
 
 ROWS_TO_RECOGNISE = 100  # of each file, fewer where there are many
@@ -81,9 +83,20 @@ class Attempt:
 
 
 def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
-    """How a format reads rows."""
+    """How a format reads rows. One whose own columns no row has is not asked: planning its SQL takes a while."""
+    marks = _marks(path)
+    names = columns(rows)
+    if marks and not any(mark in names for mark in marks):
+        detail = f"the rows have no column {' or '.join(marks)}: missing"
+        return Attempt(path, [refused(row, "missing_or_mistyped", detail) for row in rows])
     reader = Format(path, config.ignore, config.split_column)
     return Attempt(path, reader.read(rows))
+
+
+def _marks(path: Path) -> list[str]:
+    """The columns without any of which rows are of another format, by its line `-- marked by:`, if it has one."""
+    line = re.search(r"^-- marked by:(.*)$", path.read_text(), re.MULTILINE)
+    return line[1].replace(",", " ").split() if line else []
 
 
 def attempts(path: Path, files: Mapping[str, Path], config: Prompts) -> Iterator[tuple[str, Attempt]]:

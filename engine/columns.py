@@ -1,6 +1,6 @@
 """What a row has beside what its format reads, and whether that may be left out.
 
-- A format says in a line of its SQL what it reads. `-- reads: prompt[role content], chosen, *[solution]` is a
+- A format says in lines of its SQL what it reads. `-- reads: prompt[role content], chosen, *[solution]` is a
   column with the keys read in its objects, a whole column, and any column that is an object with that key.
   `-- leaves:` names what it knowingly leaves out, `-- optional:` in which columns NaN counts as null,
   `-- instead: prompt[messages]` whose turns it reads where there is no column prompt. A format without the
@@ -245,12 +245,13 @@ def _unread_keys(value: object, keys: frozenset[str]) -> dict[str, bool]:
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
-    """The objects of a column: itself, or those of its list."""
+    """The objects of a column: itself, or those of its list, or of the lists in it (several dialogues)."""
     if isinstance(value, dict):
         return [value]
-    if isinstance(value, list):
-        return [item for item in value if isinstance(item, dict)]
-    return []
+    found: list[dict[str, Any]] = []
+    for item in value if isinstance(value, list) else []:
+        found += _objects(item)
+    return found
 
 
 def columns_of(sql: str, more: Iterable[str] = ()) -> Columns | None:
@@ -274,9 +275,8 @@ def _keys(line: str) -> dict[str, frozenset[str]]:
 
 
 def _line(sql: str, what: str) -> str:
-    """What a comment line `-- what: …` says, empty where there is none."""
-    found = re.search(rf"^-- {what}:(.*)$", sql, re.MULTILINE)
-    return found[1] if found else ""
+    """What the comment lines `-- what: …` say, empty where there is none."""
+    return ",".join(re.findall(rf"^-- {what}:(.*)$", sql, re.MULTILINE))
 
 
 def without(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

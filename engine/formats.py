@@ -22,6 +22,7 @@ import duckdb
 import orjson
 import pyarrow as pa
 
+from engine import side_ratings
 from engine.columns import Unread, columns_of, holds, is_finite, without
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
@@ -40,6 +41,10 @@ _RAW = pa.schema(
         ("others", pa.list_(pa.string())),
     ]
 )
+_RAW_TABLE = """
+create temp table raw_text (n bigint, file varchar, line bigint, row varchar, others varchar[]);
+create temp view raw as select n, file, line, row::json as row, others from raw_text
+"""
 # The format's SQL, with its columns cast to the types that are expected of it.
 _TYPED = """
 select n::bigint as n,
@@ -80,13 +85,15 @@ class Format:
         self.name = path.stem
         self.path = path
         self._sql = path.read_text().rstrip().removesuffix(";")
-        self._typed = ""
+        self._is_prepared = False
         self._ignore = tuple(ignore)
         self._split_column = split_column
         self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         add_functions(self._con)
+        side_ratings.add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
+        self._con.execute(_RAW_TABLE)
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
         """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times."""
@@ -167,7 +174,8 @@ class Format:
         self._register(rows)
         try:
             with ctrl_c():
-                answers = self._con.sql(self._typed_sql()).to_arrow_table().to_pylist()
+                self._prepare()
+                answers = self._con.sql("execute read_rows").to_arrow_table().to_pylist()
         except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
             if len(rows) == 1:
                 return [{"problem": f"format: {str(error).splitlines()[0]}"}]
@@ -182,28 +190,31 @@ class Format:
             ) from None
         return self._in_order(answers, len(rows))
 
-    def _typed_sql(self) -> str:
-        """The format's SQL with typed columns; those of _MORE that it does not give are null."""
-        if not self._typed:
-            given = self._con.sql(f"from ({self._sql}\n)").columns
-            more: list[str] = []
-            for name, type_name in _MORE.items():
-                value = f"{name}::{type_name}" if name in given else "null"
-                more.append(f"{value} as {name}")
-            self._typed = _TYPED.format(sql=self._sql, more=", ".join(more))
-        return self._typed
+    def _prepare(self) -> None:
+        """Plan the format's SQL with typed columns, once; those of _MORE that it does not give are null.
+
+        To plan it costs as much as to read a hundred rows."""
+        if self._is_prepared:
+            return
+        given = self._con.sql(f"from ({self._sql}\n)").columns
+        more: list[str] = []
+        for name, type_name in _MORE.items():
+            value = f"{name}::{type_name}" if name in given else "null"
+            more.append(f"{value} as {name}")
+        self._con.execute(f"prepare read_rows as {_TYPED.format(sql=self._sql, more=', '.join(more))}")
+        self._is_prepared = True
 
     def _register(self, rows: Sequence[_Seen]) -> None:
-        """Make the rows the view `raw` that the SQL reads."""
+        """Make the rows those of `raw`, which the SQL reads."""
         records: list[dict[str, object]] = []
         for n, seen in enumerate(rows):
             row = seen.row
             others = seen.unread.prompts
             records.append({"n": n, "file": row.file, "line": row.line, "row": seen.text, "others": others})
-        self._con.register("raw_text", pa.Table.from_pylist(records, schema=_RAW))
-        self._con.execute(
-            "create or replace temp view raw as select n, file, line, row::json as row, others from raw_text"
-        )
+        batch = pa.Table.from_pylist(records, schema=_RAW)
+        self._con.execute("delete from raw_text")
+        # A view of the rows would have the SQL planned anew.
+        self._con.from_arrow(batch).insert_into("raw_text")
 
     def _in_order(self, answers: list[dict[str, Any]], row_count: int) -> list[dict[str, Any]]:
         """The answers by n from 0; a row that the SQL has dropped has a problem as its answer."""

@@ -163,4 +163,16 @@ def _responses_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | Non
             return "empty_response", "a response is empty"
     if len(texts) > 1 and len(set(texts)) == 1:
         return "same_responses", "chosen and rejected are the same text"
+    return _comparisons_problem(responses)
+
+
+def _comparisons_problem(responses: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Why the comparisons of a row cannot be used: one of them has the same text on both sides."""
+    texts: dict[int, list[str]] = {}
+    for response in responses:
+        if "comparison" in response:
+            texts.setdefault(response["comparison"], []).append(response["text"])
+    for number, compared in texts.items():
+        if len(compared) > 1 and len(set(compared)) == 1:
+            return "same_responses", f"chosen and rejected number {number + 1} are the same text"
     return None

@@ -11,7 +11,6 @@ _COLUMNS_SHOWN = 12
 _PAIRS = "make rows of prompt, chosen and rejected"
 _KTO = f"{_PAIRS} of two answers to one prompt"
 SEVERAL = "make rows of instruction and completions [{response, overall_score}], the format ultrafeedback"
-_DIALOGUE = "make rows of prompt, chosen and rejected, the prompt being all turns but the last"
 _ALONE = "make rows of prompt alone"
 _SHAREGPT = (
     "for their prompts, name the turns role (user, assistant) and content, the list messages, and drop the "
@@ -57,18 +56,7 @@ _KINDS_OF_ROWS = (
     _kind("messages kto_tag", "unpaired dialogues with a label (KTO)", _KTO),
     _kind("conversations kto_tag", "unpaired dialogues with a label (KTO)", _KTO),
     _kind("conversations label", "unpaired dialogues with a label (KTO)", _KTO),
-    _kind("messages rejected_response", "dialogues that end with the chosen answer (ms-swift)", _DIALOGUE),
-    _kind("messages rejected_messages", "a chosen and a rejected dialogue", "name them chosen and rejected"),
-    _kind("input preferred_output non_preferred_output", "OpenAI's preference rows", _PAIRS),
-    _kind("response_1 response_2 preference_strength", "HelpSteer2's preferences",
-          f"{_PAIRS} by preference_strength: below 0 response_1 is the better one, above 0 response_2"),
-    _kind("context response1 response2 overall_preference", "HelpSteer3's preferences",
-          f"{_PAIRS}, the prompt being context; below 0 response1 is the better one, above 0 response2"),
     _kind("prompt response helpfulness correctness", "answers rated by attributes (HelpSteer)", SEVERAL),
-    _kind("history human_ref_A human_ref_B", "two posts that answer one (SHP)",
-          f"{_PAIRS}, the prompt being history; where labels is 1, human_ref_A is the better one"),
-    _kind("prompt answers num_responses", "ranked answers (Nectar)",
-          f"{_PAIRS} of two of its answers; rank 1 is the best"),
     _kind("question answer_0 answer_1 score_0", "two scored answers (webgpt_comparisons)",
           f"{_PAIRS}, the prompt being question.full_text, by the higher score"),
     _kind("info summaries choice", "two summaries (summarize_from_feedback)",
@@ -83,13 +71,9 @@ _KINDS_OF_ROWS = (
     _kind("instruction candidates", "an instruction with several answers", SEVERAL),
     _kind("fields responses", "records of Argilla, the rows being in fields",
           f"{_PAIRS} of what is in fields, by the annotators' responses"),
-    _kind("query response rejected_response", "pairs of ms-swift",
-          "name query prompt, response chosen and rejected_response rejected"),
     _kind("prompt response rejected_response", "pairs with the chosen answer in response",
           "name response chosen and rejected_response rejected"),
-    _kind("instruction input chosen rejected", "rows with the prompt in instruction and input", _PAIRS,
-          without="prompt"),
-    *map(_asked_in, ("instruction", "question", "query", "input", "text", "problem")),
+    *map(_asked_in, ("question", "query", "input", "text", "problem")),
     _kind("instruction context response", "instructions with one answer (Dolly)",
           f"{_ALONE}, of instruction and context"),
     _kind("instruction output", "instructions with one answer (Alpaca)",

@@ -27,6 +27,8 @@ class Scorer:
 
 SCORERS: dict[str, Scorer] = {
     "given": Scorer("given"),
+    # The data's own numbers for the sides of pairs that it brings (score_chosen …).
+    "given_rating": Scorer("given"),
     "check": Scorer("check"),
     "rating": Scorer("judge", kind="rating"),
     "pairwise": Scorer("judge", kind="pairwise"),

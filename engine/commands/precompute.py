@@ -35,6 +35,8 @@ _COUNTS_LAST = (
     "held_out",
     "held_out_though_also_in_train",
     "references_that_differ",
+    "ratings_tie",
+    "ratings_contradict",
     "rejects",
     "repeated",
     "duplicates",

@@ -39,7 +39,16 @@ _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _LETTERS_SHOWN = 80
 _PROMPTS_OF_A_SHARD = 1024  # where the recipe takes a number of prompts
-_RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+_RESPONSES = pa.list_(
+    pa.struct(
+        [
+            ("text", pa.string()),
+            ("score", pa.float64()),
+            ("rating", pa.float64()),
+            ("comparison", pa.int64()),
+        ]
+    )
+)
 # The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
 _SCANNED = pa.schema(
     [
@@ -163,7 +172,7 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
             "raw": row.text,
         }
     prompt_id = ids.prompt_id(reading.messages)
-    responses = [[response["text"], response["score"]] for response in reading.responses]
+    responses = [_identity(response) for response in reading.responses]
     split = reading.split or split_of_file
     if split_of_file == "test":
         split = "test"
@@ -177,6 +186,14 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
         "split": split,
         "reference": reading.reference,
     }
+
+
+def _identity(response: dict[str, Any]) -> list[object]:
+    """What a response is known by among its row's; a rating or a comparison counts where there is one."""
+    identity: list[object] = [response["text"], response["score"]]
+    if "rating" in response or "comparison" in response:
+        identity += [response.get("rating"), response.get("comparison")]
+    return identity
 
 
 def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
@@ -195,8 +212,10 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         if row["row_id"] not in seen:
             seen.add(row["row_id"])
             for response in row["responses"]:
-                prompt["given"].append(response | {"comparison_id": row["row_id"]})
+                _add_given(prompt, response, row["row_id"])
     for prompt_id, prompt in prompts.items():
+        if not any(rating is not None for rating in prompt["ratings"]):
+            prompt["ratings"] = None
         prompt["given_split"] = said[prompt_id].split()
         prompt["reference"] = said[prompt_id].reference()
     by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
@@ -244,15 +263,25 @@ class _Said:
 
 
 def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `prompts`, still without responses, split and reference."""
+    """A row of `prompts`, still without responses, ratings, split and reference."""
     return {
         "prompt_id": row["prompt_id"],
         "messages": row["messages"],
         "prompt": row["messages"][-1]["content"],
         "given": [],
+        "ratings": [],
         "file": row["file"],
         "line": row["line"],
     }
+
+
+def _add_given(prompt: dict[str, Any], response: dict[str, Any], row_id: str) -> None:
+    """Add a response of a row to its prompt. Comparisons of one row have ids of their own."""
+    comparison = response["comparison"]
+    comparison_id = row_id if comparison is None else ids.content_id(row_id, comparison)
+    given = {"comparison_id": comparison_id, "text": response["text"], "score": response["score"]}
+    prompt["given"].append(given)
+    prompt["ratings"].append(response["rating"])
 
 
 STAGE = Stage(

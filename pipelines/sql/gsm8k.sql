@@ -1,4 +1,5 @@
 -- format: grade-school-math solutions: question, ground_truth, and models' solutions beside it as {is_correct, solution}; all are kept, scored 1 for right and 0 for wrong
+-- marked by: question
 -- reads: question, ground_truth, *[is_correct solution]
 -- The ground truth is a response, and the reference for the judge as well.
 -- The worked solutions' calculator marks <<3+4=7>> are left out: they are no part of the text that is said.

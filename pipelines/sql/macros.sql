@@ -51,3 +51,55 @@ create macro reference_at(row) as
     coalesce(nullif(text_at(row, '$.reference'), ''), nullif(text_at(row, '$.reference_answer'), ''), nullif(text_at(row, '$.ground_truth'), ''), nullif(text_at(row, '$.solution'), ''));
 create macro reference_problem(row) as
     case when list_has_any(json_keys(row), ['reference', 'reference_answer', 'ground_truth', 'solution']) then references_in_words(row) end;
+-- What a column says as turns: a list of them, one alone, or a text, which is one turn of that role.
+create macro said_at(row, path, role) as
+    case json_type(row, path) when 'VARCHAR' then [{role: role, content: json_extract_string(row, path)}] else side_at(row, path) end;
+-- Several answers in one value: a list of texts, of dialogues, or of lone turns of the assistant. A text, or the turns of one dialogue, are one answer.
+create macro are_answers(items) as
+    len(list_filter(items, lambda item: json_type(item) not in ('VARCHAR', 'ARRAY'))) = 0
+    or (len(items) > 1 and len(list_filter(items, lambda item: coalesce(role_of(coalesce(text_at(item, '$.role'), text_at(item, '$.from'))) <> 'assistant', true))) = 0);
+create macro answers_at(row, path) as
+    case when json_type(row, path) <> 'ARRAY' then [said_at(row, path, 'assistant')]
+         when are_answers(list_at(row, path)) then list_transform(list_at(row, path), lambda item: said_at(item, '$', 'assistant'))
+         else [side_at(row, path)] end;
+-- One chosen text against each of several rejected ones: a comparison for each.
+create macro compared(chosen, rejected) as
+    flatten(list_transform(range(len(rejected)), lambda i: [
+        {text: chosen, score: 1.0, comparison: case when len(rejected) > 1 then i end},
+        {text: rejected[i + 1], score: 0.0, comparison: case when len(rejected) > 1 then i end}]));
+create macro with_system(system, turns) as list_concat(case when is_blank(system) then [] else [{role: 'system', content: system}] end, turns);
+-- Pairs of texts, as a history of questions and answers has them, as turns.
+create macro history_turns(history) as
+    flatten(list_transform(history, lambda pair: [{role: 'user', content: text_at(pair, '$[0]')}, {role: 'assistant', content: text_at(pair, '$[1]')}]));
+create macro history_problem(row) as
+    case when coalesce(json_type(row, '$.history'), 'NULL') <> 'NULL'
+              and coalesce(len(list_filter(list_at(row, '$.history'), lambda pair: text_at(pair, '$[0]') is null or text_at(pair, '$[1]') is null or json_array_length(pair) <> 2)) > 0, true)
+         then 'missing_or_mistyped: history is ' || kind_of(row, '$.history') || '; expected a list of [question, answer]' end;
+-- Turns without the system's.
+create macro spoken(turns) as list_filter(turns, lambda turn: turn.role <> 'system');
+-- Whether the turns before an answer are the prompt, with or without its system turn.
+create macro begins_with(before, prompt) as list_contains([trimmed(prompt), spoken(trimmed(prompt))], trimmed(before));
+-- Whether a prompt is a part of the turns before an answer: all but the system's, the first of the user's, or the last.
+create macro says_the_same(prompt, before) as
+    coalesce(trimmed(prompt) = spoken(trimmed(before))
+             or (len(prompt) = 1 and prompt[1].role = 'user' and list_contains([spoken(trimmed(before))[1], trimmed(before)[-1]], trimmed(prompt)[1])), false);
+-- The data's own numbers for chosen and rejected, [chosen, rejected], in columns such as score_chosen and rejected_rating (engine/side_ratings.py).
+create macro has_ratings(row) as
+    list_has_any(json_keys(row), ['score_chosen', 'score_rejected', 'chosen_score', 'rejected_score', 'rating_chosen', 'rating_rejected', 'chosen_rating', 'rejected_rating',
+                                  'chosen-rating', 'rejected-rating', 'reward_chosen', 'reward_rejected', 'chosen_reward', 'rejected_reward']);
+create macro ratings_at(row) as case when has_ratings(row) then side_ratings(row) end;
+create macro ratings_problem(row) as case when has_ratings(row) then ratings_in_words(row) end;
+-- Whether turns only say again what the prompt is, or the prompt and its answer, with or without the system's turn.
+create macro repeats(turns, prompt, answer) as
+    coalesce(list_contains([trimmed(prompt), spoken(trimmed(prompt))], trimmed(turns)) or list_contains(
+        [trimmed(list_append(prompt, {role: 'assistant', content: answer})), spoken(trimmed(list_append(prompt, {role: 'assistant', content: answer})))], trimmed(turns)), false);
+-- Answers in one list and their scores in another.
+create macro answer_lists(row) as list_filter(['responses', 'generations', 'all_generated_responses', 'completions'], lambda name: json_type(row, '$.' || name) = 'ARRAY');
+create macro score_lists(row) as list_filter(['rewards', 'scores', 'ratings', 'rating', 'all_rm_scores'], lambda name: json_type(row, '$.' || name) = 'ARRAY');
+create macro has_scored_lists(row) as
+    case when list_has_any(json_keys(row), ['responses', 'generations', 'all_generated_responses', 'completions']) then len(answer_lists(row)) > 0 and len(score_lists(row)) > 0 else false end;
+-- Whether a row may have any of these numbers: asked once, since few have.
+create macro has_numbers(row) as
+    list_has_any(json_keys(row), ['score_chosen', 'score_rejected', 'chosen_score', 'rejected_score', 'rating_chosen', 'rating_rejected', 'chosen_rating', 'rejected_rating',
+                                  'chosen-rating', 'rejected-rating', 'reward_chosen', 'reward_rejected', 'chosen_reward', 'rejected_reward',
+                                  'rewards', 'scores', 'ratings', 'rating', 'all_rm_scores']);

@@ -1,9 +1,11 @@
 -- format: ShareGPT turns: conversations as a list of {from, value}, chosen and rejected as one such turn each
+-- marked by: conversations
 -- reads: conversations[from value role content], chosen[from value role content], rejected[from value role content], system
--- optional: system
+-- reads: score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
+-- optional: system, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- A turn may be {role, content} as well.
 with fields as (
-    select n, row, turns_of(list_at(row, '$.conversations')) as turns, text_at(row, '$.system') as system, side_at(row, '$.chosen') as cm, side_at(row, '$.rejected') as rm,
+    select n, row, ratings_at(row) as ratings, turns_of(list_at(row, '$.conversations')) as turns, text_at(row, '$.system') as system, side_at(row, '$.chosen') as cm, side_at(row, '$.rejected') as rm,
            coalesce(text_at(row, '$.chosen'), cm[1].content) as chosen,
            coalesce(text_at(row, '$.rejected'), rm[1].content) as rejected,
            coalesce(cm[1].role, 'assistant') as chosen_from, coalesce(rm[1].role, 'assistant') as rejected_from,
@@ -12,7 +14,7 @@ with fields as (
 )
 select n,
        list_concat(case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end, turns) as messages,
-       [{text: chosen, score: 1.0}, {text: rejected, score: 0.0}] as responses,
+       [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
            when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
@@ -21,6 +23,6 @@ select n,
            when rejected is null or json_array_length(row, '$.rejected') > 1 then 'missing_or_mistyped: rejected is ' || kind_of(row, '$.rejected') || '; expected one turn {from, value}'
            when chosen_from <> 'assistant' or rejected_from <> 'assistant'
                then 'no_response: chosen is from ' || chosen_from || ' and rejected from ' || rejected_from || '; expected two turns from gpt'
-           else optional_text_problem(row, 'system')
+           else coalesce(optional_text_problem(row, 'system'), ratings_problem(row))
        end as problem
 from fields

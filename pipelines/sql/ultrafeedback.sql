@@ -1,4 +1,5 @@
 -- format: UltraFeedback: instruction, completions as a list of {response, scores}; every response is kept with its score
+-- marked by: completions
 -- reads: instruction, completions[response fine-grained_score overall_score score]
 -- leaves: source, models, correct_answers, incorrect_answers, completions[annotations critique custom_system_prompt model principle]
 -- The score is fine-grained_score (the mean of the aspects' ratings) where there is one: overall_score holds 10 for some 1 in the published data.

@@ -47,7 +47,11 @@ HARMLESS = (
 def test_names_that_may_change_what_is_learned(name):
     assert changes_meaning(name, "text") and not is_metadata(name, "text")
     (reading,) = read("preference", SIDES | ({name: "text"} if name not in ("prompt", "chosen") else {}))
-    if name not in ("system", "prompt", "chosen", "rejected"):
+    if name in ("score_chosen", "chosen-rating"):
+        assert reading.reason == "bad_rating"
+    elif name == "messages":
+        assert reading.reason == "two_prompts"
+    elif name not in ("system", "prompt", "chosen", "rejected"):
         assert reading.reason == "unread_column", name
         assert f'prompts.ignore = ["{name}"]' in reading.detail
 
@@ -127,10 +131,10 @@ def test_what_a_format_knowingly_leaves_out_is_said_and_costs_no_row():
 
 
 def test_what_is_ignored_is_not_there():
-    row = SIDES | {"system": "s", "messages": [TURN], "score_chosen": 1.5}
+    row = SIDES | {"system": "s", "history": [TURN], "margin": 1.5}
     (reading,) = read("preference", row)
-    assert reading.unread.refused == ("messages", "score_chosen")
-    (reading,) = read("preference", row, ignore=["messages", "score_chosen", "system"])
+    assert reading.unread.refused == ("history", "margin")
+    (reading,) = read("preference", row, ignore=["history", "margin", "system"])
     assert reading.reason is None
     assert [message["role"] for message in reading.messages] == ["user"]
     assert without({"a": [{"b": 1, "c": 2}], "d": 3}, ["a.b", "d", "e"]) == {"a": [{"c": 2}]}

@@ -247,22 +247,15 @@ def test_auto_looks_at_every_file(tmp_path):
 
 KINDS = [
     ({"prompt": "q", "completion": "a", "label": False}, "KTO"),
-    ({"messages": [{"role": "assistant", "content": "q"}], "rejected_response": "a"}, "ms-swift"),
     ({"prompt": "q", "response_0": "a", "response_1": "b", "safer_response_id": 1}, "numbered 0 and 1"),
     ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
-    ({"prompt": "q", "responses": ["a", "b"], "rewards": [1, 0]}, "several answers"),
-    ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "OpenAI"),
+    ({"prompt": "q", "responses": ["a", "b"]}, "several answers"),
     ({"prompt": "q", "response": "a", "helpfulness": 3, "correctness": 3}, "(HelpSteer)"),
-    ({"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": 2}, "HelpSteer2"),
-    ({"context": [], "response1": "a", "response2": "b", "overall_preference": -1}, "HelpSteer3"),
-    ({"history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": 0}, "(SHP)"),
-    ({"prompt": "q", "answers": [{"answer": "a", "rank": 1}], "num_responses": 7}, "(Nectar)"),
     ({"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 1}, "webgpt"),
     ({"info": {"post": "q"}, "summaries": [{"text": "a"}], "choice": 1}, "summarize_from_feedback"),
     ({"question": "q", "response_j": "a", "response_k": "b"}, "stack-exchange-paired"),
-    ({"query": "q", "response": "a", "rejected_response": "b"}, "pairs of ms-swift"),
     ({"question": "q", "chosen": "a", "rejected": "b"}, "pairs with the prompt in question"),
-    ({"instruction": "q", "generations": ["a", "b"], "ratings": [1, 2]}, "(distilabel)"),
+    ({"instruction": "q", "generations": ["a", "b"]}, "(distilabel)"),
     ({"instruction": "q", "output_1": "a", "output_2": "b", "preference": 2}, "AlpacaFarm"),
     ({"conversations": [{"from": "human", "value": "q"}], "label": True}, "KTO"),
     ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "ShareGPT"),
@@ -305,14 +298,14 @@ def test_scored_rows_are_refused_with_a_setting_to_copy(tmp_path):
         "prompt_id": "7",
         "chosen": [*turns, {"role": "assistant", "content": "a"}],
         "rejected": [*turns, {"role": "assistant", "content": "b"}],
-        "messages": turns,
+        "history": turns,
         "score_chosen": 8.5,
-        "score_rejected": 8.0,
+        "margin": 8.0,
         "tools": [],
     }
     path = tmp_path / "x.jsonl"
     path.write_text(f"{json.dumps(row)}\n" * 3)
-    ignore = ["messages", "score_chosen", "score_rejected"]
+    ignore = ["history", "margin"]
     with pytest.raises(UserError) as error:
         format_of({"x.jsonl": path}, Prompts())
     assert f"ignore = {json.dumps(ignore)}" in str(error.value)

@@ -244,7 +244,10 @@ def test_sharegpt_turns_may_be_spelled_with_role_and_content():
 def test_messages_beside_a_prompt_or_strings_are_not_taken_for_the_prompt():
     sides = {"chosen": assistant("a"), "rejected": assistant("b")}
     (reading,) = read("preference", sides | {"prompt": "p", "messages": [user("q")]})
-    assert reading.unread.refused == ("messages",)
+    assert reading.reason == "two_prompts"
+    for again in ([user("p")], [user("p"), assistant("a")]):
+        (reading,) = read("preference", sides | {"prompt": "p", "messages": again})
+        assert reading.messages == [user("p")] and reading.reason is None
     (reading,) = read("preference", sides | {"messages": "q"})
     assert reading.reason == "missing_or_mistyped" and "messages is a string" in reading.detail
     (reading,) = read("preference", sides | {"messages": [user("q"), assistant("x")]})

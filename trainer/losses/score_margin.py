@@ -21,7 +21,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 class Config(Options):
     beta: float = number(0.1, above=0)
     alpha: float = number(0.1, low=0)  # the margin that one unit of score is worth; 0 is DPO
-    scorer: str = setting("prompt_gain", scorers.unknown)  # or rating, pairwise, reward, given, check
+    scorer: str = setting("prompt_gain", scorers.unknown)  # or any other of schemas/scorers.py
 
     @property
     def needs(self) -> tuple[str, ...]:
