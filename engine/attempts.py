@@ -82,13 +82,13 @@ class Attempt:
 
 def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
     """How a format reads rows."""
-    reader = Format(path, config.ignore, config.split_column)
+    reader = Format.of(path, config)
     return Attempt(path, reader.read(rows))
 
 
 def attempts(path: Path, files: Mapping[str, Path], config: Prompts) -> Iterator[tuple[str, Attempt]]:
     """How a format reads the first rows of each file that has any; several files are asked about at once."""
-    reader = Format(path, config.ignore, config.split_column)
+    reader = Format.of(path, config)
     waiting: list[Row] = []
     for rows in first_rows(files, config):
         waiting += rows

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.answer_columns import advice, answer_columns, rename_command
+from engine.answer_columns import advice, answer_columns
 from engine.attempts import Attempt, attempt
 from engine.formats import Format, shipped
 from engine.raw import Row
 from engine.readings import UNREAD, unread_sentence
 from engine.row_looks import columns, columns_text, kind_of, near_names
+from engine.wording import columns_setting
 from schemas.errors import UserError
 from schemas.sections import Prompts
 
@@ -20,7 +21,7 @@ def check_answers(name: str, file: Path | None, tried: Attempt, config: Prompts)
     if answers and not tried.brings_responses(config):
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, which reads no "
-            f"responses; {columns_text(tried.rows)}; {advice(file, answers, tried.rows)}"
+            f"responses; {columns_text(tried.rows)}; {advice(answers, tried.rows)}"
             f"{_looks(tried.rows, file)}"
         )
 
@@ -108,7 +109,8 @@ def _kind_and_names(rows: Sequence[Row], file: Path | None) -> list[str]:
     near = near_names(columns(rows), known)
     if near:
         listed = ", ".join(f'"{wrong}" to {right}' for wrong, right in near.items())
-        said.append(f"rename {listed}: {rename_command(file, near)}")
+        ours = {right: wrong for wrong, right in near.items()}
+        said.append(f"rename {listed}: {columns_setting(ours)}")
     return said
 
 

@@ -68,7 +68,7 @@ COULD_BE_THE_PROMPT = [
 def test_what_could_be_the_prompt_is_to_be_renamed_and_never_left_out(name, value):
     (reading,) = read("preference", SHARED_BEGINNING | {name: value, "id": "7", "source": "web"})
     assert reading.reason == "no_prompt"
-    assert f"rename the column {name} to prompt: jq -c '.prompt=.{name}|del(.{name})' FILE" in reading.detail
+    assert f'rename the column {name} to prompt: [prompts.columns] prompt = "{name}"' in reading.detail
     assert "prompts.ignore" not in reading.detail
 
 
@@ -157,18 +157,21 @@ def test_answers_that_repeat_the_prompt_are_refused():
     assert reading.reason is None
 
 
-def test_turns_as_text_are_refused_with_what_makes_them_turns():
+def test_turns_as_text_are_read_if_they_are_json_and_else_refused_with_what_makes_them_turns():
     turns = [user(QUESTION), assistant("It is 42.")]
     others = [user(QUESTION), assistant("It is 40.")]
     (reading,) = read("preference", {"chosen": json.dumps(turns), "rejected": json.dumps(others)})
-    assert reading.reason == "turns_as_text"
-    assert "jq -c '.chosen |= fromjson | .rejected |= fromjson' FILE" in reading.detail
+    assert reading.reason is None and reading.messages == [user(QUESTION)]
     (reading,) = read("preference", ASKED | {"chosen": str(turns), "rejected": str(others)})
     assert reading.reason == "turns_as_text" and "ast.literal_eval" in reading.detail
+    (reading,) = read("prompts", {"messages": str(turns)})
+    assert reading.reason == "turns_as_text" and "messages holds" in reading.detail
+    (reading,) = read("preference", ASKED | {"chosen": json.dumps(turns)[:-2]})
+    assert reading.reason == "turns_as_text" and "JSON is broken" in reading.detail
     spoken = json.dumps([{"from": "human", "value": QUESTION}])
     for name, row in (("prompts", {"prompt": spoken}), ("preference", ASKED | {"prompt": spoken})):
         (reading,) = read(name, row)
-        assert reading.reason == "turns_as_text" and ".prompt |= fromjson" in reading.detail
+        assert reading.reason is None and reading.messages == [user(QUESTION)]
     (reading,) = read("preference", ASKED | {"chosen": '[{"name": "x"}] is a list of JSON'})
     assert reading.reason is None
 
