@@ -7,6 +7,7 @@
   response may have `rating`, the data's own number beside a preference, and `comparison`, a number: responses
   of one row that have different numbers are not compared with each other. `tools` is the JSON of the tools.
 - `others` are the names of a row's columns that the format does not read and that could be its prompt.
+- Before the SQL a row is put under the names that formats read, where its own are others (engine/mapping.py).
 - What the format reads, it says in a line of its SQL (engine/columns.py), so nothing is left out in silence.
 - What is common to all formats is judged in engine/readings.py.
 """

@@ -177,7 +177,7 @@ def _format_of_rows(name: str, file: Path | None, key: str, rows: Sequence[Row],
     if file and not any(one.of_its_form for one in tried):
         _check_looks(name, file, key, rows)
     if len(able) != 1:
-        raise not_recognised(name, file, rows, tried, several=bool(able))
+        raise not_recognised(name, file, rows, tried, bool(able), config)
     (chosen,) = able
     check_ours([chosen.path], config)
     if chosen.read <= least:

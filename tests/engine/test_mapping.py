@@ -278,6 +278,15 @@ def test_an_unknown_role_is_refused_by_its_name_with_the_setting(name, row):
     assert reading.reason == "bad_role"
 
 
+def test_auto_says_why_mapped_rows_are_not_read(tmp_path):
+    path = tmp_path / "x.jsonl"
+    side = {"role": "helper", "content": "a"}
+    path.write_text(json.dumps({"q": "why?", "chosen": [side], "rejected": [side]}) + "\n")
+    with pytest.raises(UserError) as error:
+        format_of({"x.jsonl": path}, Prompts(columns={"prompt": "q"}))
+    assert "[prompts.roles] helper" in str(error.value) and "look like" not in str(error.value)
+
+
 def test_keys_of_turns_under_other_names():
     turns = [{"speaker": role, "text": text} for role, text in SPOKEN]
     keys = {"role": "speaker", "content": "text"}
