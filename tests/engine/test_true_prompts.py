@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
+import tomllib
 
 import pytest
 
 from engine.formats import Format
+from engine.mapping import RowMapping
 from engine.raw import Row
 from engine.recognise import recognise
 from engine.stages import prompts
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.recipe import load
 from schemas.sections import Prompts
 from tests.engine.planned import planning
 
@@ -82,9 +86,22 @@ def test_a_sentence_under_a_name_of_metadata_may_be_the_prompt_and_a_word_is_not
     assert reading.reason == "no_prompt"
 
 
-def test_a_renaming_command_holds_for_any_name():
-    (reading,) = read("preference", SHARED_BEGINNING | {"the user's question": QUESTION})
-    assert '.prompt=.["the user\\u0027s question"]|del(.["the user\\u0027s question"])' in reading.detail
+@pytest.mark.parametrize(
+    "name", ["the user's question", "123", "true", 'a "question"', "the.text", "frage-ü"]
+)
+def test_the_setting_that_names_the_prompt_holds_for_any_name(tmp_path, name):
+    """It is read as it stands, as a line of the recipe and on the command line, and then the row is read."""
+    row = SHARED_BEGINNING | {name: QUESTION}
+    (reading,) = read("preference", row)
+    setting = reading.detail.split("to prompt: [prompts.columns] ")[1]
+    in_recipe, _, options = setting.partition(" (")
+    assert tomllib.loads(in_recipe) == {"prompt": name}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[prompts]\n")
+    option, value = shlex.split(options.removesuffix(")"))
+    assert option == "--set" and load(recipe, [value]).section("prompts").columns == {"prompt": name}
+    (reading,) = read("preference", row, mapping=RowMapping({"prompt": name}))
+    assert reading.reason is None and reading.messages == [user(QUESTION)]
 
 
 def test_an_answer_that_begins_the_other_is_not_cut_to_nothing():
