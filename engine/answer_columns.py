@@ -1,13 +1,11 @@
-"""Answers under names that no format reads: which columns they are in, and the command that renames them.
+"""Answers under names that no format reads: which columns they are in, and the setting that renames them.
 
 Rows such as prompt, response_chosen, response_rejected are read as prompts alone once the answers are left
 out, and the pairs are lost. So these columns are found by the words of their names and by what they hold.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -15,6 +13,8 @@ import orjson
 from engine.columns import is_metadata
 from engine.raw import Row
 from engine.row_looks import SEVERAL
+from engine.wording import columns_setting
+from schemas.row_checks import toml_value
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _BETTER = frozenset({"chosen", "positive", "win", "winner", "winning", "preferred", "accepted"})
@@ -23,7 +23,6 @@ _WORSE = frozenset(
 )
 _ANSWERS = frozenset({"response", "answer", "output", "completion", "generation"}) | _BETTER | _WORSE
 _NO_ANSWERS = frozenset({"prompt", "question", "instruction", "reference", "reason", "reasoning"})
-_UNPACKERS = {".gz": "zcat", ".zst": "zstdcat", ".bz2": "bzcat"}
 
 
 def answer_columns(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -65,14 +64,14 @@ def _words(name: str) -> list[str]:
     return [word.lower().removesuffix("s") for word in _WORD.findall(text)]
 
 
-def advice(path: Path | None, names: Sequence[str], rows: Sequence[Row]) -> str:
-    """What to do with the columns that hold answers, with the command."""
+def advice(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """What to do with the columns that hold answers, with the setting."""
     if len(names) == 1:
         (name,) = names
         if any(isinstance(_values(row).get(name), list) for row in rows):
             return f"these rows have several answers in {name}: {SEVERAL}"
-        right = rename_command(path, {name: "reference"})
-        alone = _jq(path, f"del({_field(name)})")
+        right = columns_setting({"reference": name})
+        alone = f"prompts.ignore = [{toml_value(name)}]"
         return (
             f"these rows have an answer under another name: {name}. Where it is the right answer, for the "
             f"judge: {right}; for the prompts alone: {alone}"
@@ -81,34 +80,6 @@ def advice(path: Path | None, names: Sequence[str], rows: Sequence[Row]) -> str:
     worse = [name for name in names if set(_words(name)) & _WORSE]
     said = f"these rows have answers under other names: {', '.join(names)}; rename them"
     if better and worse:
-        return f"{said}: {rename_command(path, {better[0]: 'chosen', worse[0]: 'rejected'})}"
-    command = rename_command(path, {names[0]: "chosen", names[1]: "rejected"})
-    return f"{said}, the better one of each row to chosen; where it is {names[0]}: {command}"
-
-
-def rename_command(path: Path | None, names: Mapping[str, str]) -> str:
-    """The command that writes a file's rows with other names for some columns, old -> new."""
-    if path is not None and path.suffix.lower() == ".parquet":
-        by_lines = ".to_json('rows.jsonl', orient='records', lines=True)"
-        return f"pandas.read_parquet('{path.name}').rename(columns={json.dumps(dict(names))}){by_lines}"
-    assigned = "|".join([f".{new}={_field(old)}" for old, new in names.items()])
-    gone = ",".join(map(_field, names))
-    return _jq(path, f"{assigned}|del({gone})")
-
-
-def _jq(path: Path | None, program: str) -> str:
-    """The jq command for a file of JSON Lines or of one array, compressed or not; None is any file."""
-    if path is None:
-        return f"jq -c '{program}' FILE > rows.jsonl"
-    unpacker = _UNPACKERS.get(path.suffix.lower())
-    if unpacker:
-        return f"{unpacker} {path.name} | jq -c '{program}' > rows.jsonl"
-    with open(path, "rb") as file:
-        is_array = file.read(64).lstrip().startswith(b"[")
-    each = f".[]|{program}" if is_array else program
-    return f"jq -c '{each}' {path.name} > rows.jsonl"
-
-
-def _field(name: str) -> str:
-    """A column as jq writes it."""
-    return f".{name}" if re.fullmatch(r"[A-Za-z_]\w*", name) else f".[{json.dumps(name)}]"
+        return f"{said}: {columns_setting({'chosen': better[0], 'rejected': worse[0]})}"
+    first = columns_setting({"chosen": names[0], "rejected": names[1]})
+    return f"{said}, the better one of each row to chosen; where it is {names[0]}: {first}"

@@ -83,25 +83,25 @@ class Attempt:
 
 
 def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
-    """How a format reads rows. One whose own columns no row has is not asked: planning its SQL takes a while."""
+    """How a format reads rows. One whose own columns no row has is not asked: planning its SQL takes time."""
     marks = _marks(path)
-    names = columns(rows)
+    names = {*columns(rows), *config.columns}
     if marks and not any(mark in names for mark in marks):
         detail = f"the rows have no column {' or '.join(marks)}: missing"
         return Attempt(path, [refused(row, "missing_or_mistyped", detail) for row in rows])
-    reader = Format(path, config.ignore, config.split_column)
+    reader = Format.of(path, config)
     return Attempt(path, reader.read(rows))
 
 
 def _marks(path: Path) -> list[str]:
-    """The columns without any of which rows are of another format, by its line `-- marked by:`, if it has one."""
+    """The columns without any of which rows are of another format, by its line `-- marked by:`."""
     line = re.search(r"^-- marked by:(.*)$", path.read_text(), re.MULTILINE)
     return line[1].replace(",", " ").split() if line else []
 
 
 def attempts(path: Path, files: Mapping[str, Path], config: Prompts) -> Iterator[tuple[str, Attempt]]:
     """How a format reads the first rows of each file that has any; several files are asked about at once."""
-    reader = Format(path, config.ignore, config.split_column)
+    reader = Format.of(path, config)
     waiting: list[Row] = []
     for rows in first_rows(files, config):
         waiting += rows

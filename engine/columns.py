@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.ways import without as without
+
 _ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -168,6 +170,10 @@ class Columns:
             return keys_of_any
         return None
 
+    def reads_column(self, name: str, row: Mapping[str, Any]) -> bool:
+        """Whether anything of a column is read in this row."""
+        return self.keys_read(name, row[name]) is not None or self._stands_in(name, row)
+
     def unread(self, row: Mapping[str, Any]) -> Unread:
         """What of a row is not read."""
         refused: list[str] = []
@@ -188,6 +194,15 @@ class Columns:
                     self._sort(f"{name}.{key}", may_change, refused, left_out)
                 is_in_a_turn = is_in_a_turn or len(refused) > refused_before
         return Unread(tuple(refused), tuple(left_out), tuple(prompts), is_in_a_turn)
+
+    def beside(self, rest: Mapping[str, object]) -> Unread:
+        """What is not read of objects of which the recipe takes a part: each other key, by itself."""
+        refused: list[str] = []
+        left_out: list[str] = []
+        for name, value in rest.items():
+            for key, may_change in _unread_keys(value, frozenset()).items():
+                self._sort(f"{name}.{key}", may_change, refused, left_out)
+        return Unread(tuple(refused), tuple(left_out))
 
     def _stands_in(self, name: str, row: Mapping[str, Any]) -> bool:
         """Whether a column's turns are read instead of another column's, which the row does not have."""
@@ -277,24 +292,3 @@ def _keys(line: str) -> dict[str, frozenset[str]]:
 def _line(sql: str, what: str) -> str:
     """What the comment lines `-- what: …` say, empty where there is none."""
     return ",".join(re.findall(rf"^-- {what}:(.*)$", sql, re.MULTILINE))
-
-
-def without(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The row without some columns, or keys of their objects written `chosen.name`."""
-    kept = dict(row)
-    for name in names:
-        if name in kept:
-            del kept[name]
-            continue
-        column, _, key = name.partition(".")
-        if key and column in kept:
-            kept[column] = _without_key(kept[column], key)
-    return kept
-
-
-def _without_key(value: object, key: str) -> object:
-    if isinstance(value, list):
-        return [_without_key(item, key) for item in value]
-    if isinstance(value, dict):
-        return {name: inner for name, inner in value.items() if name != key}
-    return value

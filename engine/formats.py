@@ -7,10 +7,12 @@
   response may have `rating`, the data's own number beside a preference, and `comparison`, a number: responses
   of one row that have different numbers are not compared with each other. `tools` is the JSON of the tools.
 - `others` are the names of a row's columns that the format does not read and that could be its prompt.
+- Before the SQL a row is put under the names that formats read, where its own are others (engine/mapping.py).
 - What the format reads, it says in a line of its SQL (engine/columns.py), so nothing is left out in silence.
 - What is common to all formats is judged in engine/readings.py.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -24,13 +26,16 @@ import pyarrow as pa
 
 from engine import side_ratings
 from engine.columns import Unread, columns_of, holds, is_finite, without
+from engine.mapping import Mapped, RowMapping
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
+from engine.row_problem import RowProblem
 from engine.row_values import DEEPEST, finite_text, is_too_deep, name_twice, needed_numbers
 from engine.sql import ctrl_c
 from engine.wording import add_functions
 from schemas.errors import UserError
 from schemas.extensions import files, included
+from schemas.sections import Prompts
 
 _RAW = pa.schema(
     [
@@ -73,27 +78,40 @@ class _Seen:
     split: str | None = None
     reason: str | None = None  # why the SQL need not be asked
     detail: str | None = None
+    metadata: str | None = None
 
 
 class Format:
     """One format's SQL, ready to read rows.
 
     `ignore`: columns, or keys within them, that are taken for not there; `split_column`: the one that says
-    which split a row belongs to, if any."""
+    which split a row belongs to, if any; `mapping`: the names that the input has for what is read."""
 
-    def __init__(self, path: Path, ignore: Sequence[str] = (), split_column: str = "split"):
+    def __init__(
+        self,
+        path: Path,
+        ignore: Sequence[str] = (),
+        split_column: str = "split",
+        mapping: RowMapping | None = None,
+    ):
         self.name = path.stem
         self.path = path
         self._sql = path.read_text().rstrip().removesuffix(";")
         self._is_prepared = False
         self._ignore = tuple(ignore)
         self._split_column = split_column
+        self._mapping = mapping or RowMapping()
         self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         add_functions(self._con)
         side_ratings.add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
         self._con.execute(_RAW_TABLE)
+
+    @classmethod
+    def of(cls, path: Path, config: Prompts) -> "Format":
+        """A format that reads rows as a recipe says."""
+        return cls(path, config.ignore, config.split_column, RowMapping.of(config))
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
         """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times."""
@@ -103,7 +121,10 @@ class Format:
         readings: list[Reading] = []
         for seen in seen_rows:
             if seen.reason is None:
-                readings.append(reading_of(seen.row, next(answers), seen.unread, seen.split))
+                reading = reading_of(seen.row, next(answers), seen.unread, seen.split)
+                if seen.metadata is not None:
+                    reading = dataclasses.replace(reading, metadata=seen.metadata)
+                readings.append(reading)
             else:
                 readings.append(refused(seen.row, seen.reason, seen.detail, seen.unread))
         return readings
@@ -115,27 +136,34 @@ class Format:
         if is_too_deep(row.text):
             detail = f"lists or objects lie in each other more than {DEEPEST} deep"
             return _Seen(row, row.text, Unread(), reason="too_deep", detail=detail)
-        values = json.loads(row.text) if row.reason else orjson.loads(row.text)
+        # orjson has no whole numbers beyond 64 bits, and an id is kept as it is.
+        is_exact = bool(row.reason or self._mapping.metadata)
+        values = json.loads(row.text) if is_exact else orjson.loads(row.text)
         twice = name_twice(row.text, values)
         if twice is not None:
             detail = f'"{twice}" stands twice in one object, and nobody can say which one counts'
             return _Seen(row, row.text, Unread(), reason="duplicate_key", detail=detail)
-        values = without(values, self._ignore)
+        try:
+            mapped = self._mapping.applied(values, self._ignore, self.columns)
+        except RowProblem as problem:
+            return _Seen(row, row.text, Unread(), reason=problem.code, detail=problem.sentence)
+        text = row.text
         if row.reason:
-            finite = self._finite_text(row, values)
+            finite = self._finite_text(mapped.values)
             if finite is None:
-                where = self._not_finite_detail(row, values)
+                where = self._not_finite_detail(row, mapped.values)
                 return _Seen(row, row.text, Unread(), reason=row.reason, detail=where)
-            return self._with_split(row, finite, values)
-        text = json.dumps(values, ensure_ascii=False) if self._ignore else row.text
-        return self._with_split(row, text, values)
+            text = finite
+        elif mapped.values is not values:
+            text = json.dumps(mapped.values, ensure_ascii=False)
+        return self._with_split(row, text, mapped)
 
-    def _with_split(self, row: Row, text: str, values: dict[str, Any]) -> _Seen:
+    def _with_split(self, row: Row, text: str, mapped: Mapped) -> _Seen:
         """A row that the SQL is asked about, unless its split is none."""
-        unread = self.columns.unread(values) if self.columns else Unread()
-        value = values.get(self._split_column)
+        unread = mapped.unread(self.columns) if self.columns else Unread()
+        value = mapped.values.get(self._split_column)
         if not holds(value) or not is_finite(value):
-            return _Seen(row, text, unread)
+            return _Seen(row, text, unread, metadata=mapped.metadata)
         split = _split_of(value)
         if split is None:
             detail = (
@@ -143,25 +171,28 @@ class Format:
                 'eval; where it is no split: prompts.split_column = ""'
             )
             return _Seen(row, text, unread, reason="bad_split", detail=detail)
-        return _Seen(row, text, unread, split)
+        return _Seen(row, text, unread, split, metadata=mapped.metadata)
 
-    def _finite_text(self, row: Row, values: dict[str, Any]) -> str | None:
+    def _finite_text(self, values: dict[str, Any]) -> str | None:
         """A row with NaN or Infinity as the SQL may have it, with null for these; None where it may not.
 
         What of it is not read does no harm, whatever it is."""
-        if self.columns is None or self._needed(row, values):
+        if self.columns is None or self._needed(values):
             return None
-        unread = [name for name in row.not_finite if self.columns.keys_read(name, values.get(name)) is None]
+        unread: list[str] = []
+        for name in _not_finite(values):
+            if self.columns.keys_read(name, values.get(name)) is None:
+                unread.append(name)
         return finite_text(without(values, unread))
 
-    def _needed(self, row: Row, values: dict[str, Any]) -> list[str]:
+    def _needed(self, values: dict[str, Any]) -> list[str]:
         """Where a row has NaN or Infinity in what the format needs."""
         assert self.columns is not None
-        return needed_numbers(values, row.not_finite, self.columns, [self._split_column])
+        return needed_numbers(values, _not_finite(values), self.columns, [self._split_column])
 
     def _not_finite_detail(self, row: Row, values: dict[str, Any]) -> str | None:
         """Why a row with NaN or Infinity is refused, by the columns that have it."""
-        needed = self._needed(row, values) if self.columns else row.not_finite
+        needed = self._needed(values) if self.columns else list(row.not_finite)
         if not needed:
             return row.detail
         verb = "is" if len(needed) == 1 else "are"
@@ -230,6 +261,11 @@ class Format:
         for n in range(row_count):
             in_order.append(answer_of_n.get(n, dropped))
         return in_order
+
+
+def _not_finite(values: dict[str, Any]) -> list[str]:
+    """The columns that hold NaN or an infinite number."""
+    return [name for name, value in values.items() if not is_finite(value)]
 
 
 def _split_of(value: object) -> str | None:

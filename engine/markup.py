@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.raw import Row
+from engine.wording import turns_as_text
 
 Problem = tuple[str, str]
 _ANY_CASE = re.IGNORECASE
@@ -95,34 +96,9 @@ def _are_turns(text: str) -> bool:
 
 
 def _turns_sentence(row: Row) -> str:
-    """Which columns of a row hold turns as text, and what makes them turns."""
+    """Which column of a row holds turns as text, and what makes them turns."""
     values: dict[str, Any] = json.loads(row.text)
-    columns: list[str] = []
-    are_json = True
     for name, value in values.items():
         if isinstance(value, str) and _are_turns(value):
-            columns.append(name)
-            are_json = are_json and _is_json(value)
-    if not columns:
-        return "a text holds turns as JSON text; write them as a list of {role, content}"
-    listed = ", ".join(columns)
-    verb = "holds" if len(columns) == 1 else "hold"
-    if not are_json:
-        return (
-            f"{listed} {verb} turns as Python writes them, as text; "
-            "ast.literal_eval makes a list of them, which json.dumps writes as JSON"
-        )
-    steps: list[str] = []
-    for name in columns:
-        steps.append(f".[{json.dumps(name, ensure_ascii=False)}] |= fromjson")
-    if all(name.isidentifier() for name in columns):
-        steps = [f".{name} |= fromjson" for name in columns]
-    return f"{listed} {verb} turns as text: jq -c '{' | '.join(steps)}' FILE > rows.jsonl"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+            return f"{name} holds {turns_as_text(value)}"
+    return "a text holds turns as JSON text; write them as a list of {role, content}"

@@ -9,8 +9,9 @@ from typing import Any
 from engine.columns import NOTHING_UNREAD, Unread
 from engine.markup import repeats_prompt, texts_problem
 from engine.raw import Row
+from engine.wording import role_in_words
+from schemas.row_checks import ROLES
 
-_ROLES = ("system", "user", "assistant", "tool")
 UNREAD = "unread_column"
 # What a format may give of a message or a response beside its text (engine/formats.py).
 _OPTIONAL = frozenset({"turn", "rating", "comparison"})
@@ -30,6 +31,7 @@ class Reading:
     unread: Unread = NOTHING_UNREAD
     # True if the format could read the row, were it not for the columns that it does not read.
     is_its_format: bool = False
+    metadata: str | None = None  # JSON of what prompts.metadata keeps of the row
     prompt_is_guessed: bool = False  # no column is the prompt: it is what both answers begin with
 
 
@@ -136,9 +138,8 @@ def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
     if not messages:
         return "empty_prompt", "the row has no prompt"
     for message in messages:
-        if message["role"] not in _ROLES:
-            known = ", ".join(_ROLES)
-            return "bad_role", f"a turn's role must be one of {known}, not {message['role']}"
+        if message["role"] not in ROLES:
+            return "bad_role", role_in_words(message["role"])
         if message["content"] is None:
             return "missing_or_mistyped", "a turn's content must be a string"
     system_problem = _system_problem(messages)

@@ -16,6 +16,7 @@ from pathlib import Path
 from engine.attempts import ROWS_TO_RECOGNISE, Attempt, attempt, attempts, first_rows
 from engine.formats import shipped
 from engine.looks import never_rows, not_rows
+from engine.mapping_checks import check_columns, check_ours
 from engine.raw import Row
 from engine.refusals import check_answers, check_unread, not_recognised, nothing_read, other_file
 from engine.row_looks import kind_of
@@ -53,8 +54,10 @@ def format_of(files: Mapping[str, Path], config: Prompts, of_test_source: Collec
             raise UserError(f"{given.key(name)}: {name} cannot be read: {look}")
     if config.format != "auto":
         path = _named_format(config.format)
+        check_columns([path], files, config)
         _check_named(path, given, config)
         return path
+    check_columns(shipped(), files, config)
     return _auto(given, config)
 
 
@@ -174,8 +177,9 @@ def _format_of_rows(name: str, file: Path | None, key: str, rows: Sequence[Row],
     if file and not any(one.of_its_form for one in tried):
         _check_looks(name, file, key, rows)
     if len(able) != 1:
-        raise not_recognised(name, file, rows, tried, several=bool(able))
+        raise not_recognised(name, file, rows, tried, bool(able), config)
     (chosen,) = able
+    check_ours([chosen.path], config)
     if chosen.read <= least:
         check_unread(name, file, chosen, config, most=_AUTO_SHARE)
     return chosen.path

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.answer_columns import advice, answer_columns, rename_command
+from engine.answer_columns import advice, answer_columns
 from engine.attempts import Attempt, attempt
 from engine.formats import Format, shipped
 from engine.raw import Row
 from engine.readings import UNREAD, unread_sentence
 from engine.row_looks import columns, columns_text, kind_of, near_names
+from engine.wording import columns_setting
 from schemas.errors import UserError
 from schemas.sections import Prompts
 
@@ -20,7 +21,7 @@ def check_answers(name: str, file: Path | None, tried: Attempt, config: Prompts)
     if answers and not tried.brings_responses(config):
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, which reads no "
-            f"responses; {columns_text(tried.rows)}; {advice(file, answers, tried.rows)}"
+            f"responses; {columns_text(tried.rows)}; {advice(answers, tried.rows)}"
             f"{_looks(tried.rows, file)}"
         )
 
@@ -52,7 +53,7 @@ def nothing_read(name: str, file: Path, tried: Attempt, config: Prompts) -> User
     if able:
         said.append(f"of the other formats {', '.join(able)} of them")
     else:
-        said += _kind_and_names(tried.rows, file)
+        said += _kind_and_names(tried.rows, file, config)
     return UserError("; ".join(said))
 
 
@@ -66,7 +67,12 @@ def other_file(name: str, first_name: str, key: str, tried: Attempt) -> UserErro
 
 
 def not_recognised(
-    name: str, file: Path | None, rows: Sequence[Row], tried: Sequence[Attempt], several: bool
+    name: str,
+    file: Path | None,
+    rows: Sequence[Row],
+    tried: Sequence[Attempt],
+    several: bool,
+    config: Prompts,
 ) -> UserError:
     """The error for rows that no format reads, or `several`: their columns, their looks, what to do."""
     who = "several formats" if several else "no format"
@@ -82,8 +88,9 @@ def not_recognised(
             said.append(f"the reader says of most: {reason}")
         else:
             said.append(f"{bad.total()} of them are no JSON objects, such as {reason}")
-    said += _kind_and_names(rows, file)
-    nearest = None if several else _nearest(set(columns(rows)), tried)
+    said += _kind_and_names(rows, file, config)
+    there = {*columns(rows), *config.columns}
+    nearest = None if several else _nearest(there, tried)
     if nearest:
         said.append(f"{nearest.path.stem} says: {nearest.complaint()}")
     said.append("name the format, or copy the nearest pipelines/sql/*.sql and name your copy")
@@ -95,10 +102,12 @@ def _looks(rows: Sequence[Row], file: Path | None) -> str:
     return f"; its rows look like {said}" if said else ""
 
 
-def _kind_and_names(rows: Sequence[Row], file: Path | None) -> list[str]:
-    """What rows look like, and which of their columns have nearly the name of one that a format reads."""
+def _kind_and_names(rows: Sequence[Row], file: Path | None, config: Prompts) -> list[str]:
+    """What rows look like, and which of their columns have nearly the name of one that a format reads.
+
+    Where the recipe names their columns, what they look like without that is not said."""
     said: list[str] = []
-    kind = _kind(rows, file)
+    kind = None if config.columns else _kind(rows, file)
     if kind:
         said.append(f"they look like {kind}")
     known: dict[str, None] = {}
@@ -108,7 +117,8 @@ def _kind_and_names(rows: Sequence[Row], file: Path | None) -> list[str]:
     near = near_names(columns(rows), known)
     if near:
         listed = ", ".join(f'"{wrong}" to {right}' for wrong, right in near.items())
-        said.append(f"rename {listed}: {rename_command(file, near)}")
+        ours = {right: wrong for wrong, right in near.items()}
+        said.append(f"rename {listed}: {columns_setting(ours)}")
     return said
 
 

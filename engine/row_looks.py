@@ -6,6 +6,7 @@ from typing import NamedTuple
 import orjson
 
 from engine.raw import Row
+from engine.wording import columns_setting
 
 _COLUMNS_SHOWN = 12
 _PAIRS = "make rows of prompt, chosen and rejected"
@@ -39,14 +40,14 @@ def _kind(needed: str, what: str, remedy: str, without: str = "") -> _Kind:
 
 def _asked_in(name: str) -> _Kind:
     """Pairs whose prompt is under another name."""
-    how = f"name it prompt: jq -c '.prompt=.{name}|del(.{name})' FILE > rows.jsonl"
+    how = columns_setting({"prompt": name})
     return _kind(f"{name} chosen rejected", f"pairs with the prompt in {name}", how, without="prompt")
 
 
 def _prompts_in(name: str) -> _Kind:
     """Prompts alone under another name."""
-    how = f"jq -c '.prompt=.{name}|del(.{name})' FILE > rows.jsonl"
-    return _kind(name, f"prompts in the column {name}", f"name it prompt: {how}", without=_ANY_OTHER)
+    how = columns_setting({"prompt": name})
+    return _kind(name, f"prompts in the column {name}", how, without=_ANY_OTHER)
 
 
 # The first that fits is the one: what has more columns stands before what has fewer.
@@ -62,7 +63,7 @@ _KINDS_OF_ROWS = (
     _kind("info summaries choice", "two summaries (summarize_from_feedback)",
           f"{_PAIRS}, the prompt being made of info, the chosen one being summaries[choice].text"),
     _kind("question response_j response_k", "two answers (stack-exchange-paired)",
-          "name question prompt, response_j chosen and response_k rejected"),
+          columns_setting({"prompt": "question", "chosen": "response_j", "rejected": "response_k"})),
     _kind("response_a response_b winner_model_a", "arena battles in strings of JSON (arena-55k)",
           f"{_PAIRS} of the texts in the strings, by the winner"),
     _kind("instruction output_1 output_2 preference", "two answers and the number of the better (AlpacaFarm)",
@@ -72,7 +73,7 @@ _KINDS_OF_ROWS = (
     _kind("fields responses", "records of Argilla, the rows being in fields",
           f"{_PAIRS} of what is in fields, by the annotators' responses"),
     _kind("prompt response rejected_response", "pairs with the chosen answer in response",
-          "name response chosen and rejected_response rejected"),
+          columns_setting({"chosen": "response", "rejected": "rejected_response"})),
     *map(_asked_in, ("question", "query", "input", "text", "problem")),
     _kind("instruction context response", "instructions with one answer (Dolly)",
           f"{_ALONE}, of instruction and context"),

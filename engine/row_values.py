@@ -34,8 +34,8 @@ def is_too_deep(text: str) -> bool:
     return False
 
 
-def name_twice(text: str, values: Mapping[str, Any]) -> str | None:
-    """A name that stands twice in one object of a row: readers differ on which of its values counts."""
+def name_twice(text: str, values: object) -> str | None:
+    """A name that stands twice in one object of a JSON text: readers differ on which of its values counts."""
     if len(_END_OF_NAME.findall(text)) <= _count_names(values):
         return None
     twice: list[str] = []

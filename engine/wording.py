@@ -6,20 +6,38 @@ longer to plan than to run. A value comes as JSON text, or as None where it is m
 
 import json
 import re
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
 
 from engine.columns import is_metadata
+from schemas.row_checks import ROLES, toml_key, toml_value
 
 _KEYS_SHOWN = 6
+_LIKE_TURNS = re.compile(r"""\s*\[?\s*\{\s*['"]""")
+# What other spellings of a role have in them.
+_SPELLINGS = {
+    "system": ("system", "developer", "instruction"),
+    "tool": ("tool", "function", "observation", "ipython", "environment"),
+    "assistant": ("assistant", "agent", "bot", "model", "llm", "gpt", "ai", "operator", "expert", "doctor"),
+}
+# Keys of a turn that say who speaks.
+_SPEAKERS = frozenset({"from", "speaker", "author", "sender", "user", "who", "name", "participant"})
 _REFERENCES = ("reference", "reference_answer", "ground_truth", "solution")
 _ITEM_KINDS = {str: "string", bool: "boolean", int: "number", float: "number", dict: "object", list: "list"}
 
 
 def add_functions(con: duckdb.DuckDBPyConnection) -> None:
     """Make the functions below known to the SQL of a connection."""
-    functions = ((kind_in_words, 1), (turns_in_words, 4), (references_in_words, 1), (no_prompt_in_words, 1))
+    functions = (
+        (kind_in_words, 1),
+        (turns_in_words, 4),
+        (references_in_words, 1),
+        (no_prompt_in_words, 1),
+        (bad_role_in_words, 1),
+    )
     for function, count in functions:
         con.create_function(
             function.__name__, function, ["VARCHAR"] * count, "VARCHAR", null_handling="special"
@@ -39,12 +57,28 @@ def turns_in_words(text: str | None, name: str, key: str, form: str) -> str:
     `key`: where a turn has its text; `form`: what a turn is, for people."""
     expected = f"expected a string or a list of turns {{{form}}}"
     value = json.loads(text or "null")
+    if isinstance(value, str) and _LIKE_TURNS.match(value):
+        return f"turns_as_text: {name} holds {turns_as_text(value)}"
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         for turn in value:
             problem = _turn_problem(turn, name, key, form)
             if problem:
                 return problem
     return f"missing_or_mistyped: {name} is {kind_in_words(text)}; {expected}"
+
+
+def turns_as_text(text: str) -> str:
+    """What is wrong with turns that stand as text and are no JSON: the end of "chosen holds …"."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        if "'" in text[: text.find(":")]:
+            return (
+                "turns as Python writes them, as text; ast.literal_eval makes a list of them, which "
+                "json.dumps writes as JSON"
+            )
+        return f"turns as text, and their JSON is broken: {error}; write them again"
+    return "turns as text; write them as a list of {role, content}"
 
 
 def references_in_words(row: str) -> str | None:
@@ -79,7 +113,7 @@ def no_prompt_in_words(names: str) -> str:
     first = candidates[0]
     sentence = (
         f"no_prompt: the row has no column prompt, and the prompt could be in {', '.join(candidates)}; "
-        f"rename the column {first} to prompt: {_rename(first)}"
+        f"rename the column {first} to prompt: {columns_setting({'prompt': first})}"
     )
     if others:
         return sentence
@@ -87,16 +121,46 @@ def no_prompt_in_words(names: str) -> str:
     return f"{sentence}; or if none of them is the prompt, leave them out: prompts.ignore = [{listed}]"
 
 
-def _rename(name: str) -> str:
-    """The command that makes a column the prompt."""
-    path = f".{name}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else _in_brackets(name)
-    return f"jq -c '.prompt={path}|del({path})' FILE > rows.jsonl"
+def columns_setting(names: Mapping[str, str | list[str]]) -> str:
+    """The setting that gives columns of the input the names of the format's, ours -> theirs."""
+    entries: list[str] = []
+    options: list[str] = []
+    for ours, theirs in names.items():
+        value = toml_value(theirs)
+        entries.append(f"{toml_key(ours)} = {value}")
+        is_plain = isinstance(theirs, str) and toml_key(theirs) == theirs and not _is_toml(theirs)
+        shown = theirs if is_plain else value
+        options.append(f"--set {shlex.quote(f'prompts.columns.{ours}={shown}')}")
+    return f"[prompts.columns] {', '.join(entries)} ({' '.join(options)})"
 
 
-def _in_brackets(name: str) -> str:
-    """A column for jq, whatever its name; a shell's quotation mark is written by its number."""
-    quoted = json.dumps(name, ensure_ascii=False).replace("'", "\\u0027")
-    return f".[{quoted}]"
+def _is_toml(text: str) -> bool:
+    """Whether a text on the command line would be read as a value of another type."""
+    return text[:1].isdigit() or text[:1] in "+-" or text in ("true", "false", "inf", "nan")
+
+
+def role_in_words(role: str) -> str:
+    """Why a role is refused, and the setting that says which one it is."""
+    return (
+        f"a turn's role must be one of {', '.join(ROLES)}, not {role}; say which one it is: "
+        f"[prompts.roles] {toml_key(role)} = {toml_value(_likely_role(role))}"
+    )
+
+
+def bad_role_in_words(role: str | None) -> str | None:
+    """'code: sentence' of why a role is none that templates know; None where it is one or missing."""
+    if role is None or role in ROLES:
+        return None
+    return f"bad_role: {role_in_words(role)}"
+
+
+def _likely_role(role: str) -> str:
+    """The role that a spelling most likely stands for; the user's, where nothing is known of it."""
+    words = re.findall(r"[a-z]+", role.lower())
+    for known, spellings in _SPELLINGS.items():
+        if any(word.endswith(spellings) for word in words):
+            return known
+    return "user"
 
 
 def _turn_problem(turn: dict[str, Any], name: str, key: str, form: str) -> str | None:
@@ -114,12 +178,25 @@ def _turn_problem(turn: dict[str, Any], name: str, key: str, form: str) -> str |
         kind = _kind(content) if key in turn else "missing"
         return (
             f"missing_or_mistyped: {name} has a turn whose {key} is {kind}; "
-            f"a turn is {{{form}}}, this one is {_kind(turn)}"
+            f"a turn is {{{form}}}, this one is {_kind(turn)}{_turn_setting(turn, form)}"
         )
     if key == "content" and not isinstance(turn.get("role"), str):
         kind = _kind(turn["role"]) if "role" in turn else "missing"
         return f"bad_role: {name} has a turn whose role is {kind}; a turn is {{{form}}}"
     return None
+
+
+def _turn_setting(turn: dict[str, Any], form: str) -> str:
+    """The setting that gives the two keys of a turn their names, where its own may be told apart."""
+    texts = [key for key, value in turn.items() if isinstance(value, str)]
+    if len(texts) != 2 or set(texts) & set(form.split(", ")):
+        return ""
+    who, what = texts
+    is_longer = len(turn[who]) > len(turn[what])
+    if what in _SPEAKERS or (who not in _SPEAKERS and is_longer):
+        who, what = what, who
+    role, content = form.split(", ")
+    return f"; [prompts.turns] {role} = {toml_value(who)}, {content} = {toml_value(what)}"
 
 
 def _part_kind(part: object) -> str:

@@ -148,7 +148,10 @@ def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: st
         if name in values:  # by its name and by the one it had formerly
             raise UserError(f"{where} has {_both_names(names, name)}, which are one setting: keep '{name}'")
         if typing.get_origin(hints[name]) is dict and not isinstance(value, dict):
-            raise UserError(f"{where} has no key '{key}': it is a table, written {key} = {{…}}")
+            table = f"{kind.title().strip('[]')}.{key}"
+            raise UserError(
+                f"{where} has no key '{key}': it is a table, written [{table}], or --set {table}.KEY=VALUE"
+            )
         values[name] = _converted(value, hints[name], f"{where} {key}")
     if collector:
         values[collector] = collected

@@ -16,6 +16,7 @@ from engine import choice
 from engine.candidates import candidates_of, lost_choices, scorers_of
 from engine.edits import masks
 from engine.ids import content_id, share
+from engine.metadata import of_pairs
 from engine.stage import Context, Made, Planning, Stage
 from schemas.manifest import Facts
 from schemas.sections import Pairs
@@ -48,7 +49,13 @@ marks as (
     from mean_scores
     group by response_id
 ),
-baseline as ({baseline})
+baseline as ({baseline}),
+compared as (
+    select response_id, list(distinct comparison_id) as comparisons
+    from scores
+    where prompt_id in (select prompt_id from prompts where metadata is not null)
+    group by response_id
+)
 select choices.* exclude (source),
        prompts.file as file,
        prompts.line as line,
@@ -71,6 +78,9 @@ select choices.* exclude (source),
        rejected_quality.token_logps as ref_rejected_quality_token_logps,
        chosen_marks.scores as chosen_scores,
        rejected_marks.scores as rejected_scores,
+       prompts.metadata as metadata_of_rows,
+       chosen_compared.comparisons as chosen_comparisons,
+       rejected_compared.comparisons as rejected_comparisons,
        baseline.response_id as baseline_response_id,
        baseline_plain.response_ids as baseline_ids,
        baseline_plain.token_logps as ref_baseline_token_logps,
@@ -91,6 +101,8 @@ left join quality chosen_quality on chosen_quality.response_id = chosen_response
 left join quality rejected_quality on rejected_quality.response_id = rejected_response_id
 left join marks chosen_marks on chosen_marks.response_id = chosen_response_id
 left join marks rejected_marks on rejected_marks.response_id = rejected_response_id
+left join compared chosen_compared on chosen_compared.response_id = chosen_response_id
+left join compared rejected_compared on rejected_compared.response_id = rejected_response_id
 left join baseline on baseline.prompt_id = choices.prompt_id
 left join plain baseline_plain
        on baseline_plain.response_id = baseline.response_id
@@ -173,6 +185,11 @@ def _pairs_table(rows: pa.Table, config: Pairs) -> pa.Table:
     rejected = rows["rejected_response_id"].to_pylist()
     columns["pair_id"] = list(map(content_id, chosen, rejected))
     columns["split"] = _splits(rows, config.test_share)
+    columns["metadata"] = of_pairs(
+        rows["metadata_of_rows"].to_pylist(),
+        rows["chosen_comparisons"].to_pylist(),
+        rows["rejected_comparisons"].to_pylist(),
+    )
     columns |= _edit_masks(rows, config.diff)
     return table("pairs", columns)
 

@@ -21,6 +21,9 @@ import pyarrow as pa
 from engine import ids, raw
 from engine.formats import Format
 from engine.inputs import estimated_bytes, inputs
+from engine.mapping import mapping_facts
+from engine.mapping_checks import check_metadata
+from engine.metadata import Entry, add_row, as_json, not_kept
 from engine.readings import Reading
 from engine.recognise import check_responses, format_of
 from engine.rejects import Reject, rejects_table
@@ -60,6 +63,7 @@ _SCANNED = pa.schema(
         ("responses", _RESPONSES),
         ("split", pa.string()),
         ("reference", pa.string()),
+        ("metadata", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("raw", pa.string()),
@@ -74,6 +78,7 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     Raises UserError where there is no input, or where no format can read it."""
     found = inputs(config, tell=True)
     format_file = format_of(found.files, config, found.of_test_source)
+    check_metadata(format_file, found.files, config)
     if "given" in planning.below and "generate" not in planning.below:
         check_responses(format_file, found.files, config)
     macros = included("sql", "macros", ".sql")
@@ -94,7 +99,7 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     for key in ("limit", "sample"):
         if getattr(config, key):
             facts[key] = getattr(config, key)
-    return facts
+    return facts | mapping_facts(config)
 
 
 def _shards_for(files: dict[str, Path], prompts: int) -> int:
@@ -114,7 +119,7 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
     format_name = config.format
     if format_name == "auto":
         format_name = facts["format"]
-    reader = Format(included("sql", format_name, ".sql"), config.ignore, config.split_column)
+    reader = Format.of(included("sql", format_name, ".sql"), config)
     left_out: dict[str, None] = {}
     guessed: list[Reading] = []
 
@@ -137,6 +142,7 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
     if guessed:
         example = guessed[0].messages[-1]["content"][:_LETTERS_SHOWN]
         _log.info("the prompt is what chosen and rejected begin with, such as %r", example)
+    left_out = not_kept(left_out, config)
     if left_out:
         _log.info("left out, since the format %s does not read them: %s", reader.name, ", ".join(left_out))
     changed = [name for name, file in found.files.items() if content_digest(file) != facts["input"].get(name)]
@@ -185,6 +191,7 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
         "responses": reading.responses,
         "split": split,
         "reference": reading.reference,
+        "metadata": reading.metadata,
     }
 
 
@@ -201,6 +208,7 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
     rows = batch.to_pylist()
     prompts: dict[str, dict[str, Any]] = {}
     said: dict[str, _Said] = {}
+    kept: dict[str, list[Entry]] = {}
     seen: set[str] = set()
     rejects: list[Reject] = []
     for number, row in enumerate(rows):
@@ -211,13 +219,16 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         said.setdefault(row["prompt_id"], _Said()).add(row)
         if row["row_id"] not in seen:
             seen.add(row["row_id"])
+            before = len(prompt["given"])
             for response in row["responses"]:
                 _add_given(prompt, response, row["row_id"])
+            add_row(kept.setdefault(row["prompt_id"], []), row, prompt["given"][before:])
     for prompt_id, prompt in prompts.items():
         if not any(rating is not None for rating in prompt["ratings"]):
             prompt["ratings"] = None
         prompt["given_split"] = said[prompt_id].split()
         prompt["reference"] = said[prompt_id].reference()
+        prompt["metadata"] = as_json(kept[prompt_id])
     by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
     tables = {
         "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),

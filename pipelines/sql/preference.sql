@@ -58,7 +58,7 @@ select n, messages,
            when (c is null) <> (r is null) then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || ' and rejected is ' || kind_of(row, '$.rejected') || '; expected two strings or two lists of turns'
            when len(cm) = 0 or len(rm) = 0 then 'empty_response: a side has no messages'
            when cm[-1].role is distinct from 'assistant' and cm is not null or rm[-1].role is distinct from 'assistant' and rm is not null
-               then 'no_response: a side does not end with the assistant''s turn'
+               then coalesce(bad_role_in_words(cm[-1].role), bad_role_in_words(rm[-1].role), 'no_response: a side does not end with the assistant''s turn')
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
            when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt'
            when prompt_type <> 'MISSING' and messages_type <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, chosen)

@@ -17,6 +17,7 @@ select n,
        [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
+           when bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'))) is not null then bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role')))
            when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
            when len(list_filter(turns, lambda turn: turn.content is null)) > 0 then turns_in_words(json_extract(row, '$.conversations'), 'conversations', 'value', 'from, value')
            when chosen is null or json_array_length(row, '$.chosen') > 1 then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || '; expected one turn {from, value}'

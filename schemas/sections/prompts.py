@@ -1,9 +1,11 @@
 """The sections [prompts] and [given]: raw files to prompts, with the responses they bring."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from schemas import row_checks
 from schemas.errors import UserError
-from schemas.fields import Section, number, path
+from schemas.fields import Section, number, path, setting, tables
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class Prompts(Section):
     limit: int = number(0, low=0)
     # Take this many prompts of source and of the held-out files each, drawn by their content. 0: all.
     sample: int = number(0, low=0)
+    # [prompts.columns] prompt = "question": the format's column, and the input's. A path into objects,
+    # "question.full_text"; or a list whose texts are joined with a newline, ["instruction", "input"].
+    columns: dict[str, Any] = tables(check=row_checks.columns)
+    # [prompts.roles] customer = "user": other spellings of roles, whatever their case.
+    roles: dict[str, Any] = tables(check=row_checks.roles)
+    # [prompts.turns] role = "speaker": the keys of a turn, and what the input calls them.
+    turns: dict[str, Any] = tables(check=row_checks.turns)
+    # Columns that are no part of what is learned and are kept as JSON, through to pairs.metadata; "*": all
+    # that the format does not read and that may be left out.
+    metadata: tuple[str, ...] = setting((), row_checks.metadata)
 
     def check(self) -> None:
         if self.limit and self.sample:

@@ -263,7 +263,7 @@ KINDS = [
     ({"response_a": "a", "response_b": "b", "winner_model_a": 1}, "arena-55k"),
     ({"fields": {"prompt": "q"}, "responses": [{"values": 1}], "status": "pending"}, "Argilla"),
     ({"instruction": "q"}, "prompts in the column instruction"),
-    ({"question": "q"}, "jq -c '.prompt=.question|del(.question)' x.jsonl"),
+    ({"question": "q"}, '[prompts.columns] prompt = "question" (--set prompts.columns.prompt=question)'),
     ({"query": "q"}, "prompts in the column query"),
     ({"text": "q"}, "prompts in the column text"),
 ]
@@ -341,8 +341,9 @@ def test_pairs_under_other_names_are_not_taken_for_prompts(tmp_path, better, wor
     values = {worse: "No.", better: "Yes."} if turned else {better: "Yes.", worse: "No."}
     path = written(tmp_path / "x.jsonl", {"prompt": "Is it?", "id": 3} | values)
     said = refusal(path)
-    field = {name: f".{name}" if name.isidentifier() else f'.["{name}"]' for name in (better, worse)}
-    assert f".chosen={field[better]}|.rejected={field[worse]}|del(" in said and "ignore" not in said
+    assert f'[prompts.columns] chosen = "{better}", rejected = "{worse}"' in said and "ignore" not in said
+    mapped = Prompts(columns={"chosen": better, "rejected": worse})
+    assert format_of({"x": path}, mapped).stem == "preference"
     renamed = {"prompt": "Is it?", "id": 3, "chosen": "Yes.", "rejected": "No."}
     assert format_of({"x": written(path, renamed)}, Prompts()).stem == "preference"
 
@@ -350,13 +351,11 @@ def test_pairs_under_other_names_are_not_taken_for_prompts(tmp_path, better, wor
 def test_answers_that_do_not_say_which_is_better(tmp_path):
     row = {"messages": [{"role": "user", "content": "q"}], "output_a": "x", "output_b": "y", "winner": "a"}
     said = refusal(written(tmp_path / "x.jsonl", row))
-    assert "where it is output_a: jq -c '.chosen=.output_a|.rejected=.output_b|del(" in said
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
-    assert 'rename(columns={"output_a": "chosen", "output_b": "rejected"})' in refusal(tmp_path / "x.parquet")
+    assert 'where it is output_a: [prompts.columns] chosen = "output_a", rejected = "output_b"' in said
     (tmp_path / "x.json").write_text(json.dumps([row]))
-    assert "jq -c '.[]|.chosen=.output_a" in refusal(tmp_path / "x.json")
-    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
-    assert "zcat x.jsonl.gz | jq -c '.chosen=" in refusal(tmp_path / "x.jsonl.gz")
+    names = {"prompt": "messages", "chosen": "output_a", "rejected": "output_b"}
+    mapped = Prompts(columns=names, metadata=("winner",))
+    assert format_of({"x.json": tmp_path / "x.json"}, mapped).stem == "preference"
     ignored = Prompts(ignore=("output_a", "output_b", "winner"))
     assert format_of({"x.json": tmp_path / "x.json"}, ignored).stem == "prompts"
 
@@ -394,7 +393,10 @@ def test_the_format_that_says_most_is_heard(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"Prompt": "q", "Chosen": "a", "Rejected": "b"}, ".prompt=.Prompt|.chosen=.Chosen|.rejected=.Reje"),
+        (
+            {"Prompt": "q", "Chosen": "a", "Rejected": "b"},
+            'prompt = "Prompt", chosen = "Chosen", rejected = "Rej',
+        ),
         ({"prompt ": "q", "chosen": "a", "rejected": "b"}, 'rename "prompt " to prompt'),
         ({"MESSAGES": [{"role": "user", "content": "q"}]}, 'rename "MESSAGES" to messages'),
     ],

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
+import tomllib
 
 import pytest
 
 from engine.formats import Format
+from engine.mapping import RowMapping
 from engine.raw import Row
 from engine.recognise import recognise
 from engine.stages import prompts
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.recipe import load
 from schemas.sections import Prompts
 from tests.engine.planned import planning
 
@@ -68,7 +72,7 @@ COULD_BE_THE_PROMPT = [
 def test_what_could_be_the_prompt_is_to_be_renamed_and_never_left_out(name, value):
     (reading,) = read("preference", SHARED_BEGINNING | {name: value, "id": "7", "source": "web"})
     assert reading.reason == "no_prompt"
-    assert f"rename the column {name} to prompt: jq -c '.prompt=.{name}|del(.{name})' FILE" in reading.detail
+    assert f'rename the column {name} to prompt: [prompts.columns] prompt = "{name}"' in reading.detail
     assert "prompts.ignore" not in reading.detail
 
 
@@ -82,9 +86,22 @@ def test_a_sentence_under_a_name_of_metadata_may_be_the_prompt_and_a_word_is_not
     assert reading.reason == "no_prompt"
 
 
-def test_a_renaming_command_holds_for_any_name():
-    (reading,) = read("preference", SHARED_BEGINNING | {"the user's question": QUESTION})
-    assert '.prompt=.["the user\\u0027s question"]|del(.["the user\\u0027s question"])' in reading.detail
+@pytest.mark.parametrize(
+    "name", ["the user's question", "123", "true", 'a "question"', "the.text", "frage-ü"]
+)
+def test_the_setting_that_names_the_prompt_holds_for_any_name(tmp_path, name):
+    """It is read as it stands, as a line of the recipe and on the command line, and then the row is read."""
+    row = SHARED_BEGINNING | {name: QUESTION}
+    (reading,) = read("preference", row)
+    setting = reading.detail.split("to prompt: [prompts.columns] ")[1]
+    in_recipe, _, options = setting.partition(" (")
+    assert tomllib.loads(in_recipe) == {"prompt": name}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[prompts]\n")
+    option, value = shlex.split(options.removesuffix(")"))
+    assert option == "--set" and load(recipe, [value]).section("prompts").columns == {"prompt": name}
+    (reading,) = read("preference", row, mapping=RowMapping({"prompt": name}))
+    assert reading.reason is None and reading.messages == [user(QUESTION)]
 
 
 def test_an_answer_that_begins_the_other_is_not_cut_to_nothing():
@@ -157,18 +174,21 @@ def test_answers_that_repeat_the_prompt_are_refused():
     assert reading.reason is None
 
 
-def test_turns_as_text_are_refused_with_what_makes_them_turns():
+def test_turns_as_text_are_read_if_they_are_json_and_else_refused_with_what_makes_them_turns():
     turns = [user(QUESTION), assistant("It is 42.")]
     others = [user(QUESTION), assistant("It is 40.")]
     (reading,) = read("preference", {"chosen": json.dumps(turns), "rejected": json.dumps(others)})
-    assert reading.reason == "turns_as_text"
-    assert "jq -c '.chosen |= fromjson | .rejected |= fromjson' FILE" in reading.detail
+    assert reading.reason is None and reading.messages == [user(QUESTION)]
     (reading,) = read("preference", ASKED | {"chosen": str(turns), "rejected": str(others)})
     assert reading.reason == "turns_as_text" and "ast.literal_eval" in reading.detail
+    (reading,) = read("prompts", {"messages": str(turns)})
+    assert reading.reason == "turns_as_text" and "messages holds" in reading.detail
+    (reading,) = read("preference", ASKED | {"chosen": json.dumps(turns)[:-2]})
+    assert reading.reason == "turns_as_text" and "JSON is broken" in reading.detail
     spoken = json.dumps([{"from": "human", "value": QUESTION}])
     for name, row in (("prompts", {"prompt": spoken}), ("preference", ASKED | {"prompt": spoken})):
         (reading,) = read(name, row)
-        assert reading.reason == "turns_as_text" and ".prompt |= fromjson" in reading.detail
+        assert reading.reason is None and reading.messages == [user(QUESTION)]
     (reading,) = read("preference", ASKED | {"chosen": '[{"name": "x"}] is a list of JSON'})
     assert reading.reason is None
 

@@ -1,0 +1,90 @@
+"""Checks of the settings that say how the input names its columns, turns and roles.
+
+Each gives the rest of a sentence about what is wrong, or None (schemas/fields.py: Check).
+"""
+
+import json
+import re
+from typing import Any
+
+from schemas.errors import did_you_mean
+
+ROLES = ("system", "user", "assistant", "tool")
+TURN_KEYS = (
+    "role",
+    "content",
+    "from",
+    "value",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "reasoning_content",
+)
+ALL_COLUMNS = "*"
+
+
+def toml_key(name: str) -> str:
+    """A key as TOML writes it."""
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
+    return name if is_bare else toml_value(name)
+
+
+def toml_value(value: object) -> str:
+    """A text or a list of texts as TOML writes it; of anything else enough for a message."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def columns(names: dict[str, Any]) -> str | None:
+    """Each value is the name of a column, or a list of names whose texts are joined."""
+    for ours, theirs in names.items():
+        if not _is_name(ours):
+            return f"{toml_key(ours)}: expected the name of a column that the format reads"
+        several = theirs if isinstance(theirs, list) else [theirs]
+        if not several or not all(map(_is_name, several)):
+            return (
+                f"{toml_key(ours)} = {toml_value(theirs)}: expected the name of a column of the input in "
+                'quotes, a path into its objects such as "question.full_text", or a list of them'
+            )
+        if len(set(several)) < len(several):
+            return f"{toml_key(ours)} = {toml_value(theirs)}: names a column twice"
+    return None
+
+
+def roles(names: dict[str, Any]) -> str | None:
+    """Each value is a role that templates know; the keys differ by more than their case."""
+    seen: dict[str, str] = {}
+    for spelling, role in names.items():
+        if role not in ROLES:
+            meant = did_you_mean(str(role), ROLES)
+            return f"{toml_key(spelling)} = {toml_value(role)}; {meant}"
+        other = seen.setdefault(spelling.strip().lower(), spelling)
+        if other != spelling:
+            return f"names {toml_key(other)} and {toml_key(spelling)}, which differ in case alone: keep one"
+    return None
+
+
+def turns(names: dict[str, Any]) -> str | None:
+    """Each key is one that a turn may have, each value another one, which the input has in its place."""
+    taken: dict[str, str] = {}
+    for ours, theirs in names.items():
+        if ours not in TURN_KEYS:
+            return f"has no key {toml_key(ours)}; {did_you_mean(ours, TURN_KEYS)}"
+        if not _is_name(theirs):
+            return f"{ours} = {toml_value(theirs)}: expected the key of a turn as the input has it, in quotes"
+        other = taken.setdefault(theirs, ours)
+        if other != ours:
+            return f'{other} and {ours} are both "{theirs}": keep one'
+    return None
+
+
+def metadata(names: tuple[str, ...]) -> str | None:
+    """Names of columns, or "*" alone."""
+    if not all(map(_is_name, names)):
+        return ': expected names of columns, or ["*"] for all that are not read'
+    if ALL_COLUMNS in names and len(set(names)) > 1:
+        return ': "*" keeps all that is not read; name it alone, or name each column'
+    return None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
