@@ -22,7 +22,8 @@ import duckdb
 import orjson
 import pyarrow as pa
 
-from engine.columns import Unread, columns_of, holds, is_finite, without
+from engine.column_names import holds, is_finite
+from engine.columns import Unread, columns_of, without
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
 from engine.row_values import DEEPEST, finite_text, is_too_deep, name_twice, needed_numbers

@@ -1,7 +1,8 @@
 """What a value of a row is, in words, for the sentences by which a format's SQL refuses it.
 
 They are functions of DuckDB that the macros call for refused rows only, since SQL that says the same takes
-longer to plan than to run. A value comes as JSON text, or as None where it is missing.
+longer to plan than to run; beside them stands the one that reads tool calls and thoughts
+(engine/turns.py). A value comes as JSON text, or as None where it is missing.
 """
 
 import json
@@ -10,7 +11,8 @@ from typing import Any
 
 import duckdb
 
-from engine.columns import is_metadata
+from engine.column_names import THOUGHTS, is_metadata
+from engine.turns import turn_in_full
 
 _KEYS_SHOWN = 6
 _REFERENCES = ("reference", "reference_answer", "ground_truth", "solution")
@@ -19,7 +21,13 @@ _ITEM_KINDS = {str: "string", bool: "boolean", int: "number", float: "number", d
 
 def add_functions(con: duckdb.DuckDBPyConnection) -> None:
     """Make the functions below known to the SQL of a connection."""
-    functions = ((kind_in_words, 1), (turns_in_words, 4), (references_in_words, 1), (no_prompt_in_words, 1))
+    functions = (
+        (kind_in_words, 1),
+        (turns_in_words, 4),
+        (references_in_words, 1),
+        (no_prompt_in_words, 1),
+        (turn_in_full, 1),
+    )
     for function, count in functions:
         con.create_function(
             function.__name__, function, ["VARCHAR"] * count, "VARCHAR", null_handling="special"
@@ -102,6 +110,8 @@ def _in_brackets(name: str) -> str:
 def _turn_problem(turn: dict[str, Any], name: str, key: str, form: str) -> str | None:
     """Why an object is no turn, if it is none."""
     content = turn.get(key)
+    if content in (None, []) and any(turn.get(name) for name in ("tool_calls", *THOUGHTS)):
+        content = ""
     if isinstance(content, list) and content:
         for part in content:
             is_text = (

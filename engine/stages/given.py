@@ -13,12 +13,14 @@ from schemas.tables import table
 _QUERY = """
 with answers as (
     select prompt_id,
+           turns,
            unnest(given) as answer,
            unnest(range(len(given))) as place
     from prompts
 )
 select prompt_id,
        answer.text as text,
+       turns[place + 1] as turn,
        answer.comparison_id as comparison_id,
        answer.score as score
 from answers
@@ -30,10 +32,12 @@ def make(batch: pa.Table, config: Given, context: Context) -> Made:
     """A response for each text, a score for each row: one text may stand in several comparisons."""
     prompt_ids = batch["prompt_id"].to_pylist()
     texts = batch["text"].to_pylist()
+    turns = batch["turn"].to_pylist()
     response_ids: list[str] = []
     first_rows: dict[str, int] = {}
-    for row, (prompt_id, text) in enumerate(zip(prompt_ids, texts, strict=True)):
-        response_id = content_id(prompt_id, text)
+    for row, (prompt_id, text, turn) in enumerate(zip(prompt_ids, texts, turns, strict=True)):
+        said = (text,) if turn is None else (text, turn)
+        response_id = content_id(prompt_id, *said)
         response_ids.append(response_id)
         first_rows.setdefault(response_id, row)
     places = pa.array(first_rows.values(), pa.int64())
@@ -42,6 +46,7 @@ def make(batch: pa.Table, config: Given, context: Context) -> Made:
         "prompt_id": batch["prompt_id"].take(places),
         "text": batch["text"].take(places),
         "source": ["given"] * len(first_rows),
+        "turn": batch["turn"].take(places),
     }
     scores = {
         "prompt_id": batch["prompt_id"],

@@ -214,7 +214,7 @@ STAGE = Stage(
     version=2,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=queries.used_responses("text", of_prompts=("reference",)),
+    query=queries.used_responses("text", of_prompts=("reference", "chat")),
     fn=make,
     facts=facts,
     model=model_spec,

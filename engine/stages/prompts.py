@@ -39,7 +39,7 @@ _SHARD_BYTES = 8 << 20
 _MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _LETTERS_SHOWN = 80
 _PROMPTS_OF_A_SHARD = 1024  # where the recipe takes a number of prompts
-_RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+_RESPONSES = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64()), ("turn", pa.string())]))
 # The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
 _SCANNED = pa.schema(
     [
@@ -48,6 +48,7 @@ _SCANNED = pa.schema(
         ("prompt_id", pa.string()),
         ("row_id", pa.string()),
         ("messages", MESSAGES),
+        ("chat", pa.string()),
         ("responses", _RESPONSES),
         ("split", pa.string()),
         ("reference", pa.string()),
@@ -162,8 +163,8 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
             "detail": reading.detail,
             "raw": row.text,
         }
-    prompt_id = ids.prompt_id(reading.messages)
-    responses = [[response["text"], response["score"]] for response in reading.responses]
+    prompt_id = ids.prompt_id(reading.messages, reading.chat)
+    responses = list(map(_identity_of, reading.responses))
     split = reading.split or split_of_file
     if split_of_file == "test":
         split = "test"
@@ -173,10 +174,17 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
         "prompt_id": prompt_id,
         "row_id": ids.content_id(prompt_id, responses),
         "messages": reading.messages,
+        "chat": reading.chat,
         "responses": reading.responses,
         "split": split,
         "reference": reading.reference,
     }
+
+
+def _identity_of(response: dict[str, Any]) -> list[object]:
+    """What a response adds to its row's digest."""
+    said = [response["text"], response["score"]]
+    return [*said, response["turn"]] if "turn" in response else said
 
 
 def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
@@ -195,10 +203,13 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         if row["row_id"] not in seen:
             seen.add(row["row_id"])
             for response in row["responses"]:
+                prompt["turns"].append(response.pop("turn"))
                 prompt["given"].append(response | {"comparison_id": row["row_id"]})
     for prompt_id, prompt in prompts.items():
         prompt["given_split"] = said[prompt_id].split()
         prompt["reference"] = said[prompt_id].reference()
+        if not any(prompt["turns"]):
+            prompt["turns"] = None
     by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
     tables = {
         "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
@@ -249,7 +260,9 @@ def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
         "prompt_id": row["prompt_id"],
         "messages": row["messages"],
         "prompt": row["messages"][-1]["content"],
+        "chat": row["chat"],
         "given": [],
+        "turns": [],
         "file": row["file"],
         "line": row["line"],
     }

@@ -34,6 +34,7 @@ with choice as ({choose})
 select distinct
        choice.prompt_id as prompt_id,
        prompts.messages as messages,
+       prompts.chat as chat,
        prompts.file as file,
        prompts.line as line,
        chosen_response_id,
@@ -119,7 +120,7 @@ def _questions(drafts: list[Draft], prompt: str) -> list[Messages]:
     questions: list[Messages] = []
     for draft in drafts:
         question = instruction(
-            conversation=conversation(draft["messages"]),
+            conversation=conversation(draft["messages"], draft["chat"]),
             chosen=draft["chosen"],
             rejected=draft["rejected"],
         )

@@ -14,18 +14,29 @@ create macro content_at(turn, path) as
 create macro role_of(role) as
     coalesce(['user', 'assistant', 'assistant', 'assistant', 'system', lower(role), lower(role), lower(role), lower(role)][
         list_position(['human', 'gpt', 'bot', 'model', 'developer', 'user', 'assistant', 'system', 'tool'], lower(role))], role);
+-- What a turn says beside role and content (tool calls, thoughts, whose result it is) as JSON, or null. Such a turn need not have a content.
+create macro turn_at(turn) as
+    case when list_has_any(json_keys(turn), ['tool_calls', 'reasoning_content', 'reasoning', 'thinking', 'tool_call_id', 'name']) then turn_in_full(turn::varchar) end;
+create macro needs_content(turn) as coalesce(not regexp_matches(turn, '^\{"(reasoning_content|tool_calls|problem)"'), true);
+create macro content_of(content, turn) as
+    case when needs_content(turn) or coalesce(content::varchar, 'null') not in ('null', '[]') then content_at(content, '$') else '' end;
 create macro messages_at(row, path) as
-    list_transform(list_at(row, path), lambda turn: {role: role_of(text_at(turn, '$.role')), content: content_at(turn, '$.content')});
+    list_transform(list_transform(list_at(row, path), lambda turn: {role: text_at(turn, '$.role'), content: json_extract(turn, '$.content'), turn: turn_at(turn)}),
+                   lambda turn: {role: role_of(turn.role), content: content_of(turn.content, turn.turn), turn: turn.turn});
 -- Turns {role, content} or, in ShareGPT's spelling, {from, value}. They are taken out first, since what a macro is given is planned anew wherever it names it.
 create macro turns_of(items) as
     list_transform(list_transform(items, lambda turn: {role: coalesce(text_at(turn, '$.role'), text_at(turn, '$.from')),
-                                                       content: coalesce(json_extract(turn, '$.content'), json_extract(turn, '$.value'))}),
-                   lambda turn: {role: role_of(turn.role), content: content_at(turn.content, '$')});
+                                                       content: coalesce(json_extract(turn, '$.content'), json_extract(turn, '$.value')), turn: turn_at(turn)}),
+                   lambda turn: {role: role_of(turn.role), content: content_of(turn.content, turn.turn), turn: turn.turn});
 -- An answer as turns: a list of them, or one alone.
 create macro side_at(row, path) as
     turns_of(case json_type(row, path) when 'ARRAY' then from_json(json_extract(row, path), '["JSON"]') when 'OBJECT' then [json_extract(row, path)] end);
+-- The tools that the model may call: a list of JSON schemas, or JSON as text.
+create macro tools_at(row) as json_extract(row, '$.tools')::varchar;
 -- Turns as they are compared: without white space around their texts.
 create macro trimmed(turns) as list_transform(turns, lambda turn: {role: turn.role, content: trim(turn.content, e' \t\r\n')});
+-- The same with what they say beside it.
+create macro compared(turns) as list_transform(turns, lambda turn: {role: turn.role, content: trim(turn.content, e' \t\r\n'), turn: turn.turn});
 create macro stripped_end(text) as rtrim(text, e' \t\r\n');
 create macro is_blank(text) as trim(coalesce(text, ''), e' \t\r\n') = '';
 create macro hh_turns(dialogue) as

@@ -1,5 +1,5 @@
 -- format: TRL preference rows: prompt, chosen, rejected as strings or as message lists; without prompt it is what both sides share
--- reads: prompt[role content], chosen[role content from value], rejected[role content from value], system, reference, reference_answer, ground_truth, solution
+-- reads: prompt[turn], chosen[turn from value], rejected[turn from value], tools, system, reference, reference_answer, ground_truth, solution
 -- instead: prompt[messages]
 -- optional: system, reference, reference_answer, ground_truth, solution
 -- `others` are the row's columns that are not read here and could be a prompt.
@@ -38,8 +38,9 @@ select n,
                 when implicit then [{role: 'user', content: shared_prompt}]
                 when p is not null then [{role: 'user', content: p}]
                 else pm end) as messages,
-       [{text: case when cm is not null then cm[-1].content when implicit then trim(substr(c, len(shared_prompt) + 1), e' \t\r\n') else c end, score: 1.0},
-        {text: case when rm is not null then rm[-1].content when implicit then trim(substr(r, len(shared_prompt) + 1), e' \t\r\n') else r end, score: 0.0}] as responses,
+       [{text: case when cm is not null then cm[-1].content when implicit then trim(substr(c, len(shared_prompt) + 1), e' \t\r\n') else c end, score: 1.0, turn: cm[-1].turn},
+        {text: case when rm is not null then rm[-1].content when implicit then trim(substr(r, len(shared_prompt) + 1), e' \t\r\n') else r end, score: 0.0, turn: rm[-1].turn}] as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        implicit and c is not null as prompt_is_guessed,
        coalesce(side_problem(row, 'chosen', c, cm), side_problem(row, 'rejected', r, rm), case
@@ -53,7 +54,7 @@ select n,
            when cm[-1].role is distinct from 'assistant' and cm is not null or rm[-1].role is distinct from 'assistant' and rm is not null
                then 'no_response: a side does not end with the assistant''s turn'
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
-           when cm is not null and not implicit and not opens and len(cm) > 1 and trimmed(cm[:-2]) <> trimmed(coalesce(pm, [{role: 'user', content: p}]))
+           when cm is not null and not implicit and not opens and len(cm) > 1 and compared(cm[:-2]) <> compared(coalesce(pm, [{role: 'user', content: p, turn: null}]))
                then 'prompts_differ: the sides do not begin with the prompt'
            when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'
            when implicit and c is not null and trim(shared_prompt) = '' then 'empty_prompt: the row has no column prompt, and chosen and rejected have no beginning in common'

@@ -1,5 +1,5 @@
 -- format: ShareGPT turns: conversations as a list of {from, value}, chosen and rejected as one such turn each
--- reads: conversations[from value role content], chosen[from value role content], rejected[from value role content], system
+-- reads: conversations[turn from value], chosen[turn from value], rejected[turn from value], tools, system
 -- optional: system
 -- A turn may be {role, content} as well.
 with fields as (
@@ -7,12 +7,15 @@ with fields as (
            coalesce(text_at(row, '$.chosen'), cm[1].content) as chosen,
            coalesce(text_at(row, '$.rejected'), rm[1].content) as rejected,
            coalesce(cm[1].role, 'assistant') as chosen_from, coalesce(rm[1].role, 'assistant') as rejected_from,
-           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(role_of(coalesce(text_at(turn, '$.from'), text_at(turn, '$.role'))), '') not in ('user', 'assistant', 'system'))[1] as unknown
+           -- A tool speaks only where one was called.
+           coalesce(len(list_filter(turns, lambda turn: contains(turn.turn, '"tool_calls"'))) > 0, false) as has_calls,
+           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(role_of(coalesce(text_at(turn, '$.from'), text_at(turn, '$.role'))), '') not in ('user', 'assistant', 'system', case when has_calls then 'tool' else 'user' end))[1] as unknown
     from raw
 )
 select n,
        list_concat(case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end, turns) as messages,
-       [{text: chosen, score: 1.0}, {text: rejected, score: 0.0}] as responses,
+       [{text: chosen, score: 1.0, turn: cm[1].turn}, {text: rejected, score: 0.0, turn: rm[1].turn}] as responses,
+       tools_at(row) as tools,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
            when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from engine.columns import changes_meaning, columns_of, holds, is_metadata, without
+from engine.column_names import changes_meaning, holds, is_metadata
+from engine.columns import columns_of, without
 from engine.formats import Format
 from engine.raw import Row, rows
 from schemas.extensions import included
@@ -47,7 +48,9 @@ HARMLESS = (
 def test_names_that_may_change_what_is_learned(name):
     assert changes_meaning(name, "text") and not is_metadata(name, "text")
     (reading,) = read("preference", SIDES | ({name: "text"} if name not in ("prompt", "chosen") else {}))
-    if name not in ("system", "prompt", "chosen", "rejected"):
+    if name == "tools":
+        assert reading.reason == "bad_tools"
+    elif name not in ("system", "prompt", "chosen", "rejected"):
         assert reading.reason == "unread_column", name
         assert f'prompts.ignore = ["{name}"]' in reading.detail
 
@@ -76,11 +79,11 @@ def test_what_says_something_is_there(value):
 @pytest.mark.parametrize(
     ("column", "more"),
     [
-        ("chosen", {"tool_calls": [{"id": "1"}]}),
-        ("chosen", {"tool_calls": [{"id": "1"}], "content": None}),
-        ("rejected", {"reasoning_content": "hm"}),
+        ("chosen", {"function_call": {"name": "f"}}),
+        ("chosen", {"function_call": {"name": "f"}, "content": None}),
+        ("rejected", {"weight": 0}),
         ("prompt", {"images": ["x.png"]}),
-        ("prompt", {"name": "Ann"}),
+        ("prompt", {"train": False}),
     ],
 )
 def test_keys_of_turns_are_looked_at(column, more):
