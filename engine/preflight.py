@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from engine.executors.phases import Gaps, phases
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
+from engine.stage import Stage
 from engine.text import Text
 from engine.tokenizer import check_tokens, embedding_rows
 from schemas.errors import UserError
@@ -18,12 +19,15 @@ from schemas.manifest import marker_name
 def remarks(run: Run, gaps: Gaps) -> list[str]:
     """Lines about the models that have work to do. Raises UserError where one cannot do it."""
     lines: list[str] = []
-    for model in _models_with_work(run, gaps):
+    for model, stages in _models_with_work(run, gaps):
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
         if rows is not None:
             check_tokens(text.tokenizer, rows, model.identity)
             check_end(text, rows, model.identity)
+        for stage in stages:
+            arguments = getattr(run.config(stage), "template_arguments", {})
+            text.with_arguments(arguments, stage.name)
         said = text.remarks()
         if model.identity.template_source == "plain":
             template = model.spec.config.template
@@ -46,8 +50,8 @@ def check_end(text: Text, rows: int, identity: Identity) -> None:
         )
 
 
-def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:
-    """The model of each phase in which a stage that opens it is still to be made.
+def _models_with_work(run: Run, gaps: Gaps) -> Sequence[tuple[ResolvedModel, Sequence[Stage]]]:
+    """The model of each phase in which a stage that opens it is still to be made, with those stages.
 
     A shard that has its marker most likely needs no model, although one above it is made again: then nobody
     waits for a tokenizer."""
@@ -56,9 +60,9 @@ def _models_with_work(run: Run, gaps: Gaps) -> Sequence[ResolvedModel]:
         for stage in stages:
             if stage.model and not run.folder(stage).exists(marker_name(shard)):
                 missing.add(stage.name)
-    models: list[ResolvedModel] = []
+    models: list[tuple[ResolvedModel, Sequence[Stage]]] = []
     for phase in phases(run):
-        has_work = any(stage.name in missing for stage in phase.stages)
-        if phase.model is not None and has_work:
-            models.append(phase.model)
+        with_work = [stage for stage in phase.stages if stage.name in missing]
+        if phase.model is not None and with_work:
+            models.append((phase.model, with_work))
     return models

@@ -54,9 +54,19 @@ def tools_of(text: str | None) -> tuple[list[dict[str, Any]], str | None]:
             raise _Malformed(
                 "bad_tools: tools must be a list of JSON schemas, each an object, or such a list as text"
             )
+        for tool in value:
+            _check_tool(tool)
         return value, None
     except _Malformed as error:
         return [], str(error)
+
+
+def _check_tool(tool: Mapping[str, Any]) -> None:
+    """Raise _Malformed for a tool without a name: {type, function: {name …}} or {name …}."""
+    function = tool.get("function", tool)
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        raise _Malformed(f"bad_tools: a tool has no name: {as_json(tool)[:60]}")
 
 
 def _beside_content(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def facts(config: Judge, planning: Planning) -> Facts:
         own["think"] = config.think
     if config.rubric:
         own["rubric"] = fingerprint(judging.rubric(config))
+    if config.template_arguments:
+        own["template_arguments"] = config.template_arguments
     own["model"] = planning.model().facts()
     return own
 
@@ -79,7 +81,9 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     """Rows of `scores`: a mark a response, and for each comparison one of both responses."""
     if not len(batch):
         return Made({})
-    asker = Asker(context.open_model(), context.positions, config.min_mass, config.think)
+    model = context.open_model()
+    text = model.text.with_arguments(config.template_arguments, "judge")
+    asker = Asker(model, context.positions, config.min_mass, config.think, text)
     responses = judging.responses_of(batch)
     verdicts = _Verdicts()
     if "rating" in config.kinds:

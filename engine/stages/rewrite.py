@@ -80,8 +80,14 @@ def facts(config: Rewrite, planning: Planning) -> Facts:
         "sampling": config.sampling_facts(),
         "too_far": config.too_far,
         "seed": planning.seed,
+        **_template_facts(config),
         **choice.facts(config, planning),
     }
+
+
+def _template_facts(config: Rewrite) -> Facts:
+    """The section's template arguments, where it has some."""
+    return {"template_arguments": config.template_arguments} if config.template_arguments else {}
 
 
 def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
@@ -92,13 +98,15 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
         return Made({}, counts)
     model = context.open_model()
     drafts = batch.to_pylist()
-    rendered = model.text.prompts(_questions(drafts, config.prompt))
+    text = model.text.with_arguments(config.template_arguments, "rewrite")
+    rendered = text.prompts(_questions(drafts, config.prompt))
     prompts, rejects = fit_prompts(rendered, context.positions)
     asked = [drafts[row] for row in prompts]
     seeds = [[_seed(draft, context.seed)] for draft in asked]
     samples = model.generate(list(prompts.values()), seeds, config)
-    keep_ids = _is_written_by_reference(context)
-    responses = _responses(asked, samples, model.text, config.too_far, keep_ids)
+    # Under other template arguments a response may begin after other tokens.
+    keep_ids = _is_written_by_reference(context) and not config.template_arguments
+    responses = _responses(asked, samples, text, config.too_far, keep_ids)
     for reject in rejects:
         # What could not even be asked for falls back as well: the pair is not lost.
         response = rewritten_response(drafts[reject.row], "", "stop", config.too_far)

@@ -56,14 +56,17 @@ class Text:
         self._take_template(arguments or {}, "model")
 
     def with_arguments(self, arguments: Mapping[str, Any], section: str) -> "Text":
-        """The same tokenizer with other variables for its template, those that the recipe's `section` gives.
+        """The same with more variables for its template, which the recipe's `section` gives; over its own.
 
         Raises UserError for one that the template does not take."""
+        if not arguments:
+            return self
         other = copy.copy(self)
-        other._take_template(arguments, section)
+        other._take_template({**self._arguments, **arguments}, section)
         return other
 
     def _take_template(self, arguments: Mapping[str, Any], section: str) -> None:
+        self._arguments = arguments
         tokens = self._tokens
         try:
             self.template = Template(

@@ -98,9 +98,20 @@ class Template:
         """A prompt up to where the assistant's turn begins.
 
         Raises TemplateError if the template refuses the messages or drops a part of them."""
-        rendered = self.render(prompt, add_generation_prompt=True) + self.borders.header
-        check_prompt(chat_of(prompt), rendered)
-        return rendered
+        chat = chat_of(prompt)
+        rendered = self.render(chat, add_generation_prompt=True)
+        check_prompt(chat, rendered)
+        # A tool's name stands in its calls too, whether or not the tools are told.
+        if chat.tools and rendered == self._without_tools(chat):
+            raise TemplateError("the chat template drops the tools", "prompt_lost")
+        return rendered + self.borders.header
+
+    def _without_tools(self, chat: Chat) -> str | None:
+        """The same prompt without tools; None where the template refuses that."""
+        try:
+            return self.render(chat.messages, add_generation_prompt=True)
+        except TemplateError:
+            return None
 
     def opening(self, chat: Chat) -> str:
         """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.

@@ -6,8 +6,7 @@ results and arguments as JSON.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from engine.text.chat import Chat, TemplateError, Turn
 
@@ -36,11 +35,10 @@ def check_prompt(chat: Chat, rendered: str) -> None:
         end = max(end, _end_of_keys(message, squeezed, begin))
         if role in _IN_ORDER:
             reached = end
-    for words in _words_of_tools(chat.tools):
-        if _end_of_words(words, squeezed, 0) is None:
-            raise TemplateError(
-                f"the chat template drops the tools, or {excerpt(words)} of them", "prompt_lost"
-            )
+    for tool in chat.tools:
+        name = tool.get("function", tool)["name"]
+        if _end_of_words(name, squeezed, 0) is None:
+            raise TemplateError(f"the chat template drops the tool {excerpt(name)}", "prompt_lost")
 
 
 def check_response(prompt: str, text: str, turn: Turn) -> None:
@@ -121,21 +119,6 @@ def _words_in(value: object) -> Iterator[str]:
             yield from _words_in(inner)
     elif value is not None and not isinstance(value, bool):
         yield json.dumps(value)
-
-
-def _words_of_tools(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The names and descriptions of tools and of their parameters, a line at a time."""
-    for tool in tools:
-        function = tool.get("function", tool)
-        if not isinstance(function, Mapping):
-            continue
-        parameters = function.get("parameters")
-        if isinstance(parameters, Mapping):
-            properties = parameters.get("properties")
-            yield from properties if isinstance(properties, Mapping) else ()
-        for key in ("name", "description"):
-            if isinstance(function.get(key), str):
-                yield from function[key].splitlines()
 
 
 def _end_of_words(words: str, squeezed: str, begin: int) -> int | None:

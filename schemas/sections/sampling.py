@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas import checks
 from schemas.errors import UserError
-from schemas.fields import Section, number, path, setting
+from schemas.fields import Section, number, path, setting, tables
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Rewrite(Sampling):
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
     model: str = path("")  # another model than [model]
+    # [rewrite.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 
     def check(self) -> None:
         super().check()

@@ -1,10 +1,11 @@
 """The sections that make scores: [check], [judge] and [prompt_gain]."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from schemas import checks
 from schemas.errors import UserError
-from schemas.fields import Section, choices, number, path
+from schemas.fields import Section, choices, number, path, tables
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Judge(Section):
     # Rules to judge by, for the files' {{ rubric }}: a text file, or one of pipelines/prompts without .txt.
     rubric: str = path("", "prompts", ".txt")
     model: str = path("")  # another model than [model]
+    # [judge.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 
     def check(self) -> None:
         if not self.low < self.high:
