@@ -27,7 +27,8 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
             check_end(text, rows, model.identity)
         for stage in stages:
             arguments = getattr(run.config(stage), "template_arguments", {})
-            text.with_arguments(arguments, stage.name)
+            if arguments:
+                text.with_arguments(arguments, stage.name)
         said = text.remarks()
         if model.identity.template_source == "plain":
             template = model.spec.config.template

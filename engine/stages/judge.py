@@ -82,7 +82,9 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     if not len(batch):
         return Made({})
     model = context.open_model()
-    text = model.text.with_arguments(config.template_arguments, "judge")
+    text = model.text
+    if config.template_arguments:
+        text = text.with_arguments(config.template_arguments, "judge")
     asker = Asker(model, context.positions, config.min_mass, config.think, text)
     responses = judging.responses_of(batch)
     verdicts = _Verdicts()

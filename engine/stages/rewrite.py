@@ -98,7 +98,9 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
         return Made({}, counts)
     model = context.open_model()
     drafts = batch.to_pylist()
-    text = model.text.with_arguments(config.template_arguments, "rewrite")
+    text = model.text
+    if config.template_arguments:
+        text = text.with_arguments(config.template_arguments, "rewrite")
     rendered = text.prompts(_questions(drafts, config.prompt))
     prompts, rejects = fit_prompts(rendered, context.positions)
     asked = [drafts[row] for row in prompts]
@@ -128,7 +130,7 @@ def _questions(drafts: list[Draft], prompt: str) -> list[Messages]:
     questions: list[Messages] = []
     for draft in drafts:
         question = instruction(
-            conversation=conversation(draft["messages"], draft["chat"]),
+            conversation=conversation(draft["messages"], draft.get("chat")),
             chosen=draft["chosen"],
             rejected=draft["rejected"],
         )

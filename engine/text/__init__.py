@@ -59,8 +59,6 @@ class Text:
         """The same with more variables for its template, which the recipe's `section` gives; over its own.
 
         Raises UserError for one that the template does not take."""
-        if not arguments:
-            return self
         other = copy.copy(self)
         other._take_template({**self._arguments, **arguments}, section)
         return other

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,9 @@ from engine.raw import Row, rows
 from engine.text import TemplateError, Text
 from engine.text.chat import stored_chat, stored_response
 from pipelines.sandbox.make import new_model
+from schemas.errors import UserError
 from schemas.extensions import included
+from tests.conftest import command, settings
 
 # Calls between XML marks, thoughts before them; earlier thoughts are dropped.
 HERMES = """
@@ -42,11 +45,13 @@ JSON_FUNCTIONS = """
 {%- for m in messages -%}
 {%- if m.tool_calls -%}
 {%- if m.tool_calls | length != 1 %}{{ raise_exception('only single tool-calls at once') }}{% endif -%}
-<|assistant|>{"name": "{{ m.tool_calls[0].function.name }}", "parameters": {{ m.tool_calls[0].function.arguments | tojson }}}<|end|>
+{%- set call = m.tool_calls[0].function -%}
+<|assistant|>{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}<|end|>
 {%- elif m.role == 'tool' -%}
 <|user|>ipython: {{ m.content | tojson }}<|end|>
 {%- else -%}
-<|{{ m.role }}|>{% if loop.first and tools %}{{ tools | tojson(indent=2) }} {% endif %}{{ m.content | trim }}<|end|>
+<|{{ m.role }}|>{% if loop.first and tools %}{{ tools | tojson(indent=2) }} {% endif -%}
+{{ m.content | trim }}<|end|>
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}<|assistant|>{% endif -%}
@@ -60,7 +65,8 @@ LISTS = """
 [INST]{{ m.content }}[/INST]
 {%- elif m.tool_calls -%}
 [TOOL_CALLS][{% for call in m.tool_calls %}{{ call.function | tojson }}
-{%- if not call.id is defined or call.id | length != 9 %}{{ raise_exception('ids must have 9 letters') }}{% endif -%}
+{%- if not call.id is defined or call.id | length != 9 -%}
+{{ raise_exception('ids must have 9 letters') }}{% endif -%}
 {{ call.id }}{{ ', ' if not loop.last }}{% endfor %}]<|end|>
 {%- elif m.role == 'tool' -%}
 [TOOL_RESULTS]{"content": {{ m.content }}, "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]
@@ -201,7 +207,9 @@ def test_a_columnar_file_gives_the_same_ids(folder, template, tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, given)))
     ids = []
     for name in ("x.parquet", "x.jsonl"):
-        readings = Format(included("sql", "preference", ".sql")).read(list(rows({name: tmp_path / name}, 10**6)))
+        readings = Format(included("sql", "preference", ".sql")).read(
+            list(rows({name: tmp_path / name}, 10**6))
+        )
         ids.append([ids_of(text, reading) for reading in readings])
         assert all(reading.reason is None for reading in readings)
     assert ids[0] == ids[1]
@@ -268,8 +276,18 @@ CANNOT = [
         "template",
         "only single tool-calls",
     ),
-    (JSON_FUNCTIONS, WITH_A_CALL | {"chosen": [says("Look:", tool_calls=[call(shelf="A")])]}, "response_lost", "Look"),
-    (LISTS, WITH_A_CALL | {"chosen": [says("", tool_calls=[call(id="c1", shelf="A")])]}, "template", "9 letters"),
+    (
+        JSON_FUNCTIONS,
+        WITH_A_CALL | {"chosen": [says("Look:", tool_calls=[call(shelf="A")])]},
+        "response_lost",
+        "Look",
+    ),
+    (
+        LISTS,
+        WITH_A_CALL | {"chosen": [says("", tool_calls=[call(id="c1", shelf="A")])]},
+        "template",
+        "9 letters",
+    ),
 ]
 
 
@@ -283,11 +301,18 @@ def test_what_a_template_cannot_express_is_refused_with_its_reason(folder, templ
 def test_a_call_may_end_in_a_token_of_its_own(folder, tmp_path):
     """As a template has it that ends a call for a program to run, and another turn for the user."""
     tokenizer = Text(folder, HERMES).tokenizer
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>"]}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|call|>"]}, replace_extra_special_tokens=False
+    )
     tokenizer.save_pretrained(tmp_path)
     ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|end|>", "<|call|>")]
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
-    text = Text(tmp_path, HERMES.replace("<|end|>\n{%- endif -%}", "{{ '<|call|>' if m.tool_calls else '<|end|>' }}\n{%- endif -%}"))
+    text = Text(
+        tmp_path,
+        HERMES.replace(
+            "<|end|>\n{%- endif -%}", "{{ '<|call|>' if m.tool_calls else '<|end|>' }}\n{%- endif -%}"
+        ),
+    )
     row = WITH_A_CALL | {"rejected": [says("Twenty.")]}
     prompt, (called, said) = ids_of(text, read(row | {"tools": TOOLS}))
     assert (called[-1], said[-1]) == (ends[1], ends[0])
@@ -355,7 +380,10 @@ def test_a_row_without_any_of_it_has_no_column_of_it():
 def test_other_formats_read_them_too():
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "tool_calls": [call(shelf="B")]}]
     turns.append({"from": "tool", "value": "21"})
-    sides = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b", "reasoning": "c"}}
+    sides = {
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b", "reasoning": "c"},
+    }
     reading = read({"conversations": turns, **sides, "tools": json.dumps(TOOLS)}, "sharegpt")
     assert reading.reason is None, reading.detail
     chat = json.loads(reading.chat)
@@ -371,3 +399,69 @@ def test_sides_that_differ_in_an_earlier_call_are_no_pair():
     assert read(row).reason == "prompts_differ"
     assert read({"prompt": other, **row, "rejected": [*CALLED, says("22")]}).reason == "prompts_differ"
     assert read(row | {"rejected": [*CALLED, says("22")]}).reason is None
+
+
+def test_arguments_of_a_judge_are_its_own(folder):
+    """The tokenizer is shared; what the template is told is not, and what it does not ask for is refused."""
+    asks = HERMES.replace(
+        "add_generation_prompt %}<|assistant|>", "add_generation_prompt %}<|assistant|>{{ mood }}"
+    )
+    text = Text(folder, asks, arguments={"mood": "calm"})
+    other = text.with_arguments({"mood": "stern"}, "judge")
+    own, its = text.prompts([ASKED])[0], other.prompts([ASKED])[0]
+    assert text.tokenizer.decode(own).endswith("calm") and text.tokenizer.decode(its).endswith("stern")
+    assert other.tokenizer is text.tokenizer and text.prompts([ASKED])[0] == own
+    with pytest.raises(UserError, match=r"\[judge.template_arguments\] moods.*'mood'|does not ask for it"):
+        text.with_arguments({"moods": "x"}, "judge")
+
+
+RECIPE = """
+[model]
+[prompts]
+shards = 1
+[given]
+[logprobs]
+contexts = ["plain", "quality"]
+[pairs]
+choose = "given"
+test_share = 0.0
+[train]
+batch_size = 2
+max_steps = 1
+learning_rate = 1e-3
+"""
+
+
+def test_calls_are_trained_on_from_the_file_to_the_step(tmp_path, model_path):
+    """Two files of the same rows make the same pairs; the ids pass verify, and the policy takes a step."""
+    model = tmp_path / "model"
+    shutil.copytree(model_path, model)
+    (model / "chat_template.jinja").write_text(HERMES)
+    short = [tool(shelf="string")]
+    asked = [says("B?", "user")]
+    called = [*asked, says("", tool_calls=[call(shelf="B")]), says("21", "tool")]
+    given = [
+        {
+            "prompt": asked,
+            "chosen": [says("", tool_calls=[call(shelf="B")])],
+            "rejected": [says("21")],
+            "tools": short,
+        },
+        {"prompt": called, "chosen": [says("21", reasoning="so")], "rejected": [says("2")], "tools": short},
+        {"prompt": [says("2 + 2?", "user")], "chosen": [says("4")], "rejected": [says("5")], "tools": None},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given)))
+    pq.write_table(pa.Table.from_pylist(given), tmp_path / "in.parquet")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    pairs = []
+    for name in ("in.jsonl", "in.parquet"):
+        run = tmp_path / f"run-{name}"
+        inputs = settings(prompts__source=tmp_path / name, model__name=model)
+        command("engine", "precompute", tmp_path / "recipe.toml", "-o", run, *inputs)
+        (file,) = run.glob("pairs-*/*.pairs.parquet")
+        pairs.append(pq.read_table(file))
+    assert pairs[0].num_rows == 3 and pairs[0].equals(pairs[1])
+    assert any("so</think>" in text for text in pairs[0]["chosen"].to_pylist())
+    command("engine", "verify", "--trainer-alone", run)
+    command("trainer", "run", tmp_path / "recipe.toml", "-o", run, *settings(model__name=model))
+    assert list(run.glob("train-*/checkpoint-1/model.safetensors"))
