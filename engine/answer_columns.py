@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from engine.columns import is_metadata
+from engine.column_names import is_metadata
 from engine.raw import Row
 from engine.row_looks import SEVERAL
 from engine.wording import columns_setting

@@ -4,134 +4,31 @@
   column with the keys read in its objects, a whole column, and any column that is an object with that key.
   `-- leaves:` names what it knowingly leaves out, `-- optional:` in which columns NaN counts as null,
   `-- instead: prompt[messages]` whose turns it reads where there is no column prompt. A format without the
-  first line is not checked.
+  first line is not checked. `prompt[turn]`: a turn with its role, content, tool calls and thoughts.
 - A key within a column is written `chosen.tool_calls`, whether chosen is an object or a list of objects.
 - A column that may change what is learned (tools, images, scores, another answer) is never left out unasked;
   any other one is left out and named to the user.
 """
 
-import functools
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.column_names import (
+    ASKS,
+    OF_A_TURN,
+    TURN_KEYS,
+    changes_meaning,
+    could_be_prompt,
+    says_nothing,
+    words_of,
+)
 from engine.ways import without as without
 
 _ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-
-
-def _stem(word: str) -> str:
-    """A word in lower case and without a plural's s."""
-    lower = word.lower()
-    if len(lower) > 3 and not lower.endswith("ss"):
-        return lower.removesuffix("s")
-    return lower
-
-
-def _stems(words: str) -> frozenset[str]:
-    return frozenset(map(_stem, words.split()))
-
-
-# A column whose name has such a word may change what is learned.
-_MEANING = _stems(
-    "answer better candidate chosen completion context conversation dialog dialogue document function "
-    "generation history image img audio video input instruction kwargs kto label margin message output "
-    "attachment media partial passage pixel preference preferred prefix prompt query question rank ranking "
-    "rating reasoning rejected response reward score system solution target think thinking thought tie tool "
-    "weight winner worse"
-)
-# Such a column does so whatever else its name says: image_url is an image, tool_call_id is of a call.
-_ALWAYS = _stems("attachment audio function image img kto media pixel tie tool video")
-# What is said to be there or not: false is as good as nothing.
-_IS_THERE_OR_NOT = _ALWAYS - {"kto"} | _stems("partial prefix reasoning system think thinking")
-# A text under such a name that is the prompt's own text says nothing new.
-_ASKS = _stems("input instruction problem prompt query question text")
-# A plain value under a name that ends in such a word says something about the row and is no part of it.
-_METADATA = _stems(
-    "agreement annotator author batch category categories char collection confidence config corpus count "
-    "country created dataset date datetime difficulty domain epoch file filename flag fold format genre "
-    "guid hash id idx index key kind lang language len length level license link locale logp logprob "
-    "method model modified name num number origin path policy ppl provider ratio region revision seed sha "
-    "size source split status step subset tag time timestamp token topic type uid updated uri url uuid "
-    "version worker year"
-)
-_ASKS_ABOUT = frozenset({"has", "is", "n", "num"})  # has_image, num_turns: the first word of metadata
-# Keys that change the meaning of a turn, although as a column's name they would not.
-_OF_A_TURN = frozenset({"file", "files", "loss", "mask", "name", "refusal", "train", "training"})
-_TURN = frozenset({"role", "content"})
-# How programs write nothing as text.
-_NOTHING_AS_TEXT = frozenset({"[]", "{}", "null", "none", "nan"})
-_ONE_SHORT_WORD = re.compile(r"[!-~]{1,200}")
-
-
-def holds(value: object) -> bool:
-    """Whether a value says anything: not null, NaN, blank, or a list or object of such."""
-    if value is None:
-        return False
-    if isinstance(value, float):
-        return not math.isnan(value)
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, dict):
-        return any(map(holds, value.values()))
-    if isinstance(value, list):
-        return any(map(holds, value))
-    return True
-
-
-def says_nothing(name: str, value: object) -> bool:
-    """Whether a column that no format reads is empty: also as text ("[]", "None"), or a `tools` of false."""
-    if value is False:
-        return bool(_IS_THERE_OR_NOT & set(_words(name)))
-    if isinstance(value, str) and value.strip().lower() in _NOTHING_AS_TEXT:
-        return True
-    return not holds(value)
-
-
-def is_finite(value: object) -> bool:
-    """Whether no number in a JSON value is NaN or infinite."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(is_finite, value))
-    return True
-
-
-@functools.cache
-def _words(name: str) -> tuple[str, ...]:
-    """The words of a name, each as `_stem` has it: scoreChosen, chosen-ratings."""
-    return tuple(map(_stem, _WORD.findall(name)))
-
-
-def is_metadata(name: str, value: object) -> bool:
-    """Whether a column's name says that it only tells about the row: id, source, chosen_model, has_image."""
-    words = _words(name)
-    if not words or isinstance(value, dict):
-        return False
-    if words[0] in _ASKS_ABOUT and len(words) > 1:
-        return "tie" not in words
-    return words[-1] in _METADATA and not _ALWAYS & set(words)
-
-
-def changes_meaning(name: str, value: object) -> bool:
-    """Whether a column or key of this name may change what is learned from its row."""
-    return not is_metadata(name, value) and bool(_MEANING & set(_words(name)))
-
-
-def could_be_prompt(name: str, value: object) -> bool:
-    """Whether a column that is not read may be the prompt: it has text, and not just a word of metadata."""
-    if isinstance(value, dict):
-        return any(could_be_prompt(key, inner) for key, inner in value.items())
-    if isinstance(value, list):
-        return any(could_be_prompt(name, item) for item in value)
-    if not isinstance(value, str) or says_nothing(name, value):
-        return False
-    return not (is_metadata(name, value) and _ONE_SHORT_WORD.fullmatch(value.strip()))
+# What the word `turn` in brackets stands for.
+_WHOLE_TURN = frozenset({"role", "content", *TURN_KEYS})
 
 
 @dataclass(frozen=True)
@@ -183,7 +80,7 @@ class Columns:
         for name, value in row.items():
             keys = self.keys_read(name, value)
             if keys is None and self._stands_in(name, row):
-                keys = _TURN
+                keys = _WHOLE_TURN
             if keys is None and not says_nothing(name, value):
                 if could_be_prompt(name, value):
                     prompts.append(name)
@@ -224,7 +121,7 @@ class Columns:
 
     def _is_the_prompt_again(self, name: str, value: object, row: Mapping[str, Any]) -> bool:
         """Whether a text is nothing but that of a prompt that is read, under another name."""
-        if not isinstance(value, str) or not _ASKS & set(_words(name)):
+        if not isinstance(value, str) or not ASKS & set(words_of(name)):
             return False
         for column in ("prompt", "question", "instruction", "messages"):
             if column in self.reads and _asked(row.get(column)) == value.strip():
@@ -254,7 +151,7 @@ def _unread_keys(value: object, keys: frozenset[str]) -> dict[str, bool]:
         is_turn = "role" in item or "from" in item
         for key, inner in item.items():
             if key not in keys and not says_nothing(key, inner):
-                may_change = changes_meaning(key, inner) or (is_turn and key in _OF_A_TURN)
+                may_change = changes_meaning(key, inner) or (is_turn and key in OF_A_TURN)
                 found[key] = found.get(key, False) or may_change
     return found
 
@@ -286,7 +183,13 @@ def columns_of(sql: str, more: Iterable[str] = ()) -> Columns | None:
 
 def _keys(line: str) -> dict[str, frozenset[str]]:
     """Each column that a line names, and its keys in brackets."""
-    return {name: frozenset(keys.split()) for name, keys in _ENTRY.findall(line)}
+    read: dict[str, frozenset[str]] = {}
+    for name, words in _ENTRY.findall(line):
+        keys = frozenset(words.split())
+        if "turn" in keys:
+            keys = keys - {"turn"} | _WHOLE_TURN
+        read[name] = keys
+    return read
 
 
 def _line(sql: str, what: str) -> str:

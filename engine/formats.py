@@ -25,7 +25,8 @@ import orjson
 import pyarrow as pa
 
 from engine import side_ratings
-from engine.columns import Unread, columns_of, holds, is_finite, without
+from engine.column_names import holds, is_finite
+from engine.columns import Unread, columns_of, without
 from engine.mapping import Mapped, RowMapping
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused

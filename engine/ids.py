@@ -20,10 +20,10 @@ def content_id(*parts: object) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-def prompt_id(messages: Sequence[dict[str, str]]) -> str:
-    """The id of a prompt: of the roles and contents of its messages, in order."""
+def prompt_id(messages: Sequence[dict[str, str]], chat: str | None = None) -> str:
+    """The id of a prompt: of the roles and contents of its messages, in order, and of its column `chat`."""
     turns = [[message["role"], message["content"]] for message in messages]
-    return content_id(turns)
+    return content_id(turns) if chat is None else content_id(turns, chat)
 
 
 def share(identity: str) -> float:

@@ -2,12 +2,14 @@
 
 - The instructions are files under pipelines/prompts. A file is a Jinja template of one user message.
 - The values that fill it are text; they are never read as a template.
-- `{{ conversation }}` is the prompt: its text if it is one user message, else its turns by name.
+- `{{ conversation }}` is the prompt: its text if it is one user message, else its turns by name; first the
+  tools, if there are any.
 - A file for a judge may begin the answer, since many a chat model says "Rating: 5" and not "5":
   `{%- set answer %}Rating: {% endset %}`. The spaces within it count.
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ import jinja2
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from engine.text import Messages
+from engine.text import Messages, Turn
+from engine.text.chat import as_json
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -98,11 +101,18 @@ def read(path: Path) -> str:
         ) from None
 
 
-def conversation(messages: Messages) -> str:
-    """A prompt as one text."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+def conversation(messages: Messages, chat: str | None = None) -> str:
+    """A prompt as one text. `chat`: its column of that name, where the tools are that the model may call."""
+    tools = json.loads(chat).get("tools", []) if chat else []
+    if len(messages) == 1 and not tools:
+        text: str = messages[0]["content"]
+        return text
+    parts: list[str] = []
+    if tools:
+        parts.append("\n".join(["Tools:", *map(as_json, tools)]))
+    for message in messages:
+        parts.append(f"{message['role'].capitalize()}: {message['content']}")
+    return "\n\n".join(parts)
 
 
 @functools.cache
@@ -117,7 +127,7 @@ def quality_text(name: str) -> str:
     return text
 
 
-def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[dict[str, str]]:
+def under(messages: Messages, text: str, place: str = "last_user") -> Messages:
     """p⊕x: the messages with `text` in front of a user message's content, or at the system message's start.
 
     `place` is last_user, first_user or system. Without a user message the last message stands for it.
@@ -130,7 +140,7 @@ def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[d
         target = users[-1]
     elif users:
         target = users[0]
-    result: list[dict[str, str]] = []
+    result: list[Turn] = []
     for number, message in enumerate(messages):
         if number == target:
             result.append(message | {"content": f"{text} {message['content']}"})
@@ -139,7 +149,7 @@ def under(messages: Messages, text: str, place: str = "last_user") -> Sequence[d
     return result
 
 
-def _with_system_text(messages: Messages, text: str) -> list[dict[str, str]]:
+def _with_system_text(messages: Messages, text: str) -> Messages:
     """The messages with `text` at the start of their system message, which is added if there is none."""
     first = messages[0]
     if first["role"] != "system":

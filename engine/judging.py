@@ -43,7 +43,7 @@ def responses_of(batch: pa.Table) -> list[Response]:
             prompt_id=row["prompt_id"],
             response_id=row["response_id"],
             text=row["text"],
-            conversation=conversation(row["messages"]),
+            conversation=conversation(row["messages"], row.get("chat")),
             reference=row["reference"] or "",
         )
         responses.append(response)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.columns import Columns, Unread, holds
+from engine.column_names import holds
+from engine.columns import Columns, Unread
 from engine.json_strings import turn_columns, unpacked
 from engine.row_problem import RowProblem
 from engine.row_values import finite_text

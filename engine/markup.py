@@ -48,9 +48,12 @@ _FEW_BYTES = 18
 
 def texts_problem(row: Row, messages: Sequence[dict[str, str]], texts: Sequence[str]) -> Problem | None:
     """Why a prompt's messages or the texts of its responses are not what they are read as."""
-    if any(map(_are_turns, [message["content"] for message in messages])) or any(map(_are_turns, texts)):
+    # A tool's result is what a program said: JSON, a page, a log.
+    said = [message["content"] for message in messages if message["role"] != "tool"]
+    if any(map(_are_turns, said)) or any(map(_are_turns, texts)):
         return "turns_as_text", _turns_sentence(row)
-    found = _markup(messages[-1]["content"], _PROMPT_BEGINS)
+    last = messages[-1]
+    found = None if last["role"] == "tool" else _markup(last["content"], _PROMPT_BEGINS)
     if found:
         return "templated", _markup_sentence("the prompt", *found)
     for text in texts:

@@ -4,13 +4,14 @@ whether a server that is asked later takes the key.
 It loads each tokenizer once, which the work itself does too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 
 from engine.endpoint.client import look
 from engine.executors.phases import Gaps, phases
 from engine.models.abilities import check_ids
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
+from engine.stage import Stage
 from engine.text import Text
 from engine.tokenizer import check_tokens, embedding_rows
 from schemas.errors import UserError
@@ -30,7 +31,7 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
             seen = look(endpoint)
             if seen:
                 lines.append(seen)
-    for model in _models_with_work(run, missing):
+    for model, stages in _models_with_work(run, missing):
         if model.spec.is_reward:
             _check_reward_model(model)
             continue
@@ -39,6 +40,10 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
         if rows is not None:
             check_tokens(text.tokenizer, rows, model.identity)
             check_end(text, rows, model.identity)
+        for stage in stages:
+            arguments = getattr(run.config(stage), "template_arguments", {})
+            if arguments:
+                text.with_arguments(arguments, stage.name)
         said = text.remarks()
         if model.identity.template_source == "plain":
             template = model.spec.config.template
@@ -95,11 +100,12 @@ def _missing(run: Run, gaps: Gaps) -> set[str]:
     return missing
 
 
-def _models_with_work(run: Run, missing: Collection[str]) -> Sequence[ResolvedModel]:
-    """The model of each phase in which a stage that opens it is still to be made."""
-    models: list[ResolvedModel] = []
+def _models_with_work(run: Run, missing: Set[str]) -> Sequence[tuple[ResolvedModel, Sequence[Stage]]]:
+    """The model of each phase in which a stage that opens it is still to be made, with those stages."""
+    models: list[tuple[ResolvedModel, Sequence[Stage]]] = []
     for phase in phases(run):
-        has_work = any(stage.name in missing and stage.name in run.models for stage in phase.stages)
-        if phase.model is not None and has_work:
-            models.append(phase.model)
+        names = missing & run.models.keys()
+        with_work = [stage for stage in phase.stages if stage.name in names]
+        if phase.model is not None and with_work:
+            models.append((phase.model, with_work))
     return models

@@ -84,12 +84,17 @@ class _Asked:
 class Asker:
     """Asks a model. `positions` are the tokens of question and answer that it takes, 0 for no limit.
 
-    `think`: tokens at most that it may think before it answers."""
+    `think`: tokens at most that it may think before it answers; `text`: in place of the model's own."""
 
     model: Model
     positions: int
     min_mass: float
     think: int = 0
+    text: Text | None = None
+
+    @property
+    def _text(self) -> Text:
+        return self.text or self.model.text
 
     def ask(
         self,
@@ -147,14 +152,14 @@ class Asker:
                 shares = masses / total
                 answer.probabilities = shares.tolist()
         if self.think:
-            thoughts = self.model.text.decode([asked.thought for asked in all_asked])
+            thoughts = self._text.decode([asked.thought for asked in all_asked])
             for asked, thought in zip(all_asked, thoughts, strict=True):
                 answers[asked.number].said = thought
         return answers, unclear
 
     def _put(self, questions: Sequence[Question], words: Sequence[str]) -> list[_Asked | Reject]:
         """Each question as the model is asked it, after its thoughts; or why it cannot be."""
-        text = self.model.text
+        text = self._text
         messages = [question.messages for question in questions]
         is_open = _opens_thought(text, messages)
         has_thought = is_open or self.think > 0
@@ -219,7 +224,7 @@ class Asker:
         token_ids: list[Ids] = []
         for asked, (sample,) in zip(unclear, samples, strict=True):
             token_ids.append([*asked.prompt[asked.own_from :], *sample.ids])
-        return self.model.text.decode(token_ids)
+        return self._text.decode(token_ids)
 
 
 def _asked_or_reject(

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine import json_rows
-from engine.columns import is_finite
+from engine.column_names import is_finite
 from engine.folders import COMPRESSIONS, uncompressed_name
 from engine.inputs import find as find
 from engine.json_rows import Piece
+from engine.turns import without_nulls
 from schemas.errors import UserError
 
 _CHUNK = 1 << 20
@@ -197,6 +198,7 @@ def _parquet_row(
     try:
         if value is None:
             value = batch.to_pylist()[0]
+        value = without_nulls(value)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_json)
         raw = text.encode()
     except UnicodeDecodeError as error:

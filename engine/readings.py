@@ -3,12 +3,15 @@
 The SQL of a format says what a row means (engine/formats.py); what no format may let pass is judged here.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.columns import NOTHING_UNREAD, Unread
 from engine.markup import repeats_prompt, texts_problem
 from engine.raw import Row
+from engine.text.chat import Chat, Turn, as_json, as_text, is_plain
+from engine.turns import problem_of, tools_of
 from engine.wording import role_in_words
 from schemas.row_checks import ROLES
 
@@ -23,7 +26,8 @@ class Reading:
 
     row: Row
     messages: list[dict[str, str]]
-    responses: list[dict[str, Any]]  # text: str, score: float or None
+    # text: str, score: float or None; turn: JSON where the assistant's turn is more than its text.
+    responses: list[dict[str, Any]]
     reason: str | None = None
     detail: str | None = None
     split: str | None = None  # train or test, where the row says so
@@ -32,6 +36,7 @@ class Reading:
     # True if the format could read the row, were it not for the columns that it does not read.
     is_its_format: bool = False
     metadata: str | None = None  # JSON of what prompts.metadata keeps of the row
+    chat: str | None = None  # JSON {messages, tools}, where the prompt is more than `messages`
     prompt_is_guessed: bool = False  # no column is the prompt: it is what both answers begin with
 
 
@@ -42,7 +47,8 @@ def refused(row: Row, reason: str, detail: str | None, unread: Unread = NOTHING_
 
 def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | None) -> Reading:
     """The reading that an answer of the SQL gives, after all checks of its prompt and its responses."""
-    problem = _problem(row, answer)
+    said = _said(answer)
+    problem = said.problem or _problem(row, answer, said)
     if unread.refused and (problem is None or unread.is_in_a_turn):
         detail = unread_sentence(unread.refused)
         return Reading(
@@ -53,12 +59,13 @@ def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | No
         return refused(row, code, sentence, unread)
     return Reading(
         row,
-        _messages(answer),
-        _items(answer, "responses"),
+        said.messages,
+        said.responses,
         split=split,
         reference=answer.get("reference"),
         unread=unread,
         is_its_format=True,
+        chat=said.chat,
         prompt_is_guessed=bool(answer.get("prompt_is_guessed")),
     )
 
@@ -80,18 +87,73 @@ def _items(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return items
 
 
-def _problem(row: Row, answer: dict[str, Any]) -> tuple[str, str] | None:
-    """Why a row cannot be used: a code and a sentence, the SQL's or one of the checks below."""
-    problem = answer["problem"]
+@dataclass
+class _Said:
+    """An answer of the SQL with its turns in full: calls and thoughts are in the texts, for people."""
+
+    messages: list[dict[str, str]] = field(default_factory=list)
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    chat: str | None = None
+    problem: tuple[str, str] | None = None
+
+
+def _said(answer: dict[str, Any]) -> _Said:
+    """What an answer says, or the SQL's reason why not."""
+    if answer["problem"]:
+        return _Said(problem=_code_and_sentence(answer["problem"]))
+    said = _Said()
+    turns: list[Turn] = []
+    problems: list[str | None] = []
+    for message in _messages(answer):
+        turn, problem = _in_full({"role": message["role"], "content": message["content"]}, message)
+        problems.append(problem)
+        turns.append(turn)
+        text = message["content"] if is_plain(turn) else as_text(turn)
+        said.messages.append({"role": message["role"], "content": text})
+    for response in _items(answer, "responses"):
+        turn, problem = _in_full({"role": "assistant", "content": response["text"]}, response)
+        problems.append(problem)
+        response.pop("turn", None)
+        if not is_plain(turn):
+            response |= {"text": as_text(turn), "turn": as_json(turn)}
+        said.responses.append(response)
+    tools, problem = tools_of(answer.get("tools"))
+    for found in (*problems, problem):
+        if found and said.problem is None:
+            said.problem = _code_and_sentence(found)
+    if tools or not all(map(is_plain, turns)):
+        said.chat = Chat(turns, tools).to_json()
+    return said
+
+
+def _in_full(turn: Turn, item: dict[str, Any]) -> tuple[Turn, str | None]:
+    """A turn with what a message or a response of the SQL says beside its content; and what is wrong."""
+    beside: dict[str, Any] = json.loads(item.get("turn") or "{}")
+    problem = problem_of(beside)
     if problem:
-        code, _, sentence = problem.partition(": ")
-        return code, sentence or code
-    messages = _messages(answer)
-    responses = _items(answer, "responses")
+        return turn, problem
+    role = turn["role"]
+    if role != "assistant":
+        for key in ("tool_calls", "reasoning_content"):
+            if key in beside:
+                return (
+                    turn,
+                    f"bad_tool_call: {key} can only stand in an assistant's turn, not in one of {role}",
+                )
+    return turn | beside, None
+
+
+def _code_and_sentence(problem: str) -> tuple[str, str]:
+    code, _, sentence = problem.partition(": ")
+    return code, sentence or code
+
+
+def _problem(row: Row, answer: dict[str, Any], said: _Said) -> tuple[str, str] | None:
+    """Why a row cannot be used by one of the checks below: a code and a sentence."""
     return (
-        _prompt_problem(messages)
-        or _responses_problem(responses)
-        or _texts_problem(row, messages, responses, bool(answer.get("prompt_is_guessed")))
+        _prompt_problem(said.messages)
+        or _responses_problem(said.responses)
+        or _texts_problem(row, said.messages, said.responses, bool(answer.get("prompt_is_guessed")))
     )
 
 
@@ -101,7 +163,7 @@ def _texts_problem(
     """Why texts are not what they are read as. A guessed prompt has been cut off its answers."""
     texts = [response["text"] for response in responses]
     problem = texts_problem(row, messages, texts)
-    if problem is None and not prompt_is_guessed:
+    if problem is None and not prompt_is_guessed and messages[-1]["role"] == "user":
         problem = repeats_prompt(messages, texts)
     return problem
 
@@ -149,7 +211,7 @@ def _prompt_problem(messages: list[dict[str, str]]) -> tuple[str, str] | None:
     if last["role"] not in ("user", "tool"):
         drop = "; drop the last turn, to have it answered anew" if last["role"] == "assistant" else ""
         return "last_turn", f"the prompt must end with the user's turn, not the {last['role']}'s{drop}"
-    if not last["content"].strip():
+    if last["role"] == "user" and not last["content"].strip():
         return "empty_prompt", "the last user message is empty"
     return None
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.columns import Columns, is_finite
+from engine.column_names import is_finite
+from engine.columns import Columns
 
 DEEPEST = 100
 _END_OF_NAME = re.compile(r'(?<!\\)"\s*:')

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.text import Messages, Text
+from engine.text import Prompt, Response, Text
+from engine.text.chat import chat_of, turn_of
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,12 @@ class Scored:
     """A row of `logprobs` with what it was made of.
 
     `messages`: the prompt as it was rendered, None where it was cut or stands under the quality prompt.
-    `response`: the text that was tokenised, None where the ids are a sample's own or were cut."""
+    `response`: the text or the turn that was tokenised, None where the ids are a sample's own or were cut."""
 
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
-    messages: Messages | None
-    response: str | None
+    messages: Prompt | None
+    response: Response | None
 
 
 def count(rows: Sequence[Scored], text: Text) -> dict[str, int]:
@@ -56,21 +57,19 @@ def _verdict(row: Scored, text: Text) -> str | None:
     A special token that a user typed is text in ours and would be special in the rendering tokenised."""
     if row.messages is None:
         return None
-    words = [message["content"] for message in row.messages]
-    if row.response is not None:
-        words.append(row.response)
-    if any(map(text.has_special_tokens, words)):
+    chat = chat_of(row.messages)
+    dialogue = chat if row.response is None else chat.answered(turn_of(row.response))
+    if text.has_typed_tokens(dialogue):
         return None
     trained = list(row.prompt_ids)
     if row.response is None:
-        rendered = text.template.prompt(row.messages)
+        rendered = text.template.prompt(chat)
         whole = text.ids(rendered)
         return "as_rendered" if whole == trained else "not_as_rendered"
     trained += row.response_ids
     if not text.template_ends_turns:
         trained.pop()  # EOS, of which the template knows nothing
-    answered = [*row.messages, {"role": "assistant", "content": row.response}]
-    rendered = text.template.render(answered, add_generation_prompt=False)
+    rendered = text.template.render(dialogue, add_generation_prompt=False)
     whole = text.ids(rendered)
     if whole[: len(trained)] == trained and not text.tokenizer.decode(whole[len(trained) :]).strip():
         return "as_rendered"

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from engine.instructions import quality_text, under
 from engine.rejects import Reject, fit_prompts
-from engine.text import Messages, TemplateError, Text
+from engine.text import Chat, Prompt, Response, TemplateError, Text
+from engine.text.chat import chat_of, stored_chat, stored_response
 from engine.truncation import PromptGroup, TokenIds, fit
 from schemas.sections import Logprobs
 
@@ -27,11 +28,11 @@ def tokenise(
 
     The rejects are the responses that cannot be scored."""
     rows_by_prompt = _rows_by_prompt(batch)
-    messages = _messages(batch, rows_by_prompt)
-    responses = _response_ids(batch, rows_by_prompt, messages, text)
+    prompts = _prompts(batch, rows_by_prompt)
+    responses = _response_ids(batch, rows_by_prompt, prompts, text)
     prompts_by_context: list[Sequence[TokenIds | TemplateError]] = []
     for context in config.contexts:
-        in_context = [_in_context(turns, context, config) for turns in messages]
+        in_context = [_in_context(prompt, context, config) for prompt in prompts]
         prompts_by_context.append(text.prompts(in_context))
     contexts_by_prompt = zip(*prompts_by_context, strict=True)
     plain = config.contexts.index("plain")
@@ -84,17 +85,17 @@ def with_special_tokens(batch: pa.Table, text: Text) -> int:
 def _response_ids(
     batch: pa.Table,
     rows_by_prompt: Sequence[Sequence[int]],
-    messages: Sequence[Messages],
+    prompts: Sequence[Prompt],
     text: Text,
 ) -> list[TokenIds | TemplateError]:
     """Token ids of each row's response: as they were sampled, else as the template renders its text."""
     result: list[TokenIds | TemplateError] = batch["response_ids"].to_pylist()
-    texts: list[str] = batch["text"].to_pylist()
+    said: list[Response] = list(map(stored_response, batch["text"].to_pylist(), batch["turn"].to_pylist()))
     unsampled: list[list[int]] = []
     for rows in rows_by_prompt:
         unsampled.append([row for row in rows if result[row] is None])
-    texts_by_prompt = [list(map(texts.__getitem__, rows)) for rows in unsampled]
-    tokenised = text.responses(messages, texts_by_prompt)
+    said_by_prompt = [list(map(said.__getitem__, rows)) for rows in unsampled]
+    tokenised = text.responses(prompts, said_by_prompt)
     for rows, ids_of_rows in zip(unsampled, tokenised, strict=True):
         for row, ids in zip(rows, ids_of_rows, strict=True):
             result[row] = ids
@@ -110,19 +111,21 @@ def _rows_by_prompt(batch: pa.Table) -> list[list[int]]:
     return rows_by_prompt
 
 
-def _messages(batch: pa.Table, rows_by_prompt: Sequence[Sequence[int]]) -> list[Messages]:
-    """The messages of each prompt."""
-    first_rows = [rows[0] for rows in rows_by_prompt]
-    messages: list[Messages] = batch["messages"].take(pa.array(first_rows)).to_pylist()
-    return messages
+def _prompts(batch: pa.Table, rows_by_prompt: Sequence[Sequence[int]]) -> list[Prompt]:
+    """Each prompt as the template is given it."""
+    first_rows = pa.array([rows[0] for rows in rows_by_prompt], pa.int64())
+    messages = batch["messages"].take(first_rows).to_pylist()
+    chats = batch["chat"].take(first_rows).to_pylist()
+    return list(map(stored_chat, messages, chats))
 
 
-def _in_context(messages: Messages, context: str, config: Logprobs) -> Messages:
-    """A prompt's messages in a context."""
+def _in_context(prompt: Prompt, context: str, config: Logprobs) -> Prompt:
+    """A prompt in a context."""
     if context == "plain":
-        return messages
+        return prompt
+    chat = chat_of(prompt)
     quality_prompt = quality_text(config.quality_prompt)
-    return under(messages, quality_prompt, config.quality_place)
+    return Chat(under(chat.messages, quality_prompt, config.quality_place), chat.tools)
 
 
 def _rejects_of_prompt(rows: Sequence[int], refusals: Sequence[Reject]) -> list[Reject]:

@@ -22,6 +22,8 @@ from engine.models.open import open_model, places
 from engine.models.spec import ResolvedModel, spec_on, vllm_is_installed
 from engine.plan import Run, plan
 from engine.stage import Stage
+from engine.text import Prompt
+from engine.text.chat import stored_chat, stored_response
 from engine.token_check import Scored
 from schemas.devices import cores
 from schemas.errors import UserError
@@ -169,17 +171,22 @@ def _sample(run: Run, stage: Stage, wanted: int) -> list[Row]:
 def _with_origin(chosen: pa.Table, run: Run, stage: Stage, shard: int) -> list[Row]:
     """Rows of logprobs with the messages and the response that they were made of."""
     above = run.above(stage)
-    prompts = read_shard(run, "prompts", shard, above).select(["prompt_id", "messages"])
-    responses = read_shard(run, "responses", shard, above).select(["response_id", "text", "response_ids"])
-    messages_of = {row["prompt_id"]: row["messages"] for row in prompts.to_pylist()}
+    prompts = read_shard(run, "prompts", shard, above).select(["prompt_id", "messages", "chat"])
+    used = ["response_id", "text", "turn", "response_ids"]
+    responses = read_shard(run, "responses", shard, above).select(used)
+    messages_of = {row["prompt_id"]: _prompt_of(row) for row in prompts.to_pylist()}
     response_of = {row["response_id"]: row for row in responses.to_pylist()}
     rows: list[Row] = chosen.to_pylist()
     for row in rows:
         response = response_of[row["response_id"]]
         row["messages"] = messages_of[row["prompt_id"]]
-        row["text"] = response["text"]
+        row["text"] = stored_response(response["text"], response["turn"])
         row["sampled_ids"] = response["response_ids"]
     return rows
+
+
+def _prompt_of(row: Row) -> Prompt:
+    return stored_chat(row["messages"], row["chat"])
 
 
 def _as_scored(row: Row) -> Scored:

@@ -1,7 +1,8 @@
 """What a value of a row is, in words, for the sentences by which a format's SQL refuses it.
 
 They are functions of DuckDB that the macros call for refused rows only, since SQL that says the same takes
-longer to plan than to run. A value comes as JSON text, or as None where it is missing.
+longer to plan than to run; beside them stands the one that reads tool calls and thoughts
+(engine/turns.py). A value comes as JSON text, or as None where it is missing.
 """
 
 import json
@@ -12,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from engine.columns import is_metadata
+from engine.column_names import THOUGHTS, is_metadata
+from engine.turns import turn_in_full
 from schemas.row_checks import ROLES, toml_key, toml_value
 
 _KEYS_SHOWN = 6
@@ -37,6 +39,7 @@ def add_functions(con: duckdb.DuckDBPyConnection) -> None:
         (references_in_words, 1),
         (no_prompt_in_words, 1),
         (bad_role_in_words, 1),
+        (turn_in_full, 1),
     )
     for function, count in functions:
         con.create_function(
@@ -166,6 +169,8 @@ def _likely_role(role: str) -> str:
 def _turn_problem(turn: dict[str, Any], name: str, key: str, form: str) -> str | None:
     """Why an object is no turn, if it is none."""
     content = turn.get(key)
+    if content in (None, []) and any(turn.get(name) for name in ("tool_calls", *THOUGHTS)):
+        content = ""
     if isinstance(content, list) and content:
         for part in content:
             is_text = (

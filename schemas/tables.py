@@ -38,6 +38,7 @@ _GIVEN_RESPONSE = pa.struct(
     ]
 )
 GIVEN = pa.list_(_GIVEN_RESPONSE)
+_TEXTS = pa.list_(pa.string())
 
 TABLES: dict[str, pa.Schema] = {
     "prompts": pa.schema(
@@ -67,6 +68,7 @@ TABLES: dict[str, pa.Schema] = {
             _optional(
                 "chat", pa.string(), "JSON {messages, tools}: what the template is given, where it is more"
             ),
+            _optional("turns", _TEXTS, "JSON of the turn of each of given, or null where it is text alone"),
             _optional("ratings", PROBABILITIES, "the data's own ratings, one for each of given, or null"),
             _optional(
                 "metadata",

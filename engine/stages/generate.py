@@ -4,8 +4,6 @@ All of them are kept, with their token ids, their log-probs and how they ended. 
 or a stop token of the recipe ended only the text is kept: its ids say more, and have no end token.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
@@ -15,15 +13,16 @@ from engine.models import Sample
 from engine.models.abilities import spec_for, with_schema
 from engine.models.spec import ModelSpec, spec_of
 from engine.models.stopping import texts_of
-from engine.rejects import Reject, fit_prompts, rejects_table
+from engine.rejects import fit_prompts, rejects_table
 from engine.stage import Context, Made, Planning, Stage
-from engine.text import Messages, Text
+from engine.text import Text
+from engine.text.chat import stored_chat
 from schemas import sections
 from schemas.manifest import Facts
 from schemas.sections import Generate
 from schemas.tables import table
 
-_QUERY = "select prompt_id, messages, file, line from prompts order by prompt_id"
+_QUERY = "select prompt_id, messages, chat, file, line from prompts order by prompt_id"
 
 
 def model_spec(config: Generate, reference: sections.Model) -> ModelSpec:
@@ -47,7 +46,9 @@ def make(batch: pa.Table, config: Generate, context: Context) -> Made:
     model = context.open_model()
     prompt_ids = batch["prompt_id"].to_pylist()
     messages = batch["messages"].to_pylist()
-    prompts, rejects = fit_prompts(model.text.prompts(messages), context.positions)
+    chats = batch["chat"].to_pylist()
+    asked = list(map(stored_chat, messages, chats))
+    prompts, rejects = fit_prompts(model.text.prompts(asked), context.positions)
     seeds: list[list[int]] = []
     owners: list[str] = []
     for row in prompts:
@@ -57,7 +58,7 @@ def make(batch: pa.Table, config: Generate, context: Context) -> Made:
     responses = _responses(owners, samples_by_prompt, model.text)
     tables = {
         "responses": responses,
-        "rejects": _rejects(rejects, batch, messages),
+        "rejects": rejects_table("generate", rejects, batch, list(map(conversation, messages, chats))),
     }
     counts = {
         "responses": len(responses),
@@ -96,11 +97,6 @@ def _responses(owners: list[str], samples_by_prompt: list[list[Sample]], text: T
         "finish_reason": finish_reasons,
     }
     return table("responses", columns)
-
-
-def _rejects(rejects: list[Reject], batch: pa.Table, messages: Sequence[Messages]) -> pa.Table:
-    prompts = [conversation(turns) for turns in messages]
-    return rejects_table("generate", rejects, batch, prompts)
 
 
 STAGE = Stage(

@@ -1,8 +1,8 @@
 """The responses that came with the prompts.
 
 They become rows of `responses`, and what the data says of them becomes rows of `scores`: by the scorer
-`given` its preference or score, by `given_rating` its own numbers beside a preference. The preference stays as it is
-where the numbers tie or contradict it; such comparisons are counted.
+`given` its preference or score, by `given_rating` its own numbers beside a preference. The preference stays
+as it is where the numbers tie or contradict it; such comparisons are counted.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from schemas.tables import table
 _QUERY = """
 with answers as (
     select prompt_id,
+           turns,
            unnest(given) as answer,
            unnest(ratings) as rating,
            unnest(range(len(given))) as place
@@ -24,6 +25,7 @@ with answers as (
 )
 select prompt_id,
        answer.text as text,
+       turns[place + 1] as turn,
        answer.comparison_id as comparison_id,
        answer.score as score,
        rating
@@ -36,10 +38,12 @@ def make(batch: pa.Table, config: Given, context: Context) -> Made:
     """A response for each text, a score for each row: one text may stand in several comparisons."""
     prompt_ids = batch["prompt_id"].to_pylist()
     texts = batch["text"].to_pylist()
+    turns = batch["turn"].to_pylist()
     response_ids: list[str] = []
     first_rows: dict[str, int] = {}
-    for row, (prompt_id, text) in enumerate(zip(prompt_ids, texts, strict=True)):
-        response_id = content_id(prompt_id, text)
+    for row, (prompt_id, text, turn) in enumerate(zip(prompt_ids, texts, turns, strict=True)):
+        said = (text,) if turn is None else (text, turn)
+        response_id = content_id(prompt_id, *said)
         response_ids.append(response_id)
         first_rows.setdefault(response_id, row)
     places = pa.array(first_rows.values(), pa.int64())
@@ -48,6 +52,7 @@ def make(batch: pa.Table, config: Given, context: Context) -> Made:
         "prompt_id": batch["prompt_id"].take(places),
         "text": batch["text"].take(places),
         "source": ["given"] * len(first_rows),
+        "turn": batch["turn"].take(places),
     }
     batch = batch.append_column("response_id", pa.array(response_ids, pa.string()))
     rated = batch.filter(batch["rating"].is_valid())

@@ -73,6 +73,8 @@ def facts(config: Judge, planning: Planning) -> Facts:
         own["think"] = config.think
     if config.rubric:
         own["rubric"] = fingerprint(judging.rubric(config))
+    if config.template_arguments:
+        own["template_arguments"] = config.template_arguments
     endpoint = endpoint_of(config)
     if endpoint is None:
         own["model"] = planning.model().facts()
@@ -107,7 +109,11 @@ def _asker(config: Judge, context: Context) -> Asker | EndpointAsker:
     endpoint = endpoint_of(config)
     if endpoint is not None:
         return EndpointAsker(endpoint, config.min_mass, config.think)
-    return Asker(context.open_model(), context.positions, config.min_mass, config.think)
+    model = context.open_model()
+    text = model.text
+    if config.template_arguments:
+        text = text.with_arguments(config.template_arguments, "judge")
+    return Asker(model, context.positions, config.min_mass, config.think, text)
 
 
 def _counts(scores: pa.Table, rejects: int) -> dict[str, int]:
@@ -228,7 +234,7 @@ STAGE = Stage(
     version=2,
     reads=("prompts", "responses"),
     writes=("scores", "rejects"),
-    query=queries.used_responses("text", of_prompts=("reference",)),
+    query=queries.used_responses("text", of_prompts=("reference", "chat")),
     fn=make,
     facts=facts,
     model=model_spec,

@@ -183,7 +183,7 @@ STAGE = Stage(
     version=4,
     reads=("prompts", "responses"),
     writes=("logprobs", "rejects"),
-    query=queries.used_responses("text", "response_ids"),
+    query=queries.used_responses("text", "response_ids", "turn", of_prompts=("chat",)),
     fn=make,
     facts=facts,
     model=model_spec,

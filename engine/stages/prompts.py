@@ -49,6 +49,7 @@ _RESPONSES = pa.list_(
             ("score", pa.float64()),
             ("rating", pa.float64()),
             ("comparison", pa.int64()),
+            ("turn", pa.string()),
         ]
     )
 )
@@ -60,6 +61,7 @@ _SCANNED = pa.schema(
         ("prompt_id", pa.string()),
         ("row_id", pa.string()),
         ("messages", MESSAGES),
+        ("chat", pa.string()),
         ("responses", _RESPONSES),
         ("split", pa.string()),
         ("reference", pa.string()),
@@ -177,8 +179,8 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
             "detail": reading.detail,
             "raw": row.text,
         }
-    prompt_id = ids.prompt_id(reading.messages)
-    responses = [_identity(response) for response in reading.responses]
+    prompt_id = ids.prompt_id(reading.messages, reading.chat)
+    responses = list(map(_identity, reading.responses))
     split = reading.split or split_of_file
     if split_of_file == "test":
         split = "test"
@@ -188,6 +190,7 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
         "prompt_id": prompt_id,
         "row_id": ids.content_id(prompt_id, responses),
         "messages": reading.messages,
+        "chat": reading.chat,
         "responses": reading.responses,
         "split": split,
         "reference": reading.reference,
@@ -196,10 +199,12 @@ def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
 
 
 def _identity(response: dict[str, Any]) -> list[object]:
-    """What a response is known by among its row's; a rating or a comparison counts where there is one."""
+    """What a response is known by among its row's; a rating, a comparison or a turn counts where it is."""
     identity: list[object] = [response["text"], response["score"]]
     if "rating" in response or "comparison" in response:
         identity += [response.get("rating"), response.get("comparison")]
+    if "turn" in response:
+        identity.append(response["turn"])
     return identity
 
 
@@ -229,6 +234,8 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         prompt["given_split"] = said[prompt_id].split()
         prompt["reference"] = said[prompt_id].reference()
         prompt["metadata"] = as_json(kept[prompt_id])
+        if not any(prompt["turns"]):
+            prompt["turns"] = None
     by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
     tables = {
         "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
@@ -279,8 +286,10 @@ def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
         "prompt_id": row["prompt_id"],
         "messages": row["messages"],
         "prompt": row["messages"][-1]["content"],
+        "chat": row["chat"],
         "given": [],
         "ratings": [],
+        "turns": [],
         "file": row["file"],
         "line": row["line"],
     }
@@ -293,6 +302,7 @@ def _add_given(prompt: dict[str, Any], response: dict[str, Any], row_id: str) ->
     given = {"comparison_id": comparison_id, "text": response["text"], "score": response["score"]}
     prompt["given"].append(given)
     prompt["ratings"].append(response["rating"])
+    prompt["turns"].append(response["turn"])
 
 
 STAGE = Stage(

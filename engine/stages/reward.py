@@ -14,6 +14,7 @@ from engine.models.spec import REWARD_BACKEND, ModelSpec, ResolvedModel
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.text import TemplateError
+from engine.text.chat import stored_chat, stored_response
 from engine.text.dialogues import Dialogues, Pairs, Reading
 from schemas import sections
 from schemas.errors import UserError
@@ -97,7 +98,9 @@ def make(batch: pa.Table, config: Reward, context: Context) -> Made:
     path = context.model.identity.path
     reader = open_reader(config, context.model)
     texts: list[str] = batch["text"].to_pylist()
-    read = _only_texts(batch, reader.read(batch["messages"].to_pylist(), texts))
+    prompts = map(stored_chat, batch["messages"].to_pylist(), batch["chat"].to_pylist())
+    responses = map(stored_response, texts, batch["turn"].to_pylist())
+    read = reader.read(list(prompts), list(responses))
     fitting, rejects = _fitting(read, max_length(config, context.model))
     scores: list[float | None] = [None] * len(batch)
     if fitting:
@@ -122,18 +125,6 @@ def make(batch: pa.Table, config: Reward, context: Context) -> Made:
         "tokens": sum(len(reading.ids) for reading in fitting.values()),
     }
     return Made(tables, counts)
-
-
-def _only_texts(batch: pa.Table, read: Sequence[Reading | TemplateError]) -> list[Reading | TemplateError]:
-    """What was read, less the rows that are more than texts: their score would be of another dialogue."""
-    checked: list[Reading | TemplateError] = []
-    for reading, chat, turn in zip(read, batch["chat"].to_pylist(), batch["turn"].to_pylist(), strict=True):
-        if chat is None and turn is None:
-            checked.append(reading)
-        else:
-            sentence = "the reward model is given texts alone, and this dialogue has tools, calls or thoughts"
-            checked.append(TemplateError(sentence, "more_than_text"))
-    return checked
 
 
 def _fitting(read: Sequence[Reading | TemplateError], limit: int) -> tuple[dict[int, Reading], list[Reject]]:

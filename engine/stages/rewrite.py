@@ -38,6 +38,7 @@ with choice as ({choose})
 select distinct
        choice.prompt_id as prompt_id,
        prompts.messages as messages,
+       prompts.chat as chat,
        prompts.file as file,
        prompts.line as line,
        chosen_response_id,
@@ -85,8 +86,14 @@ def facts(config: Rewrite, planning: Planning) -> Facts:
         "too_far": config.too_far,
         "seed": planning.seed,
         **choice.unfinished_facts(config, planning),
+        **_template_facts(config),
         **choice.facts(config, planning),
     }
+
+
+def _template_facts(config: Rewrite) -> Facts:
+    """The section's template arguments, where it has some."""
+    return {"template_arguments": config.template_arguments} if config.template_arguments else {}
 
 
 def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
@@ -119,13 +126,17 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
 def _by_model(drafts: list[Draft], config: Rewrite, context: Context) -> tuple[list[Response], list[Reject]]:
     """What a model here writes of the drafts, in their order, and those that it could not be asked for."""
     model = context.open_model()
-    rendered = model.text.prompts(_questions(drafts, config.prompt))
+    text = model.text
+    if config.template_arguments:
+        text = text.with_arguments(config.template_arguments, "rewrite")
+    rendered = text.prompts(_questions(drafts, config.prompt))
     prompts, rejects = fit_prompts(rendered, context.positions)
     asked = [drafts[row] for row in prompts]
     seeds = [[_seed(draft, context.seed)] for draft in asked]
     samples = model.generate(list(prompts.values()), seeds, with_schema(config))
-    keep_ids = _is_written_by_reference(context)
-    return _responses(asked, samples, model.text, config.too_far, keep_ids), rejects
+    # Under other template arguments a response may begin after other tokens.
+    keep_ids = _is_written_by_reference(context) and not config.template_arguments
+    return _responses(asked, samples, text, config.too_far, keep_ids), rejects
 
 
 def _by_server(
@@ -152,7 +163,7 @@ def _questions(drafts: list[Draft], prompt: str) -> list[Messages]:
     questions: list[Messages] = []
     for draft in drafts:
         question = instruction(
-            conversation=conversation(draft["messages"]),
+            conversation=conversation(draft["messages"], draft.get("chat")),
             chosen=draft["chosen"],
             rejected=draft["rejected"],
         )

@@ -7,20 +7,23 @@
 - Special tokens inside a user's text stay text: a "</s>" in a question must not end it.
 """
 
+import copy
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from engine.text.chat import Chat, Messages, Prompt, Response, TemplateError, Turn, chat_of, texts_in, turn_of
 from engine.text.ends import ends_of
-from engine.text.template import Messages, Template, TemplateError
+from engine.text.guard import Guard
+from engine.text.template import Template
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
 from schemas.errors import UserError
 
-__all__ = ["Messages", "TemplateError", "Text"]
+__all__ = ["Chat", "Messages", "Prompt", "Response", "TemplateError", "Text", "Turn"]
 
 TokenIds = list[int]
 
@@ -43,41 +46,64 @@ class Text:
 
         `markers`: what a special token inside an assistant's text is: `text`, or `token`. Raises UserError
         if the tokenizer in `path` or the template cannot work at all."""
+        self._path = path
+        self._template_text = template
+        self._today = datetime.date.fromisoformat(date)
         self._tokens = Tokens(path)
         self.tokenizer = self._tokens.tokenizer
         self._markers_are_tokens = markers == "token"
-        today = datetime.date.fromisoformat(date)
+        self._guard = Guard(self._tokens, template, self._markers_are_tokens)
+        self._take_template(arguments or {}, "model")
+
+    def with_arguments(self, arguments: Mapping[str, Any], section: str) -> "Text":
+        """The same with more variables for its template, which the recipe's `section` gives; over its own.
+
+        Raises UserError for one that the template does not take."""
+        other = copy.copy(self)
+        other._take_template({**self._arguments, **arguments}, section)
+        return other
+
+    def _take_template(self, arguments: Mapping[str, Any], section: str) -> None:
+        self._arguments = arguments
+        tokens = self._tokens
         try:
-            self.template = Template(self.tokenizer, template, today, arguments or {}, self._tokens.adds_bos)
+            self.template = Template(
+                self.tokenizer, self._template_text, self._today, arguments, tokens.adds_bos, section
+            )
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
-                f"the chat template of {path} is no template: {error} (line {error.lineno}); "
+                f"the chat template of {self._path} is no template: {error} (line {error.lineno}); "
                 "give another by model.chat_template"
             ) from None
-        # Special tokens that mark an assistant's thoughts, which the template itself looks for in its turns.
-        self._thoughts = _thought_markers(self._tokens.all_special, template)
-        self._ends = ends_of(path, self._tokens, self.template.borders.end or "")
+        self._ends = ends_of(self._path, tokens, self.template.borders.end or "")
         self.end_id = self._ends.end_id
         self.stop_ids = self._ends.stop_ids
+        self.template.call_ends = self._special_ends()
 
-    def prompts(self, prompts: Sequence[Messages]) -> list[TokenIds | TemplateError]:
+    def _special_ends(self) -> list[str]:
+        """The special tokens at which sampling stops."""
+        names = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
+        return [name for name in names if isinstance(name, str) and self._tokens.has_special(name)]
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[TokenIds | TemplateError]:
         """Token ids of each prompt, up to where the assistant's turn begins; or why it cannot be rendered."""
         return self.openings(prompts, [""] * len(prompts))
 
-    def openings(self, prompts: Sequence[Messages], begun: Sequence[str]) -> list[TokenIds | TemplateError]:
+    def openings(self, prompts: Sequence[Prompt], begun: Sequence[str]) -> list[TokenIds | TemplateError]:
         """Token ids of each prompt up to the assistant's text, and of the beginning of that text.
 
         Without a beginning: up to where the assistant's turn begins, as `prompts`."""
         result: list[TokenIds | TemplateError] = []
         plain: list[str] = []
         places: list[int] = []
-        for place, (messages, beginning) in enumerate(zip(prompts, begun, strict=True)):
+        for place, (prompt, beginning) in enumerate(zip(prompts, begun, strict=True)):
+            chat = chat_of(prompt)
             # What the beginning holds was written by somebody too: no special token comes from it.
-            typed = self._typed([*messages, {"role": "user", "content": beginning}])
+            typed = self._guard.typed(chat.answered({"role": "user", "content": beginning}))
             if typed is not None:
                 beginning = typed.hide(beginning)
             try:
-                rendered = self._opening(self._hidden(messages, typed), beginning)
+                rendered = self._opening(self._guard.hidden(chat, typed), beginning)
             except TemplateError as error:
                 result.append(_restored(error, typed))
                 continue
@@ -93,25 +119,26 @@ class Text:
         return result
 
     def responses(
-        self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]]
+        self, prompts: Sequence[Prompt], responses: Sequence[Sequence[Response]]
     ) -> list[list[TokenIds | TemplateError]]:
-        """For each prompt the token ids of its responses, with `end_id` at the end.
+        """For each prompt the token ids of its responses, with `end_id` (of a call, another end) at the end.
 
         A TemplateError where a prompt or the dialogue with a response cannot be rendered as they are."""
         result: list[list[TokenIds | TemplateError]] = []
         plain: list[tuple[str, str]] = []
         places: list[tuple[int, int]] = []
-        for messages, texts in zip(prompts, responses, strict=True):
+        for asked, answers in zip(prompts, responses, strict=True):
+            chat = chat_of(asked)
             of_prompt: list[TokenIds | TemplateError] = []
             result.append(of_prompt)
             prompt = None
-            for text in texts:
-                typed = self._typed(messages, text)
+            for answer in map(turn_of, answers):
+                typed = self._guard.typed(chat.answered(answer))
                 try:
-                    hidden = self._hidden(messages, typed)
+                    hidden = self._guard.hidden(chat, typed)
                     if prompt is None or typed is not None:
                         prompt = self.template.prompt(hidden)
-                    turn = self._turn(hidden, prompt, text, typed)
+                    turn = self._turn(hidden, prompt, answer, typed)
                 except TemplateError as error:
                     of_prompt.append(_restored(error, typed))
                     continue
@@ -141,6 +168,10 @@ class Text:
     def has_special_tokens(self, text: str) -> bool:
         """True if a special token stands, as text, in the text."""
         return self._tokens.has_special(text)
+
+    def has_typed_tokens(self, chat: Chat) -> bool:
+        """True if one stands, as text, anywhere in the dialogue: in an argument, a tool, a thought …"""
+        return any(map(self._tokens.has_special, texts_in([*chat.messages, *chat.tools])))
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of sampled responses, without the token that ended them or any other special one."""
@@ -190,49 +221,18 @@ class Text:
             )
         return ids
 
-    def _typed(self, messages: Messages, response: str | None = None) -> TypedTokens | None:
-        """Hides the special tokens that stand in the messages and in the response; None if there are none."""
-        if self._tokens.special is None:
-            return None
-        turns = [(message["role"], message["content"]) for message in messages]
-        if response is not None:
-            turns.append(("assistant", response))
-        for role, text in turns:
-            if self._is_guarded(role) and self._tokens.has_special(text, self._left(role)):
-                return TypedTokens(self._tokens.special, [text for _, text in turns])
-        return None
-
-    def _left(self, role: str) -> Collection[str]:
-        """The special tokens that stay what they are in a turn of this role."""
-        return self._thoughts if role == "assistant" else ()
-
-    def _is_guarded(self, role: str) -> bool:
-        """True if special tokens in a turn of this role are text."""
-        return role != "assistant" or not self._markers_are_tokens
-
-    def _hidden(self, messages: Messages, typed: TypedTokens | None) -> Messages:
-        """The messages with stand-ins for the special tokens in them."""
-        if typed is None:
-            return messages
-        hidden: list[dict[str, str]] = []
-        for message in messages:
-            if self._is_guarded(message["role"]):
-                content = typed.hide(message["content"], self._left(message["role"]))
-                message = {**message, "content": content}
-            hidden.append(message)
-        return hidden
-
-    def _opening(self, messages: Messages, beginning: str) -> str:
+    def _opening(self, chat: Chat, beginning: str) -> str:
         if not beginning:
-            return self.template.prompt(messages)
-        return self.template.opening(messages) + beginning
+            return self.template.prompt(chat)
+        return self.template.opening(chat) + beginning
 
-    def _turn(self, messages: Messages, prompt: str, response: str, typed: TypedTokens | None) -> str:
+    def _turn(self, chat: Chat, prompt: str, response: Turn, typed: TypedTokens | None) -> str:
         """What follows the rendered prompt, up to the end of the assistant's turn."""
-        response = self._without_own_end(response)
-        if typed is not None and self._is_guarded("assistant"):
-            response = typed.hide(response, self._left("assistant"))
-        return self.template.response(messages, prompt, response) + self._ends.turn_end
+        if "tool_calls" not in response:
+            response = response | {"content": self._without_own_end(response["content"])}
+        turn = self._guard.hidden_turn(response, typed)
+        text, has_own_end = self.template.response(chat, prompt, turn)
+        return text if has_own_end else text + self._ends.turn_end
 
     def _without_own_end(self, response: str) -> str:
         """The response without an end token that it brings itself, since the template puts one there.
@@ -260,14 +260,8 @@ class Text:
         return ids
 
 
-def _thought_markers(special: Collection[str], template: str) -> set[str]:
-    """The special tokens such as <think> and [/THINK], if the template looks for one of them."""
-    markers = {token for token in special if "think" in token.lower()}
-    return markers if any(token in template for token in markers) else set()
-
-
 def _restored(error: TemplateError, typed: TypedTokens | None) -> TemplateError:
     """The error with what a user typed in the place of its stand-ins."""
     if typed is None:
         return error
-    return TemplateError(typed.restore_shown(str(error)), error.reason)
+    return TemplateError(typed.restore(str(error)), error.reason)

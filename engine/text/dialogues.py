@@ -16,9 +16,10 @@ from typing import Any
 
 import jinja2
 
-from engine.text.template import Messages, Template, TemplateError
+from engine.text.chat import Chat, Prompt, Response, TemplateError, Turn, as_text, chat_of, is_plain, turn_of
+from engine.text.guard import Guard
+from engine.text.template import Template
 from engine.text.tokens import Tokens
-from engine.text.typed import TypedTokens
 from schemas.errors import UserError
 
 
@@ -41,32 +42,31 @@ class Dialogues:
         self._frame: list[int] = self.tokenizer("").input_ids
         today = datetime.date.fromisoformat(date)
         try:
-            self._template = Template(self.tokenizer, template, today, arguments, self._tokens.adds_bos)
+            self._template = Template(
+                self.tokenizer, template, today, arguments, self._tokens.adds_bos, section="reward"
+            )
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
                 f"the chat template of {path} is no template: {error} (line {error.lineno}); "
                 "give another by reward.chat_template"
             ) from None
-        except UserError as error:
-            raise UserError(str(error).replace("[model.", "[reward.")) from None
+        self._guard = Guard(self._tokens, template, markers_are_tokens=False)
 
-    def read(self, prompts: Sequence[Messages], responses: Sequence[str]) -> list[Reading | TemplateError]:
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Reading | TemplateError]:
         """Each prompt with its response; or why that cannot be rendered as it is."""
         read: list[Reading | TemplateError] = []
-        for messages, response in zip(prompts, responses, strict=True):
-            dialogue = [*messages, {"role": "assistant", "content": response}]
+        for prompt, response in zip(prompts, responses, strict=True):
             try:
-                read.append(Reading(tuple(self._ids(dialogue))))
+                read.append(Reading(tuple(self._ids(chat_of(prompt), turn_of(response)))))
             except TemplateError as error:
                 read.append(error)
         return read
 
-    def _ids(self, dialogue: Messages) -> list[int]:
+    def _ids(self, chat: Chat, turn: Turn) -> list[int]:
         """Token ids of a dialogue. Raises TemplateError."""
-        texts = [message["content"] for message in dialogue]
-        special = self._tokens.special
-        if special is None or not any(map(self._tokens.has_special, texts)):
-            rendered = self._template.dialogue(dialogue)
+        typed = self._guard.typed(chat.answered(turn))
+        if typed is None:
+            rendered = self._template.dialogue(chat, turn)
             ids = self._tokens.ids(rendered)
             if self._tokens.hides_special(rendered, ids):
                 raise TemplateError(
@@ -75,11 +75,11 @@ class Dialogues:
                     "special_token",
                 )
             return self._framed(ids)
-        typed = TypedTokens(special, texts)
+        hidden_turn = self._guard.hidden_turn(turn, typed)
         try:
-            rendered = self._template.dialogue(typed.hide_in(dialogue))
+            rendered = self._template.dialogue(self._guard.hidden(chat, typed), hidden_turn)
         except TemplateError as error:
-            raise TemplateError(typed.restore_shown(str(error)), error.reason) from None
+            raise TemplateError(typed.restore(str(error)), error.reason) from None
         return self._framed(self._tokens.guarded(rendered, typed))
 
     def _framed(self, ids: list[int]) -> list[int]:
@@ -100,17 +100,19 @@ class Pairs:
         self._tokens = Tokens(path)
         self.tokenizer = self._tokens.tokenizer
 
-    def read(self, prompts: Sequence[Messages], responses: Sequence[str]) -> list[Reading | TemplateError]:
-        """Each prompt with its response; or why it is not a pair of texts."""
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Reading | TemplateError]:
+        """Each prompt with its response as one text; or why it is not a pair of texts."""
         read: list[Reading | TemplateError] = []
-        for messages, response in zip(prompts, responses, strict=True):
-            roles = [message["role"] for message in messages]
-            if roles == ["user"]:
-                read.append(self._pair(messages[0]["content"], response))
+        for prompt, response in zip(prompts, responses, strict=True):
+            chat = chat_of(prompt)
+            roles = [message["role"] for message in chat.messages]
+            if roles == ["user"] and not chat.tools and is_plain(chat.messages[0]):
+                read.append(self._pair(chat.messages[0]["content"], as_text(turn_of(response))))
             else:
+                tools = " with tools" if chat.tools else ""
                 error = TemplateError(
                     'reward.input = "pair" takes a prompt that is one message of the user, and this one is '
-                    f"{', '.join(roles)}: render dialogues by a template (reward.chat_template)",
+                    f"{', '.join(roles)}{tools}: render dialogues by a template (reward.chat_template)",
                     "no_pair",
                 )
                 read.append(error)

@@ -8,34 +8,27 @@ a response that the template changes into something else is refused, never guess
     end of turn          what it puts after the assistant's text
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from engine.text.chat import Chat, Messages, Prompt, TemplateError, Turn, as_json, chat_of
+from engine.text.words import EXCERPT, check_prompt, check_response, excerpt
 from schemas.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = Sequence[dict[str, str]]
 # Stands for the assistant's text where the template is asked what it puts around it.
 _MARK = "\ue002response\ue002"
-# What ends an assistant's thoughts: </think>, [/THINK] …
-_THOUGHT_END = re.compile(r"(?i)<\|?/think\w*\|?>|\[/think\w*\]")
-_EXCERPT = 60  # characters that a message shows
-
-
-class TemplateError(ValueError):
-    """The chat template cannot render these messages as they are. `reason`: the code of a reject."""
-
-    def __init__(self, sentence: str, reason: str = "template"):
-        super().__init__(sentence)
-        self.reason = reason
+# The same in a call's arguments, where a template may write what is no ASCII by its number.
+_ARGUMENT = "prefmill-argument"
+# A template's own word for thoughts: message.thinking, message['reasoning'].
+_THOUGHTS = re.compile(r"(?:\.|\[['\"])(reasoning_content|reasoning|thinking)\b")
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,11 @@ class Borders:
 
 
 class Template:
-    """Renders messages. `wants_parts`: contents are given as [{type: text, text}], not as strings."""
+    """Renders dialogues. `wants_parts`: contents are given as [{type: text, text}], not as strings.
+
+    `call_ends`: the tokens by which a turn that is a call may end, if not by the usual end of turn."""
+
+    call_ends: Collection[str] = ()
 
     def __init__(
         self,
@@ -59,9 +56,11 @@ class Template:
         today: date,
         arguments: Mapping[str, Any],
         adds_bos: bool,
+        section: str = "model",
     ):
         """`today`: the day that a template which asks for it is told. `arguments`: variables of the
-        template's own. `adds_bos`: whether the tokenizer itself begins a text with BOS.
+        template's own, which the recipe's `section` gives. `adds_bos`: whether the tokenizer itself begins a
+        text with BOS.
 
         Raises jinja2.TemplateSyntaxError if it is no template, UserError for an argument that it does not
         take."""
@@ -69,8 +68,8 @@ class Template:
         tokenizer.chat_template = template
         self._thinking_hint = ""
         if "enable_thinking" in template:
-            self._thinking_hint = "[model.template_arguments] enable_thinking = false, or "
-        _check_arguments(arguments, template)
+            self._thinking_hint = f"[{section}.template_arguments] enable_thinking = false, or "
+        _check_arguments(arguments, template, section)
         self._variables: dict[str, Any] = dict(arguments)
         if tokenizer.bos_token is not None and not adds_bos:
             self._variables["unwanted_bos"] = True
@@ -78,90 +77,145 @@ class Template:
             self._variables["strftime_now"] = today.strftime
         if "date_string" in template:
             self._variables["date_string"] = today.strftime("%d %b %Y")
+        named = _THOUGHTS.findall(template)
+        self._thoughts = "reasoning_content"
+        if named and "reasoning_content" not in named:
+            self._thoughts = named[0]
+        self._arguments_are_text: bool | None = None  # looked at when the first call comes
         self.wants_parts = False
         self.wants_parts = self._needs_parts()
         self.borders = self._look_at_borders()
 
-    def render(self, messages: Messages, add_generation_prompt: bool) -> str:
-        """The messages as the template renders them. Raises TemplateError if it refuses them."""
+    def render(self, prompt: Prompt, add_generation_prompt: bool) -> str:
+        """The dialogue as the template renders it. Raises TemplateError if it refuses it."""
         try:
-            return self._apply(messages, add_generation_prompt)
+            return self._apply(chat_of(prompt), add_generation_prompt)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             what = str(error).strip() or type(error).__name__
             raise TemplateError(f"the chat template refuses the messages: {what}") from None
 
-    def prompt(self, messages: Messages) -> str:
+    def prompt(self, prompt: Prompt) -> str:
         """A prompt up to where the assistant's turn begins.
 
         Raises TemplateError if the template refuses the messages or drops a part of them."""
-        rendered = self.render(messages, add_generation_prompt=True) + self.borders.header
-        _check_words(messages, rendered)
-        return rendered
+        chat = chat_of(prompt)
+        rendered = self.render(chat, add_generation_prompt=True)
+        check_prompt(chat, rendered)
+        # A tool's name stands in its calls too, whether or not the tools are told.
+        if chat.tools and rendered == self._without_tools(chat):
+            raise TemplateError("the chat template drops the tools", "prompt_lost")
+        return rendered + self.borders.header
 
-    def dialogue(self, messages: Messages) -> str:
-        """A whole dialogue, to its very end.
+    def dialogue(self, chat: Chat, turn: Turn) -> str:
+        """A whole dialogue, the prompt and the turn that answers it, to its very end.
 
         Raises TemplateError if the template refuses the messages or drops a part of them."""
-        rendered = self.render(messages, add_generation_prompt=False)
-        _check_words(messages, rendered)
+        answered = chat.answered(turn)
+        rendered = self.render(answered, add_generation_prompt=False)
+        check_prompt(answered, rendered)
+        check_response("", rendered, turn)
         return rendered
 
-    def opening(self, messages: Messages) -> str:
+    def _without_tools(self, chat: Chat) -> str | None:
+        """The same prompt without tools; None where the template refuses that."""
+        try:
+            return self.render(chat.messages, add_generation_prompt=True)
+        except TemplateError:
+            return None
+
+    def opening(self, chat: Chat) -> str:
         """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.
 
         Raises TemplateError as `prompt` does."""
-        rendered = self.render([*messages, _assistant(_MARK)], add_generation_prompt=False)
+        rendered = self.render(chat.answered(_assistant(_MARK)), add_generation_prompt=False)
         before, mark, _ = rendered.partition(_MARK)
         if not mark:
             raise TemplateError("the chat template does not render the assistant's text", "response_lost")
-        _check_words(messages, before)
+        check_prompt(chat, before)
         return before
 
-    def response(self, messages: Messages, prompt: str, response: str) -> str:
-        """What the template puts after `prompt` where the assistant says `response`, without the end of turn.
+    def response(self, chat: Chat, prompt: str, turn: Turn) -> tuple[str, bool]:
+        """What the template puts after `prompt` where `turn` answers it, and whether it has its own end.
 
-        `prompt`: as the method `prompt` renders the messages. Raises TemplateError if the dialogue is not
-        rendered as the prompt and then the response."""
-        dialogue = self.render([*messages, _assistant(response)], add_generation_prompt=False)
+        `prompt`: as the method `prompt` renders the chat. The usual end of turn is not in the text; a call
+        may end in another way, which is. Raises TemplateError if the dialogue is not rendered as the prompt
+        and then the response."""
+        dialogue = self.render(chat.answered(turn), add_generation_prompt=False)
         if not dialogue.startswith(prompt):
             raise _border_error(prompt, dialogue, self._thinking_hint)
-        turn = dialogue[len(prompt) :]
+        rendered = dialogue[len(prompt) :]
         end = self.borders.end or ""
-        if not turn.endswith(end):
-            raise TemplateError(
-                f"the chat template ends this response with {turn[-_EXCERPT:]!r}, and others with {end!r}",
-                "template_border",
-            )
-        text = turn.removesuffix(end)
-        if not _holds_response(prompt, text, response):
-            raise TemplateError(
-                f"the chat template drops a part of the response {_excerpt(response)}: it renders "
-                f"{_excerpt(text)}",
-                "response_lost",
-            )
-        return text
+        text = rendered.removesuffix(end)
+        has_own_end = False
+        if not rendered.endswith(end):
+            text = rendered.rstrip()
+            has_own_end = "tool_calls" in turn and text.endswith(tuple(self.call_ends))
+            if not has_own_end:
+                raise TemplateError(
+                    f"the chat template ends this response with {rendered[-EXCERPT:]!r}, and others with "
+                    f"{end!r}",
+                    "template_border",
+                )
+        check_response(prompt, text, turn)
+        return text, has_own_end
 
-    def _apply(self, messages: Messages, add_generation_prompt: bool) -> str:
-        given: list[dict[str, Any]] = []
-        for message in messages:
-            content: Any = message["content"]
-            if self.wants_parts:
-                content = [{"type": "text", "text": content}]
-            given.append({**message, "content": content})
+    def _apply(self, chat: Chat, add_generation_prompt: bool) -> str:
+        variables = self._variables
+        if chat.tools:
+            variables = variables | {"tools": list(chat.tools)}
         rendered = self._tokenizer.apply_chat_template(
-            given,
+            list(map(self._given, chat.messages)),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **self._variables,
+            **variables,
         )
         assert isinstance(rendered, str)
         return rendered
+
+    def _given(self, message: Turn) -> Turn:
+        """A message in the form that the template reads."""
+        content: Any = message["content"]
+        if self.wants_parts:
+            content = [{"type": "text", "text": content}]
+        given = {**message, "content": content}
+        if "reasoning_content" in given:
+            given[self._thoughts] = given.pop("reasoning_content")
+        if "tool_calls" in given:
+            if self._arguments_are_text is None:
+                self._arguments_are_text = self._wants_arguments_as_text()
+            if self._arguments_are_text:
+                given["tool_calls"] = list(map(_with_text_arguments, given["tool_calls"]))
+        return given
+
+    def _wants_arguments_as_text(self) -> bool:
+        """True if a call's arguments must be JSON text: given an object, the template fails or writes it as
+        Python does."""
+        arguments = {"a": _ARGUMENT}
+        self._arguments_are_text = False
+        as_object = self._rendered_call(arguments)
+        if _ARGUMENT in as_object and str(arguments) not in as_object:
+            return False
+        self._arguments_are_text = True
+        return as_json(arguments) in self._rendered_call(arguments)
+
+    def _rendered_call(self, arguments: dict[str, str]) -> str:
+        """A short dialogue in which a tool is called with these arguments; empty if the template refuses."""
+        function = {"name": "call", "arguments": arguments}
+        call = {"id": "abcdefghi", "type": "function", "function": function}
+        messages: Messages = [{"role": "user", "content": "a"}, _assistant("") | {"tool_calls": [call]}]
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+        tool = {"name": "call", "description": "b", "parameters": schema}
+        tools = [{"type": "function", "function": tool}]
+        try:
+            return self.render(Chat(messages, tools), add_generation_prompt=False)
+        except TemplateError:
+            return ""
 
     def _needs_parts(self) -> bool:
         """True if a user's words are rendered only where they are given as parts."""
         asked = [{"role": "user", "content": _MARK}]
         try:
-            if _MARK in self._apply(asked, add_generation_prompt=True):
+            if _MARK in self._apply(Chat(asked), add_generation_prompt=True):
                 return False
         except jinja2.TemplateSyntaxError:
             raise
@@ -169,7 +223,7 @@ class Template:
             pass  # it may refuse this one prompt and take others
         self.wants_parts = True
         try:
-            return _MARK in self.render(asked, add_generation_prompt=True)
+            return _MARK in self.render(Chat(asked), add_generation_prompt=True)
         except TemplateError:
             return False
 
@@ -184,13 +238,14 @@ class Template:
         return Borders()
 
     def _borders_of(self, asked: Messages) -> Borders:
-        prompt = self.render(asked, add_generation_prompt=True)
-        dialogue = self.render([*asked, _assistant(_MARK)], add_generation_prompt=False)
+        chat = Chat(asked)
+        prompt = self.render(chat, add_generation_prompt=True)
+        dialogue = self.render(chat.answered(_assistant(_MARK)), add_generation_prompt=False)
         before, mark, end = dialogue.partition(_MARK)
         if not mark:
             return Borders()
         header = ""
-        ignores_generation_prompt = prompt == self.render(asked, add_generation_prompt=False)
+        ignores_generation_prompt = prompt == self.render(chat, add_generation_prompt=False)
         if ignores_generation_prompt and before.startswith(prompt):
             header = before[len(prompt) :]
             # A mere space before the text is the text's: it belongs into its first token.
@@ -199,11 +254,11 @@ class Template:
         return Borders(header, end)
 
 
-def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:
+def _check_arguments(arguments: Mapping[str, Any], template: str, section: str) -> None:
     """Raise UserError for an argument that the template does not ask for, or that is a word for a truth."""
     words = set(re.findall(r"[A-Za-z_]\w*", template))
     for name, value in arguments.items():
-        key = f"[model.template_arguments] {name}"
+        key = f"[{section}.template_arguments] {name}"
         if name in ("date_string", "strftime_now"):
             raise UserError(f"{key}: set model.date, the day that the template is told")
         if name not in words:
@@ -213,53 +268,14 @@ def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:
             raise UserError(f"{key} = {value!r} is a text: write {value.lower()} without quotes")
 
 
-def _assistant(text: str) -> dict[str, str]:
+def _assistant(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _check_words(messages: Messages, rendered: str) -> None:
-    """Raise TemplateError if the rendering lacks words of a message; white space does not count.
-
-    The turns of user and assistant stand in their order; a system text may stand anywhere. Of an earlier
-    assistant's turn its thoughts may be missing: templates drop them on purpose."""
-    squeezed = _squeeze(rendered)
-    reached = 0
-    for message in messages:
-        role = message["role"]
-        words = message["content"]
-        if role == "assistant":
-            words = _THOUGHT_END.split(words)[-1]
-        begin = reached if role in ("user", "assistant") else 0
-        end = _end_of_words(words, squeezed, begin)
-        if end is None:
-            raise TemplateError(
-                f"the chat template drops the {role}'s words {_excerpt(words)}", "prompt_lost"
-            )
-        if role in ("user", "assistant"):
-            reached = end
-
-
-def _end_of_words(words: str, squeezed: str, begin: int) -> int | None:
-    """Where words end in a rendering without white space, looked for from `begin` on; None if nowhere."""
-    as_json = json.dumps(words, ensure_ascii=False)[1:-1]  # some templates write tool results as JSON
-    for spelled in (_squeeze(words), _squeeze(as_json)):
-        place = squeezed.find(spelled, begin)
-        if place >= 0:
-            return place + len(spelled)
-    return None
-
-
-def _holds_response(prompt: str, text: str, response: str) -> bool:
-    """True if `text` holds the response, but for white space and for what the prompt has already begun."""
-    squeezed = _squeeze(text)
-    wanted = _squeeze(response)
-    if wanted in squeezed:
-        return True
-    prompt_end = _squeeze(prompt[-_EXCERPT:])
-    for begun in range(min(len(wanted), len(prompt_end)), 0, -1):
-        if prompt_end.endswith(wanted[:begun]) and squeezed.startswith(wanted[begun:]):
-            return True
-    return False
+def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are JSON text."""
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": as_json(function["arguments"])}}
 
 
 def _border_error(prompt: str, dialogue: str, hint: str) -> TemplateError:
@@ -271,18 +287,7 @@ def _border_error(prompt: str, dialogue: str, hint: str) -> TemplateError:
         same += 1
     return TemplateError(
         "the chat template does not render prompt and response as the prompt and then the response: "
-        f"where the prompt goes on with {_excerpt(prompt[same:])}, the dialogue has "
-        f"{_excerpt(dialogue[same:])}; {hint}model.chat_template takes another template",
+        f"where the prompt goes on with {excerpt(prompt[same:])}, the dialogue has "
+        f"{excerpt(dialogue[same:])}; {hint}model.chat_template takes another template",
         "template_border",
     )
-
-
-def _squeeze(text: str) -> str:
-    """The text without white space."""
-    return "".join(text.split())
-
-
-def _excerpt(text: str) -> str:
-    if len(text) <= _EXCERPT:
-        return repr(text)
-    return repr(text[:_EXCERPT]) + "…"

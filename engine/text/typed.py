@@ -18,7 +18,10 @@ class TypedTokens:
         """`texts`: all that will be hidden or rendered, since a stand-in must not be any part of them."""
         self._special_tokens = special_tokens
         self._open, self._close = _absent_characters(texts)
-        self._standins = re.compile(f"{self._open}(\\d+){self._close}")
+        # A template may write what is in an object as Python or JSON does, these letters by their number.
+        opening = f"(?:{self._open}|{re.escape(_by_number(self._open))})"
+        closing = f"(?:{self._close}|{re.escape(_by_number(self._close))})"
+        self._standins = re.compile(f"{opening}(\\d+){closing}")
         self._numbers: dict[str, int] = {}  # of each special token that was hidden
 
     def hide(self, text: str, leave: Collection[str] = ()) -> str:
@@ -30,19 +33,8 @@ class TypedTokens:
         return self._special_tokens.sub(hidden, text)
 
     def restore(self, text: str) -> str:
-        """The text with the special tokens in the place of their stand-ins."""
+        """The text, or a message that shows it, with the special tokens in the place of their stand-ins."""
         return self._standins.sub(self._original, text)
-
-    def restore_shown(self, text: str) -> str:
-        """The same for a message, in which the stand-ins may be shown as `repr` does."""
-        text = self.restore(text)
-        begin = re.escape(repr(self._open)[1:-1])
-        end = re.escape(repr(self._close)[1:-1])
-        return re.sub(f"{begin}(\\d+){end}", self._original, text)
-
-    def hide_in(self, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-        """The messages with stand-ins for the special tokens in their texts."""
-        return [{**message, "content": self.hide(message["content"])} for message in messages]
 
     def _standin(self, special: re.Match[str]) -> str:
         # The same for every occurrence, so that a text is hidden alike each time.
@@ -53,15 +45,19 @@ class TypedTokens:
         return list(self._numbers)[int(standin[1])]
 
 
+def _by_number(character: str) -> str:
+    """A private-use character as `repr` and JSON in ASCII write it."""
+    return f"\\u{ord(character):04x}"
+
+
 def _absent_characters(texts: Sequence[str]) -> tuple[str, str]:
     """Two private-use characters that stand in none of the texts."""
-    present: set[str] = set()
-    for text in texts:
-        present.update(text)
+    written = "\n".join(texts)
+    present = set(written)
     absent: list[str] = []
     for code in _PRIVATE_USE:
         character = chr(code)
-        if character not in present:
+        if character not in present and _by_number(character) not in written:
             absent.append(character)
         if len(absent) == 2:
             return absent[0], absent[1]

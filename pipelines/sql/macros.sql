@@ -14,18 +14,29 @@ create macro content_at(turn, path) as
 create macro role_of(role) as
     coalesce(['user', 'assistant', 'assistant', 'assistant', 'system', lower(role), lower(role), lower(role), lower(role)][
         list_position(['human', 'gpt', 'bot', 'model', 'developer', 'user', 'assistant', 'system', 'tool'], lower(role))], role);
+-- What a turn says beside role and content (tool calls, thoughts, whose result it is) as JSON, or null. Such a turn need not have a content.
+create macro turn_at(turn) as
+    case when list_has_any(json_keys(turn), ['tool_calls', 'reasoning_content', 'reasoning', 'thinking', 'tool_call_id', 'name']) then turn_in_full(turn::varchar) end;
+create macro needs_content(turn) as coalesce(not regexp_matches(turn, '^\{"(reasoning_content|tool_calls|problem)"'), true);
+create macro content_of(content, turn) as
+    case when needs_content(turn) or coalesce(content::varchar, 'null') not in ('null', '[]') then content_at(content, '$') else '' end;
 create macro messages_at(row, path) as
-    list_transform(list_at(row, path), lambda turn: {role: role_of(text_at(turn, '$.role')), content: content_at(turn, '$.content')});
+    list_transform(list_transform(list_at(row, path), lambda turn: {role: text_at(turn, '$.role'), content: json_extract(turn, '$.content'), turn: turn_at(turn)}),
+                   lambda turn: {role: role_of(turn.role), content: content_of(turn.content, turn.turn), turn: turn.turn});
 -- Turns {role, content} or, in ShareGPT's spelling, {from, value}. They are taken out first, since what a macro is given is planned anew wherever it names it.
 create macro turns_of(items) as
     list_transform(list_transform(items, lambda turn: {role: coalesce(text_at(turn, '$.role'), text_at(turn, '$.from')),
-                                                       content: coalesce(json_extract(turn, '$.content'), json_extract(turn, '$.value'))}),
-                   lambda turn: {role: role_of(turn.role), content: content_at(turn.content, '$')});
+                                                       content: coalesce(json_extract(turn, '$.content'), json_extract(turn, '$.value')), turn: turn_at(turn)}),
+                   lambda turn: {role: role_of(turn.role), content: content_of(turn.content, turn.turn), turn: turn.turn});
 -- An answer as turns: a list of them, or one alone.
 create macro side_at(row, path) as
     turns_of(case json_type(row, path) when 'ARRAY' then from_json(json_extract(row, path), '["JSON"]') when 'OBJECT' then [json_extract(row, path)] end);
+-- The tools that the model may call: a list of JSON schemas, or JSON as text.
+create macro tools_at(row) as json_extract(row, '$.tools')::varchar;
 -- Turns as they are compared: without white space around their texts.
-create macro trimmed(turns) as list_transform(turns, lambda turn: {role: turn.role, content: trim(turn.content, e' \t\r\n')});
+create macro trimmed(turns) as list_transform(turns, lambda turn: {role: turn.role, content: trim(turn.content, e' \t\r\n'), turn: turn.turn});
+-- A turn that is a text alone.
+create macro a_turn(role, content) as {role: role, content: content, turn: null::varchar};
 create macro stripped_end(text) as rtrim(text, e' \t\r\n');
 create macro is_blank(text) as trim(coalesce(text, ''), e' \t\r\n') = '';
 create macro hh_turns(dialogue) as
@@ -53,7 +64,7 @@ create macro reference_problem(row) as
     case when list_has_any(json_keys(row), ['reference', 'reference_answer', 'ground_truth', 'solution']) then references_in_words(row) end;
 -- What a column says as turns: a list of them, one alone, or a text, which is one turn of that role.
 create macro said_at(row, path, role) as
-    case json_type(row, path) when 'VARCHAR' then [{role: role, content: json_extract_string(row, path)}] else side_at(row, path) end;
+    case json_type(row, path) when 'VARCHAR' then [a_turn(role, json_extract_string(row, path))] else side_at(row, path) end;
 -- Several answers in one value: a list of texts, of dialogues, or of lone turns of the assistant. A text, or the turns of one dialogue, are one answer.
 create macro are_answers(items) as
     len(list_filter(items, lambda item: json_type(item) not in ('VARCHAR', 'ARRAY'))) = 0
@@ -62,15 +73,15 @@ create macro answers_at(row, path) as
     case when json_type(row, path) <> 'ARRAY' then [said_at(row, path, 'assistant')]
          when are_answers(list_at(row, path)) then list_transform(list_at(row, path), lambda item: said_at(item, '$', 'assistant'))
          else [side_at(row, path)] end;
--- One chosen text against each of several rejected ones: a comparison for each.
+-- One chosen turn against each of several rejected ones: a comparison for each.
 create macro compared(chosen, rejected) as
     flatten(list_transform(range(len(rejected)), lambda i: [
-        {text: chosen, score: 1.0, comparison: case when len(rejected) > 1 then i end},
-        {text: rejected[i + 1], score: 0.0, comparison: case when len(rejected) > 1 then i end}]));
-create macro with_system(system, turns) as list_concat(case when is_blank(system) then [] else [{role: 'system', content: system}] end, turns);
+        {text: chosen.content, score: 1.0, comparison: case when len(rejected) > 1 then i end, turn: chosen.turn},
+        {text: rejected[i + 1].content, score: 0.0, comparison: case when len(rejected) > 1 then i end, turn: rejected[i + 1].turn}]));
+create macro with_system(system, turns) as list_concat(case when is_blank(system) then [] else [a_turn('system', system)] end, turns);
 -- Pairs of texts, as a history of questions and answers has them, as turns.
 create macro history_turns(history) as
-    flatten(list_transform(history, lambda pair: [{role: 'user', content: text_at(pair, '$[0]')}, {role: 'assistant', content: text_at(pair, '$[1]')}]));
+    flatten(list_transform(history, lambda pair: [a_turn('user', text_at(pair, '$[0]')), a_turn('assistant', text_at(pair, '$[1]'))]));
 create macro history_problem(row) as
     case when coalesce(json_type(row, '$.history'), 'NULL') <> 'NULL'
               and coalesce(len(list_filter(list_at(row, '$.history'), lambda pair: text_at(pair, '$[0]') is null or text_at(pair, '$[1]') is null or json_array_length(pair) <> 2)) > 0, true)
@@ -92,7 +103,7 @@ create macro ratings_problem(row) as case when has_ratings(row) then ratings_in_
 -- Whether turns only say again what the prompt is, or the prompt and its answer, with or without the system's turn.
 create macro repeats(turns, prompt, answer) as
     coalesce(list_contains([trimmed(prompt), spoken(trimmed(prompt))], trimmed(turns)) or list_contains(
-        [trimmed(list_append(prompt, {role: 'assistant', content: answer})), spoken(trimmed(list_append(prompt, {role: 'assistant', content: answer})))], trimmed(turns)), false);
+        [trimmed(list_append(prompt, answer)), spoken(trimmed(list_append(prompt, answer)))], trimmed(turns)), false);
 -- Answers in one list and their scores in another.
 create macro answer_lists(row) as list_filter(['responses', 'generations', 'all_generated_responses', 'completions'], lambda name: json_type(row, '$.' || name) = 'ARRAY');
 create macro score_lists(row) as list_filter(['rewards', 'scores', 'ratings', 'rating', 'all_rm_scores'], lambda name: json_type(row, '$.' || name) = 'ARRAY');

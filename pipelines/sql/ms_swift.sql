@@ -1,6 +1,6 @@
 -- format: ms-swift's pairs: messages (or conversations) that end with the chosen answer, and rejected_response as a text, a list of texts or turns; or rejected_messages as a dialogue
 -- marked by: rejected_response, rejected_messages
--- reads: messages[role content], conversations[from value role content], rejected_response[role content from value], rejected_messages[role content from value], system
+-- reads: messages[turn], conversations[from value role content], rejected_response[turn from value], rejected_messages[turn from value], system, tools
 -- reads: reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 with columns as (
@@ -13,11 +13,12 @@ with columns as (
 ), said as (
     select *, cm[:-2] as prompt, list_filter(range(len(sides)), lambda i: coalesce(len(sides[i + 1]) = 0 or sides[i + 1][-1].role <> 'assistant' or sides[i + 1][-1].content is null, true)) as no_answers,
            list_filter(range(len(sides)), lambda i: len(sides[i + 1]) > 1 and not begins_with(sides[i + 1][:-2], cm[:-2])) as others,
-           compared(cm[-1].content, list_transform(sides, lambda side: side[-1].content)) as pairs
+           compared(cm[-1], list_transform(sides, lambda side: side[-1])) as pairs
     from fields
 )
 select n, with_system(system, prompt) as messages,
-       list_transform(pairs, lambda one: {text: one.text, score: one.score, comparison: one.comparison, rating: case when one.score = 1.0 then ratings[1] else ratings[2] end}) as responses,
+       list_transform(pairs, lambda one: {text: one.text, score: one.score, comparison: one.comparison, turn: one.turn, rating: case when one.score = 1.0 then ratings[1] else ratings[2] end}) as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(case
            when list_has_any(json_keys(row), ['prompt', 'chosen', 'rejected']) then 'missing_or_mistyped: the row has prompt, chosen or rejected as well: this is another format'

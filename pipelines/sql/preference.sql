@@ -1,5 +1,5 @@
 -- format: TRL preference rows: prompt, chosen, rejected as strings or as message lists; without prompt it is what both sides share
--- reads: prompt[role content], messages[role content], chosen[role content from value], rejected[role content from value], system, reference, reference_answer, ground_truth, solution
+-- reads: prompt[turn], messages[turn], chosen[turn from value], rejected[turn from value], tools, system, reference, reference_answer, ground_truth, solution
 -- reads: score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- `others` are the row's columns that are not read here and could be a prompt.
@@ -25,7 +25,7 @@ with columns as (
            list_contains([stripped_end(c), stripped_end(r)], stripped_end(beginning)) as is_one_of_them,
            case when is_one_of_them then stripped_end(beginning) else beginning end as both_have,
            -- A prompt beside whole dialogues is all that is said before their answers; or it is their first user turn or the last: then the dialogues' turns are the prompt.
-           case when len(cm) > 1 and not implicit then coalesce(pm, [{role: 'user', content: p}]) end as asked,
+           case when len(cm) > 1 and not implicit then coalesce(pm, [a_turn('user', p)]) end as asked,
            case when asked is not null then begins_with(cm[:-2], asked) end as agrees,
            coalesce(case when not agrees then says_the_same(asked, cm[:-2]) end, false) as opens
     from fields
@@ -35,17 +35,18 @@ with columns as (
     from common
 ), said as (
     select *, list_concat(
-           case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end,
+           case when system is not null and system <> '' then [a_turn('system', system)] else [] end,
            case when (implicit or opens) and cm is not null then cm[:-2]
-                when implicit then [{role: 'user', content: shared_prompt}]
-                when p is not null then [{role: 'user', content: p}]
+                when implicit then [a_turn('user', shared_prompt)]
+                when p is not null then [a_turn('user', p)]
                 else pm end) as messages,
            case when cm is not null then cm[-1].content when implicit then trim(substr(c, len(shared_prompt) + 1), e' \t\r\n') else c end as chosen,
            case when rm is not null then rm[-1].content when implicit then trim(substr(r, len(shared_prompt) + 1), e' \t\r\n') else r end as rejected
     from shared
 )
 select n, messages,
-       [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
+       [{text: chosen, score: 1.0, rating: ratings[1], turn: cm[-1].turn}, {text: rejected, score: 0.0, rating: ratings[2], turn: rm[-1].turn}] as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        implicit and c is not null as prompt_is_guessed,
        coalesce(case when numbers and has_scored_lists(row) then 'missing_or_mistyped: answers and their scores stand beside chosen and rejected in lists: this is the format scored_lists' end,
@@ -61,7 +62,7 @@ select n, messages,
                then coalesce(bad_role_in_words(cm[-1].role), bad_role_in_words(rm[-1].role), 'no_response: a side does not end with the assistant''s turn')
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
            when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt'
-           when prompt_type <> 'MISSING' and messages_type <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, chosen)
+           when prompt_type <> 'MISSING' and messages_type <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, coalesce(cm[-1], a_turn('assistant', chosen)))
                then 'two_prompts: prompt and messages are both there, and messages is not the prompt, nor the prompt and the chosen response; leave one out: prompts.ignore = ["messages"]'
            when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'
            when implicit and c is not null and trim(shared_prompt) = '' then 'empty_prompt: the row has no column prompt, and chosen and rejected have no beginning in common'

@@ -1,5 +1,5 @@
 -- format: prompts alone: prompt as a string or a message list, or messages
--- reads: prompt[role content], messages[role content], system, reference, reference_answer, ground_truth, solution
+-- reads: prompt[turn], messages[turn], tools, system, reference, reference_answer, ground_truth, solution
 -- optional: system, reference, reference_answer, ground_truth, solution
 with fields as (
     select n, row, text_at(row, '$.prompt') as p, coalesce(messages_at(row, '$.prompt'), messages_at(row, '$.messages')) as messages,
@@ -11,6 +11,7 @@ select n,
        list_concat(case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end,
                    case when p is not null then [{role: 'user', content: p}] else messages end) as messages,
        [] as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(case
            when answered then 'has_responses: the row has responses as well: this is another format'

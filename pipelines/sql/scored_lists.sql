@@ -32,7 +32,7 @@ select n, with_system(system, prompt) as messages,
            when len(texts) <> len(scores) then 'lengths_differ: ' || answer_names[1] || ' has ' || len(texts) || ' values and ' || score_names[1] || ' has ' || len(scores) || '; nobody can say whose score is missing'
            when no_number is not null then 'bad_rating: ' || score_names[1] || ' holds ' || kind_of(no_number, '$') || '; expected numbers or null' end,
            case when asked_in[1] is not null then side_problem(row, asked_in[1], text_at(row, '$.' || asked_in[1]), prompt) end, optional_text_problem(row, 'system'), reference_problem(row), case
-           when len(list_filter(asked_in, lambda name: not coalesce(repeats(said_at(row, '$.' || name, 'user'), prompt, chosen), false))) > 0
+           when len(list_filter(asked_in, lambda name: not coalesce(repeats(said_at(row, '$.' || name, 'user'), prompt, a_turn('assistant', chosen)), false))) > 0
                then 'two_prompts: ' || array_to_string(asked_in, ' and ') || ' are both there and differ; leave one out: prompts.ignore = ["' || asked_in[2] || '"]'
            when len(cm) > 1 and not (begins_with(cm[:-2], prompt) or says_the_same(prompt, cm[:-2])) or len(rm) > 1 and not (begins_with(rm[:-2], prompt) or says_the_same(prompt, rm[:-2]))
                then 'prompts_differ: chosen or rejected does not begin with the prompt'

@@ -1,6 +1,6 @@
 -- format: one chosen answer and a list of rejected ones: prompt, messages or whole dialogues; rejected (rejected_responses) as a list of texts, of turns or of dialogues; a pair for each
 -- marked by: rejected, rejected_responses
--- reads: prompt[role content from value], messages[role content], chosen[role content from value], rejected[role content from value], rejected_responses[role content from value], system
+-- reads: prompt[turn from value], messages[turn], chosen[turn from value], rejected[turn from value], rejected_responses[turn from value], system, tools
 -- reads: reference, reference_answer, ground_truth, solution
 -- optional: system, reference, reference_answer, ground_truth, solution
 with columns as (
@@ -23,7 +23,8 @@ with columns as (
     from prompts
 )
 select n, with_system(system, prompt) as messages,
-       compared(cm[-1].content, list_transform(sides, lambda side: side[-1].content)) as responses,
+       compared(cm[-1], list_transform(sides, lambda side: side[-1])) as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(case
            when json_type(row, '$.rejected') is not null and json_type(row, '$.rejected_responses') is not null then 'two_rejected: rejected and rejected_responses are both there; leave one out: prompts.ignore = ["rejected"]'
@@ -37,6 +38,6 @@ select n, with_system(system, prompt) as messages,
            when len(no_answers) > 0 then 'no_response: number ' || no_answers[1] + 1 || ' of ' || name || ' is no text and does not end with a turn of the assistant''s that has one'
            when len(cm) > 1 and not begins_with(cm[:-2], prompt) then 'prompts_differ: chosen does not begin with the prompt'
            when len(others) > 0 then 'prompts_differ: number ' || others[1] + 1 || ' of ' || name || ' does not begin with the prompt'
-           when has_prompt and mm is not null and not repeats(mm, prompt, cm[-1].content) then 'two_prompts: prompt and messages are both there and differ; leave one out: prompts.ignore = ["messages"]'
+           when has_prompt and mm is not null and not repeats(mm, prompt, cm[-1]) then 'two_prompts: prompt and messages are both there and differ; leave one out: prompts.ignore = ["messages"]'
        end) as problem
 from said

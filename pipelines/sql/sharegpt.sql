@@ -1,6 +1,6 @@
 -- format: ShareGPT turns: conversations as a list of {from, value}, chosen and rejected as one such turn each
 -- marked by: conversations
--- reads: conversations[from value role content], chosen[from value role content], rejected[from value role content], system
+-- reads: conversations[turn from value], chosen[turn from value], rejected[turn from value], tools, system
 -- reads: score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- A turn may be {role, content} as well.
@@ -9,12 +9,15 @@ with fields as (
            coalesce(text_at(row, '$.chosen'), cm[1].content) as chosen,
            coalesce(text_at(row, '$.rejected'), rm[1].content) as rejected,
            coalesce(cm[1].role, 'assistant') as chosen_from, coalesce(rm[1].role, 'assistant') as rejected_from,
-           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(role_of(coalesce(text_at(turn, '$.from'), text_at(turn, '$.role'))), '') not in ('user', 'assistant', 'system'))[1] as unknown
+           -- A tool speaks only where one was called.
+           coalesce(len(list_filter(turns, lambda turn: contains(turn.turn, '"tool_calls"'))) > 0, false) as has_calls,
+           list_filter(list_at(row, '$.conversations'), lambda turn: coalesce(role_of(coalesce(text_at(turn, '$.from'), text_at(turn, '$.role'))), '') not in ('user', 'assistant', 'system', case when has_calls then 'tool' else 'user' end))[1] as unknown
     from raw
 )
 select n,
        list_concat(case when system is not null and system <> '' then [{role: 'system', content: system}] else [] end, turns) as messages,
-       [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
+       [{text: chosen, score: 1.0, rating: ratings[1], turn: cm[1].turn}, {text: rejected, score: 0.0, rating: ratings[2], turn: rm[1].turn}] as responses,
+       tools_at(row) as tools,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
            when bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'))) is not null then bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role')))

@@ -99,6 +99,8 @@ class Rewrite(Sampling, Served):
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
     model: str = path("")  # another model than [model]; with base_url, its name there
+    # [rewrite.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 
     def check(self) -> None:
         super().check()

@@ -42,6 +42,8 @@ class Judge(Served):
     # Rules to judge by, for the files' {{ rubric }}: a text file, or one of pipelines/prompts without .txt.
     rubric: str = path("", "prompts", ".txt")
     model: str = path("")  # another model than [model]; with base_url, its name there
+    # [judge.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
+    template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 
     def check(self) -> None:
         super().check()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from engine.columns import changes_meaning, columns_of, holds, is_metadata, without
+from engine.column_names import changes_meaning, holds, is_metadata
+from engine.columns import columns_of, without
 from engine.formats import Format
 from engine.raw import Row, rows
 from schemas.extensions import included
@@ -51,6 +52,8 @@ def test_names_that_may_change_what_is_learned(name):
         assert reading.reason == "bad_rating"
     elif name == "messages":
         assert reading.reason == "two_prompts"
+    elif name == "tools":
+        assert reading.reason == "bad_tools"
     elif name not in ("system", "prompt", "chosen", "rejected"):
         assert reading.reason == "unread_column", name
         assert f'prompts.ignore = ["{name}"]' in reading.detail
@@ -80,11 +83,11 @@ def test_what_says_something_is_there(value):
 @pytest.mark.parametrize(
     ("column", "more"),
     [
-        ("chosen", {"tool_calls": [{"id": "1"}]}),
-        ("chosen", {"tool_calls": [{"id": "1"}], "content": None}),
-        ("rejected", {"reasoning_content": "hm"}),
+        ("chosen", {"function_call": {"name": "f"}}),
+        ("chosen", {"function_call": {"name": "f"}, "content": None}),
+        ("rejected", {"weight": 0}),
         ("prompt", {"images": ["x.png"]}),
-        ("prompt", {"name": "Ann"}),
+        ("prompt", {"train": False}),
     ],
 )
 def test_keys_of_turns_are_looked_at(column, more):

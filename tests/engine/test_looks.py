@@ -238,11 +238,11 @@ def test_auto_looks_at_every_file(tmp_path):
     (tmp_path / "b.jsonl").write_text(INDENTED)
     with pytest.raises(UserError, match=r"b\.jsonl has no rows that can be read.*several lines"):
         format_of(find([str(tmp_path)]), Prompts())
-    tools = [row | {"tools": [{"name": "f"}]} for row in ROWS]
-    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, tools)))
-    with pytest.raises(UserError, match=r'b\.jsonl is in the format preference.*ignore = \["tools"\]'):
+    images = [row | {"images": ["x.png"]} for row in ROWS]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, images)))
+    with pytest.raises(UserError, match=r'b\.jsonl is in the format preference.*ignore = \["images"\]'):
         format_of(find([str(tmp_path)]), Prompts())
-    assert format_of(find([str(tmp_path)]), Prompts(ignore=("tools",))).stem == "preference"
+    assert format_of(find([str(tmp_path)]), Prompts(ignore=("images",))).stem == "preference"
 
 
 KINDS = [
@@ -409,8 +409,8 @@ def test_a_named_format_that_reads_nothing_is_refused_at_once(tmp_path):
     path = written(tmp_path / "x.jsonl", ROWS[0])
     assert "of the other formats preference reads 3 of them" in refusal(path, "ultrafeedback")
     assert "'Prompt' to prompt".replace("'", '"') in refusal(written(path, {"Prompt": "q"}), "prompts")
-    tools = refusal(written(path, ROWS[0] | {"tools": [{"name": "f"}]}), "preference")
-    assert "prompts.format = preference: x.jsonl is in the format preference, but 3" in tools
+    images = refusal(written(path, ROWS[0] | {"images": ["x.png"]}), "preference")
+    assert "prompts.format = preference: x.jsonl is in the format preference, but 3" in images
     # One row that it reads is enough: the others are refused one by one.
     path.write_text('{"a": 1}\n' * 9 + LINES)
     assert format_of({"x.jsonl": path}, Prompts(format="preference")).stem == "preference"
