@@ -83,7 +83,7 @@ class Attempt:
 
 
 def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
-    """How a format reads rows. One whose own columns no row has is not asked: planning its SQL takes a while."""
+    """How a format reads rows. One whose own columns no row has is not asked, since planning takes a while."""
     marks = _marks(path)
     names = columns(rows)
     if marks and not any(mark in names for mark in marks):
@@ -94,7 +94,7 @@ def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
 
 
 def _marks(path: Path) -> list[str]:
-    """The columns without any of which rows are of another format, by its line `-- marked by:`, if it has one."""
+    """The columns without any of which rows are of another format: its line `-- marked by:`, if any."""
     line = re.search(r"^-- marked by:(.*)$", path.read_text(), re.MULTILINE)
     return line[1].replace(",", " ").split() if line else []
 

@@ -1,8 +1,8 @@
 """The responses that came with the prompts.
 
-They become rows of `responses`, and what the data says of them becomes rows of `scores`: by the scorer `given`
-its preference or score, by `given_rating` its own numbers beside a preference. The preference stays as it is
-where the numbers tie or contradict it; such comparisons are counted.
+They become rows of `responses`, and what the data says of them becomes rows of `scores`: by the scorer
+`given` its preference or score, by `given_rating` its own numbers beside a preference. The preference stays
+as it is where the numbers tie or contradict it; such comparisons are counted.
 """
 
 from typing import Any
@@ -72,7 +72,7 @@ def _scores(rows: pa.Table, scorer: str, column: str) -> pa.Table:
 
 
 def _counts(rated: list[dict[str, Any]]) -> dict[str, int]:
-    """In how many comparisons the data's numbers tie or contradict its preference; none where none is rated."""
+    """In how many comparisons the data's numbers tie or contradict its preference; none unless rated."""
     if not rated:
         return {}
     compared: dict[str, list[dict[str, Any]]] = {}
