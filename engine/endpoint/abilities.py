@@ -127,8 +127,7 @@ def _whole(endpoint: Endpoint, words: tuple[str, ...]) -> frozenset[str]:
     for word in words:
         if any(word.startswith(other) and word != other for other in words):
             longer.append(word)
-    jobs = [functools.partial(_is_whole, word) for word in longer]
-    are_whole = run_jobs(endpoint, jobs)
+    are_whole = run_jobs(endpoint, [functools.partial(_is_whole, word) for word in longer])
     return frozenset(itertools.compress(longer, are_whole))
 
 

@@ -44,29 +44,45 @@ def read_reply(content: bytes, key: str) -> Reply:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise GarbageError(f"it is no JSON ({error.msg}): {_shortened(content)}") from None
+    choice = _first_choice(body)
+    if choice is None:
+        raise GarbageError(f"it has no choice with a message: {_shortened(content)}")
+    texts = _texts(choice["message"])
+    if texts is None:
+        raise GarbageError(f"its message has no text: {_shortened(content)}")
+    text, thought = texts
+    return Reply(
+        text=text,
+        thought=thought,
+        finish_reason=str(choice.get("finish_reason") or "stop"),
+        positions=_positions(choice.get("logprobs")),
+        prompt_tokens=_prompt_tokens(body),
+    )
+
+
+def _first_choice(body: Any) -> dict[str, Any] | None:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise GarbageError(f"it has no choices: {_shortened(content)}")
-    choice = choices[0]
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise GarbageError(f"its first choice has no message: {_shortened(content)}")
+        return None
+    return choices[0] if isinstance(choices[0].get("message"), dict) else None
+
+
+def _texts(message: dict[str, Any]) -> tuple[str, str] | None:
+    """What a message says and what was thought before it; None where it has neither."""
     text = message.get("content")
     # vLLM's name, and the one of DeepSeek and SGLang.
     thought = message.get("reasoning") or message.get("reasoning_content") or ""
     if text is None and thought:
         text = ""
     if not isinstance(text, str) or not isinstance(thought, str):
-        raise GarbageError(f"its message has no text: {_shortened(content)}")
+        return None
+    return text, thought
+
+
+def _prompt_tokens(body: dict[str, Any]) -> int | None:
     usage = body.get("usage")
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return Reply(
-        text=text,
-        thought=thought,
-        finish_reason=str(choice.get("finish_reason") or "stop"),
-        positions=_positions(choice.get("logprobs")),
-        prompt_tokens=tokens if type(tokens) is int else None,
-    )
+    return tokens if type(tokens) is int else None
 
 
 def _positions(logprobs: Any) -> tuple[Position, ...] | None:
