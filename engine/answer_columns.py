@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from engine.columns import is_metadata
+from engine.folders import uncompressed_name
 from engine.raw import Row
 from engine.row_looks import SEVERAL
 
@@ -88,12 +89,26 @@ def advice(path: Path | None, names: Sequence[str], rows: Sequence[Row]) -> str:
 
 def rename_command(path: Path | None, names: Mapping[str, str]) -> str:
     """The command that writes a file's rows with other names for some columns, old -> new."""
-    if path is not None and path.suffix.lower() == ".parquet":
+    reading = None if path is None else pandas_reading(path)
+    if reading:
         by_lines = ".to_json('rows.jsonl', orient='records', lines=True)"
-        return f"pandas.read_parquet('{path.name}').rename(columns={json.dumps(dict(names))}){by_lines}"
+        return f"{reading}.rename(columns={json.dumps(dict(names))}){by_lines}"
     assigned = "|".join([f".{new}={_field(old)}" for old, new in names.items()])
     gone = ",".join(map(_field, names))
     return _jq(path, f"{assigned}|del({gone})")
+
+
+def pandas_reading(path: Path) -> str | None:
+    """How pandas reads a file that jq does not; None for JSON."""
+    name = uncompressed_name(path)
+    if name.endswith((".csv", ".tsv")):
+        separator = ", sep='\\t'" if name.endswith(".tsv") else ""
+        return f"pandas.read_csv('{path.name}'{separator}, dtype=str, keep_default_na=False)"
+    if name.endswith(".parquet"):
+        return f"pandas.read_parquet('{path.name}')"
+    if name.endswith((".arrow", ".feather")):
+        return f"datasets.Dataset.from_file('{path.name}').to_pandas()"
+    return None
 
 
 def _jq(path: Path | None, program: str) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.answer_columns import advice, answer_columns, rename_command
+from engine.answer_columns import advice, answer_columns, pandas_reading, rename_command
 from engine.attempts import Attempt, attempt
 from engine.formats import Format, shipped
 from engine.raw import Row
@@ -81,7 +81,7 @@ def not_recognised(
         if bad.total() == len(rows):
             said.append(f"the reader says of most: {reason}")
         else:
-            said.append(f"{bad.total()} of them are no JSON objects, such as {reason}")
+            said.append(f"{bad.total()} of them cannot be read, such as {reason}")
     said += _kind_and_names(rows, file)
     nearest = None if several else _nearest(set(columns(rows)), tried)
     if nearest:
@@ -114,7 +114,14 @@ def _kind_and_names(rows: Sequence[Row], file: Path | None) -> list[str]:
 
 def _kind(rows: Sequence[Row], file: Path | None) -> str | None:
     kind = kind_of(rows)
-    return kind.replace("FILE", file.name) if kind and file else kind
+    if not kind or not file:
+        return kind
+    reading = pandas_reading(file)
+    if not reading or " FILE " not in kind:
+        return kind.replace("FILE", file.name)
+    lines = f"{file.name}.jsonl"
+    by_lines = f"{reading}.to_json('{lines}', orient='records', lines=True)"
+    return f"{kind.replace('FILE', lines)} (after {by_lines})"
 
 
 def _nearest(columns: set[str], tried: Sequence[Attempt]) -> Attempt | None:

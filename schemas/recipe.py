@@ -18,6 +18,7 @@ from pathlib import Path
 import tomli_w
 
 from schemas import extensions, fields
+from schemas.data_set_names import data_set_name
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
@@ -247,7 +248,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
     """A field's value with absolute paths: of a tuple each one, of a function its file."""
     if isinstance(value, tuple):
-        return tuple(_full_path(item) for item in value)
+        return tuple(_path_or_data_set(rule, item) for item in value)
     if rule.function:
         file, colon, function = value.rpartition(":")
         return _full_path(file) + colon + function if file.endswith(".py") else value
@@ -257,6 +258,11 @@ def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
     if is_a_name or not Path(value).expanduser().exists():
         return value
     return _full_path(value)
+
+
+def _path_or_data_set(rule: fields.Path, item: str) -> str:
+    """An absolute path; the name of a data set on the Hub stays as it is."""
+    return item if rule.data_set and data_set_name(item) else _full_path(item)
 
 
 def _full_path(path: str) -> str:
