@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.looks import arrow_data_set, never_rows, not_rows
+from engine import saved_data_sets
+from engine.looks import never_rows, not_rows
 from schemas.manifest import PLAN
 
-KNOWN_SUFFIXES = (".jsonl", ".jsonlines", ".ndjson", ".json", ".parquet")
+KNOWN_SUFFIXES = (
+    ".jsonl", ".jsonlines", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather"
+)  # fmt: skip
 # Suffix -> what pyarrow calls the compression.
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 # Files that tell about a data set.
@@ -30,7 +33,15 @@ class Walk:
     files: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     hidden: int = 0
-    arrow: str | None = None  # what a folder in it looks like that holds Arrow files
+    _named: dict[Path, frozenset[str] | None] = field(default_factory=dict)
+
+    def is_data(self, path: Path) -> bool:
+        """False for a file beside the files of a saved data set that is none of them."""
+        folder = path.parent
+        if folder not in self._named:
+            self._named[folder] = saved_data_sets.data_files(folder)
+        names = self._named[folder]
+        return names is None or path.name in names
 
 
 def walk_matches(pattern: str, matches: list[str]) -> Walk:
@@ -47,6 +58,8 @@ def walk_matches(pattern: str, matches: list[str]) -> Walk:
             if not any(place == folder or place.startswith(folder + os.sep) for folder in walked):
                 walked.append(place)
                 _walk_match(path, walk)
+        elif path.is_file() and not walk.is_data(path):
+            walk.left_out.append(os.path.relpath(path, walk.folder))
         elif path.is_file() and (is_readable(path) or _writes_suffix(pattern, path)):
             walk.files.append(path)
         elif path.is_file():
@@ -78,7 +91,7 @@ def walk_folder(folder: Path, walk: Walk, above: tuple[str, ...]) -> None:
     place = os.path.realpath(folder)
     if place in above:
         return
-    walk.arrow = walk.arrow or arrow_data_set(folder)
+    splits = saved_data_sets.splits(folder)
     for path in sorted(folder.iterdir()):
         name = os.path.relpath(path, walk.folder)
         if path.name.startswith("."):
@@ -86,9 +99,11 @@ def walk_folder(folder: Path, walk: Walk, above: tuple[str, ...]) -> None:
         elif path.is_dir():
             if (path / PLAN).exists():
                 walk.left_out.append(f"{name}/ (a run folder)")
+            elif splits is not None and path.name not in splits:
+                walk.left_out.append(f"{name}/ (no split of the data set)")
             else:
                 walk_folder(path, walk, (*above, place))
-        elif is_readable(path) and path.is_file():
+        elif is_readable(path) and path.is_file() and walk.is_data(path):
             walk.files.append(path)
         else:
             walk.left_out.append(name)
@@ -135,8 +150,6 @@ def uncompressed_name(path: Path) -> str:
 
 def why_nothing(walk: Walk) -> str:
     """Why a folder has nothing to read, with the looks of the first file that is left out."""
-    if walk.arrow:
-        return walk.arrow
     known = ", ".join(KNOWN_SUFFIXES)
     expected = f"expected files of {known} (also {', '.join(COMPRESSIONS)})"
     if not walk.left_out:

@@ -2,6 +2,7 @@
 
 - Suffixes are compared without case. Every file of a folder is read, or named as left out; so is every file
   and folder that a glob matches. A glob that writes a suffix out, such as *.txt, reads those files as well.
+- The name of a data set on the Hub stands for its files in the library's cache (engine/hub.py).
 - A file whose name says test or validation beside others, and every file of prompts.test_source, is held out:
   its prompts have the split test, those of the others train. The folders above a source say nothing.
 """
@@ -14,13 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import hub
 from engine.folders import (
     COMPRESSIONS,
     KNOWN_SUFFIXES,
     Walk,
     each_once,
     folder_of_glob,
-    is_readable,
     report,
     shown,
     walk_folder,
@@ -28,6 +29,7 @@ from engine.folders import (
     why_nothing,
 )
 from engine.split_names import says_test
+from schemas.data_set_names import data_set_name
 from schemas.errors import UserError
 from schemas.sections import Prompts
 
@@ -65,10 +67,10 @@ def inputs(config: Prompts, tell: bool = False) -> Inputs:
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
     test_paths = _paths(config.test_source, "prompts.test_source", tell)
-    train_paths = {path: name for path, name in paths.items() if path not in test_paths}
+    train_paths = {path: place for path, place in paths.items() if path not in test_paths}
     if not train_paths:
         raise UserError("prompts.test_source names all files of prompts.source: nothing is left to train on")
-    files = _named([*train_paths, *test_paths])
+    files = _named(train_paths | test_paths)
     of_test_source = frozenset(name for name, path in files.items() if path in test_paths)
     held_out = set(of_test_source)
     if config.test_by_name:
@@ -76,7 +78,7 @@ def inputs(config: Prompts, tell: bool = False) -> Inputs:
         for name, path in files.items():
             if path in train_paths:
                 # A folder that all files share says nothing of any.
-                below[name] = min(name, train_paths[path], key=len)
+                below[name] = min(name, train_paths[path].below, key=len)
         held_out |= _held_out_by_name(below, tell)
     return Inputs(files, frozenset(held_out), of_test_source)
 
@@ -84,25 +86,48 @@ def inputs(config: Prompts, tell: bool = False) -> Inputs:
 def find(sources: Iterable[str]) -> dict[str, Path]:
     """The input files, in a fixed order, by their names: the paths below the folder that all of them share.
 
-    A source is a file, a folder or a glob. Raises UserError if there is nothing to read at one of them.
+    A source is a file, a folder, a glob or a data set on the Hub. Raises UserError if there is nothing to
+    read at one of them.
     """
     paths = _paths(sources, "prompts.source", tell=False)
     if not paths:
         raise UserError("the recipe names no input: set source in [prompts] to a file, a folder or a glob")
-    return _named(list(paths))
+    return _named(paths)
 
 
-def _named(paths: list[Path]) -> dict[str, Path]:
-    shared_folder = os.path.commonpath([path.parent for path in paths])
-    return {os.path.relpath(path, shared_folder): path for path in paths}
+@dataclass(frozen=True)
+class _Place:
+    """The part of a file's path that the source does not say. `name`: of a file of a data set on the Hub."""
+
+    below: str
+    name: str = ""
 
 
-def _paths(sources: Iterable[str], key: str, tell: bool) -> dict[Path, str]:
-    """The files that some sources name, each once, with the part of its path that the source does not say."""
-    paths: dict[Path, str] = {}
+def _named(paths: Mapping[Path, _Place]) -> dict[str, Path]:
+    """The files by their names. Raises UserError where two would have one name."""
+    local = [path for path, place in paths.items() if not place.name]
+    shared_folder = os.path.commonpath([path.parent for path in local]) if local else ""
+    files: dict[str, Path] = {}
+    for path, place in paths.items():
+        name = place.name or os.path.relpath(path, shared_folder)
+        if name in files:
+            raise UserError(f"prompts.source: {files[name]} and {path} are both called {name}: take one out")
+        files[name] = path
+    return files
+
+
+def _paths(sources: Iterable[str], key: str, tell: bool) -> dict[Path, _Place]:
+    """The files that some sources name, each once, each with its place."""
+    paths: dict[Path, _Place] = {}
     for source in sources:
-        for path in _files_at(source, key, tell):
-            paths.setdefault(path, _below(path, source))
+        data_set = data_set_name(source)
+        of_hub: list[hub.File] = []
+        if data_set and not os.path.isdir(os.path.dirname(source)):
+            of_hub = hub.files_of(data_set, key, tell)
+        for file in of_hub:
+            paths.setdefault(file.path, _Place(file.below, file.name))
+        for path in [] if of_hub else _files_at(source, key, tell):
+            paths.setdefault(path, _Place(_below(path, source)))
     return paths
 
 
@@ -138,7 +163,7 @@ def _files_at(source: str, key: str, tell: bool) -> list[Path]:
 def _nothing_at(source: str) -> str:
     """A source where there is nothing, and what to do: a URL, a name on the Hub, a wrong path."""
     only_files = "only files are read"
-    hub = "hf download {} --repo-type dataset --local-dir DIR, then prompts.source = DIR"
+    download = "hf download {} --repo-type dataset --local-dir DIR, then prompts.source = DIR"
     several = [part.strip() for part in source.split(",")]
     if len(several) > 1 and all(several):
         names = '", "'.join([os.path.relpath(several[0]), *several[1:]])
@@ -149,13 +174,15 @@ def _nothing_at(source: str) -> str:
         how = "download it first"
         if scheme == "hf":
             repository = "/".join(place.removeprefix("datasets/").split("/")[:2]).partition("@")[0]
-            how = f"download it first: {hub.format(repository)}"
+            how = f"download it first: {download.format(repository)}"
         return f"{scheme}://{place}, which is a URL; {only_files}: {how}"
-    name = os.path.relpath(source)
-    looks_like_a_name = re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) and not name.startswith(".")
-    if looks_like_a_name and not is_readable(Path(name)) and not os.path.exists(os.path.dirname(source)):
-        how = f"download it first: {hub.format(name)}"
-        return f"{source}; {only_files}. If {name} is a data set on the Hub, {how}"
+    data_set = data_set_name(os.path.relpath(source))
+    if data_set and os.path.isdir(os.path.dirname(source)):
+        return f"{source}; the folder {os.path.dirname(source)} holds no such file or folder"
+    if data_set:
+        how = f"download it first: {download.format(data_set.repository)}"
+        install = 'or let it be fetched by its name: pip install "prefmill[datasets]"'
+        return f"{source}; {only_files}. If {data_set} is a data set on the Hub, {how}; {install}"
     known = ", ".join(KNOWN_SUFFIXES)
     compressed = ", ".join(COMPRESSIONS)
     return f"{source}; expected a file, a folder or a glob of {known} (also {compressed})"

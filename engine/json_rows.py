@@ -33,7 +33,7 @@ def limited(raw: bytes, length: int, limit: int) -> Piece:
     return Piece(raw[:_EXCERPT_BYTES], "over_long", detail)
 
 
-class _OpenRow:
+class OpenRow:
     """A row whose end has not been read yet. It holds at most `limit + 1` bytes, and counts the others."""
 
     def __init__(self, limit: int):
@@ -57,7 +57,7 @@ class _OpenRow:
 
 def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
     """The lines, blank ones included. They end at b"\\n" only, since a JSON string may hold U+2028."""
-    row = _OpenRow(limit)
+    row = OpenRow(limit)
     for chunk in chunks:
         *endings, rest = chunk.split(b"\n")
         for ending in endings:
@@ -72,8 +72,8 @@ def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
 
     What stands outside of it, or between two arrays one after another, is a refused piece."""
     array = _ArrayScanner()
-    row = _OpenRow(limit)
-    outside = _OpenRow(limit)
+    row = OpenRow(limit)
+    outside = OpenRow(limit)
     for chunk in chunks:
         begin = 0  # where the element in progress begins in this chunk
         for mark, position in array.borders(chunk):

@@ -114,9 +114,8 @@ def _check_named(path: Path, given: _Input, config: Prompts) -> None:
         read += tried.read
     if first and not read:
         name, tried = first
-        file = given.files[name]
-        check_unread(given.called(name), file, tried, config, most=_AUTO_SHARE)
-        raise nothing_read(given.called(name), file, tried, config)
+        check_unread(given.called(name), tried, config, most=_AUTO_SHARE)
+        raise nothing_read(given.called(name), tried, config)
 
 
 def _auto(given: _Input, config: Prompts) -> Path:
@@ -137,7 +136,7 @@ def _auto(given: _Input, config: Prompts) -> Path:
         looked_at += len(tried.readings)
         if tried.read <= _AUTO_SHARE * len(tried.readings):
             _refuse_other(name, given, first_name, tried, config)
-        check_answers(given.called(name), given.files[name], tried, config)
+        check_answers(given.called(name), tried, config)
     if without_rows:
         _log.info("without any row: %s", ", ".join(sorted(without_rows)))
     _log.info(
@@ -152,7 +151,7 @@ def _auto(given: _Input, config: Prompts) -> Path:
 def _refuse_other(name: str, given: _Input, first_name: str, tried: Attempt, config: Prompts) -> None:
     """Raise the error for a file that the format of the first one does not read."""
     file = given.files[name]
-    check_unread(given.called(name), file, tried, config, most=_AUTO_SHARE)
+    check_unread(given.called(name), tried, config, most=_AUTO_SHARE)
     if not any(attempt(other, tried.rows, config).of_its_form for other in shipped()):
         _check_looks(name, file, given.key(name), tried.rows)
     raise other_file(given.called(name), first_name, given.key(name), tried)
@@ -177,9 +176,9 @@ def _format_of_rows(name: str, file: Path | None, key: str, rows: Sequence[Row],
     if file and not any(one.of_its_form for one in tried):
         _check_looks(name, file, key, rows)
     if len(able) != 1:
-        raise not_recognised(name, file, rows, tried, bool(able), config)
+        raise not_recognised(name, rows, tried, bool(able), config)
     (chosen,) = able
     check_ours([chosen.path], config)
     if chosen.read <= least:
-        check_unread(name, file, chosen, config, most=_AUTO_SHARE)
+        check_unread(name, chosen, config, most=_AUTO_SHARE)
     return chosen.path

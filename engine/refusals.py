@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from engine.answer_columns import advice, answer_columns
 from engine.attempts import Attempt, attempt
@@ -15,25 +14,25 @@ from schemas.errors import UserError
 from schemas.sections import Prompts
 
 
-def check_answers(name: str, file: Path | None, tried: Attempt, config: Prompts) -> None:
+def check_answers(name: str, tried: Attempt, config: Prompts) -> None:
     """Raise UserError where a format takes rows for prompts alone that have answers under other names."""
     answers = answer_columns(tried.rows, [*tried.unread(), *tried.left_out()])
     if answers and not tried.brings_responses(config):
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, which reads no "
             f"responses; {columns_text(tried.rows)}; {advice(answers, tried.rows)}"
-            f"{_looks(tried.rows, file)}"
+            f"{_looks(tried.rows)}"
         )
 
 
-def check_unread(name: str, file: Path | None, tried: Attempt, config: Prompts, most: float) -> None:
+def check_unread(name: str, tried: Attempt, config: Prompts, most: float) -> None:
     """Raise UserError where more than this share of a file's rows have columns that may not be left out."""
     count = sum(reading.reason == UNREAD for reading in tried.readings)
     if count > most * len(tried.readings) or (count and not tried.read):
-        check_answers(name, file, tried, config)
+        check_answers(name, tried, config)
         to_ignore = tuple(dict.fromkeys([*config.ignore, *tried.unread()]))
         why = unread_sentence(tried.unread(), to_ignore)
-        looks = "" if tried.brings_responses(config) else _looks(tried.rows, file)
+        looks = "" if tried.brings_responses(config) else _looks(tried.rows)
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, but {count} of "
             f"its first {len(tried.readings)} rows have columns that are {why} "
@@ -41,7 +40,7 @@ def check_unread(name: str, file: Path | None, tried: Attempt, config: Prompts, 
         )
 
 
-def nothing_read(name: str, file: Path, tried: Attempt, config: Prompts) -> UserError:
+def nothing_read(name: str, tried: Attempt, config: Prompts) -> UserError:
     """The error for input of whose first rows the format that the recipe names reads none."""
     said = [
         f"prompts.format = {config.format} reads none of the first {len(tried.readings)} rows of {name}",
@@ -53,7 +52,7 @@ def nothing_read(name: str, file: Path, tried: Attempt, config: Prompts) -> User
     if able:
         said.append(f"of the other formats {', '.join(able)} of them")
     else:
-        said += _kind_and_names(tried.rows, file, config)
+        said += _kind_and_names(tried.rows, config)
     return UserError("; ".join(said))
 
 
@@ -68,7 +67,6 @@ def other_file(name: str, first_name: str, key: str, tried: Attempt) -> UserErro
 
 def not_recognised(
     name: str,
-    file: Path | None,
     rows: Sequence[Row],
     tried: Sequence[Attempt],
     several: bool,
@@ -87,8 +85,8 @@ def not_recognised(
         if bad.total() == len(rows):
             said.append(f"the reader says of most: {reason}")
         else:
-            said.append(f"{bad.total()} of them are no JSON objects, such as {reason}")
-    said += _kind_and_names(rows, file, config)
+            said.append(f"{bad.total()} of them cannot be read, such as {reason}")
+    said += _kind_and_names(rows, config)
     there = {*columns(rows), *config.columns}
     nearest = None if several else _nearest(there, tried)
     if nearest:
@@ -97,17 +95,17 @@ def not_recognised(
     return UserError("; ".join(said))
 
 
-def _looks(rows: Sequence[Row], file: Path | None) -> str:
-    said = _kind(rows, file)
+def _looks(rows: Sequence[Row]) -> str:
+    said = kind_of(rows)
     return f"; its rows look like {said}" if said else ""
 
 
-def _kind_and_names(rows: Sequence[Row], file: Path | None, config: Prompts) -> list[str]:
+def _kind_and_names(rows: Sequence[Row], config: Prompts) -> list[str]:
     """What rows look like, and which of their columns have nearly the name of one that a format reads.
 
     Where the recipe names their columns, what they look like without that is not said."""
     said: list[str] = []
-    kind = None if config.columns else _kind(rows, file)
+    kind = None if config.columns else kind_of(rows)
     if kind:
         said.append(f"they look like {kind}")
     known: dict[str, None] = {}
@@ -120,11 +118,6 @@ def _kind_and_names(rows: Sequence[Row], file: Path | None, config: Prompts) -> 
         ours = {right: wrong for wrong, right in near.items()}
         said.append(f"rename {listed}: {columns_setting(ours)}")
     return said
-
-
-def _kind(rows: Sequence[Row], file: Path | None) -> str | None:
-    kind = kind_of(rows)
-    return kind.replace("FILE", file.name) if kind and file else kind
 
 
 def _nearest(columns: set[str], tried: Sequence[Attempt]) -> Attempt | None:

@@ -6,11 +6,13 @@ Only a file's beginning is looked at, so its last line, and its last character, 
 import codecs
 import csv
 import itertools
-import json
 import re
+from collections.abc import Sequence
 
-_BY_LINES = ".to_json('rows.jsonl', orient='records', lines=True)"
+_AS_TEXT = "dtype=str, keep_default_na=False"  # pandas would make numbers and NaN of cells
 _TABLES = (("CSV", ","), ("TSV", "\t"), ("CSV with semicolons", ";"))
+_SUFFIXES = {",": ".csv", "\t": ".tsv"}
+_LETTERS_SHOWN = 80
 _NAME_OF_COLUMN = re.compile(r"[\w .\-()/#%?:&+]{1,60}")
 _MOST_WORDS = 5  # of a column's name; what is longer is a sentence
 # A single word on the first line is a table of one column only if it is a likely name.
@@ -40,21 +42,53 @@ def python_look(text: str, suffix: str) -> str | None:
 
 
 def table_look(text: str, suffix: str) -> str | None:
-    """A table of text: a line of names, and lines of as many fields. `suffix`: of the file's name."""
+    """A table of text under another name: a line of names, and lines of as many fields."""
     if text[0] in "{[":
         return None
-    is_named = suffix in (".csv", ".tsv")
     for kind, separator in _TABLES:
-        names = _names(text, separator, is_named)
+        names = _names(text, separator)
         if len(names) > 1:
             return _table(kind, separator, names)
-    lone = _names(text, "\t", is_named)
-    if len(lone) == 1 and (is_named or lone[0].strip().lower() in _LONE_NAMES):
+    lone = _names(text, "\t")
+    if len(lone) == 1 and lone[0].strip().lower() in _LONE_NAMES:
         return _table("CSV of one column,", ",", lone)
     return None
 
 
-def _names(text: str, separator: str, is_named: bool) -> list[str]:
+def header_look(text: str, suffix: str) -> str | None:
+    """A file that is named as a table and whose first line holds no names."""
+    cells = next(csv.reader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ","))
+    names = header_names(cells)
+    if all(map(_is_name, names)):
+        return None
+    shown = ", ".join(names)[:_LETTERS_SHOWN]
+    return (
+        f"its first line should name the columns, and is {shown!r}; write a line of names above it, such as "
+        "prompt,chosen,rejected"
+    )
+
+
+def header_names(cells: Sequence[str | None]) -> list[str]:
+    """The names of the columns, from the first line's cells; for an empty one the name that pandas gives it:
+    it writes an index under an empty name."""
+    return [cell or f"Unnamed: {place}" for place, cell in enumerate(cells)]
+
+
+def other_delimiter(header: str, delimiter: str) -> str | None:
+    """What to do with a table, its file called FILE, whose header is separated by something else."""
+    for kind, separator in _TABLES:
+        cells = header.split(separator)
+        if separator == delimiter or len(cells) < 2 or not all(map(_is_name, cells)):
+            continue
+        if separator == ";":
+            how = f"write it with commas: {_with_commas(';')}"
+        else:
+            how = f"rename it to FILE{_SUFFIXES[separator]}"
+        return f"it looks like {kind}, and its name says that {delimiter!r} separates its columns; {how}"
+    return None
+
+
+def _names(text: str, separator: str) -> list[str]:
     """The names in the first line, if it can be one of names and the next record has as many fields."""
     lines = text.splitlines()
     try:
@@ -65,7 +99,7 @@ def _names(text: str, separator: str, is_named: bool) -> list[str]:
     # pandas writes an index under an empty name.
     if not all(map(_is_name, names[1:] if names[0] == "" else names)):
         return []
-    if len(records) > 1 and len(records[1]) != len(names) and not is_named:
+    if len(records) > 1 and len(records[1]) != len(names):
         return []
     return names
 
@@ -78,11 +112,15 @@ def _is_name(name: str) -> bool:
 
 def _table(kind: str, separator: str, names: list[str]) -> str:
     columns = ", ".join(name.strip() for name in names if name)
-    options = f", sep={json.dumps(separator)}"
-    if not names[0]:
-        options += ", index_col=0"
-    how = f"pandas.read_csv('FILE'{options}){_BY_LINES}"
-    return f"it looks like {kind} with the columns {columns}; write it as JSON Lines: {how}"
+    if separator == ";":
+        how = f"write it with commas, as a .csv: {_with_commas(separator)}"
+    else:
+        how = f"such a table is read under a name that ends in {_SUFFIXES[separator]}; rename it"
+    return f"it looks like {kind} with the columns {columns}; {how}"
+
+
+def _with_commas(separator: str) -> str:
+    return f"pandas.read_csv('FILE', sep='{separator}', {_AS_TEXT}).to_csv('rows.csv', index=False)"
 
 
 def plain_look(text: str, suffix: str) -> str | None:

@@ -30,6 +30,7 @@ class Path:
     suffix: str = ""
     function: bool = False  # the value is path/file.py:name or package.module:name
     keys: tuple[str, ...] = ()  # of a table: those of its keys that may be a path
+    data_set: bool = False  # the value may be the name of a data set on the Hub
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,16 @@ def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False)
 
 
 def path(
-    default: Any, folder: str = "", suffix: str = "", *, function: bool = False, check: Check | None = None
+    default: Any,
+    folder: str = "",
+    suffix: str = "",
+    *,
+    function: bool = False,
+    data_set: bool = False,
+    check: Check | None = None,
 ) -> Any:
     """A path, or the bare name of a file `folder/NAME suffix` that ships."""
-    return setting(default, check, path=Path(folder, suffix, function))
+    return setting(default, check, path=Path(folder, suffix, function, data_set=data_set))
 
 
 def tables(*, collects: bool = False, check: Check | None = None, paths: tuple[str, ...] = ()) -> Any:

@@ -7,8 +7,6 @@ checked here.
 """
 
 import dataclasses
-import json
-import os
 import tomllib
 import types
 import typing
@@ -18,10 +16,10 @@ from pathlib import Path
 
 import tomli_w
 
-from schemas import extensions, fields
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
+from schemas.recipe_paths import with_absolute_paths
 from schemas.secrets import refuse_secrets
 from schemas.sections import SECTIONS
 from schemas.store import Store
@@ -80,7 +78,8 @@ def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:
     for setting in settings:
         _apply(tree, setting)
     refuse_secrets(_plain(tree), f"{where}:")
-    recipe = _with_absolute_paths(parse(tree, where))
+    recipe = parse(tree, where)
+    recipe = dataclasses.replace(recipe, sections=with_absolute_paths(recipe.sections))
     for section in recipe.sections.values():
         try:
             section.check_with_extensions()
@@ -237,51 +236,6 @@ def _items(value: typing.Any, kind: type) -> list[typing.Any]:
     if isinstance(value, _Typed) and kind is str:
         return [value.text]
     return [plain]
-
-
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with its paths made absolute; what is no file or folder here is a name."""
-    sections: dict[str, Section] = {}
-    for name, config in recipe.sections.items():
-        changed: dict[str, typing.Any] = {}
-        for field in dataclasses.fields(config):
-            rule = rules_of(field).path
-            if rule is not None and not config.is_name(field.name):
-                changed[field.name] = _absolute(rule, getattr(config, field.name))
-        sections[name] = dataclasses.replace(config, **changed)
-    return dataclasses.replace(recipe, sections=sections)
-
-
-def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
-    """A field's value with absolute paths: of a tuple each one, of a function its file."""
-    if isinstance(value, tuple):
-        return tuple(_full_path(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _path_in_table(rule, key, item) for key, item in value.items()}
-    if rule.function:
-        file, colon, function = value.rpartition(":")
-        return _full_path(file) + colon + function if file.endswith(".py") else value
-    is_a_name = (
-        not value or value == "auto" or (rule.folder and extensions.ships(rule.folder, value, rule.suffix))
-    )
-    if is_a_name or not Path(value).expanduser().exists():
-        return value
-    return _full_path(value)
-
-
-def _path_in_table(rule: fields.Path, key: str, value: typing.Any) -> typing.Any:
-    """A value of a table, as an absolute path if it is one of a file that is there.
-
-    A table in its place is kept as JSON, in which its order stays as it is; TOML puts tables last."""
-    if key in rule.keys and isinstance(value, dict):
-        return json.dumps(value)
-    if key not in rule.keys or not isinstance(value, str) or value.lstrip().startswith("{"):
-        return value
-    return _full_path(value) if Path(value).expanduser().exists() else value
-
-
-def _full_path(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())
 
 
 def dump(recipe: Recipe) -> bytes:

@@ -25,6 +25,7 @@ WRITERS = {
     "schemas/store.py": "the door",
     "schemas/digest.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
+    "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",
     "engine/make.py": "fills local paths that a store gave it",
     "engine/commands/sql.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",

@@ -12,7 +12,6 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ import pyarrow as pa
 
 from engine import ids, raw
 from engine.formats import Format
+from engine.gathered import GatheredPrompt
 from engine.inputs import estimated_bytes, inputs
 from engine.mapping import mapping_facts
 from engine.mapping_checks import check_metadata
-from engine.metadata import Entry, add_row, as_json, not_kept
+from engine.metadata import not_kept
 from engine.readings import Reading
 from engine.recognise import check_responses, format_of
 from engine.rejects import Reject, rejects_table
@@ -211,32 +211,21 @@ def _identity(response: dict[str, Any]) -> list[object]:
 def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
     """One shard's rows, in the order of the input, to prompts and rejects."""
     rows = batch.to_pylist()
-    prompts: dict[str, dict[str, Any]] = {}
-    said: dict[str, _Said] = {}
-    kept: dict[str, list[Entry]] = {}
+    prompts: dict[str, GatheredPrompt] = {}
     seen: set[str] = set()
     rejects: list[Reject] = []
     for number, row in enumerate(rows):
         if row["reason"]:
             rejects.append(Reject(number, row["reason"], row["detail"]))
             continue
-        prompt = prompts.setdefault(row["prompt_id"], _prompt_of(row))
-        said.setdefault(row["prompt_id"], _Said()).add(row)
+        if row["prompt_id"] not in prompts:
+            prompts[row["prompt_id"]] = GatheredPrompt(row)
+        prompt = prompts[row["prompt_id"]]
+        prompt.add_what_it_says(row)
         if row["row_id"] not in seen:
             seen.add(row["row_id"])
-            before = len(prompt["given"])
-            for response in row["responses"]:
-                _add_given(prompt, response, row["row_id"])
-            add_row(kept.setdefault(row["prompt_id"], []), row, prompt["given"][before:])
-    for prompt_id, prompt in prompts.items():
-        if not any(rating is not None for rating in prompt["ratings"]):
-            prompt["ratings"] = None
-        prompt["given_split"] = said[prompt_id].split()
-        prompt["reference"] = said[prompt_id].reference()
-        prompt["metadata"] = as_json(kept[prompt_id])
-        if not any(prompt["turns"]):
-            prompt["turns"] = None
-    by_id = sorted(prompts.values(), key=lambda prompt: prompt["prompt_id"])
+            prompt.add_responses(row)
+    by_id = [prompts[prompt_id].as_row() for prompt_id in sorted(prompts)]
     tables = {
         "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
         "rejects": rejects_table("prompts", rejects, batch, [row["raw"] for row in rows]),
@@ -247,62 +236,10 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         "rejects": len(rejects),
         "duplicates": len(batch) - len(seen) - len(rejects),
         "held_out": sum(prompt["given_split"] == "test" for prompt in by_id),
-        "held_out_though_also_in_train": sum(one.splits == {"train", "test"} for one in said.values()),
-        "references_that_differ": sum(len(one.references) > 1 for one in said.values()),
+        "held_out_though_also_in_train": sum(one.splits == {"train", "test"} for one in prompts.values()),
+        "references_that_differ": sum(len(one.references) > 1 for one in prompts.values()),
     }
     return Made(tables, counts)
-
-
-@dataclass
-class _Said:
-    """What the rows of one prompt say of it, in any order."""
-
-    splits: set[str] = field(default_factory=set)
-    references: set[str] = field(default_factory=set)
-
-    def add(self, row: dict[str, Any]) -> None:
-        if row["split"]:
-            self.splits.add(row["split"])
-        if row["reference"]:
-            self.references.add(row["reference"])
-
-    def split(self) -> str | None:
-        """A prompt that any row holds out is held out, so that nothing of it is trained on."""
-        for split in ("test", "train"):
-            if split in self.splits:
-                return split
-        return None
-
-    def reference(self) -> str | None:
-        """The right answer that the rows name; none where they differ: nobody knows which one is right."""
-        if len(self.references) != 1:
-            return None
-        return next(iter(self.references))
-
-
-def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `prompts`, still without responses, ratings, split and reference."""
-    return {
-        "prompt_id": row["prompt_id"],
-        "messages": row["messages"],
-        "prompt": row["messages"][-1]["content"],
-        "chat": row["chat"],
-        "given": [],
-        "ratings": [],
-        "turns": [],
-        "file": row["file"],
-        "line": row["line"],
-    }
-
-
-def _add_given(prompt: dict[str, Any], response: dict[str, Any], row_id: str) -> None:
-    """Add a response of a row to its prompt. Comparisons of one row have ids of their own."""
-    comparison = response["comparison"]
-    comparison_id = row_id if comparison is None else ids.content_id(row_id, comparison)
-    given = {"comparison_id": comparison_id, "text": response["text"], "score": response["score"]}
-    prompt["given"].append(given)
-    prompt["ratings"].append(response["rating"])
-    prompt["turns"].append(response["turn"])
 
 
 STAGE = Stage(

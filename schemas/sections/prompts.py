@@ -12,8 +12,9 @@ from schemas.fields import Section, number, path, setting, tables
 class Prompts(Section):
     """Raw files to prompts, with the responses they bring."""
 
-    # Files, folders or globs: JSON Lines, JSON arrays, Parquet; .gz, .zst, .bz2.
-    source: tuple[str, ...] = path(())
+    # Files, folders or globs: JSON Lines, JSON arrays, CSV, TSV (these also .gz, .zst, .bz2), Parquet, Arrow,
+    # folders of save_to_disk; or data sets on the Hub: owner/name, owner/name:config@revision.
+    source: tuple[str, ...] = path((), data_set=True)
     # auto, a file of pipelines/sql without .sql, or a path to one of your own.
     format: str = path("auto", "sql", ".sql")
     # 0: one for every 8 MiB of input, 4096 at most. A file's name has five digits for its shard.
@@ -23,8 +24,8 @@ class Prompts(Section):
     # Columns that are taken for not there, or keys of their objects: ["tools", "chosen.reasoning"]. A column
     # that the format does not read and that may change what is learned is refused until it is named here.
     ignore: tuple[str, ...] = ()
-    # Files, folders or globs like source, whose prompts are held out as split = 'test'; the others are train.
-    test_source: tuple[str, ...] = path(())
+    # Like source; its prompts are held out as split = 'test', the others are train.
+    test_source: tuple[str, ...] = path((), data_set=True)
     # A file of source whose name says test or validation, beside others that do not, is held out as well.
     test_by_name: bool = True
     # The column that says which split a row is of: train, test, validation, dev, eval; "": none does.

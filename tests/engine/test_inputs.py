@@ -112,33 +112,22 @@ def test_a_link_that_leads_back_up_ends(tmp_path):
         ("hf://datasets/org/name@v2/a.parquet", "hf download org/name --repo-type dataset"),
         ("a.jsonl,b.jsonl", 'source = ["a.jsonl", "b.jsonl"]'),
         ("some-org/some_name", "only files are read. If some-org/some_name is a data set on the Hub"),
+        ("some-org/some_name", 'pip install "prefmill[datasets]"'),
         ("nowhere/x.jsonl", "expected a file, a folder or a glob"),
     ],
 )
 def test_what_is_no_file_is_named_for_what_it_is(source, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.hub._is_installed", lambda: False)
     for given in (source, os.path.abspath(source)):
         with pytest.raises(UserError) as error:
             find([given])
         assert said in str(error.value)
 
 
-@pytest.mark.parametrize("is_dict", [False, True])
-def test_a_folder_of_save_to_disk_is_named(tmp_path, is_dict):
-    folder = tmp_path / "saved"
-    part = folder / "train" if is_dict else folder
-    part.mkdir(parents=True)
-    for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
-        (part / name).write_text("{}")
-    if is_dict:
-        (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    with pytest.raises(UserError, match=r"save_to_disk has written.*load_from_disk"):
-        find([str(folder)])
-
-
-def test_a_folder_of_tables_says_what_they_are(tmp_path):
-    (tmp_path / "x.csv").write_text("prompt,chosen\na,b\n")
-    with pytest.raises(UserError, match=r"it holds x\.csv.*CSV with the columns prompt, chosen"):
+def test_a_folder_of_tables_under_other_names_says_what_they_are(tmp_path):
+    (tmp_path / "x.txt").write_text("prompt,chosen\na,b\n")
+    with pytest.raises(UserError, match=r"it holds x\.txt.*CSV with the columns prompt, chosen.*in \.csv"):
         find([str(tmp_path)])
 
 

@@ -75,8 +75,19 @@ NEVER = {
     "tar inside gzip": ("x.tar.gz", gzip.compress(tarred()), "a tar archive"),
     "pickle": ("x.json", pickle.dumps(ROWS), "a pickle"),
     "Parquet inside gzip": ("x.parquet.gz", gzip.compress(parquet()), "Parquet inside its compression"),
-    "Arrow file": ("x.json", arrow(stream=False), "an Arrow IPC file"),
-    "Arrow stream": ("x.jsonl", arrow(stream=True), "an Arrow IPC file"),
+    "Arrow file": (
+        "x.json",
+        arrow(stream=False),
+        "it is Arrow under another name; rename it to x.json.arrow",
+    ),
+    "Arrow stream": ("x.jsonl", arrow(stream=True), "it is Arrow under another name"),
+    "Arrow inside gzip": ("x.arrow.gz", gzip.compress(arrow(stream=True)), "Arrow inside its compression"),
+    "text under the name of Arrow": ("x.arrow", LINES.encode(), "is named .arrow"),
+    "text under the name of Feather": ("x.feather", LINES.encode(), "is named .feather"),
+    "old Feather": ("x.feather", b"FEA1" + bytes(99), "Feather of version 1"),
+    "CSV in UTF-16": ("x.csv", "prompt,chosen\nq,a\n".encode("utf-16"), "text in UTF-16; rows are read in"),
+    "CSV in UTF-16 without a mark": ("x.csv", "prompt,chosen\n".encode("utf-16-le"), "-f UTF-16LE"),
+    "TSV in UTF-16 the other way": ("x.tsv", "prompt\tchosen\n".encode("utf-16-be"), "-f UTF-16BE"),
     "gzip under another name": ("x.jsonl", gzip.compress(LINES.encode()), "rename it to x.jsonl.gz"),
     "bz2 under another name": ("x.jsonl", bz2.compress(LINES.encode()), "rename it to x.jsonl.bz2"),
     "Parquet under another name": ("x.jsonl", parquet(), "rename it to x.jsonl.parquet"),
@@ -109,14 +120,17 @@ NOT_ROWS = {
     "rows by number": ("x.json", json.dumps(dict(enumerate(ROWS))), "rows by their number"),
     "indented objects": ("x.jsonl", INDENTED, "one after another"),
     "one indented object": ("x.json", json.dumps(ROWS[0], indent=2), "over several lines"),
-    "CSV": ("x.csv", "prompt,chosen,rejected\na,b,c\n", "CSV with the columns prompt, chosen, rejected"),
-    "TSV": ("x.tsv", "prompt\tchosen\na\tb\n", "TSV with the columns prompt, chosen"),
     "CSV by another name": ("x.jsonl", '"prompt","chosen"\n"a","b"\n', "CSV with the columns prompt, chosen"),
+    "CSV as plain text": ("x.txt", "prompt,chosen\na,b\n", "under a name that ends in .csv; rename it"),
+    "TSV by another name": ("x.txt", "prompt\tchosen\na\tb\n", "under a name that ends in .tsv; rename it"),
+    "semicolons": ("x.txt", "prompt;chosen\na;b\n", "pandas.read_csv('x.txt', sep=';', dtype=str"),
+    "CSV without names": ("x.csv", "Who is it?,He.,She.\nWhat is it?,This.,That.\n", "write a line of names"),
+    "TSV without names": ("x.tsv", "Who is it?\tHe.\tI.\n" * 2, "its first line should name the columns"),
     "Python": ("x.jsonl", "".join(f"{row}\n" for row in ROWS), "single quotes"),
     "a list in Python": ("x.jsonl", str(ROWS), "single quotes"),
-    "pandas' CSV": ("x.csv", ",prompt,chosen\n0,a,b\n", "columns prompt, chosen; write it as JSON Lines: "),
-    "CSV of one column": ("x.csv", "prompt\nWhat is it?\nWho, then?\n", "CSV of one column"),
-    "CSV with units": ("x.csv", "prompt (en),score (%)\na,1\n", "the columns prompt (en), score (%)"),
+    "pandas' CSV": ("x.txt", ",prompt,chosen\n0,a,b\n", "columns prompt, chosen; such a table"),
+    "CSV of one column": ("x.txt", "prompt\nWhat is it?\nWho, then?\n", "CSV of one column"),
+    "CSV with units": ("x.txt", "prompt (en),score (%)\na,1\n", "the columns prompt (en), score (%)"),
     "lone returns": ("x.jsonl", LINES.replace("\n", "\r"), "tr '\\r' '\\n' < x.jsonl"),
     "objects in a row": ("x.jsonl", LINES.replace("\n", ""), "objects on one line, one after another"),
     "commas at the ends": ("x.jsonl", LINES.replace("\n", ",\n"), "a comma stands between its objects"),
@@ -429,9 +443,10 @@ def test_a_query_that_is_no_format_is_not_sent_to_tables_of_duckdb(tmp_path):
 
 
 def test_a_bad_file_is_blamed_on_the_setting_that_names_it(tmp_path):
-    files = {"a.jsonl": written(tmp_path / "a.jsonl", ROWS[0]), "b.csv": tmp_path / "b.csv"}
-    for text, said in (("prompt,chosen\na,b\n", "prompts.test_source: b.csv"), ('{"x": 1}\n', "out of prom")):
-        files["b.csv"].write_text(text)
+    files = {"a.jsonl": written(tmp_path / "a.jsonl", ROWS[0])}
+    files["b.txt"] = tmp_path / "b.txt"
+    for text, said in (("prompt,chosen\na,b\n", "prompts.test_source: b.txt"), ('{"x": 1}\n', "out of prom")):
+        files["b.txt"].write_text(text)
         with pytest.raises(UserError, match=said) as error:
-            format_of(files, Prompts(), of_test_source={"b.csv"})
+            format_of(files, Prompts(), of_test_source={"b.txt"})
         assert "prompts.source" not in str(error.value)

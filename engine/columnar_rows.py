@@ -1,0 +1,189 @@
+"""Parquet and Arrow files as rows of JSON text, a few hundred rows in memory at a time.
+
+- Arrow is read in both of its forms: the IPC file, which pandas writes as Feather, and the IPC stream, which
+  datasets writes. A stream without its end mark is damaged: nobody can say how many batches are missing.
+- A value that is declared as JSON (datasets' type Json) is what that JSON says.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine import json_rows
+from engine.checked_rows import Row, checked_row, not_finite_columns
+from engine.turns import without_nulls
+from schemas.errors import UserError
+
+ARROW_SUFFIXES = (".arrow", ".feather")
+_ROWS_AT_ONCE = 256
+_IPC_FILE = b"ARROW1"
+_CONTINUATION = b"\xff\xff\xff\xff"  # begins each message of a stream; those before Arrow 0.15 have none
+_NOTHING_FOLLOWS = struct.pack("<i", 0)  # the length of the message behind the last one
+
+
+def rows_of_parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
+    """The rows of a Parquet file. Raises UserError where two columns have one name."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_names(path, file.schema_arrow)
+        yield from _rows_of_batches(name, file.iter_batches(batch_size=_ROWS_AT_ONCE), limit)
+
+
+def rows_of_arrow(name: str, path: Path, limit: int) -> Iterator[Row]:
+    """The rows of an Arrow file or stream. Raises UserError where two columns have one name, EOFError where
+    a stream breaks off."""
+    with pa.memory_map(str(path)) as file:
+        head = file.read(len(_IPC_FILE))
+        file.seek(0)
+        if head == _IPC_FILE:
+            with pa.ipc.open_file(file) as reader:
+                _check_names(path, reader.schema)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                yield from _rows_of_batches(name, _small(batches), limit)
+        else:
+            with pa.ipc.open_stream(file) as reader:
+                _check_names(path, reader.schema)
+                yield from _rows_of_batches(name, _small(reader), limit)
+            _check_end(file, head)
+
+
+def _check_end(file: pa.MemoryMappedFile, head: bytes) -> None:
+    """Raise EOFError where a stream that was read does not end in the mark of its end."""
+    mark = _NOTHING_FOLLOWS
+    if head.startswith(_CONTINUATION):
+        mark = _CONTINUATION + _NOTHING_FOLLOWS
+    end = file.tell()
+    file.seek(max(0, end - len(mark)))
+    if file.read(len(mark)) != mark:
+        raise EOFError("the Arrow stream has no end mark, so batches may be missing")
+    if file.tell() < file.size():
+        raise EOFError(f"{file.size() - end} bytes follow the end of the Arrow stream")
+
+
+def _check_names(path: Path, schema: pa.Schema) -> None:
+    """Raise UserError where a name stands twice."""
+    twice = [column for column in schema.names if schema.names.count(column) > 1]
+    if twice:
+        raise UserError(
+            f"{path} has several columns named {twice[0]}, and nobody can say which one counts: "
+            "write it again with one of them, or take it out of prompts.source"
+        )
+
+
+def _small(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of few rows, each checked: a damaged one would crash the process where it is read."""
+    for batch in batches:
+        for column in batch.columns:
+            # As bytes, since text that is not UTF-8 is the fault of its row alone.
+            column.view(_with_bytes(column.type)).validate(full=True)
+        for begin in range(0, len(batch), _ROWS_AT_ONCE):
+            yield batch.slice(begin, _ROWS_AT_ONCE)
+
+
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    """A type with bytes in the place of text."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    return kind
+
+
+def _rows_of_batches(name: str, batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[Row]:
+    line = 0
+    for batch in batches:
+        values: list[dict[str, object] | None]
+        try:
+            values = list(_values(batch))
+        except UnicodeDecodeError:
+            # Some text is not UTF-8: each row is decoded by itself, so that only the bad one is refused.
+            values = [None] * len(batch)
+        for position, value in enumerate(values):
+            line += 1
+            yield _row_of(name, line, value, batch.slice(position, 1), limit)
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, object]]:
+    """The rows of a batch as Python values. Raises UnicodeDecodeError."""
+    values: list[dict[str, object]] = batch.to_pylist()
+    for field in batch.schema:
+        if _holds_json(field.type):
+            for value in values:
+                value[field.name] = _decoded(value[field.name], field.type)
+    return values
+
+
+def _holds_json(kind: pa.DataType) -> bool:
+    """Whether values of a type are JSON, or hold some."""
+    if isinstance(kind, pa.JsonType):
+        return True
+    if pa.types.is_nested(kind):
+        return any(_holds_json(kind.field(place).type) for place in range(kind.num_fields))
+    return False
+
+
+def _decoded(value: Any, kind: pa.DataType) -> Any:
+    """A value with the JSON in it taken apart; what is no JSON stays text."""
+    if value is None or not _holds_json(kind):
+        return value
+    if isinstance(kind, pa.JsonType):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    if pa.types.is_struct(kind):
+        return {field.name: _decoded(value[field.name], field.type) for field in kind}
+    if isinstance(value, list) and kind.num_fields == 1:
+        return [_decoded(item, kind.field(0).type) for item in value]
+    return value
+
+
+def _row_of(name: str, line: int, value: dict[str, object] | None, batch: pa.RecordBatch, limit: int) -> Row:
+    """The one row of `batch` as JSON text, checked like any other. `value` is its content, if decoded yet."""
+    try:
+        if value is None:
+            (value,) = _values(batch)
+        value = without_nulls(value)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_json)
+        raw = text.encode()
+    except UnicodeDecodeError as error:
+        return Row(name, line, _escaped_texts(batch), "bad_utf8", str(error))
+    except ValueError:
+        text = json.dumps(value, ensure_ascii=False, default=_as_json)
+        piece = json_rows.limited(text.encode(errors="surrogatepass"), len(text), limit)
+        if piece.reason:
+            return checked_row(name, line, piece)
+        detail = "a number that is NaN or infinite"
+        return Row(name, line, text, "nan", detail, not_finite_columns(text))
+    return checked_row(name, line, json_rows.limited(raw, len(raw), limit))
+
+
+def _as_json(value: object) -> object:
+    """A JSON value for one that JSON has no type for.
+
+    Bytes become an object: in a column that no format reads they do no harm, and in one that is read they
+    count as mistyped.
+    """
+    if isinstance(value, bytes):
+        return {"bytes": value.decode(errors="backslashreplace")}
+    return str(value)
+
+
+def _escaped_texts(row: pa.RecordBatch) -> str:
+    """The text columns of a row whose bytes are not UTF-8, as JSON; bad bytes are escaped."""
+    texts: dict[str, str] = {}
+    for field in row.schema:
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            value = row[field.name].cast(pa.large_binary())[0].as_py() or b""
+            texts[field.name] = value.decode(errors="backslashreplace")
+    return json.dumps(texts)

@@ -1,0 +1,62 @@
+"""The paths in a recipe, made absolute, so that its run can be read from anywhere."""
+
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+from schemas import extensions, fields
+from schemas.data_set_names import data_set_name
+from schemas.fields import Section, rules_of
+
+
+def with_absolute_paths(sections: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections with their paths made absolute; what is no file or folder here is a name."""
+    changed_sections: dict[str, Section] = {}
+    for name, config in sections.items():
+        changed: dict[str, typing.Any] = {}
+        for field in dataclasses.fields(config):
+            rule = rules_of(field).path
+            if rule is not None and not config.is_name(field.name):
+                changed[field.name] = _absolute(rule, getattr(config, field.name))
+        changed_sections[name] = dataclasses.replace(config, **changed)
+    return changed_sections
+
+
+def _absolute(rule: fields.Path, value: typing.Any) -> typing.Any:
+    """A field's value with absolute paths: of a tuple each one, of a function its file."""
+    if isinstance(value, tuple):
+        return tuple(_path_or_data_set(rule, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _path_in_table(rule, key, item) for key, item in value.items()}
+    if rule.function:
+        file, colon, function = value.rpartition(":")
+        return _full_path(file) + colon + function if file.endswith(".py") else value
+    is_a_name = (
+        not value or value == "auto" or (rule.folder and extensions.ships(rule.folder, value, rule.suffix))
+    )
+    if is_a_name or not Path(value).expanduser().exists():
+        return value
+    return _full_path(value)
+
+
+def _path_in_table(rule: fields.Path, key: str, value: typing.Any) -> typing.Any:
+    """A value of a table, as an absolute path if it is one of a file that is there.
+
+    A table in its place is kept as JSON, in which its order stays as it is; TOML puts tables last."""
+    if key in rule.keys and isinstance(value, dict):
+        return json.dumps(value)
+    if key not in rule.keys or not isinstance(value, str) or value.lstrip().startswith("{"):
+        return value
+    return _full_path(value) if Path(value).expanduser().exists() else value
+
+
+def _path_or_data_set(rule: fields.Path, item: str) -> str:
+    """An absolute path; the name of a data set on the Hub stays as it is."""
+    return item if rule.data_set and data_set_name(item) else _full_path(item)
+
+
+def _full_path(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
