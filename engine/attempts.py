@@ -83,7 +83,7 @@ class Attempt:
 
 
 def attempt(path: Path, rows: Sequence[Row], config: Prompts) -> Attempt:
-    """How a format reads rows. One whose own columns no row has is not asked, since planning takes a while."""
+    """How a format reads rows. One whose own columns no row has is not asked, since planning is slow."""
     marks = _marks(path)
     names = columns(rows)
     if marks and not any(mark in names for mark in marks):
