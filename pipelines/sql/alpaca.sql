@@ -1,6 +1,6 @@
 -- format: Alpaca ranking (LLaMA-Factory): instruction and perhaps input, system and history [[question, answer], …]; chosen and rejected as texts, or output as [better, worse]
 -- marked by: instruction
--- reads: instruction, input, chosen, rejected, output, system, history
+-- reads: instruction, input, chosen, rejected, output, system, history, tools
 -- reads: reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: input, system, history, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- The prompt is the instruction and, on a line of its own, the input, as LLaMA-Factory joins them.
@@ -13,8 +13,9 @@ with columns as (
            case when in_output then text_at(row, '$.output[1]') else text_at(row, '$.rejected') end as rejected
     from columns
 )
-select n, with_system(system, list_append(history_turns(history), {role: 'user', content: case when is_blank(input) then instruction when is_blank(instruction) then input else instruction || e'\n' || input end})) as messages,
+select n, with_system(system, list_append(history_turns(history), a_turn('user', case when is_blank(input) then instruction when is_blank(instruction) then input else instruction || e'\n' || input end))) as messages,
        [{text: chosen, score: 1.0, rating: ratings[1]}, {text: rejected, score: 0.0, rating: ratings[2]}] as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(text_problem(row, 'instruction'), optional_text_problem(row, 'input'), case
            when coalesce(json_type(row, '$.prompt'), 'NULL') <> 'NULL' or coalesce(json_type(row, '$.messages'), 'NULL') <> 'NULL' then 'missing_or_mistyped: the row has prompt or messages as well: this is another format'

@@ -1,6 +1,6 @@
 -- format: HelpSteer3's and HelpSteer2's preferences: context (turns) or prompt, two responses, and overall_preference or preference_strength, below 0 where the first one is better
 -- marked by: response1, response_1
--- reads: context[role content], prompt[role content], response1, response2, overall_preference, response_1, response_2, preference_strength
+-- reads: context[turn], prompt[turn], response1, response2, overall_preference, response_1, response_2, preference_strength
 -- leaves: individual_preference, all_preferences_unprocessed, preference_statement, preference_elaboration, three_most_similar_preferences
 -- A preference of 0 is a tie: both responses are kept, and no pair is chosen of them. How strong it is, is not read as a rating.
 with columns as (

@@ -1,6 +1,6 @@
 -- format: ms-swift's pairs: messages (or conversations) that end with the chosen answer, and rejected_response as a text, a list of texts or turns; or rejected_messages as a dialogue
 -- marked by: rejected_response, rejected_messages
--- reads: messages[turn], conversations[from value role content], rejected_response[turn from value], rejected_messages[turn from value], system, tools
+-- reads: messages[turn], conversations[turn from value], rejected_response[turn from value], rejected_messages[turn from value], system, tools
 -- reads: reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 -- optional: system, reference, reference_answer, ground_truth, solution, score_chosen, score_rejected, chosen_score, rejected_score, rating_chosen, rating_rejected, chosen_rating, rejected_rating, chosen-rating, rejected-rating, reward_chosen, reward_rejected, chosen_reward, rejected_reward
 with columns as (

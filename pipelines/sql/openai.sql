@@ -1,15 +1,18 @@
--- format: OpenAI's preference rows: input {messages}, preferred_output and non_preferred_output as lists of one turn of the assistant's
+-- format: OpenAI's preference rows: input {messages, tools}, preferred_output and non_preferred_output as lists of one turn of the assistant's
 -- marked by: preferred_output
--- reads: input[messages], preferred_output[role content], non_preferred_output[role content]
+-- reads: input[messages tools], preferred_output[turn], non_preferred_output[turn]
+-- leaves: input[parallel_tool_calls]
 with columns as (
     select n, row, messages_at(row, '$.input.messages') as messages, messages_at(row, '$.preferred_output') as chosen, messages_at(row, '$.non_preferred_output') as rejected,
-           -- Keys of turns that are not read here and say something.
+           -- Keys of the input's turns that are not read here and say something: `input[messages]` does not look into them.
            list_distinct(flatten(list_transform(list_at(row, '$.input.messages'), lambda turn:
-               list_filter(json_keys(turn), lambda key: key not in ('role', 'content') and json_type(turn, '$."' || replace(key, '"', '') || '"') is distinct from 'NULL')))) as more
+               list_filter(json_keys(turn), lambda key: key not in ('role', 'content', 'tool_calls', 'tool_call_id', 'name', 'reasoning_content', 'reasoning', 'thinking')
+                                                        and json_type(turn, '$."' || replace(key, '"', '') || '"') is distinct from 'NULL')))) as more
     from raw
 )
 select n, messages,
-       [{text: chosen[1].content, score: 1.0}, {text: rejected[1].content, score: 0.0}] as responses,
+       [{text: chosen[1].content, score: 1.0, turn: chosen[1].turn}, {text: rejected[1].content, score: 0.0, turn: rejected[1].turn}] as responses,
+       json_extract(row, '$.input.tools')::varchar as tools,
        coalesce(case
            when json_type(row, '$.input') is distinct from 'OBJECT' then 'missing_or_mistyped: input is ' || kind_of(row, '$.input') || '; expected an object {messages}'
            when json_type(row, '$.input.messages') is distinct from 'ARRAY' then 'missing_or_mistyped: input.messages is ' || kind_of(row, '$.input.messages') || '; expected a list of turns {role, content}' end,

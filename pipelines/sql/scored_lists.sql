@@ -1,6 +1,6 @@
 -- format: a prompt with answers in one list and their scores in another: responses, generations, completions or all_generated_responses with rewards, scores, ratings or all_rm_scores; all are kept
 -- marked by: rewards, scores, ratings, rating, all_rm_scores
--- reads: prompt[role content], instruction, messages[role content], responses, generations, completions, all_generated_responses, rewards, scores, ratings, rating, all_rm_scores, chosen[role content], rejected[role content]
+-- reads: prompt[turn], instruction, messages[turn], responses, generations, completions, all_generated_responses, rewards, scores, ratings, rating, all_rm_scores, chosen[turn], rejected[turn], tools
 -- reads: system, reference, reference_answer, ground_truth, solution
 -- leaves: generation_prompt, raw_generation_responses, labelling_prompt, raw_labelling_response, rationale, rationales
 -- optional: system, ratings, rating, scores, rewards, all_rm_scores, reference, reference_answer, ground_truth, solution
@@ -21,6 +21,7 @@ with columns as (
 )
 select n, with_system(system, prompt) as messages,
        list_transform(range(len(texts)), lambda i: {text: texts[i + 1], score: scores[i + 1]}) as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(case
            when len(answer_names) = 0 or len(score_names) = 0 then 'missing_or_mistyped: the row has no list of answers (responses, generations, completions, all_generated_responses) with a list of scores (rewards, scores, ratings, all_rm_scores)'

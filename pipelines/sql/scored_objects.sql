@@ -1,6 +1,6 @@
 -- format: a prompt with a list of answers, each an object with its score: responses, completions, generations, answers or candidates as [{text|response|content, score|rating|reward}]; all are kept
 -- marked by: responses, completions, generations, answers, candidates
--- reads: prompt[role content], instruction, messages[role content], system
+-- reads: prompt[turn], instruction, messages[turn], system, tools
 -- reads: responses[text response content score rating reward], completions[text response content score rating reward], generations[text response content score rating reward]
 -- reads: answers[text response content score rating reward], candidates[text response content score rating reward], reference, reference_answer, ground_truth, solution
 -- optional: system, responses, completions, generations, answers, candidates, reference, reference_answer, ground_truth, solution
@@ -19,6 +19,7 @@ with columns as (
 )
 select n, with_system(system, prompt) as messages,
        list_transform(range(len(answers)), lambda i: {text: text_at(answers[i + 1], '$.' || text_keys[i + 1][1]), score: number_at(answers[i + 1], '$.' || score_keys[i + 1][1])}) as responses,
+       tools_at(row) as tools,
        reference_at(row) as reference,
        coalesce(case
            when len(names) <> 1 or len(asked_in) = 0 then 'missing_or_mistyped: the row has no prompt with one list of answers as objects'
