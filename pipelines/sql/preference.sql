@@ -62,7 +62,7 @@ select n, messages,
                then coalesce(bad_role_in_words(cm[-1].role), bad_role_in_words(rm[-1].role), 'no_response: a side does not end with the assistant''s turn')
            when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
            when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt'
-           when prompt_type <> 'MISSING' and messages_type <> 'NULL' and json_array_length(row, '$.messages') is distinct from 0 and not repeats(mm, messages, coalesce(cm[-1], a_turn('assistant', chosen)))
+           when prompt_type <> 'MISSING' and messages_type <> 'NULL' and (messages_type <> 'ARRAY' or json_array_length(row, '$.messages') > 0) and not is_blank(json_extract_string(row, '$.messages')) and not repeats(mm, messages, coalesce(cm[-1], a_turn('assistant', chosen)))
                then 'two_prompts: prompt and messages are both there, and messages is not the prompt, nor the prompt and the chosen response; leave one out: prompts.ignore = ["messages"]'
            when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'
            when implicit and c is not null and trim(shared_prompt) = '' then 'empty_prompt: the row has no column prompt, and chosen and rejected have no beginning in common'

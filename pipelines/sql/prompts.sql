@@ -4,7 +4,7 @@
 with fields as (
     select n, row, text_at(row, '$.prompt') as p, coalesce(messages_at(row, '$.prompt'), messages_at(row, '$.messages')) as messages,
            coalesce(json_type(row, '$.prompt'), 'NULL') <> 'NULL' as has_prompt, coalesce(json_type(row, '$.messages'), 'NULL') <> 'NULL' as has_messages,
-           text_at(row, '$.system') as system, len(list_intersect(json_keys(row), ['chosen', 'rejected', 'rejected_response', 'rejected_responses', 'rejected_messages', 'response1', 'response_1', 'completion', 'completions', 'response', 'responses', 'generations', 'candidates', 'all_generated_responses', 'answer', 'answers', 'output', 'outputs', 'conversations'])) > 0 as answered
+           text_at(row, '$.system') as system, len(list_intersect(json_keys(row), ['chosen', 'rejected', 'response1', 'response_1', 'completion', 'completions', 'response', 'responses', 'generations', 'candidates', 'all_generated_responses', 'answer', 'answers', 'output', 'outputs', 'conversations'])) > 0 as answered
     from raw
 )
 select n,
