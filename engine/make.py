@@ -5,6 +5,7 @@ sha256. A reader lists markers only, so a kill at any point leaves nothing that 
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from engine import sql
 from engine.models import Model
 from engine.plan import Run, made_from, marker_if_up_to_date
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.stage import Made, Scanned, Stage
 from engine.usable import check_shard
 from schemas.manifest import (
@@ -45,12 +47,13 @@ def make(
     shard: int,
     stages: Collection[Stage],
     open_model: Callable[[Stage], Model],
-    begun: Callable[[Stage], None],
+    progress_of: Callable[[Stage], StageProgress],
     done: Callable[[Stage, Marker], None],
 ) -> None:
     """Take one shard through some of the stages; what is there already stays as it is.
 
-    `open_model(stage)` gives the model that the stage uses; `begun` and `done` are told of each stage's."""
+    `open_model(stage)` gives the model that the stage uses, `progress_of(stage)` is told of its work, and
+    `done` when its shard is written."""
     digests: dict[str, str] = {}
     for stage in run.stages:
         above = made_from(run, stage, digests)
@@ -58,18 +61,26 @@ def make(
         if marker is None:
             if stage not in stages:
                 return
-            begun(stage)
-            made = compute(run, stage, shard, open_model)
+            progress = progress_of(stage)
+            progress.begin()
+            made = compute(run, stage, shard, open_model, progress)
             check_shard(run, stage, made)
             marker = _commit(run.folder(stage), shard, made, above)
             done(stage, marker)
         digests[stage.name] = marker.digest
 
 
-def compute(run: Run, stage: Stage, shard: int, open_model: Callable[[Stage], Model]) -> Made:
+def compute(
+    run: Run,
+    stage: Stage,
+    shard: int,
+    open_model: Callable[[Stage], Model],
+    progress: StageProgress = NO_PROGRESS,
+) -> Made:
     """What a stage makes of a shard, not yet written."""
     batch = batch_of(run, stage, shard)
-    return stage.fn(batch, run.config(stage), run.context(stage, lambda: open_model(stage)))
+    context = run.context(stage, lambda: open_model(stage))
+    return stage.fn(batch, run.config(stage), replace(context, progress=progress))
 
 
 def batch_of(run: Run, stage: Stage, shard: int) -> pa.Table:

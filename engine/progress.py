@@ -217,12 +217,12 @@ class Meter:
         for stage, account in self._accounts.items():
             if not account.responses:
                 continue
-            seconds = account.seconds + account.seconds_to_first
-            line = (
-                f"{stage}: {account.responses:,} responses, {account.tokens:,} tokens in {duration(seconds)}"
-            )
+            said = [f"{account.responses:,} responses"]
             if account.tokens:
-                line += f", {_rounded(account.speed()[1])} tokens/s"
+                said.append(f"{account.tokens:,} tokens")
+                said.append(f"{_rounded(account.speed()[1])} tokens/s")
+            seconds = account.seconds + account.seconds_to_first
+            line = f"{stage}: {', '.join(said)} in {duration(seconds)}"
             lines.append(line)
         return lines
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from engine.endpoint.spec import Endpoint
 from engine.models import Model, Rater
 from engine.models.spec import ModelSpec, ResolvedModel
+from engine.progress import NO_PROGRESS, StageProgress
 from schemas import sections
 from schemas.fields import Section
 from schemas.manifest import Facts
@@ -63,12 +64,14 @@ class Context:
 
     `model`: the one it opens, if any; `reference`: the recipe's [model], if it `compares_with_reference`.
 
-    `open_model` loads the stage's model at the first call and gives the same one afterwards."""
+    `open_model` loads the stage's model at the first call and gives the same one afterwards; what that model
+    does it tells `progress` itself. A stage that works without one may tell it of its work."""
 
     seed: int
     model: ResolvedModel | None = None
     reference: ResolvedModel | None = None
     open_model: Callable[[], Model] = _no_model
+    progress: StageProgress = NO_PROGRESS
 
     def open_reward_model(self) -> Rater:
         """The same for a stage whose model is a reward model."""

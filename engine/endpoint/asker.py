@@ -16,6 +16,7 @@ from engine.endpoint.reading import Branch, Masses, last_place, masses_at, place
 from engine.endpoint.replies import Position, Reply
 from engine.endpoint.spec import Endpoint
 from engine.instructions import Question
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.questions import Answer
 from engine.rejects import Reject
 from engine.text import Messages
@@ -55,6 +56,7 @@ class EndpointAsker:
     endpoint: Endpoint
     min_mass: float
     think: int = 0
+    progress: StageProgress = NO_PROGRESS
 
     def ask(self, questions: Sequence[Question], words: Sequence[str]) -> list[Answer]:
         """The answer to each question. Raises UserError where the server cannot be used."""
@@ -65,7 +67,7 @@ class EndpointAsker:
         for question in questions:
             joins = abilities.continues and joins_space(self.endpoint, question.begun, tuple(words))
             asking.append(_Asking(self, abilities, words, question, joins))
-        answers = run_jobs(self.endpoint, [one.answer for one in asking])
+        answers = run_jobs(self.endpoint, [one.answer for one in asking], self.progress)
         for number, answer in enumerate(answers):
             if answer.unfit:
                 answer.unfit = Reject(number, answer.unfit.reason, answer.unfit.detail)

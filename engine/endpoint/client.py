@@ -12,11 +12,13 @@ says.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from engine.endpoint.replies import GarbageError, Reply, read_reply
 from engine.endpoint.spec import Endpoint, check_ready
+from engine.progress import NO_PROGRESS, StageProgress
 from schemas.errors import UserError
 
 T = TypeVar("T")
@@ -45,23 +47,25 @@ class RowRefusedError(Exception):
         self.detail = detail
 
 
-def run_jobs(endpoint: Endpoint, jobs: Sequence[Job[T]]) -> list[T]:
+def run_jobs(endpoint: Endpoint, jobs: Sequence[Job[T]], progress: StageProgress = NO_PROGRESS) -> list[T]:
     """What the jobs give, in their order; at most `endpoint.concurrency` of them are under way.
 
     Raises UserError where the server cannot be used."""
     if not jobs:
         return []
     check_ready(endpoint)
-    return asyncio.run(_run(endpoint, jobs))
+    progress.want(len(jobs))
+    return asyncio.run(_run(endpoint, jobs, progress))
 
 
-async def _run(endpoint: Endpoint, jobs: Sequence[Job[T]]) -> list[T]:
+async def _run(endpoint: Endpoint, jobs: Sequence[Job[T]], progress: StageProgress) -> list[T]:
     results: dict[int, T] = {}
     waiting = iter(enumerate(jobs))
 
     async def work(client: "_Client") -> None:
         for number, job in waiting:
             results[number] = await job(client.send)
+            progress.done(1, client.take_tokens())
 
     async with _Client(endpoint) as client:
         workers = [asyncio.create_task(work(client)) for _ in range(min(endpoint.concurrency, len(jobs)))]
@@ -100,6 +104,7 @@ class _Client:
             max_retries=endpoint.retries,
             timeout=endpoint.timeout,
         )
+        self._tokens = 0  # of the replies since `take_tokens`
         tries = endpoint.retries + 1
         self._bound = tries * endpoint.timeout + endpoint.retries * _LONGEST_PAUSE
 
@@ -116,7 +121,9 @@ class _Client:
         for number in range(tries):
             content = await self._content(body)
             try:
-                return read_reply(content, self._key)
+                reply = read_reply(content, self._key)
+                self._tokens += reply.tokens
+                return reply
             except GarbageError as error:
                 nonsense = str(error)
             if number + 1 < tries:
@@ -126,9 +133,18 @@ class _Client:
             f"{tries} replies of {self._endpoint.place} made no sense; the last: {nonsense}",
         )
 
+    def take_tokens(self) -> int:
+        """The tokens of the replies since the last call, of all jobs that are under way."""
+        tokens = self._tokens
+        self._tokens = 0
+        return tokens
+
     async def _content(self, body: Body) -> bytes:
         """The bytes of a reply with status 200."""
         import openai
+
+        if self._endpoint.template_arguments:
+            body = body | {"chat_template_kwargs": json.loads(self._endpoint.template_arguments)}
 
         create = self._openai.chat.completions.with_raw_response.create
         try:

@@ -34,6 +34,7 @@ class Reply:
     finish_reason: str
     positions: tuple[Position, ...] | None
     prompt_tokens: int | None
+    tokens: int = 0  # of question and answer, where it says
 
 
 def read_reply(content: bytes, key: str) -> Reply:
@@ -56,7 +57,8 @@ def read_reply(content: bytes, key: str) -> Reply:
         thought=thought,
         finish_reason=str(choice.get("finish_reason") or "stop"),
         positions=_positions(choice.get("logprobs")),
-        prompt_tokens=_prompt_tokens(body),
+        prompt_tokens=_usage(body, "prompt_tokens"),
+        tokens=_usage(body, "total_tokens") or 0,
     )
 
 
@@ -79,9 +81,10 @@ def _texts(message: dict[str, Any]) -> tuple[str, str] | None:
     return text, thought
 
 
-def _prompt_tokens(body: dict[str, Any]) -> int | None:
+def _usage(body: dict[str, Any], name: str) -> int | None:
+    """What a server counts under a name (prompt_tokens, total_tokens); None where it does not say."""
     usage = body.get("usage")
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    tokens = usage.get(name) if isinstance(usage, dict) else None
     return tokens if type(tokens) is int else None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.endpoint.client import Body, RowRefusedError, Send, run_jobs
 from engine.endpoint.spec import Endpoint
+from engine.progress import NO_PROGRESS, StageProgress
 from engine.rejects import Reject
 from engine.text import Messages
 from schemas.sections import Sampling
@@ -29,6 +30,7 @@ def write(
     questions: Sequence[Messages],
     seeds: Sequence[int],
     sampling: Sampling,
+    progress: StageProgress = NO_PROGRESS,
 ) -> list[Written | Reject]:
     """A response to each question, or why there is none; `seeds` has one each.
 
@@ -37,7 +39,7 @@ def write(
     for number, (messages, seed) in enumerate(zip(questions, seeds, strict=True)):
         body = {"messages": list(messages), "seed": seed, **sampling_body(sampling)}
         asking.append(_Asking(number, body))
-    return run_jobs(endpoint, [one.response for one in asking])
+    return run_jobs(endpoint, [one.response for one in asking], progress)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which server a stage asks. The key is no part of it: it is read from the environment when it is sent."""
 
 import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Endpoint:
     concurrency: int
     retries: int
     timeout: float
+    template_arguments: str = ""  # JSON of the variables that the server is to give its chat template
 
     def facts(self) -> dict[str, Any]:
         """What the rows that come from it depend on; neither the key nor how patiently it is asked."""
@@ -49,6 +51,7 @@ def endpoint_of(config: Served) -> Endpoint | None:
     """The server that a section names; None where its model runs here."""
     if not config.base_url:
         return None
+    arguments = getattr(config, "template_arguments", {})
     return Endpoint(
         section=config.title().strip("[]"),
         base_url=config.base_url.rstrip("/"),
@@ -57,6 +60,7 @@ def endpoint_of(config: Served) -> Endpoint | None:
         concurrency=config.concurrency,
         retries=config.retries,
         timeout=config.timeout,
+        template_arguments=json.dumps(arguments, sort_keys=True) if arguments else "",
     )
 
 

@@ -182,15 +182,15 @@ class _ShardLoop:
                     shard,
                     stages=self._phase.stages,
                     open_model=self._opener,
-                    begun=self._shard_begun,
+                    progress_of=self._progress_of,
                     done=self._shard_done,
                 )
             except BaseException:
                 self._give_up()
                 raise
 
-    def _shard_begun(self, stage: Stage) -> None:
-        StageProgress(stage.name, self._progress).begin()
+    def _progress_of(self, stage: Stage) -> StageProgress:
+        return StageProgress(stage.name, self._progress)
 
     def _shard_done(self, stage: Stage, marker: Marker) -> None:
         self._progress.shard_done(stage.name, marker)

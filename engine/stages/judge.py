@@ -108,7 +108,7 @@ def _asker(config: Judge, context: Context) -> Asker | EndpointAsker:
     """Who is asked: the section's server, or a model here."""
     endpoint = endpoint_of(config)
     if endpoint is not None:
-        return EndpointAsker(endpoint, config.min_mass, config.think)
+        return EndpointAsker(endpoint, config.min_mass, config.think, context.progress)
     model = context.open_model()
     text = model.text
     if config.template_arguments:

@@ -107,7 +107,7 @@ def make(batch: pa.Table, config: Rewrite, context: Context) -> Made:
     if endpoint is None:
         responses, rejects = _by_model(drafts, config, context)
     else:
-        responses, rejects = _by_server(drafts, config, endpoint, context.seed)
+        responses, rejects = _by_server(drafts, config, endpoint, context)
     for reject in rejects:
         # What could not even be asked for falls back as well: the pair is not lost.
         response = rewritten_response(drafts[reject.row], "", "stop", config.too_far)
@@ -140,14 +140,14 @@ def _by_model(drafts: list[Draft], config: Rewrite, context: Context) -> tuple[l
 
 
 def _by_server(
-    drafts: list[Draft], config: Rewrite, endpoint: Endpoint, seed: int
+    drafts: list[Draft], config: Rewrite, endpoint: Endpoint, context: Context
 ) -> tuple[list[Response], list[Reject]]:
     """The same by the model behind a server. There are no token ids: logprobs tokenises the texts."""
     questions = _questions(drafts, config.prompt)
-    seeds = [_seed(draft, seed) for draft in drafts]
+    seeds = [_seed(draft, context.seed) for draft in drafts]
     responses: list[Response] = []
     rejects: list[Reject] = []
-    all_written = rewriter.write(endpoint, questions, seeds, with_schema(config))
+    all_written = rewriter.write(endpoint, questions, seeds, with_schema(config), context.progress)
     for draft, written in zip(drafts, all_written, strict=True):
         if isinstance(written, Reject):
             rejects.append(written)

@@ -105,7 +105,7 @@ def test_an_instant_answer_divides_by_no_zero(clock):
     meter.add(Work("generate", shards=1, wanted=2))
     meter.add(Work("generate", responses=2, tokens=5))
     assert "2 of 2 responses, 5 tokens" in meter.text()
-    assert meter.summary() == ["generate: 2 responses, 5 tokens in 1 s, 0 tokens/s"]
+    assert meter.summary() == ["generate: 2 responses, 5 tokens, 0 tokens/s in 1 s"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_run_says_is_what_its_tables_hold(tmp_path, workers):
     for name, value in asked.items():
         words += ["--set", f"{name}={value}"]
     done = command("engine", "precompute", *words)
-    lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if " tokens in " in line)
+    lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if " tokens/s in " in line)
     query = """
         select (select count(*) from responses where source = 'generated'),
                (select sum(len(response_ids)) from responses where source = 'generated'),
@@ -135,6 +135,6 @@ def test_what_a_run_says_is_what_its_tables_hold(tmp_path, workers):
     """
     answer = command("engine", "sql", tmp_path / "run", query, "--format", "csv").stdout
     generated, tokens, rated, scored = map(int, answer.splitlines()[1].split(","))
-    assert lines["generate"].startswith(f"{generated:,} responses, {tokens:,} tokens in ")
+    assert lines["generate"].startswith(f"{generated:,} responses, {tokens:,} tokens, ")
     assert lines["judge"].startswith(f"{rated:,} responses, ")
     assert lines["logprobs"].startswith(f"{scored:,} responses, ")
