@@ -90,6 +90,8 @@ def test_a_run_by_servers_opens_no_model_and_holds_no_key(words, tmp_path):
         assert "nothing to do" in again.stdout and len(server.asked) == count
     assert f"judge: there at {server.base_url}" in done.stdout
     assert "on transformers" not in done.stdout, "no stage opens a model here"
+    lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if ": " in line)
+    assert lines["judge"].startswith("24 responses in ") and " responses in " in lines["rewrite"]
     check_no_key(tmp_path / "run", done.stdout, done.stderr)
     out = command(
         "engine",
@@ -102,6 +104,21 @@ def test_a_run_by_servers_opens_no_model_and_holds_no_key(words, tmp_path):
     assert json.loads(out.stdout) == {"n": 24, "s": 24}
     query = "select count(*) n from responses where source = 'rewritten'"
     assert json.loads(command("engine", "sql", tmp_path / "run", query, "--format", "json").stdout)["n"] > 0
+
+
+def test_template_arguments_are_the_servers_to_give_to_its_template(words, tmp_path):
+    arguments = ["--set", "judge.template_arguments.enable_thinking=false"]
+    with serving(mark_or_rewrite) as server:
+        command(*words, *at(server), *arguments, env=environment())
+        judged = [chat for chat in server.chats if "logprobs" in chat.body]
+        rewritten = [chat for chat in server.chats if "logprobs" not in chat.body and "seed" in chat.body]
+        assert {str(chat.body.get("chat_template_kwargs")) for chat in judged} == {
+            "{'enable_thinking': False}"
+        }
+        assert rewritten and all("chat_template_kwargs" not in chat.body for chat in rewritten)
+        before = len(server.chats)
+        command(*words, *at(server), env=environment())
+        assert len(server.chats) > before, "other arguments are other marks"
 
 
 def test_a_server_that_fails_in_the_middle_keeps_what_is_done_and_the_command_goes_on(words, tmp_path):
