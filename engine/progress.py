@@ -190,7 +190,9 @@ class Meter:
         if not spent or whole < spent:
             return None
         # Stages of several workers overlap, so what they spend is more than what passes.
-        return self._busy_seconds * (whole - spent) / spent
+        in_all = sum(account.seconds for account in self._accounts.values() if account.responses)
+        share_that_passes = self._busy_seconds / in_all if in_all > 0 else 1.0
+        return share_that_passes * (whole - spent)
 
     def text(self) -> str:
         """Where the stage is that told last: responses and tokens of the total, speed, time left."""

@@ -74,11 +74,11 @@ class MakingBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc="making",
+                desc=self._text(),
                 total=_PARTS,
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
             )
 
     def shard_done(self, stage: str, marker: Marker) -> None:
@@ -94,7 +94,7 @@ class MakingBar:
     def _show(self) -> None:
         if self._bar is not None:
             self._bar.n = round(_PARTS * self._meter.fraction())
-            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.set_description_str(self._text(), refresh=False)
             self._bar.update(0)
         elif self._lines.is_due():
             click.echo(f"making: {self._text()}", err=True)

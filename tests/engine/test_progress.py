@@ -48,6 +48,7 @@ def test_speed_and_time_left_do_not_count_the_models_start(clock):
     meter.add(Work("generate", shards=1, wanted=100))
     clock.now += 600  # the model is loaded
     meter.add(Work("generate", responses=1, tokens=7))
+    assert meter.seconds_left() == pytest.approx(600 * 199, rel=0.01), "nothing better is known yet"
     for _ in range(49):
         clock.now += 2
         meter.add(Work("generate", responses=1, tokens=7))
