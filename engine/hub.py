@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ Splits = Mapping[str, Sequence[Path]]
 _TOKEN = re.compile(r"hf_\w{8,}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LETTERS_SHOWN = 300
+_SECONDS_TO_ANSWER = 10  # of the Hub, before it is taken for out of reach
 # What an error's name or words say -> what to do.
 _REMEDIES = (
     (
@@ -104,13 +105,36 @@ def _load(name: DataSetName) -> Splits:
     """The Arrow files of each split, by the library; it runs no code that a data set brings."""
     from datasets import load_dataset
 
-    loaded = load_dataset(
-        name.repository, name.config or None, revision=name.revision or None, keep_in_memory=False
-    )
+    with _offline_where_unreachable():
+        loaded = load_dataset(
+            name.repository, name.config or None, revision=name.revision or None, keep_in_memory=False
+        )
     splits: dict[str, list[Path]] = {}
     for split, rows in loaded.items():
         splits[split] = [Path(file["filename"]) for file in rows.cache_files]
     return splits
+
+
+@contextlib.contextmanager
+def _offline_where_unreachable() -> Iterator[None]:
+    """Tell the library that there is no network where the Hub does not answer.
+
+    It would find out by itself, with retries that take half a minute, each a line on the screen."""
+    import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
+    if not any(before):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS_TO_ANSWER)
+        except Exception as error:  # of whichever client the library has
+            _log.debug("the Hub does not answer: %s", error)
+            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _fetched(name: DataSetName, key: str) -> Splits:

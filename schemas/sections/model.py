@@ -1,7 +1,8 @@
 """The section [model]: the reference, and the policy at its start."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from schemas import checks
 from schemas.fields import Section, choice, number, path, setting, tables
@@ -10,6 +11,11 @@ from schemas.fields import Section, choice, number, path, setting, tables
 @dataclass(frozen=True)
 class Model(Section):
     """The reference, and the policy at its start."""
+
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("enable_thinking", "thinking", "reasoning_effort", "chat_template_kwargs"),
+        "variables of the chat template stand in [model.template_arguments], such as enable_thinking = false",
+    )
 
     # A folder in Hugging Face form, or a name on the hub; safetensors only.
     name: str = path("")

@@ -290,3 +290,26 @@ def test_a_run_from_a_name_goes_on_without_the_hub(tmp_path, model_path):
     (tmp_path / "elsewhere").mkdir()
     state = command("engine", "status", tmp_path / "run", env=env, cwd=tmp_path / "elsewhere")
     assert "2/2" in state.stdout
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, answers):
+    """The library's own retries take half a minute; where the Hub answers nothing changes."""
+    import datasets
+    from huggingface_hub import constants, utils
+
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            if not answers:
+                raise OSError("no route")
+
+    monkeypatch.setattr(utils, "get_session", Session)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with hub._offline_where_unreachable():
+        assert constants.HF_HUB_OFFLINE is datasets.config.HF_HUB_OFFLINE is (not answers)
+    assert constants.HF_HUB_OFFLINE is datasets.config.HF_HUB_OFFLINE is False
+    assert asked == [constants.ENDPOINT]
