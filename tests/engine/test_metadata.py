@@ -46,11 +46,9 @@ def test_named_columns_are_kept_as_they_are_and_count_as_read(names, kept):
 def test_a_star_keeps_what_is_not_read_and_still_refuses_what_may_change_the_meaning():
     (reading,) = read("preference", PAIR | {"id": 1, "lang": "de", "empty": None}, metadata=("*",))
     assert json.loads(reading.metadata) == {"id": 1, "lang": "de", "empty": None}
-    (reading,) = read("preference", PAIR | {"id": 1, "score_chosen": 2}, metadata=("*",))
-    assert reading.reason == "unread_column" and "score_chosen" in reading.detail
-    (reading,) = read(
-        "preference", PAIR | {"id": 1, "score_chosen": 2}, metadata=("*",), ignore=("score_chosen",)
-    )
+    (reading,) = read("preference", PAIR | {"id": 1, "margin": 2}, metadata=("*",))
+    assert reading.reason == "unread_column" and "margin" in reading.detail
+    (reading,) = read("preference", PAIR | {"id": 1, "margin": 2}, metadata=("*",), ignore=("margin",))
     assert json.loads(reading.metadata) == {"id": 1}
 
 
@@ -131,6 +129,7 @@ max_tokens = 5
 contexts = ["plain", "quality"]
 [prompt_gain]
 [pairs]
+unfinished = "keep"
 """
 # Two rows of one prompt, a duplicate but for its metadata, and a row without one of the columns.
 ROWS = [

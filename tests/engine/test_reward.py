@@ -4,8 +4,9 @@ import json
 
 import pyarrow as pa
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from engine.models.open import open_model
 from engine.models.reward import _batches
@@ -258,13 +259,38 @@ def test_a_template_s_refusal_is_a_reject(rater, tmp_path):
     assert {row["reason"] for row in result.tables["rejects"].to_pylist()} == {"prompt_lost"}
 
 
-def test_a_dialogue_that_is_more_than_texts_is_not_scored_without_the_rest(rater):
+WITH_TOOLS = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }}"
+    "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_dialogue_with_tools_and_calls_is_scored_with_them(rater, tmp_path):
+    """As the reward model's own template renders it; one that drops them makes a reject."""
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
     rows = batch()
-    chat = ['{"tools": [], "messages": []}', *[None] * (len(rows) - 1)]
-    rows = rows.set_column(rows.column_names.index("chat"), "chat", pa.array(chat))
-    result = made(Reward(model=str(rater)), rows)
-    assert result.tables["scores"]["score"].null_count == 1
-    assert result.tables["rejects"]["reason"].to_pylist() == ["more_than_text"]
+    asked = {"messages": rows["messages"][0].as_py(), "tools": tools}
+    for name, value in (("chat", asked), ("turn", turn)):
+        column = pa.array([json.dumps(value), *[None] * (len(rows) - 1)])
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    refused = made(Reward(model=str(rater)), rows).tables
+    assert refused["scores"]["score"].null_count == 1
+    assert refused["rejects"]["reason"].to_pylist() == ["prompt_lost"]
+
+    template = tmp_path / "tools.jinja"
+    template.write_text(WITH_TOOLS)
+    (found, *_) = scores(Reward(model=str(rater), chat_template=str(template)), rows)
+    tokenizer = AutoTokenizer.from_pretrained(rater)
+    rendered = tokenizer.apply_chat_template(
+        [*asked["messages"], turn], tools=tools, chat_template=WITH_TOOLS, tokenize=False
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(rater, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        ids = torch.tensor([tokenizer(rendered, add_special_tokens=False).input_ids])
+        assert found == pytest.approx(model(ids).logits[0, 0].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -351,6 +377,7 @@ choose = "best_vs_worst"
 scorer = "reward"
 scored_by = ["reward"]
 test_share = 0.2
+unfinished = "keep"
 [train]
 loss = "score_margin"
 batch_size = 8

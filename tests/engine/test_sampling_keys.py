@@ -189,7 +189,7 @@ def test_a_sample_that_the_recipe_ended_is_kept_as_text(hf):
         columns = {name: [row[name] for row in asked] for name in ("prompt_id", "response_id", "messages")}
         joined = table("responses", {name: [row[name] for row in rows] for name in rows[0]})
         joined = joined.append_column("messages", batch["messages"].take([0] * 6))
-        for name in ("file", "line"):
+        for name in ("file", "line", "chat"):
             joined = joined.append_column(name, batch[name].take([0] * 6))
         found = logprobs.make(joined, Logprobs(), context).tables
         assert len(found["logprobs"]) + len(found["rejects"]) == len(columns["response_id"])
