@@ -5,7 +5,8 @@
 - It gives prompt_id, chosen_response_id, rejected_response_id, chosen_score and rejected_score.
 - It may give `skipped`: a row in which that is not null is not chosen, but counted under that reason (tie,
   no_score …).
-- It may give `source`, which is then the pair's source in place of the chosen response's.
+- It may give `source`, which is then the pair's source in place of the chosen response's; and
+  `comparison_id`, the comparison of `scores` by which it chose: ratings and metadata are then that one's.
 - It may ask for getvariable('scorer'), ('margin') and ('seed').
 - With `unfinished = "drop"` it sees no response that was cut off before its end, and no score of one: what it
   chooses is the best of those that may be chosen. Each response left out is counted, as skipped.
@@ -38,7 +39,9 @@ def sql(config: Chooser) -> str:
     Its fingerprint is a fact of the folders: any other wording would make all of them anew. Raises
     UserError where the file is missing or of another kind."""
     file = _read_file(config, "choose", "pairs")
-    optional = "select null::varchar as skipped, null::varchar as source where false"
+    optional = (
+        "select null::varchar as skipped, null::varchar as source, null::varchar as comparison_id where false"
+    )
     return f"select * from ({file}) union all by name {optional}"
 
 

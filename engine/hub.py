@@ -121,8 +121,7 @@ def _offline_where_unreachable() -> Iterator[None]:
 
     It would find out by itself, with retries that take half a minute, each a line on the screen."""
     import datasets
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     before = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
     if not any(before):

@@ -35,20 +35,44 @@ def as_json(entries: Iterable[Entry]) -> str | None:
     return f"[{', '.join(texts)}]" if texts else None
 
 
+# What `scores` say of a response in a comparison: its comparison_id and its score there.
+Compared = Mapping[str, Any]
+
+
 def of_pairs(
     entries_of: Sequence[str | None],
-    chosen: Sequence[Collection[str] | None],
-    rejected: Sequence[Collection[str] | None],
+    chosen_by: Sequence[str | None],
+    chosen: Sequence[Sequence[Compared] | None],
+    rejected: Sequence[Sequence[Compared] | None],
 ) -> list[str | None]:
-    """The JSON of the row for each pair, by its prompt's entries and the comparisons of its two responses."""
+    """The JSON of the row for each pair, by its prompt's entries.
+
+    `chosen_by`: the comparison that made the pair, where one did. Else it is the row of a comparison of its
+    two responses, best of one in which the chosen one has the higher score."""
     rows: list[str | None] = []
-    for text, of_chosen, of_rejected in zip(entries_of, chosen, rejected, strict=True):
+    for text, comparison, of_chosen, of_rejected in zip(entries_of, chosen_by, chosen, rejected, strict=True):
         if text is None:
             rows.append(None)
         else:
-            both = set(of_chosen or ()) & set(of_rejected or ())
-            rows.append(_row_of(json.loads(text), both))
+            wanted = [comparison] if comparison else _common(of_chosen or (), of_rejected or ())
+            rows.append(_row_of(json.loads(text), wanted))
     return rows
+
+
+def _common(of_chosen: Sequence[Compared], of_rejected: Sequence[Compared]) -> list[str]:
+    """The comparisons of two responses, first those in which the first one has the higher score."""
+    score_of_rejected = {one["comparison_id"]: one["score"] for one in of_rejected}
+    agreeing: list[str] = []
+    others: list[str] = []
+    for one in of_chosen:
+        comparison = one["comparison_id"]
+        if comparison not in score_of_rejected:
+            continue
+        score = one["score"]
+        other_score = score_of_rejected[comparison]
+        is_higher = score is not None and other_score is not None and score > other_score
+        (agreeing if is_higher else others).append(comparison)
+    return agreeing or others
 
 
 def _row_of(entries: Sequence[Mapping[str, Any]], comparisons: Collection[str]) -> str:

@@ -37,6 +37,7 @@ _COUNTS_LAST = (
     "references_that_differ",
     "ratings_tie",
     "ratings_contradict",
+    "asked_again_one_by_one",
     "rejects",
     "repeated",
     "duplicates",

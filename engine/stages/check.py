@@ -3,7 +3,8 @@
 - Its scorer is `check`.
 - What the function cannot judge is a null score, so no response is lost: it raises, or gives None or a number
   that is not finite. What it raises is a reject as well.
-- With `batch_size` it is given lists. Where a batch fails, its responses are given again, one at a time.
+- With `batch_size` it is given lists. Where it raises for a batch, its responses are given again, one at a
+  time. A list of the wrong length stops the run: nobody can say whose scores they are.
 - A function that has a parameter `reference` is given the right answer that the data brings, or None.
 """
 
@@ -14,7 +15,7 @@ import inspect
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ from schemas.tables import table
 # (messages, response) -> the score, or None where it has no opinion; with batch_size lists of each.
 CheckFunction = Callable[..., Any]
 Messages = list[dict[str, str]]
+_SHOWN = 80  # letters of what a function gave
 
 
 def facts(config: Check, planning: Planning) -> Facts:
@@ -50,6 +52,8 @@ def facts(config: Check, planning: Planning) -> Facts:
             f"{config.title()} function = '{name}': {place} has no source file, so that its scores could not "
             "be told from those of another version; wrap it in a file of your own"
         )
+    if inspect.iscoroutinefunction(function):
+        raise UserError(f"{config.title()} function = '{name}' is an async function: write it without async")
     own: Facts = {
         "function": name.rsplit("/", 1)[-1],
         "source": sha256_file(Path(file)),
@@ -123,7 +127,7 @@ def make(batch: pa.Table, config: Check, context: Context) -> Made:
     columns_asked = (batch["messages"].to_pylist(), texts, batch["reference"].to_pylist())
     for row, (messages, text, reference) in enumerate(zip(*columns_asked, strict=True)):
         asked.append(_Asked(row, messages, text, reference))
-    scores, rejects = _scores(asked, load(config.function), config.batch_size)
+    scores, rejects, asked_again = _scores(asked, config)
     columns = {
         "prompt_id": batch["prompt_id"],
         "response_id": batch["response_id"],
@@ -137,58 +141,71 @@ def make(batch: pa.Table, config: Check, context: Context) -> Made:
     counts = {
         "checked": len(batch),
         "unscored": scores.count(None),
+        "asked_again_one_by_one": asked_again,
         "rejects": len(rejects),
     }
     return Made(tables, counts)
 
 
-def _scores(
-    asked: Sequence[_Asked], function: CheckFunction, batch_size: int
-) -> tuple[list[float | None], list[Reject]]:
-    """The score of each response, None where there is none; and a reject where the function failed."""
+def _scores(asked: Sequence[_Asked], config: Check) -> tuple[list[float | None], list[Reject], int]:
+    """The score of each response, None where there is none; a reject where the function failed; and how many
+    responses it was asked about again, one by one, since it failed on their batch.
+
+    Raises UserError for a function that with `batch_size` gives no list of one score a response."""
+    function = load(config.function)
     wants_reference = _wants_reference(function)
     scores: list[float | None] = [None] * len(asked)
     rejects: list[Reject] = []
-    waiting = deque(_parts(asked, batch_size or 1))
+    asked_again = 0
+    waiting = deque(_parts(asked, config.batch_size or 1))
     while waiting:
         part = waiting.popleft()
         # A user's code may raise anything, and one odd response must not stop a run of millions.
         try:
-            given = _called(function, part, wants_reference, batch_size)
-            for one, score in zip(part, map(_finite, given), strict=True):
-                scores[one.row] = score
+            given = _called(function, part, wants_reference, config.batch_size)
         except Exception as error:
             if len(part) > 1:
                 waiting.extend(_parts(part, 1))
+                asked_again += len(part)
             else:
-                detail = f"{type(error).__name__}: {error}"
-                scores[part[0].row] = None
-                rejects.append(Reject(part[0].row, "check_failed", detail))
-    return scores, sorted(rejects, key=lambda reject: reject.row)
+                rejects.append(_failed(part[0], error))
+            continue
+        given_scores = _list_of(given, len(part), config) if config.batch_size else [given]
+        for one, score in zip(part, given_scores, strict=True):
+            try:
+                scores[one.row] = _finite(score)
+            except Exception as error:
+                rejects.append(_failed(one, error))
+    return scores, sorted(rejects, key=lambda reject: reject.row), asked_again
+
+
+def _failed(one: _Asked, error: Exception) -> Reject:
+    return Reject(one.row, "check_failed", f"{type(error).__name__}: {error}")
 
 
 def _parts(asked: Sequence[_Asked], size: int) -> list[Sequence[_Asked]]:
     return [asked[begin : begin + size] for begin in range(0, len(asked), size)]
 
 
-def _called(
-    function: CheckFunction, part: Sequence[_Asked], wants_reference: bool, batch_size: int
-) -> list[Any]:
-    """What the function gives for each of these responses; for the one there is without `batch_size`."""
-    messages = [one.messages for one in part]
-    responses = [one.response for one in part]
-    references = [one.reference for one in part]
+def _called(function: CheckFunction, part: Sequence[_Asked], wants_reference: bool, batch_size: int) -> Any:
+    """What the function gives for these responses; without `batch_size` there is one."""
     if batch_size:
-        more = {"reference": references} if wants_reference else {}
-        given = function(messages, responses, **more)
-        if not isinstance(given, Iterable):
-            raise TypeError(f"with check.batch_size it must give a list of scores, and it gave {given!r}")
-        scores = list(given)
-        if len(scores) != len(part):
-            raise ValueError(f"it gave {len(scores)} scores for {len(part)} responses")
-        return scores
-    more_of_one = {"reference": references[0]} if wants_reference else {}
-    return [function(messages[0], responses[0], **more_of_one)]
+        more = {"reference": [one.reference for one in part]} if wants_reference else {}
+        return function([one.messages for one in part], [one.response for one in part], **more)
+    (one,) = part
+    more_of_one = {"reference": one.reference} if wants_reference else {}
+    return function(one.messages, one.response, **more_of_one)
+
+
+def _list_of(given: Any, count: int, config: Check) -> list[Any]:
+    """The scores that a function of lists gave. Raises UserError where nobody can say whose they are."""
+    wanted = f"[check] function = '{config.function}' with batch_size must give a list of {count} scores"
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
+        raise UserError(f"{wanted}, one a response, and it gave {str(given)[:_SHOWN]}")
+    scores = list(given)
+    if len(scores) != count:
+        raise UserError(f"{wanted}, one a response, and it gave {len(scores)}")
+    return scores
 
 
 def _finite(score: Any) -> float | None:

@@ -32,6 +32,7 @@ choices as (
            min(rejected_score) as rejected_score,
            skipped,
            source,
+           min(comparison_id) as comparison_id,
            count(*) as times
     from choice
     group by all
@@ -50,10 +51,16 @@ marks as (
     group by response_id
 ),
 baseline as ({baseline}),
-compared as (
-    select response_id, list(distinct comparison_id) as comparisons
+rated as (
+    select response_id, comparison_id, avg(score) as score
     from scores
-    where prompt_id in (select prompt_id from prompts where metadata is not null)
+    where scorer = 'given_rating'
+    group by all
+),
+compared as (
+    select response_id, list(distinct struct_pack(comparison_id, score)) as comparisons
+    from scores
+    where scorer = 'given' and prompt_id in (select prompt_id from prompts where metadata is not null)
     group by response_id
 )
 select choices.* exclude (source),
@@ -76,8 +83,13 @@ select choices.* exclude (source),
        chosen_quality.prompt_ids as quality_prompt_ids,
        chosen_quality.token_logps as ref_chosen_quality_token_logps,
        rejected_quality.token_logps as ref_rejected_quality_token_logps,
-       chosen_marks.scores as chosen_scores,
-       rejected_marks.scores as rejected_scores,
+       -- The data's own ratings are those of the comparison that the pair is from, where it is from one.
+       case when chosen_rated.score is null then chosen_marks.scores
+            else map_concat(chosen_marks.scores, map {{'given_rating': chosen_rated.score}})
+       end as chosen_scores,
+       case when rejected_rated.score is null then rejected_marks.scores
+            else map_concat(rejected_marks.scores, map {{'given_rating': rejected_rated.score}})
+       end as rejected_scores,
        prompts.metadata as metadata_of_rows,
        chosen_compared.comparisons as chosen_comparisons,
        rejected_compared.comparisons as rejected_comparisons,
@@ -101,6 +113,12 @@ left join quality chosen_quality on chosen_quality.response_id = chosen_response
 left join quality rejected_quality on rejected_quality.response_id = rejected_response_id
 left join marks chosen_marks on chosen_marks.response_id = chosen_response_id
 left join marks rejected_marks on rejected_marks.response_id = rejected_response_id
+left join rated chosen_rated
+       on chosen_rated.response_id = chosen_response_id
+      and chosen_rated.comparison_id = choices.comparison_id
+left join rated rejected_rated
+       on rejected_rated.response_id = rejected_response_id
+      and rejected_rated.comparison_id = choices.comparison_id
 left join compared chosen_compared on chosen_compared.response_id = chosen_response_id
 left join compared rejected_compared on rejected_compared.response_id = rejected_response_id
 left join baseline on baseline.prompt_id = choices.prompt_id
@@ -187,6 +205,7 @@ def _pairs_table(rows: pa.Table, config: Pairs) -> pa.Table:
     columns["split"] = _splits(rows, config.test_share)
     columns["metadata"] = of_pairs(
         rows["metadata_of_rows"].to_pylist(),
+        rows["comparison_id"].to_pylist(),
         rows["chosen_comparisons"].to_pylist(),
         rows["rejected_comparisons"].to_pylist(),
     )

@@ -12,6 +12,7 @@ select prompt_id,
        arg_min(response_id, (score, response_id)) filter (score is not null) as rejected_response_id,
        max(score) as chosen_score,
        min(score) as rejected_score,
+       comparison_id,
        case when count(score) < 2 then 'no_score' when max(score) = min(score) then 'tie' end as skipped
 from once
 group by prompt_id, comparison_id

@@ -74,10 +74,7 @@ def test_a_batch_has_the_scores_of_its_responses_alone(own, size, kind):
     ("line", "said"),
     [
         ("    assert 'ccc' not in responses, 'no c'\n", "AssertionError: no c"),
-        ("    if 'ccc' in responses: return [1.0] * 9\n", "ValueError: it gave 9 scores for 1 responses"),
-        ("    if 'ccc' in responses: return []\n", "ValueError: it gave 0 scores for 1 responses"),
-        ("    if 'ccc' in responses: return ['x'] * len(responses)\n", "TypeError: must be real number"),
-        ("    if 'ccc' in responses: return 1.5\n", "must give a list of scores, and it gave 1.5"),
+        ("    return ['x' if r == 'ccc' else len(r) for r in responses]\n", "TypeError: must be real number"),
     ],
 )
 def test_what_fails_in_a_batch_costs_no_other_its_score(own, size, line, said):
@@ -122,3 +119,26 @@ def test_facts_say_only_what_is_set(own):
     assert check.facts(asks, planning(sections, "check"))["reference"] is True
     with pytest.raises(UserError, match="batch_size = -1"):
         Check(plain.function, batch_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("[1.0]", "a list of 3 scores, one a response, and it gave 1$"),
+        ("[0.5] * 9", "and it gave 9$"),
+        ("0.5", "and it gave 0.5$"),
+        ("{r: 1.0 for r in responses}", "and it gave {"),
+        ("'123'", "and it gave 123$"),
+    ],
+)
+def test_scores_that_nobody_can_place_stop_the_run(own, given, said):
+    """A mean of the list, or scores of some of it: asked one by one the function would seem to be right."""
+    config = own(f"def score(messages, responses):\n    return {given}\n", batch_size=3)
+    with pytest.raises(UserError, match=said):
+        check.make(batch(), config, Context(seed=0))
+
+
+def test_an_async_function_is_refused(own):
+    config = own("async def score(messages, response):\n    return 1.0\n")
+    with pytest.raises(UserError, match="without async"):
+        check.facts(config, planning({"check": config}, "check"))

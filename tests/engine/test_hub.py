@@ -296,7 +296,8 @@ def test_a_run_from_a_name_goes_on_without_the_hub(tmp_path, model_path):
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, answers):
     """The library's own retries take half a minute; where the Hub answers nothing changes."""
     import datasets
-    from huggingface_hub import constants, utils
+    import huggingface_hub
+    from huggingface_hub import constants
 
     asked = []
 
@@ -306,7 +307,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, answers):
             if not answers:
                 raise OSError("no route")
 
-    monkeypatch.setattr(utils, "get_session", Session)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     with hub._offline_where_unreachable():

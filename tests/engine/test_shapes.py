@@ -288,15 +288,27 @@ REFUSED = [
     ),
     (
         "scored_lists",
-        {"prompt": "q", "responses": ["a", "b"], "rewards": [1, 2], "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "responses": ["a", "b"], "rewards": [1, 2], "chosen": "a", "rejected": "c"},
         "contradiction",
+    ),
+    (
+        "scored_lists",
+        {
+            "prompt": "q",
+            "responses": ["a", "b"],
+            "rewards": [1, 2],
+            "chosen": "a",
+            "rejected": "b",
+            "score_chosen": 2,
+        },
+        "two_ratings",
     ),
     ("alpaca", {"instruction": "q", "output": ["a", "b", "c"]}, "missing_or_mistyped"),
     ("alpaca", {"instruction": "q", "history": ["a"], "chosen": "a", "rejected": "b"}, "missing_or_mistyped"),
     (
         "openai",
         {
-            "input": {"messages": [user("q") | {"tool_calls": [1]}]},
+            "input": {"messages": [user("q") | {"weight": 0}]},
             "preferred_output": [assistant("a")],
             "non_preferred_output": [assistant("b")],
         },
@@ -368,3 +380,45 @@ def test_ratings_are_scores_of_their_own_and_do_not_change_the_pair(tmp_path, mo
 def test_files_without_ratings_have_no_such_column(made_run):
     for path in made_run.glob("prompts-*/*.prompts.parquet"):
         assert "ratings" not in ds.dataset(path).schema.names
+
+
+def test_a_pair_beside_scored_lists_is_the_pair_and_the_numbers_are_ratings():
+    """As the peers' own loaders train it, whatever the lists say of it."""
+    row = {"prompt": "q", "generations": ["a", "b", "c", "d"], "ratings": [5, 4, None, 1]}
+    (alone,) = read("scored_lists", row)
+    assert [one["score"] for one in alone.responses] == [5.0, 4.0, None, 1.0]
+    assert not any("rating" in one for one in alone.responses)
+    (beside,) = read("scored_lists", row | {"chosen": "b", "rejected": "a"})
+    assert [one["score"] for one in beside.responses] == [0.0, 1.0, None, None]
+    assert [one.get("rating") for one in beside.responses] == [5.0, 4.0, None, 1.0]
+    (repeated,) = read(
+        "scored_lists", row | {"chosen": "a", "rejected": "b", "chosen_rating": 5, "rejected_rating": 4}
+    )
+    assert repeated.reason is None and repeated.responses[0]["rating"] == 5.0
+
+
+def test_a_pair_has_the_ratings_and_the_metadata_of_its_own_row(tmp_path, model_path):
+    """Also where the same two texts meet in other rows, the other way round."""
+    rows = [
+        ("ann", "a", "b", 9, 3),
+        ("bob", "b", "a", 5, 4),
+        ("cid", "a", "c", 7, 2),
+        ("dan", "c", "a", 6, 5),
+    ]
+    lines = []
+    for who, chosen, rejected, better_by, worse_by in rows:
+        texts = {"prompt": "q", "chosen": f"It is {chosen}.", "rejected": f"It is {rejected}."}
+        lines.append(json.dumps(texts | {"who": who, "score_chosen": better_by, "score_rejected": worse_by}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "recipe.toml").write_text(
+        '[model]\n[prompts]\nmetadata = "who"\n[given]\n[logprobs]\n[pairs]\ntest_share = 0.0\n'
+    )
+    values = settings(prompts__source=tmp_path / "rows.jsonl", model__name=model_path)
+    precompute(tmp_path / "run", load(tmp_path / "recipe.toml", values[1::2]), 1)
+    pairs = views(open_store(tmp_path / "run"))["pairs"].to_table().to_pylist()
+    found = set()
+    for pair in pairs:
+        ratings = [dict(pair[f"{side}_scores"])["given_rating"] for side in ("chosen", "rejected")]
+        who = json.loads(pair["metadata"])["who"]
+        found.add((who, pair["chosen"][6], pair["rejected"][6], *ratings))
+    assert found == set(rows)
