@@ -203,6 +203,12 @@ def check_scorer(config: Chooser, planning: Planning, asks: str, scorer: str) ->
     maker = SCORERS[scorer]
     if maker.made_by(planning.above):
         return
+    if maker.made_by(planning.below):
+        raise UserError(
+            f"{config.title()} {asks} the scores of '{scorer}', which {maker.how()} makes, but that stands "
+            "below: sections run in their order, and one that --set adds comes last; write it into the "
+            f"recipe above {config.title()}"
+        )
     able = [name for name, other in SCORERS.items() if other.made_by(planning.above)]
     raise UserError(
         f"{config.title()} {asks} the scores of '{scorer}', which {maker.how()} above it would make; "

@@ -54,9 +54,7 @@ def _why(run: Run, stage: Stage, manifest: dict[str, Any]) -> str:
         if count_name.startswith(_SKIPPED):
             reasons.append(f"{count_name.removeprefix(_SKIPPED)} {count:,}")
     if reasons:
-        remedy = unfinished_text(stage, counts)
-        remedy = f"; {remedy}" if remedy else ""
-        return f"{name} left everything out ({', '.join(reasons)}){example}{remedy}"
+        return f"{name} left everything out ({', '.join(reasons)}){example}"
     if stage.explain is not None and sum(manifest["rows"].values()):
         tables = {table: _rows(run, stage, table) for table in stage.writes}
         return f"no row of {name} can be used: {stage.explain(tables, run.config(stage))}"

@@ -195,7 +195,9 @@ class Meter:
         return share_that_passes * (whole - spent)
 
     def text(self) -> str:
-        """Where the stage is that told last: responses and tokens of the total, speed, time left."""
+        """Where the stage is that told last: responses of the total, speed, time left, tokens of the total.
+
+        What matters most comes first: a narrow terminal cuts the rest off."""
         if self._last is None:
             return ""
         left = self.seconds_left()
@@ -203,13 +205,14 @@ class Meter:
         about = "" if account.is_known else "~"
         said = [f"{self._last} {account.responses:,} of {about}{account.all_responses:,} responses"]
         if account.tokens:
+            said.append(f"{_rounded(account.speed()[1])} tokens/s")
+        if left is not None and left > 0:
+            said.append(f"{duration(left)} left")
+        if account.tokens:
             tokens = account.tokens * account.all_responses / account.responses
             is_complete = account.is_known and account.responses == account.wanted
             of_all = "" if is_complete else f" of ~{_rounded(tokens)}"
             said.append(f"{account.tokens:,}{of_all} tokens")
-            said.append(f"{_rounded(account.speed()[1])} tokens/s")
-        if left is not None and left > 0:
-            said.append(f"{duration(left)} left")
         return ", ".join(said)
 
     def summary(self) -> list[str]:

@@ -107,7 +107,8 @@ def _apply(tree: dict[str, typing.Any], setting: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"--set {setting}: '{key}' is a value, not a section")
     try:
-        tree[keys[-1]] = _Typed(tomllib.loads(f"v = {value}")["v"], value)
+        read = tomllib.loads(f"v = {value}")["v"]
+        tree[keys[-1]] = read if isinstance(read, dict) else _Typed(read, value)
     except tomllib.TOMLDecodeError:
         tree[keys[-1]] = _Typed(value, value)
 

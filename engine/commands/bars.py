@@ -78,7 +78,7 @@ class MakingBar:
                 total=_PARTS,
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
             )
 
     def shard_done(self, stage: str, marker: Marker) -> None:

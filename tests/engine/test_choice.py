@@ -236,3 +236,11 @@ def test_the_choice_is_among_finished_responses():
     assert chosen(choose="best_vs_worst", unfinished="keep") == ([("a", "d")], 0)
     assert chosen(choose="best_vs_worst", unfinished="rejected_only") == ([("a", "d")], 0)
     assert chosen(choose="rewritten_vs_parent") == ([("b", "c")], 2)
+
+
+def test_a_scorer_whose_section_stands_below_is_told_so():
+    """As one that --set has added: it is there, and comes too late."""
+    config = Pairs(choose="best_vs_worst", scorer="rating")
+    sections = {"generate": Generate(), "pairs": config, "judge": Judge()}
+    with pytest.raises(UserError, match=r"stands below: .* one that --set adds comes last"):
+        choice.facts(config, planning(sections, "pairs"))

@@ -36,7 +36,7 @@ def a_shard(meter, clock, stage, responses, tokens_each, seconds_each, at_once=1
 def test_totals_are_estimated_until_every_shard_has_begun(clock):
     meter = Meter({"generate": 3}, clock)
     a_shard(meter, clock, "generate", 40, 10, 0.5)
-    assert "generate 40 of ~120 responses, 400 of ~1,200 tokens" in meter.text()
+    assert meter.text() == ("generate 40 of ~120 responses, 20 tokens/s, 40 s left, 400 of ~1,200 tokens")
     meter.add(Work("generate", shards=1, wanted=20))
     assert "40 of ~90 responses" in meter.text()
     meter.add(Work("generate", shards=1, wanted=30))
@@ -105,7 +105,7 @@ def test_an_instant_answer_divides_by_no_zero(clock):
     meter = Meter({"generate": 1}, clock)
     meter.add(Work("generate", shards=1, wanted=2))
     meter.add(Work("generate", responses=2, tokens=5))
-    assert "2 of 2 responses, 5 tokens" in meter.text()
+    assert meter.text() == "generate 2 of 2 responses, 0 tokens/s, 5 tokens"
     assert meter.summary() == ["generate: 2 responses, 5 tokens, 0 tokens/s in 1 s"]
 
 

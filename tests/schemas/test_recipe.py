@@ -172,3 +172,11 @@ def test_a_section_that_is_not_there_is_named(tmp_path):
 
 def test_defaults_are_those_of_the_page():
     assert (Prompts().format, Train().optimizer, Train().batch_size) == ("auto", "adamw", 64)
+
+
+def test_a_table_may_be_set_as_a_whole(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text("[generate]\nn = 2\n")
+    recipe = load(path, ["generate.logit_bias={42 = -100}"])
+    assert recipe.sections["generate"].logit_bias == {"42": -100}
+    assert recipe == load(path, ["generate.logit_bias.42=-100"])
