@@ -1,5 +1,6 @@
 """Tools and calls in other tools' row shapes: every shape that can hold them gives the same dialogue."""
 
+import functools
 import json
 
 import pytest
@@ -38,12 +39,16 @@ ROWS = {
 }
 
 
+@functools.cache
+def readers() -> list[Format]:
+    return [Format.of(path, Prompts()) for path in shipped()]
+
+
 def read(name: str, row: dict) -> Reading:
     """The row as the one format that reads it, which must be the one named."""
     raw = [Row("rows.jsonl", 1, json.dumps(row))]
     found = {}
-    for path in shipped():
-        reader = Format.of(path, Prompts())
+    for reader in readers():
         (reading,) = reader.read(raw)
         if reading.reason is None:
             found[reader.name] = reading
@@ -84,7 +89,7 @@ def test_shapes_of_texts_take_tools_too(shape, row):
 @pytest.mark.parametrize("shape", ["preference", "ms_swift", "openai"])
 def test_what_a_turn_says_beside_is_still_refused_by_name(shape):
     text = json.dumps(ROWS[shape]).replace('"tool_calls"', '"weight": 0, "tool_calls"')
-    for path in shipped():
-        if path.stem == shape:
-            (reading,) = Format.of(path, Prompts()).read([Row("rows.jsonl", 1, text)])
+    for reader in readers():
+        if reader.name == shape:
+            (reading,) = reader.read([Row("rows.jsonl", 1, text)])
     assert reading.reason in ("unread_column", "unread_key") and "weight" in reading.detail

@@ -6,15 +6,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import sql
+from engine.commands.precompute import precompute
 from engine.formats import Format
 from engine.mapping import mapping_facts
 from engine.raw import Row, rows
 from engine.stages import prompts
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.recipe import load
 from schemas.sections import Prompts
 from schemas.store import open_store
-from tests.conftest import command, settings
+from tests.conftest import settings
 from tests.engine.planned import planning
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -146,13 +148,13 @@ def run(tmp_path_factory, model_path):
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     words = settings(prompts__source=folder / "rows.jsonl", model__name=model_path)
-    command("engine", "precompute", folder / "recipe.toml", "-o", folder / "run", *words)
+    precompute(folder / "run", load(folder / "recipe.toml", words[1::2]), 1)
     (folder / "alone.toml").write_text(RECIPE.replace("[given]", "").replace("n = 2", "n = 4"))
     best = settings(pairs__choose="best_vs_worst", pairs__scorer="prompt_gain")
     alone = [*words, *best, *settings(prompts__ignore='["chosen", "rejected"]')]
-    command("engine", "precompute", folder / "alone.toml", "-o", folder / "alone", *alone)
+    precompute(folder / "alone", load(folder / "alone.toml", alone[1::2]), 1)
     without = [*words, *settings(prompts__metadata="[]")]
-    command("engine", "precompute", folder / "recipe.toml", "-o", folder / "without", *without)
+    precompute(folder / "without", load(folder / "recipe.toml", without[1::2]), 1)
     return folder
 
 
