@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from engine.commands.precompute import precompute
 from engine.progress import Meter, StageProgress, Work, duration
-from pipelines.sandbox import world
-from tests.conftest import command
+from engine.sql import views
+from schemas.recipe import load
+from schemas.store import open_store
+from tests.conftest import settings
 
 
 class Clock:
@@ -117,25 +120,35 @@ def test_durations_are_for_people(seconds, said):
     assert duration(seconds) == said
 
 
+RECIPE = """
+[model]
+[prompts]
+shards = 2
+[generate]
+n = 2
+max_tokens = 6
+[judge]
+min_mass = 0.0
+[logprobs]
+[pairs]
+choose = "best_vs_worst"
+unfinished = "keep"
+"""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_a_run_says_is_what_its_tables_hold(tmp_path, workers):
+def test_what_a_run_says_is_what_its_tables_hold(tmp_path, model_path, capsys, workers):
     """The totals of generate, judge and logprobs are the rows and tokens of the tables, however many work."""
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in world.prompts(3, 10)))
-    asked = {"prompts.source": prompts, "prompts.shards": 2, "generate.n": 2}
-    words = ["pipelines/recipes/sandbox.toml", "-o", tmp_path / "run", "--workers", workers]
-    for name, value in asked.items():
-        words += ["--set", f"{name}={value}"]
-    done = command("engine", "precompute", *words)
-    lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if " tokens/s in " in line)
-    query = """
-        select (select count(*) from responses where source = 'generated'),
-               (select sum(len(response_ids)) from responses where source = 'generated'),
-               (select count(*) from scores where scorer = 'rating'),
-               (select count(*) from logprobs)
-    """
-    answer = command("engine", "sql", tmp_path / "run", query, "--format", "csv").stdout
-    generated, tokens, rated, scored = map(int, answer.splitlines()[1].split(","))
-    assert lines["generate"].startswith(f"{generated:,} responses, {tokens:,} tokens, ")
-    assert lines["judge"].startswith(f"{rated:,} responses, ")
-    assert lines["logprobs"].startswith(f"{scored:,} responses, ")
+    rows = [json.dumps({"prompt": f"How many are {number} and 2?"}) for number in range(9)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = settings(prompts__source=tmp_path / "prompts.jsonl", model__name=model_path)
+    precompute(tmp_path / "run", load(tmp_path / "recipe.toml", words[1::2]), workers)
+    said = capsys.readouterr().err.splitlines()
+    lines = dict(line.split(": ", 1) for line in said if " tokens/s in " in line)
+    tables = views(open_store(tmp_path / "run"))
+    sampled = tables["responses"].to_table(columns=["response_ids"])["response_ids"].to_pylist()
+    tokens = sum(map(len, sampled))
+    assert lines["generate"].startswith(f"{len(sampled):,} responses, {tokens:,} tokens, ")
+    assert lines["judge"].startswith(f"{tables['scores'].count_rows():,} responses, ")
+    assert lines["logprobs"].startswith(f"{tables['logprobs'].count_rows():,} responses, ")

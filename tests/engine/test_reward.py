@@ -8,14 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from engine.commands.precompute import precompute
 from engine.models.open import open_model
 from engine.models.reward import _batches
 from engine.models.spec import resolve
+from engine.sql import views
 from engine.stage import Context
 from engine.stages import reward
 from engine.text.dialogues import Reading
 from schemas.errors import UserError
+from schemas.recipe import load
 from schemas.sections import Model, Reward
+from schemas.store import open_store
 from schemas.tables import MESSAGES
 from tests.conftest import command, settings
 from tests.engine.planned import planning
@@ -389,29 +393,25 @@ scorer = "reward"
 """
 
 
-def test_from_prompts_to_a_training_step(rater, model_path, tmp_path):
+def test_from_prompts_to_a_training_step(rater, model_path, tmp_path, capsys):
     """Twice in one folder: the second run finds all done, another reward model says what changed."""
     rows = [{"prompt": f"How many are {n} and {n + 1}?"} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "r.toml").write_text(RECIPE.replace("[given]\n", ""))
     words = settings(prompts__source=tmp_path / "rows.jsonl", model__name=model_path, reward__model=rater)
-    run = ("engine", "precompute", tmp_path / "r.toml")
-    said = command(*run, "-o", tmp_path / "run", *words, "--workers", "2").stdout
-    assert f"reward: {rater} on transformers, float32" in said
-    found = command(
-        "engine",
-        "sql",
-        tmp_path / "run",
-        "select count(*) as pairs, bool_and(chosen_scores['reward'] > rejected_scores['reward']) as ordered, "
-        "bool_and(chosen_score = chosen_scores['reward']) as chosen_by from pairs",
-        "--format",
-        "json",
-    )
-    row = json.loads(found.stdout)
-    assert row["pairs"] > 12 and row["ordered"] and row["chosen_by"]
+
+    def said(words, workers=1):
+        precompute(tmp_path / "run", load(tmp_path / "r.toml", words[1::2]), workers)
+        return capsys.readouterr().out
+
+    assert f"reward: {rater} on transformers, float32" in said(words, workers=2)
+    pairs = views(open_store(tmp_path / "run"))["pairs"].to_table().to_pylist()
+    assert len(pairs) > 12
+    for pair in pairs:
+        chosen = dict(pair["chosen_scores"])["reward"]
+        assert pair["chosen_score"] == chosen > dict(pair["rejected_scores"])["reward"]
     command("trainer", "run", tmp_path / "r.toml", "-o", tmp_path / "run")
-    assert "nothing to do" in command(*run, "-o", tmp_path / "run", *words).stdout
+    assert "nothing to do" in said(words)
     other = on_trunk(model_path, tmp_path / "other", seed=9)
-    changed = [*words, *settings(reward__model=other)]
-    said = command(*run, "-o", tmp_path / "run", *changed).stdout
-    assert "not reward-" in said and "weights" in said
+    again = said([*words, *settings(reward__model=other)])
+    assert "not reward-" in again and "weights" in again
