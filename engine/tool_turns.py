@@ -19,6 +19,7 @@ from schemas.row_checks import CALL_ROLES, RESULT_ROLES
 
 _ASSISTANTS = frozenset({"assistant", "gpt", "bot", "model"})
 _OLD_CALL = "function_call"
+_LOOKED_AT = frozenset({*CALL_ROLES, *RESULT_ROLES, "function"})
 _OLD_CALL_KEYS = frozenset({"name", "arguments"})
 
 
@@ -31,14 +32,20 @@ def with_tool_turns(values: dict[str, Any], columns: Columns) -> dict[str, Any]:
     for name, value in values.items():
         keys = columns.reads.get(name, frozenset())
         if "tool_calls" in keys or name in stand_ins:
-            new = _said(name, value)
-        elif "messages" in keys and isinstance(value, dict) and isinstance(value.get("messages"), list):
-            new = value | {"messages": _said(f"{name}.messages", value["messages"])}
-        else:
-            continue
-        if new != value:
-            changed[name] = new
+            if _has_tool_turn(value):
+                changed[name] = _said(name, value)
+        elif "messages" in keys and isinstance(value, dict) and _has_tool_turn(value.get("messages")):
+            changed[name] = value | {"messages": _said(f"{name}.messages", value["messages"])}
     return values | changed if changed else values
+
+
+def _has_tool_turn(value: object) -> bool:
+    """Whether a column may hold such a turn: most rows do not, and are not looked at any closer."""
+    if isinstance(value, list):
+        return any(map(_has_tool_turn, value))
+    if not isinstance(value, dict):
+        return False
+    return value.get(_OLD_CALL) is not None or _role(value) in _LOOKED_AT
 
 
 def _said(name: str, value: object) -> Any:
@@ -123,7 +130,9 @@ def _role(turn: object) -> str | None:
     """Who speaks, in lower case; None where that is not said."""
     if not isinstance(turn, dict):
         return None
-    role = turn.get(_places(turn)[0])
+    role = turn.get("role")
+    if not isinstance(role, str):
+        role = turn.get("from")
     return role.strip().lower() if isinstance(role, str) else None
 
 
