@@ -122,7 +122,12 @@ def _is_turn(item: object, turn_keys: Mapping[str, str]) -> bool:
     """Whether an object is {role, content} or {from, value}, under the row's names for these keys."""
     if not isinstance(item, dict):
         return False
-    for who, what in (("role", "content"), ("from", "value"), ("role", "tool_calls")):
+    for who, what in (
+        ("role", "content"),
+        ("from", "value"),
+        ("role", "tool_calls"),
+        ("role", "function_call"),
+    ):
         who_is_there = isinstance(_under(item, who, turn_keys), str)
         if who_is_there and _under(item, what, turn_keys) is not None:
             return True

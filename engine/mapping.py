@@ -5,6 +5,7 @@
 - `[prompts.turns]` names the keys of turns, `[prompts.roles]` other spellings of roles. They are for columns
   that the format reads as turns (engine/columns.py).
 - Turns, lists and tools that stand as JSON in a string are read as what they are (engine/json_strings.py).
+- Tool turns in other tools' forms become those that formats read (engine/tool_turns.py).
 - A row that says two things at once is refused with both; nobody guesses which one counts.
 """
 
@@ -18,6 +19,7 @@ from engine.columns import Columns, Unread
 from engine.json_strings import turn_columns, unpacked
 from engine.row_problem import RowProblem
 from engine.row_values import finite_text
+from engine.tool_turns import with_tool_turns
 from engine.ways import Way, at, way_to, without, without_way
 from engine.wording import kind_in_words
 from schemas.manifest import Facts
@@ -84,6 +86,8 @@ class RowMapping:
             values = unpacked(values, columns, self.turns)
         if self.turns or self.roles:
             values = self._with_turns(values, columns)
+        if columns is not None:
+            values = with_tool_turns(values, columns)
         return Mapped(values, rest, metadata)
 
     def _moved(self, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ import duckdb
 
 from engine.column_names import THOUGHTS, is_metadata
 from engine.turns import turn_in_full
-from schemas.row_checks import ROLES, toml_key, toml_value
+from schemas.row_checks import CALL_ROLES, ROLES, toml_key, toml_value
 
 _KEYS_SHOWN = 6
 _LIKE_TURNS = re.compile(r"""\s*\[?\s*\{\s*['"]""")
@@ -25,6 +25,8 @@ _SPELLINGS = {
     "tool": ("tool", "function", "observation", "ipython", "environment"),
     "assistant": ("assistant", "agent", "bot", "model", "llm", "gpt", "ai", "operator", "expert", "doctor"),
 }
+# Spellings of a turn that calls a tool: my_call, toolCalls, tool_use.
+_CALL = re.compile(r"calls?$|(?:tool|function).*(?:use|invocation|request)$")
 # Keys of a turn that say who speaks.
 _SPEAKERS = frozenset({"from", "speaker", "author", "sender", "user", "who", "name", "participant"})
 _REFERENCES = ("reference", "reference_answer", "ground_truth", "solution")
@@ -144,6 +146,11 @@ def _is_toml(text: str) -> bool:
 
 def role_in_words(role: str) -> str:
     """Why a role is refused, and the setting that says which one it is."""
+    if role.strip().lower() in CALL_ROLES:
+        return (
+            f"a turn's role is {role}, the call of a tool, and the format reads no calls there; "
+            "write it as the assistant's turn with tool_calls"
+        )
     return (
         f"a turn's role must be one of {', '.join(ROLES)}, not {role}; say which one it is: "
         f"[prompts.roles] {toml_key(role)} = {toml_value(_likely_role(role))}"
@@ -160,6 +167,8 @@ def bad_role_in_words(role: str | None) -> str | None:
 def _likely_role(role: str) -> str:
     """The role that a spelling most likely stands for; the user's, where nothing is known of it."""
     words = re.findall(r"[a-z]+", role.lower())
+    if _CALL.search(role.strip().lower()):
+        return CALL_ROLES[0]
     for known, spellings in _SPELLINGS.items():
         if any(word.endswith(spellings) for word in words):
             return known

@@ -10,6 +10,10 @@ from typing import Any
 from schemas.errors import did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
+# How other tools call a turn whose text is the call of a tool, and a tool's result; the first of each is
+# what [prompts.roles] may name.
+CALL_ROLES = ("tool_call", "function_call")
+RESULT_ROLES = ("tool_response", "observation")
 TURN_KEYS = (
     "role",
     "content",
@@ -51,16 +55,30 @@ def columns(names: dict[str, Any]) -> str | None:
 
 
 def roles(names: dict[str, Any]) -> str | None:
-    """Each value is a role that templates know; the keys differ by more than their case."""
+    """Each value is a role that is known; the keys differ by more than their case.
+
+    What is a call by its name stays one: as a turn of text the model would learn to say it as text."""
+    known = (*ROLES, CALL_ROLES[0], RESULT_ROLES[0])
     seen: dict[str, str] = {}
     for spelling, role in names.items():
-        if role not in ROLES:
-            meant = did_you_mean(str(role), ROLES)
+        if role not in known:
+            meant = did_you_mean(str(role), known)
             return f"{toml_key(spelling)} = {toml_value(role)}; {meant}"
+        if _is_call(spelling) and role != CALL_ROLES[0]:
+            return (
+                f"{toml_key(spelling)} = {toml_value(role)}: such a turn calls a tool, and its call would be "
+                f"trained as text; say {toml_key(spelling)} = {toml_value(CALL_ROLES[0])}"
+            )
         other = seen.setdefault(spelling.strip().lower(), spelling)
         if other != spelling:
             return f"names {toml_key(other)} and {toml_key(spelling)}, which differ in case alone: keep one"
     return None
+
+
+def _is_call(spelling: str) -> bool:
+    """Whether a role says by its name that its turn calls a tool: tool_call, ToolCalls, function-call."""
+    letters = re.sub("[^a-z]", "", spelling.lower()).removesuffix("s")
+    return letters in {role.replace("_", "") for role in CALL_ROLES}
 
 
 def turns(names: dict[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ select n,
        case
            when turns is null then 'missing_or_mistyped: conversations is ' || kind_of(row, '$.conversations') || '; expected a list of turns {from, value}'
            when bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'))) is not null then bad_role_in_words(coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role')))
-           when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system'
+           when unknown is not null then 'bad_role: conversations has a turn whose from is ' || coalesce(text_at(unknown, '$.from'), text_at(unknown, '$.role'), kind_of(unknown, '$.from')) || '; expected human, gpt or system; a tool''s result (tool, observation, tool_response) only where a turn calls one'
            when len(list_filter(turns, lambda turn: turn.content is null)) > 0 then turns_in_words(json_extract(row, '$.conversations'), 'conversations', 'value', 'from, value')
            when chosen is null or json_array_length(row, '$.chosen') > 1 then 'missing_or_mistyped: chosen is ' || kind_of(row, '$.chosen') || '; expected one turn {from, value}'
            when rejected is null or json_array_length(row, '$.rejected') > 1 then 'missing_or_mistyped: rejected is ' || kind_of(row, '$.rejected') || '; expected one turn {from, value}'

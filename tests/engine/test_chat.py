@@ -465,3 +465,29 @@ def test_calls_are_trained_on_from_the_file_to_the_step(tmp_path, model_path):
     command("engine", "verify", "--trainer-alone", run)
     command("trainer", "run", tmp_path / "recipe.toml", "-o", run, *settings(model__name=model))
     assert list(run.glob("train-*/checkpoint-1/model.safetensors"))
+
+
+@pytest.mark.parametrize("shape", ["preference", "ms_swift", "sharegpt"])
+def test_other_tools_calls_have_the_ids_of_tool_calls(folder, shape):
+    """Two calls of the past in two turns, a result, and a call as the better answer."""
+    calls = [call(shelf="B", floor=2), call("weigh", item="B")]
+    texts = [json.dumps(one["function"]) for one in calls]
+    past = [*ASKED, *[says(text, "tool_call") for text in texts], says("21", "tool_response")]
+    answer, other = says(texts[1], "function_call"), says("None.")
+    row = {"prompt": past, "chosen": [answer], "rejected": [other]}
+    if shape == "ms_swift":
+        row = {"messages": [*past, answer], "rejected_response": "None."}
+    if shape == "sharegpt":
+        roles = {"tool_call": "function_call", "tool_response": "observation", "user": "human"}
+        turns = [
+            {"from": roles.get(turn["role"], turn["role"]), "value": turn["content"]}
+            for turn in [*past, answer, other]
+        ]
+        row = {"conversations": turns[:-2], "chosen": turns[-2], "rejected": turns[-1]}
+    reading = read(row | {"tools": json.dumps(TOOLS)}, shape)
+    assert reading.reason is None, reading.detail
+    text = Text(folder, HERMES)
+    prompt, (chosen, rejected) = ids_of(text, reading)
+    plain = [*ASKED, says("", tool_calls=calls), says("21", "tool")]
+    assert prompt + chosen == rendered(text, [*plain, says("", tool_calls=calls[1:])], TOOLS)
+    assert prompt + rejected == rendered(text, [*plain, other], TOOLS)
