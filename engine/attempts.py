@@ -57,6 +57,14 @@ class Attempt:
             names |= dict.fromkeys(reading.unread.refused)
         return tuple(names)
 
+    def renames(self) -> dict[str, str]:
+        """Columns that may be others that are read in another spelling, ours -> theirs."""
+        names: dict[str, str] = {}
+        for reading in self.readings:
+            for ours, theirs in reading.unread.renames:
+                names.setdefault(ours, theirs)
+        return names
+
     def left_out(self) -> tuple[str, ...]:
         """The columns that are not read and left out."""
         names: dict[str, None] = {}

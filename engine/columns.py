@@ -24,6 +24,7 @@ from engine.column_names import (
     says_nothing,
     words_of,
 )
+from engine.spellings import renames
 from engine.ways import without as without
 
 _ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
@@ -36,12 +37,14 @@ class Unread:
     """What a row has that its format does not read, each by its name.
 
     `refused`: what may change the meaning; `left_out`: all else; `prompts`: columns that could be prompts;
-    `is_in_a_turn`: something is refused within a column that is read."""
+    `is_in_a_turn`: something is refused within a column that is read; `renames`: (ours, theirs) of what is
+    refused and may be a column that the format reads in another spelling."""
 
     refused: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     is_in_a_turn: bool = False
+    renames: tuple[tuple[str, str], ...] = ()
 
 
 NOTHING_UNREAD = Unread()
@@ -90,7 +93,8 @@ class Columns:
                 for key, may_change in _unread_keys(value, keys).items():
                     self._sort(f"{name}.{key}", may_change, refused, left_out)
                 is_in_a_turn = is_in_a_turn or len(refused) > refused_before
-        return Unread(tuple(refused), tuple(left_out), tuple(prompts), is_in_a_turn)
+        spelled = renames(refused, row, self.optional) if refused else ()
+        return Unread(tuple(refused), tuple(left_out), tuple(prompts), is_in_a_turn, spelled)
 
     def beside(self, rest: Mapping[str, object]) -> Unread:
         """What is not read of objects of which the recipe takes a part: each other key, by itself."""

@@ -104,7 +104,7 @@ class Format:
         self._mapping = mapping or RowMapping()
         self.columns = columns_of(self._sql, [split_column] if split_column else [])
         self._con = duckdb.connect(":memory:", config={"threads": 1})
-        add_functions(self._con)
+        add_functions(self._con, self._mapping.columns)
         side_ratings.add_functions(self._con)
         self._con.execute(included("sql", "macros", ".sql").read_text())
         self._con.execute(_RAW_TABLE)

@@ -7,9 +7,18 @@ import json
 import re
 from typing import Any
 
+from engine.column_names import is_turn
+
 _BY_LINES = ".to_json('rows.jsonl', orient='records', lines=True)"
 _ON_ONE_LINE = "write each object on one line: jq -c . FILE > rows.jsonl"
 _TURNS = frozenset({"role", "content", "from", "value"})
+# Columns whose lists are of turns or answers: an object that has them is a row.
+_COLUMNS_NAMES = (
+    "prompt messages conversations chosen rejected responses response completions completion "
+    "generations answers candidates instruction question query input output tools history "
+    "rejected_response rejected_responses rejected_messages preferred_output non_preferred_output"
+)
+_COLUMNS = frozenset(_COLUMNS_NAMES.split())
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _TOKENS = re.compile(rf"{_STRING}|[{{}}\[\]]")
 _BARE_WORDS = re.compile(rf"{_STRING}|(-?\b(?:nan|inf|None|True|False|undefined)\b)")
@@ -98,6 +107,8 @@ def _look_of_one(value: dict[str, Any], text: str) -> str | None:
     holders = _holders(value)
     if _is_of_datasets_server(value.get("rows")):
         return _holders_look([("rows",)], of_server=True)
+    if len(_COLUMNS & value.keys()) > 1:
+        holders = [keys for keys in holders if keys[0] not in _COLUMNS]
     if holders:
         return _holders_look(holders)
     kinds = {type(inner) for inner in value.values()}
@@ -153,7 +164,7 @@ def _is_list_of_rows(value: object) -> bool:
     """Whether a value is a list of objects that are no turns of a dialogue."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
-    return not value[0].keys() <= _TURNS
+    return not is_turn(value[0]) and not value[0].keys() <= _TURNS
 
 
 def _is_numbered(value: dict[str, Any]) -> bool:
@@ -242,6 +253,8 @@ def _first_holder(text: str) -> tuple[str, ...]:
         elif mark == "[":
             row = re.match(rf"\s*\{{\s*({_STRING})", text[token.end() : token.end() + 1000])
             is_of_rows = row is not None and row[1][1:-1] not in _TURNS
+            if len(keys) == 1 and last in _COLUMNS:
+                is_of_rows = False
             if is_of_rows and not lists and len(keys) <= _MOST_LEVELS:
                 return (*keys[1:], last)
             lists += 1

@@ -48,6 +48,7 @@ class Mapped:
             unread.left_out + beside.left_out,
             unread.prompts,
             unread.is_in_a_turn,
+            unread.renames,
         )
 
 

@@ -4,18 +4,22 @@ The SQL of a format says what a row means (engine/formats.py); what no format ma
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.column_names import words_of
 from engine.columns import NOTHING_UNREAD, Unread
 from engine.markup import repeats_prompt, texts_problem
 from engine.raw import Row
 from engine.text.chat import Chat, Turn, as_json, as_text, is_plain
 from engine.turns import problem_of, tools_of
-from engine.wording import role_in_words
+from engine.wording import columns_setting, role_in_words
 from schemas.row_checks import ROLES
 
 UNREAD = "unread_column"
+# The words of a column of variables of the chat template.
+_ARGUMENTS = ({"chat", "template", "kwarg"}, {"template", "kwarg"}, {"template", "argument"})
 # What a format may give of a message or a response beside its text (engine/formats.py).
 _OPTIONAL = frozenset({"turn", "rating", "comparison"})
 
@@ -50,7 +54,7 @@ def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | No
     said = _said(answer)
     problem = said.problem or _problem(row, answer, said)
     if unread.refused and (problem is None or unread.is_in_a_turn):
-        detail = unread_sentence(unread.refused)
+        detail = unread_sentence(unread.refused, renames=dict(unread.renames))
         return Reading(
             row, [], [], reason=UNREAD, detail=detail, unread=unread, is_its_format=problem is None
         )
@@ -70,12 +74,22 @@ def reading_of(row: Row, answer: dict[str, Any], unread: Unread, split: str | No
     )
 
 
-def unread_sentence(names: tuple[str, ...], to_ignore: tuple[str, ...] = ()) -> str:
-    """Why columns may not be left out unasked, and the setting that leaves them out (and more, if given)."""
+def unread_sentence(
+    names: tuple[str, ...], to_ignore: tuple[str, ...] = (), renames: Mapping[str, str] | None = None
+) -> str:
+    """Why columns may not be left out unasked, and the setting that leaves them out (and more, if given).
+
+    `renames`: ours -> theirs of those that are another spelling of a column that is read."""
+    hints = ""
+    if renames:
+        hints = f"to read {', '.join(renames.values())}: {columns_setting(renames)}; or "
+    arguments = [name for name in names if set(words_of(name)) in _ARGUMENTS]
+    if arguments:
+        hints += f"what {arguments[0]} says of all rows stands in [model.template_arguments]; "
     listed = ", ".join(f'"{name}"' for name in to_ignore or names)
     return (
         f"not read, and they may change what is learned: {', '.join(names)}; "
-        f"leave them out by prompts.ignore = [{listed}], or read them by a format of your own"
+        f"{hints}leave them out by prompts.ignore = [{listed}], or read them by a format of your own"
     )
 
 

@@ -11,6 +11,7 @@ from engine.readings import UNREAD, unread_sentence
 from engine.row_looks import columns, columns_text, kind_of, near_names
 from engine.wording import columns_setting
 from schemas.errors import UserError
+from schemas.row_checks import toml_value
 from schemas.sections import Prompts
 
 
@@ -31,7 +32,7 @@ def check_unread(name: str, tried: Attempt, config: Prompts, most: float) -> Non
     if count > most * len(tried.readings) or (count and not tried.read):
         check_answers(name, tried, config)
         to_ignore = tuple(dict.fromkeys([*config.ignore, *tried.unread()]))
-        why = unread_sentence(tried.unread(), to_ignore)
+        why = unread_sentence(tried.unread(), to_ignore, tried.renames())
         looks = "" if tried.brings_responses(config) else _looks(tried.rows)
         raise UserError(
             f"prompts.format = {config.format}: {name} is in the format {tried.path.stem}, but {count} of "
@@ -73,12 +74,13 @@ def not_recognised(
     config: Prompts,
 ) -> UserError:
     """The error for rows that no format reads, or `several`: their columns, their looks, what to do."""
-    who = "several formats" if several else "no format"
-    counts = ", ".join(f"{one.path.stem} {one.read}" for one in tried)
-    said = [
-        f"prompts.format = auto: {who} can read the first {len(rows)} rows of {name} (rows read: {counts})",
-        columns_text(rows),
-    ]
+    of_rows = f"the first {len(rows)} rows of {name}"
+    who = (
+        f"several formats can read {of_rows}: {_several(tried)}"
+        if several
+        else f"{_none(tried)} of {of_rows}"
+    )
+    said = [f"prompts.format = auto: {who}", columns_text(rows)]
     bad = Counter(f"{row.reason}: {row.detail}" for row in rows if row.reason)
     if bad:
         reason = bad.most_common(1)[0][0]
@@ -86,6 +88,8 @@ def not_recognised(
             said.append(f"the reader says of most: {reason}")
         else:
             said.append(f"{bad.total()} of them cannot be read, such as {reason}")
+    if several:
+        said.append(_differences(tried, config))
     said += _kind_and_names(rows, config)
     there = {*columns(rows), *config.columns}
     nearest = None if several else _nearest(there, tried)
@@ -93,6 +97,35 @@ def not_recognised(
         said.append(f"{nearest.path.stem} says: {nearest.complaint()}")
     said.append("name the format, or copy the nearest pipelines/sql/*.sql and name your copy")
     return UserError("; ".join(said))
+
+
+def _none(tried: Sequence[Attempt]) -> str:
+    """That no format reads rows, or too few of them: which ones read how many."""
+    counts = [f"{one.path.stem} {one.read}" for one in tried if one.read]
+    if not counts:
+        return "no format reads any"
+    return f"no format reads more than half (rows read: {', '.join(counts)})"
+
+
+def _several(tried: Sequence[Attempt]) -> str:
+    """How many rows each of several formats reads, or would read without columns that it does not."""
+    counts: list[str] = []
+    for one in tried:
+        unread = f" without {', '.join(one.unread())}" if one.unread() else ""
+        if one.of_its_form:
+            counts.append(f"{one.path.stem} {one.of_its_form}{unread}")
+    return ", ".join(counts)
+
+
+def _differences(tried: Sequence[Attempt], config: Prompts) -> str:
+    """What to leave out for each of several formats to be the one."""
+    said: list[str] = []
+    for one in tried:
+        unread = one.unread() or one.left_out()
+        if one.of_its_form and unread:
+            to_ignore = dict.fromkeys([*config.ignore, *unread])
+            said.append(f"for {one.path.stem} prompts.ignore = {toml_value(list(to_ignore))}")
+    return f"leave out what is not meant: {', '.join(said)}"
 
 
 def _looks(rows: Sequence[Row]) -> str:

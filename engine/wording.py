@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from engine.column_names import THOUGHTS, is_metadata
+from engine.column_names import THOUGHTS, are_turns, could_be_prompt, is_metadata, is_turn, words_of
 from engine.turns import turn_in_full
 from schemas.row_checks import CALL_ROLES, ROLES, toml_key, toml_value
 
@@ -33,8 +33,15 @@ _REFERENCES = ("reference", "reference_answer", "ground_truth", "solution")
 _ITEM_KINDS = {str: "string", bool: "boolean", int: "number", float: "number", dict: "object", list: "list"}
 
 
-def add_functions(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the functions below known to the SQL of a connection."""
+def add_functions(con: duckdb.DuckDBPyConnection, theirs: Mapping[str, Any] | None = None) -> None:
+    """Make the functions below known to the SQL of a connection.
+
+    `theirs`: what the input calls columns, by our names of them (prompts.columns)."""
+
+    def turns_in_words(text: str | None, name: str, key: str, form: str) -> str:
+        own = (theirs or {}).get(name, name)
+        return turns_problem_in_words(text, name, key, form, own if isinstance(own, str) else name)
+
     functions = (
         (kind_in_words, 1),
         (turns_in_words, 4),
@@ -56,10 +63,11 @@ def kind_in_words(text: str | None) -> str:
     return _kind(json.loads(text))
 
 
-def turns_in_words(text: str | None, name: str, key: str, form: str) -> str:
+def turns_problem_in_words(text: str | None, name: str, key: str, form: str, own_name: str) -> str:
     """'code: sentence' of why a column is no list of turns, or which of its turns is none.
 
-    `key`: where a turn has its text; `form`: what a turn is, for people."""
+    `key`: where a turn has its text; `form`: what a turn is, for people; `own_name`: the input's of the
+    column."""
     expected = f"expected a string or a list of turns {{{form}}}"
     value = json.loads(text or "null")
     if isinstance(value, str) and _LIKE_TURNS.match(value):
@@ -67,9 +75,22 @@ def turns_in_words(text: str | None, name: str, key: str, form: str) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         for turn in value:
             problem = _turn_problem(turn, name, key, form)
+            if problem and key == "content" and is_turn(turn) and "role" not in turn:
+                return _from_and_value(name, own_name)
             if problem:
                 return problem
     return f"missing_or_mistyped: {name} is {kind_in_words(text)}; {expected}"
+
+
+def _from_and_value(name: str, own_name: str) -> str:
+    """'code: sentence' of turns {from, value} where a format reads {role, content}."""
+    setting = '[prompts.turns] role = "from", content = "value"'
+    if name in ("prompt", "messages"):
+        as_conversations = columns_setting({"conversations": own_name})
+        setting = f"{setting}; or, where chosen and rejected are texts or lone turns: {as_conversations}"
+    return (
+        f"missing_or_mistyped: {name} has turns {{from, value}}; expected turns {{role, content}}: {setting}"
+    )
 
 
 def turns_as_text(text: str) -> str:
@@ -106,24 +127,53 @@ def references_in_words(row: str) -> str | None:
     return None
 
 
-def no_prompt_in_words(names: str) -> str:
-    """'code: sentence' of why nobody guesses a prompt: these columns could be it.
+def no_prompt_in_words(found: str) -> str:
+    """'code: sentence' of why nobody guesses a prompt: these columns could be it, the likeliest first.
 
-    To leave one out is offered only where its name says that it is no prompt: whoever leaves out the prompt
-    itself trains on answers cut in two."""
-    could_be = json.loads(names)
-    tell_about_the_row = [name for name in could_be if is_metadata(name, "")]
+    `found`: JSON {names, row}, or of the names alone. To leave one out is offered only where its name says
+    that it is no prompt: whoever leaves out the prompt itself trains on answers cut in two."""
+    given = json.loads(found)
+    row: dict[str, Any] = given["row"] if isinstance(given, dict) else {}
+    could_be: list[str] = given["names"] if isinstance(given, dict) else given
+    could_be = sorted(could_be, key=lambda name: _likelihood(name, row.get(name)), reverse=True)
+    tell_about_the_row = [name for name in could_be if is_metadata(name, row.get(name))]
     others = [name for name in could_be if name not in tell_about_the_row]
     candidates = others or could_be
     first = candidates[0]
+    ours = "conversations" if _are_from_and_value(row.get(first)) else "prompt"
     sentence = (
         f"no_prompt: the row has no column prompt, and the prompt could be in {', '.join(candidates)}; "
-        f"rename the column {first} to prompt: {columns_setting({'prompt': first})}"
+        f"rename the column {first} to {ours}: {columns_setting({ours: first})}"
     )
     if others:
         return sentence
     listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in tell_about_the_row)
     return f"{sentence}; or if none of them is the prompt, leave them out: prompts.ignore = [{listed}]"
+
+
+def _likelihood(name: str, value: object) -> tuple[bool, bool, int]:
+    """How likely a column is the prompt: a dialogue before texts, and of these the longest."""
+    tells_a_kind = is_metadata(name, value) or words_of(name)[-1:] == ("task",)
+    return are_turns(value), not tells_a_kind, _longest_text(name, value)
+
+
+def _longest_text(name: str, value: object) -> int:
+    """How long the longest text in a value is that could be a prompt."""
+    if isinstance(value, str):
+        return len(value.strip()) if could_be_prompt(name, value) else 0
+    inner: list[tuple[str, object]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    if isinstance(value, list):
+        inner = [(name, item) for item in value]
+    return max([_longest_text(key, item) for key, item in inner], default=0)
+
+
+def _are_from_and_value(value: object) -> bool:
+    """Whether a dialogue's turns are {from, value}."""
+    if not isinstance(value, list) or not are_turns(value):
+        return False
+    return isinstance(value[0], dict) and "from" in value[0] and "role" not in value[0]
 
 
 def columns_setting(names: Mapping[str, str | list[str]]) -> str:

@@ -25,6 +25,12 @@ TURN_KEYS = (
     "reasoning_content",
 )
 ALL_COLUMNS = "*"
+# Columns of answers: several texts of theirs are several answers, and never joined to one.
+_ANSWERS_NAMES = (
+    "chosen rejected response responses completion completions output answers generations candidates "
+    "rejected_response rejected_responses rejected_messages preferred_output non_preferred_output"
+)
+_ANSWERS = frozenset(_ANSWERS_NAMES.split())
 
 
 def toml_key(name: str) -> str:
@@ -48,6 +54,11 @@ def columns(names: dict[str, Any]) -> str | None:
             return (
                 f"{toml_key(ours)} = {toml_value(theirs)}: expected the name of a column of the input in "
                 'quotes, a path into its objects such as "question.full_text", or a list of them'
+            )
+        if ours in _ANSWERS and len(several) > 1:
+            return (
+                f"{ours} = {toml_value(theirs)}: the texts of a list are joined to one, and answers are not: "
+                "name one column; several rejected answers stand in one column, rejected, that is a list"
             )
         if len(set(several)) < len(several):
             return f"{toml_key(ours)} = {toml_value(theirs)}: names a column twice"

@@ -12,6 +12,6 @@ select n,
            when not (regexp_matches(c, '^\n\n(Human|Assistant):') and regexp_matches(r, '^\n\n(Human|Assistant):'))
              or len(ct) < 2 or len(rt) < 2 then 'no_dialogue: a side does not consist of turns marked "\n\nHuman:" and "\n\nAssistant:"'
            when ct[-1].role <> 'assistant' or rt[-1].role <> 'assistant' then 'no_response: a dialogue does not end with the assistant''s turn'
-           when ct[:-2] <> rt[:-2] then 'prompts_differ: the dialogues differ before the last turn'
+           when ct[:-2] <> rt[:-2] then 'prompts_differ: the dialogues differ before the last turn; only the last turn may differ'
        end) as problem
 from turns

@@ -31,6 +31,6 @@ select n, with_system(system, prompt) as messages,
            when len(sides) = 0 then 'empty_response: ' || name || ' is an empty list'
            when len(sides) > 1 and ratings[2] is not null then 'bad_rating: one number for the rejected side stands beside ' || len(sides) || ' rejected answers'
            when len(no_answers) > 0 then 'no_response: answer number ' || no_answers[1] + 1 || ' of ' || name || ' is no text and does not end with a turn of the assistant''s that has one'
-           when len(others) > 0 then 'prompts_differ: dialogue number ' || others[1] + 1 || ' of ' || name || ' differs from ' || asked_in || ' before the last turn'
+           when len(others) > 0 then 'prompts_differ: dialogue number ' || others[1] + 1 || ' of ' || name || ' differs from ' || asked_in || ' before the last turn; only the last turn may differ'
        end) as problem
 from said

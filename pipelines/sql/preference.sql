@@ -51,7 +51,7 @@ select n, messages,
        implicit and c is not null as prompt_is_guessed,
        coalesce(case when numbers and has_scored_lists(row) then 'missing_or_mistyped: answers and their scores stand beside chosen and rejected in lists: this is the format scored_lists' end,
                 side_problem(row, 'chosen', c, cm), side_problem(row, 'rejected', r, rm), case
-           when (implicit or in_messages) and (c is not null or (implicit and len(cm) = 1)) and len(may_be_prompts) > 0 then no_prompt_in_words(to_json(may_be_prompts))
+           when (implicit or in_messages) and (c is not null or (implicit and len(cm) = 1)) and len(may_be_prompts) > 0 then no_prompt_in_words(to_json({names: may_be_prompts, row: row}))
            when says_nothing and not implicit then 'empty_prompt: prompt is ' || case when prompt_type = 'NULL' then 'null' else 'empty' end || '; write it into the row, or take the row out'
            when in_messages then turns_problem(row, 'messages', mm, 'content', 'role, content')
            when not implicit then side_problem(row, 'prompt', p, pm) end,
@@ -60,8 +60,8 @@ select n, messages,
            when len(cm) = 0 or len(rm) = 0 then 'empty_response: a side has no messages'
            when cm[-1].role is distinct from 'assistant' and cm is not null or rm[-1].role is distinct from 'assistant' and rm is not null
                then coalesce(bad_role_in_words(cm[-1].role), bad_role_in_words(rm[-1].role), 'no_response: a side does not end with the assistant''s turn')
-           when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn'
-           when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt'
+           when cm is not null and cm[:-2] <> rm[:-2] then 'prompts_differ: the sides differ before the last turn; only the last turn may differ'
+           when not agrees and not opens then 'prompts_differ: the sides do not begin with the prompt; where the dialogues are right: prompts.ignore = ["' || case when in_messages then 'messages' else 'prompt' end || '"]'
            when prompt_type <> 'MISSING' and messages_type <> 'NULL' and (messages_type <> 'ARRAY' or json_array_length(row, '$.messages') > 0) and not is_blank(json_extract_string(row, '$.messages')) and not repeats(mm, messages, coalesce(cm[-1], a_turn('assistant', chosen)))
                then 'two_prompts: prompt and messages are both there, and messages is not the prompt, nor the prompt and the chosen response; leave one out: prompts.ignore = ["messages"]'
            when implicit and c is not null and regexp_matches(c, '^\s*Human:') then 'hh_dialogue: this is the format hh'

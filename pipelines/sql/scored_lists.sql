@@ -39,7 +39,7 @@ select n, with_system(system, prompt) as messages,
            when len(list_filter(asked_in, lambda name: not coalesce(repeats(said_at(row, '$.' || name, 'user'), prompt, a_turn('assistant', chosen)), false))) > 0
                then 'two_prompts: ' || array_to_string(asked_in, ' and ') || ' are both there and differ; leave one out: prompts.ignore = ["' || asked_in[2] || '"]'
            when len(cm) > 1 and not (begins_with(cm[:-2], prompt) or says_the_same(prompt, cm[:-2])) or len(rm) > 1 and not (begins_with(rm[:-2], prompt) or says_the_same(prompt, rm[:-2]))
-               then 'prompts_differ: chosen or rejected does not begin with the prompt'
+               then 'prompts_differ: chosen or rejected does not begin with the prompt; leave them out: prompts.ignore = ["chosen", "rejected"]'
            when (coalesce(json_type(row, '$.chosen'), 'NULL') <> 'NULL' and not coalesce(list_contains(texts, chosen), false)) or (coalesce(json_type(row, '$.rejected'), 'NULL') <> 'NULL' and not coalesce(list_contains(texts, rejected), false))
                then 'contradiction: chosen or rejected is none of ' || answer_names[1] || '; leave them out: prompts.ignore = ["chosen", "rejected"]; or the lists'
            when has_pair and chosen = rejected then 'same_responses: chosen and rejected are the same text'

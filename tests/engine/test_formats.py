@@ -305,7 +305,7 @@ def test_auto_recognises_each_format(name):
 
 
 def test_auto_refuses_when_unsure():
-    with pytest.raises(UserError, match=r"no format can read.*name the format"):
+    with pytest.raises(UserError, match=r"no format reads any of the first 1 rows.*name the format"):
         recognise([Row("f", 1, json.dumps({"text": "x"}))])
 
 

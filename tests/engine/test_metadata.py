@@ -208,8 +208,14 @@ def test_a_recipe_with_a_table_is_read_from_the_command_line(tmp_path):
 
     path = tmp_path / "r.toml"
     path.write_text("[model]\n[prompts]\n")
-    words = ["prompts.columns.prompt=question", 'prompts.columns.chosen=["a","b"]', "prompts.roles.Bot=user"]
+    words = [
+        "prompts.columns.prompt=question",
+        'prompts.columns.reference=["a","b"]',
+        "prompts.roles.Bot=user",
+    ]
     config = load(path, words).section("prompts")
-    assert config.columns == {"prompt": "question", "chosen": ["a", "b"]} and config.roles == {"Bot": "user"}
+    assert config.columns == {"prompt": "question", "reference": ["a", "b"]} and config.roles == {
+        "Bot": "user"
+    }
     path.write_bytes(dump(load(path, words)))
     assert load(path).section("prompts") == config
