@@ -89,7 +89,8 @@ def _from_and_value(name: str, own_name: str) -> str:
         as_conversations = columns_setting({"conversations": own_name})
         setting = f"{setting}; or, where chosen and rejected are texts or lone turns: {as_conversations}"
     return (
-        f"missing_or_mistyped: {name} has turns {{from, value}}; expected turns {{role, content}}: {setting}"
+        f"missing_or_mistyped: {name} has turns in ShareGPT's form; a turn is {{role, content}}, "
+        f"this one is an object {{from, value}}: {setting}"
     )
 
 

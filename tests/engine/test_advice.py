@@ -73,7 +73,7 @@ def test_turns_from_and_value_are_to_be_called_conversations(row):
 
 def test_a_prompt_made_of_turns_from_and_value_is_refused_by_what_to_set(tmp_path):
     row = SIDES | {"trajectory": SHAREGPT}
-    with pytest.raises(UserError, match=r"turns {from, value}.*conversations = \"trajectory\""):
+    with pytest.raises(UserError, match=r"an object {from, value}.*conversations = \"trajectory\""):
         auto(tmp_path, row, columns={"prompt": "trajectory"})
     assert auto(tmp_path, row, columns={"conversations": "trajectory"}) == "sharegpt"
     turns = {"role": "from", "content": "value"}
