@@ -53,7 +53,7 @@ class Breaker:
         """What to tell the user."""
         section = self._endpoint.section
         return UserError(
-            f"[{section}] {self._in_a_row} questions in a row were refused, none was answered between; the "
-            f"last: {self._last}. The shard is not written, finished shards are kept: when the server "
-            "answers again, run the same command to go on. If the rows are at fault, take them out"
+            f"[{section}] questions refused in a row, none answered between: {self._in_a_row}; the last: "
+            f"{self._last}. The shard is not written, finished shards are kept: when the server answers "
+            "again, run the same command to go on. If the rows are at fault, take them out"
         )

@@ -150,7 +150,7 @@ class Client:
             said = self._said(error)
             answered = str(error.status_code)
             if error.response.extensions.get(DISGUISED):
-                answered = f"200 with no reply but what means {answered}"
+                answered = f"200 with no reply, which counts as {answered}"
             if error.status_code in _REFUSES_ROW:
                 raise RowRefusedError(
                     "refused_by_server", f"{self._endpoint.place} answered {answered}: {said}"
@@ -199,7 +199,9 @@ class Client:
         if status == 429 or status >= 500:
             return self._failure(f"answered {answered} ({said})")
         section = self._endpoint.section
-        if status in (401, 403):
+        if status == 403 and "logprobs" in said:
+            cure = "a mark is read from log-probs; ask a model that gives them"
+        elif status in (401, 403):
             sent = f"the key in {self._endpoint.api_key_env} was sent"
             if not self._key:
                 sent = f"no key was sent: the environment variable {self._endpoint.api_key_env} is not set"
@@ -244,8 +246,8 @@ class Client:
             return (
                 f"{section}: the server cannot be reached now; it is asked when the work comes to [{section}]"
             )
-        except _NO_LIST:
-            return None
+        except (openai.APIStatusError, *_NO_LIST):
+            return None  # it lists no models, or not now
         if not names or self._endpoint.model in names:
             return None
         return f"{section}: the server does not list {self._endpoint.model}; it lists {_shown(names)}"

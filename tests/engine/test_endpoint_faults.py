@@ -4,6 +4,7 @@ import pytest
 
 from engine.endpoint import breaker
 from engine.endpoint.breaker import Breaker
+from engine.endpoint.client import look
 from engine.endpoint.dialect import Dialect, advice
 from engine.endpoint.disguise import has_no_money, status_within
 from engine.endpoint.rewriter import Written, foreign_keys, write
@@ -80,7 +81,7 @@ def test_many_refusals_in_a_row_stop_and_an_answer_between_them_does_not():
     counting = breaker_of()
     for number in range(60):
         counting.answered() if number % 19 == 0 else counting.refused("no")
-    with pytest.raises(UserError, match="20 questions in a row"):
+    with pytest.raises(UserError, match="in a row, none answered between: 20"):
         for _ in range(20):
             counting.refused("account not active")
 
@@ -211,6 +212,29 @@ def test_the_hint_at_log_probs_stands_only_where_they_are_spoken_of():
             with pytest.raises(UserError, match=message) as error:
                 asked(server.base_url)
             assert ("does it give them?" in str(error.value)) == hints
+
+
+def test_a_model_that_may_not_give_log_probs_is_no_wrong_key():
+    fault = said("You are not allowed to request logprobs from this model", 403)
+    with (
+        serving(lambda one, number: fault) as server,
+        pytest.raises(UserError, match="ask a model that gives them") as error,
+    ):
+        asked(server.base_url)
+    assert "api_key_env" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        said("no such path", 404),
+        Answered(500, b"oops"),
+        Answered(200, b"<html></html>", {"content-type": "text/html"}),
+    ],
+)
+def test_a_server_without_a_list_of_models_is_no_error(fault):
+    with serving(lambda one, number: fault) as server:
+        assert look(endpoint_of(Judge(base_url=server.base_url, model="there"))) is None
 
 
 def test_keys_that_are_none_of_openais_are_named():
