@@ -7,6 +7,7 @@ It loads each tokenizer once, which the work itself does too.
 from collections.abc import Sequence, Set
 
 from engine.endpoint.client import look
+from engine.endpoint.rewriter import foreign_keys
 from engine.executors.phases import Gaps, phases
 from engine.models.abilities import check_ids
 from engine.models.spec import ResolvedModel
@@ -26,11 +27,8 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
     lines: list[str] = []
     _check_sampling(run, gaps)
     for stage in run.stages:
-        endpoint = run.endpoint(stage)
-        if endpoint is not None and stage.name in missing:
-            seen = look(endpoint)
-            if seen:
-                lines.append(seen)
+        if stage.name in missing:
+            lines += _server_remarks(run, stage)
     for model, stages in _models_with_work(run, missing):
         if model.spec.is_reward:
             _check_reward_model(model)
@@ -54,6 +52,22 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
             line = f"{model.spec.config.name}: {remark}"
             if line not in lines:
                 lines.append(line)
+    return lines
+
+
+def _server_remarks(run: Run, stage: Stage) -> list[str]:
+    """Lines about the server that a stage asks, if it asks one. Raises UserError where it refuses the key."""
+    endpoint = run.endpoint(stage)
+    if endpoint is None:
+        return []
+    lines: list[str] = []
+    seen = look(endpoint)
+    if seen:
+        lines.append(seen)
+    config = run.config(stage)
+    foreign = foreign_keys(config) if isinstance(config, Sampling) else []
+    if foreign:
+        lines.append(f"{stage.name}: sent to the server, which may ignore them: {', '.join(foreign)}")
     return lines
 
 

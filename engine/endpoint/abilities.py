@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.endpoint.client import Body, RowRefusedError, Send, run_jobs
+from engine.endpoint.client import Body, RowRefusedError, Send
+from engine.endpoint.jobs import run_jobs
 from engine.endpoint.replies import Reply
 from engine.endpoint.spec import TOP_LOGPROBS, Endpoint
 from schemas.errors import UserError
@@ -65,9 +66,14 @@ async def _check_logprobs(endpoint: Endpoint, send: Send) -> None:
     try:
         reply = await send(body_of([_QUESTION], tokens=1))
     except RowRefusedError as refused:
+        hint = ""
+        if "logprobs" in refused.detail.lower():
+            hint = (
+                f". A judge asks for chat completions with logprobs and top_logprobs = {TOP_LOGPROBS}: does "
+                "it give them?"
+            )
         raise UserError(
-            f"[{endpoint.section}] the first, tiny question was refused: {refused.detail}. A judge asks "
-            f"for chat completions with logprobs and top_logprobs = {TOP_LOGPROBS}: does it give them?"
+            f"[{endpoint.section}] the first, tiny question was refused: {refused.detail}{hint}"
         ) from None
     check_logprobs(endpoint, reply)
 

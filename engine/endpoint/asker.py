@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.endpoint.abilities import Abilities, abilities_of, body_of, check_logprobs, joins_space
-from engine.endpoint.client import RowRefusedError, Send, run_jobs
+from engine.endpoint.client import RowRefusedError, Send
+from engine.endpoint.jobs import run_jobs
 from engine.endpoint.reading import Branch, Masses, last_place, masses_at, places
 from engine.endpoint.replies import Position, Reply
 from engine.endpoint.spec import Endpoint
@@ -67,7 +68,7 @@ class EndpointAsker:
         for question in questions:
             joins = abilities.continues and joins_space(self.endpoint, question.begun, tuple(words))
             asking.append(_Asking(self, abilities, words, question, joins))
-        answers = run_jobs(self.endpoint, [one.answer for one in asking], self.progress)
+        answers = run_jobs(self.endpoint, [one.answer for one in asking], self.progress, _refused)
         for number, answer in enumerate(answers):
             if answer.unfit:
                 answer.unfit = Reject(number, answer.unfit.reason, answer.unfit.detail)
@@ -85,12 +86,9 @@ class _Asking:
     joins_space: bool = False
 
     async def answer(self, send: Send) -> Answer:
-        try:
-            if self.asker.think:
-                return await self._thoughtful(send)
-            return await self._at_once(send)
-        except RowRefusedError as refused:
-            return Answer(unfit=Reject(0, refused.reason, refused.detail))
+        if self.asker.think:
+            return await self._thoughtful(send)
+        return await self._at_once(send)
 
     async def _at_once(self, send: Send) -> Answer:
         """Behind the begun answer, and where that gives nothing where the model's turn begins."""
@@ -146,7 +144,9 @@ class _Asking:
         return _Read(read.before, read.reply, 0, masses)
 
     async def _begun(self, send: Send, before: str) -> _Read:
-        reply = await self._send(send, self.question.messages, _SHORT, before)
+        # Where it may be asked freely as well, the answer may end behind the begun one.
+        may_be_empty = not self.asker.think
+        reply = await self._send(send, self.question.messages, _SHORT, before, may_be_empty)
         return self._best(before, reply, places(reply.positions or (), "", is_begun=True))
 
     async def _free(self, send: Send) -> _Read:
@@ -175,8 +175,15 @@ class _Asking:
             return _Read("", reply, None, Masses())
         return _Read("", reply, at, masses_at(positions[at], self.words, self.abilities.whole))
 
-    async def _send(self, send: Send, messages: Messages, tokens: int, begun: str | None = None) -> Reply:
-        reply = await send(body_of(messages, tokens, begun))
+    async def _send(
+        self,
+        send: Send,
+        messages: Messages,
+        tokens: int,
+        begun: str | None = None,
+        may_be_empty: bool = False,
+    ) -> Reply:
+        reply = await send(body_of(messages, tokens, begun), may_be_empty=may_be_empty)
         check_logprobs(self.asker.endpoint, reply)
         return reply
 
@@ -241,7 +248,9 @@ class _Asking:
         if following[0].text == branch.text and len(following) > 1:
             rest = following[1:]
         elif self.abilities.continues:
-            reply = await self._send(send, self.question.messages, _SHORT, said + branch.text)
+            reply = await self._send(
+                send, self.question.messages, _SHORT, said + branch.text, may_be_empty=True
+            )
             rest = reply.positions or ()
             if not rest:
                 return Masses(), rest  # the answer ends there
@@ -256,6 +265,11 @@ class _Asking:
         begun = read.before or None
         reply = await send(body_of(self.question.messages, _FREE, begun, logprobs=False))
         return reply.text
+
+
+def _refused(number: int, refused: RowRefusedError) -> Answer:
+    """The answer to a question that the server refuses."""
+    return Answer(unfit=Reject(number, refused.reason, refused.detail))
 
 
 def _own_words(reply: Reply) -> str:

@@ -1,37 +1,45 @@
-"""Requests to a server, many under way at once; the only import of openai.
+"""Requests to a server, one at a time; the only import of openai.
 
 - Tried again, with growing pauses or after the time that the server names (openai's own retries): 429, 5xx,
-  no connection, no answer in time. If that does not help, the run stops: finished shards are kept.
+  no connection, no answer in time, and a 200 that is no reply (disguise.py). If that does not help, the run
+  stops: finished shards are kept.
 - Tried again a few times, then the row is refused: a reply that makes no sense.
-- The row is refused at once: 400, 413, 422 (a question that is too long).
+- The row is refused at once: 400, 413, 422 (a question that is too long). Many in a row stop the run
+  (breaker.py). A refused key is sent in another way where there is one (dialect.py).
 - The run stops at once: 401, 403, 404 and the rest. A wrong key or name does not get better.
 
-All of it runs in one event loop, so that Ctrl-C and the first error end what is under way. The key is sent
-and stands nowhere else: no error is chained to one of the library's, and it is blotted out of what a server
-says.
+The key is sent and stands nowhere else: no error is chained to one of the library's, and it is blotted out of
+what a server says.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
 
-from engine.endpoint.replies import GarbageError, Reply, read_reply
+from engine.endpoint.dialect import advice, dialect_of
+from engine.endpoint.disguise import DISGUISED, has_no_money, unmask
+from engine.endpoint.replies import GarbageError, Reply, check_says_something, read_reply
 from engine.endpoint.spec import Endpoint, check_ready
-from engine.progress import NO_PROGRESS, StageProgress
 from schemas.errors import UserError
 
-T = TypeVar("T")
 Body = dict[str, Any]
-Send = Callable[[Body], Awaitable[Reply]]
-# A row's work: it sends requests, one after another, and gives what came of them.
-Job = Callable[[Send], Awaitable[T]]
 
+
+class Send(Protocol):
+    """Gives the reply to a request. Raises RowRefusedError, or UserError where the run is to stop.
+
+    `may_be_empty`: a reply without text and tokens makes sense, although log-probs were asked for."""
+
+    def __call__(self, body: Body, *, may_be_empty: bool = False) -> Awaitable[Reply]: ...
+
+
+_TINY_QUESTION = {"role": "user", "content": "Say yes."}
+_OF_BEGUN = ("continue_final_message", "add_generation_prompt")
 _REFUSES_ROW = (400, 413, 422)
 _TRIES_FOR_SENSE = 3
 _PAUSE = 0.2  # seconds before a reply without sense is asked for again
 _LONGEST_PAUSE = 10.0  # of openai's own, with some room
-_LOOK = 0.5  # seconds after which the loop looks up, so that Ctrl-C is seen
 _LOOK_TIMEOUT = 5.0  # seconds for the list of a server's models
 # What openai raises where a list is none.
 _NO_LIST = (ValueError, AttributeError, TypeError)
@@ -47,50 +55,7 @@ class RowRefusedError(Exception):
         self.detail = detail
 
 
-def run_jobs(endpoint: Endpoint, jobs: Sequence[Job[T]], progress: StageProgress = NO_PROGRESS) -> list[T]:
-    """What the jobs give, in their order; at most `endpoint.concurrency` of them are under way.
-
-    Raises UserError where the server cannot be used."""
-    if not jobs:
-        return []
-    check_ready(endpoint)
-    progress.want(len(jobs))
-    return asyncio.run(_run(endpoint, jobs, progress))
-
-
-async def _run(endpoint: Endpoint, jobs: Sequence[Job[T]], progress: StageProgress) -> list[T]:
-    results: dict[int, T] = {}
-    waiting = iter(enumerate(jobs))
-
-    async def work(client: "_Client") -> None:
-        for number, job in waiting:
-            results[number] = await job(client.send)
-            progress.done(1, client.take_tokens())
-
-    async with _Client(endpoint) as client:
-        workers = [asyncio.create_task(work(client)) for _ in range(min(endpoint.concurrency, len(jobs)))]
-        try:
-            await _first_error(workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-    return [results[number] for number in range(len(jobs))]
-
-
-async def _first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for all of them; raise what the first one to fail raises.
-
-    With a time-out: polars installs its own handler of Ctrl-C, under which a wait without one is not
-    interrupted."""
-    pending = set(tasks)
-    while pending:
-        done, pending = await asyncio.wait(pending, timeout=_LOOK, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-
-
-class _Client:
+class Client:
     """An open connection to a server."""
 
     def __init__(self, endpoint: Endpoint):
@@ -103,25 +68,40 @@ class _Client:
             api_key=self._key or "none",
             max_retries=endpoint.retries,
             timeout=endpoint.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [unmask]}),
         )
+        self._dialect = dialect_of(endpoint)
+        self._last: Body = {}  # the last request
         self._tokens = 0  # of the replies since `take_tokens`
         tries = endpoint.retries + 1
         self._bound = tries * endpoint.timeout + endpoint.retries * _LONGEST_PAUSE
 
-    async def __aenter__(self) -> "_Client":
+    async def __aenter__(self) -> "Client":
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self._openai.close()
 
-    async def send(self, body: Body) -> Reply:
+    async def answers(self) -> bool:
+        """True if the server answers a tiny question, asked as the last one was."""
+        body = {key: value for key, value in self._last.items() if key not in _OF_BEGUN}
+        try:
+            await self.send(body | {"messages": [_TINY_QUESTION]})
+        except RowRefusedError:
+            return False
+        return True
+
+    async def send(self, body: Body, *, may_be_empty: bool = False) -> Reply:
         """The reply to a chat completion. Raises RowRefusedError, or UserError where the run is to stop."""
+        self._last = body
         nonsense = ""
         tries = min(_TRIES_FOR_SENSE, self._endpoint.retries + 1)
         for number in range(tries):
             content = await self._content(body)
             try:
                 reply = read_reply(content, self._key)
+                if body.get("logprobs") and not may_be_empty:
+                    check_says_something(reply)
                 self._tokens += reply.tokens
                 return reply
             except GarbageError as error:
@@ -140,11 +120,22 @@ class _Client:
         return tokens
 
     async def _content(self, body: Body) -> bytes:
-        """The bytes of a reply with status 200."""
-        import openai
-
+        """The bytes of a reply with status 200; a refused key is sent in the way that the server takes."""
         if self._endpoint.template_arguments:
             body = body | {"chat_template_kwargs": json.loads(self._endpoint.template_arguments)}
+        while True:
+            sent = self._dialect.spelled(body)
+            try:
+                return await self._sent(sent)
+            except RowRefusedError as refused:
+                self._dialect.learn(self._endpoint, sent, refused.detail)
+                if self._dialect.spelled(body) == sent:
+                    refused.detail += advice(self._endpoint, sent, refused.detail)
+                    raise
+
+    async def _sent(self, body: Body) -> bytes:
+        """The bytes of a reply with status 200 to a request as it is."""
+        import openai
 
         create = self._openai.chat.completions.with_raw_response.create
         try:
@@ -157,11 +148,17 @@ class _Client:
             stop = self._failure(f"cannot be reached ({self._clean(str(error.__cause__ or error))})")
         except openai.APIStatusError as error:
             said = self._said(error)
+            answered = str(error.status_code)
+            if error.response.extensions.get(DISGUISED):
+                answered = f"200 with no reply, which counts as {answered}"
             if error.status_code in _REFUSES_ROW:
                 raise RowRefusedError(
-                    "refused_by_server", f"{self._endpoint.place} answered {error.status_code}: {said}"
+                    "refused_by_server", f"{self._endpoint.place} answered {answered}: {said}"
                 ) from None
-            stop = await self._stop(error.status_code, said)
+            if has_no_money(error.response.content):
+                stop = self._empty_account(answered, said)
+            else:
+                stop = await self._stop(error.status_code, said, answered)
         raise stop from None
 
     def _said(self, error: Any) -> str:
@@ -188,22 +185,33 @@ class _Client:
             "same command to go on"
         )
 
-    async def _stop(self, status: int, said: str) -> UserError:
-        """The error for a status that is none of a single row's."""
+    def _empty_account(self, answered: str, said: str) -> UserError:
+        """The error for an account that has nothing left."""
+        return UserError(
+            f"[{self._endpoint.section}] {self._endpoint.place} answered {answered} ({said}): the account "
+            f"has nothing left; fill it up, or set {self._endpoint.section}.api_key_env to the variable of "
+            "another key. Finished shards are kept: run the same command to go on"
+        )
+
+    async def _stop(self, status: int, said: str, answered: str = "") -> UserError:
+        """The error for a status that is none of a single row's; `answered` says more of the status."""
+        answered = answered or str(status)
         if status == 429 or status >= 500:
-            return self._failure(f"answered {status} ({said})")
+            return self._failure(f"answered {answered} ({said})")
         section = self._endpoint.section
-        if status in (401, 403):
+        if status == 403 and "logprobs" in said:
+            cure = "a mark is read from log-probs; ask a model that gives them"
+        elif status in (401, 403):
             sent = f"the key in {self._endpoint.api_key_env} was sent"
             if not self._key:
                 sent = f"no key was sent: the environment variable {self._endpoint.api_key_env} is not set"
-            advice = f"{sent}; {section}.api_key_env names the variable that holds the key"
+            cure = f"{sent}; {section}.api_key_env names the variable that holds the key"
         elif status == 404:
-            advice = await self._models()
+            cure = await self._models()
         else:
-            advice = f"look at {section}.base_url"
+            cure = f"look at {section}.base_url"
         return UserError(
-            f"[{section}] {self._endpoint.place} answered {status} ({said}): {advice}. Finished shards are "
+            f"[{section}] {self._endpoint.place} answered {answered} ({said}): {cure}. Finished shards are "
             "kept: run the same command to go on"
         )
 
@@ -238,8 +246,8 @@ class _Client:
             return (
                 f"{section}: the server cannot be reached now; it is asked when the work comes to [{section}]"
             )
-        except _NO_LIST:
-            return None
+        except (openai.APIStatusError, *_NO_LIST):
+            return None  # it lists no models, or not now
         if not names or self._endpoint.model in names:
             return None
         return f"{section}: the server does not list {self._endpoint.model}; it lists {_shown(names)}"
@@ -254,7 +262,7 @@ def look(endpoint: Endpoint) -> str | None:
 
 
 async def _look(endpoint: Endpoint) -> str | None:
-    async with _Client(endpoint) as client:
+    async with Client(endpoint) as client:
         return await client.look()
 
 

@@ -62,6 +62,12 @@ def read_reply(content: bytes, key: str) -> Reply:
     )
 
 
+def check_says_something(reply: Reply) -> None:
+    """Raise GarbageError where a reply has neither text nor tokens."""
+    if not (reply.text or reply.thought or reply.positions):
+        raise GarbageError("it has neither text nor tokens")
+
+
 def _first_choice(body: Any) -> dict[str, Any] | None:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):

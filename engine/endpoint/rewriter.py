@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.endpoint.client import Body, RowRefusedError, Send, run_jobs
+from engine.endpoint.client import Body, RowRefusedError, Send
+from engine.endpoint.jobs import run_jobs
 from engine.endpoint.spec import Endpoint
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.rejects import Reject
@@ -15,6 +16,9 @@ from schemas.sections import Sampling
 # Keys that every such server takes; all others are sent only where they are not the default.
 _ALWAYS = ("temperature", "top_p", "max_tokens")
 _NEVER = ("n",)  # one response a request
+# Keys of OpenAI's own API; what another server does with the others is not known.
+_OPENAIS = (*_ALWAYS, "stop", "presence_penalty", "frequency_penalty", "logit_bias")
+_SEED_VALUES = 2**31  # what every server takes
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,32 @@ def write(
 
     Raises UserError where the server cannot be used."""
     asking: list[_Asking] = []
-    for number, (messages, seed) in enumerate(zip(questions, seeds, strict=True)):
-        body = {"messages": list(messages), "seed": seed, **sampling_body(sampling)}
-        asking.append(_Asking(number, body))
-    return run_jobs(endpoint, [one.response for one in asking], progress)
+    for messages, seed in zip(questions, seeds, strict=True):
+        body = {"messages": list(messages), **sampling_body(sampling)}
+        if sampling.temperature > 0:
+            body["seed"] = seed % _SEED_VALUES
+        asking.append(_Asking(body))
+    return run_jobs(endpoint, [one.response for one in asking], progress, _refused)
 
 
 @dataclass(frozen=True)
 class _Asking:
-    """One question under way, by its place."""
+    """One question under way."""
 
-    number: int
     body: Body
 
     async def response(self, send: Send) -> Written | Reject:
-        try:
-            reply = await send(self.body)
-        except RowRefusedError as refused:
-            return Reject(self.number, refused.reason, refused.detail)
+        reply = await send(self.body)
         return Written(reply.text, reply.finish_reason)
+
+
+def _refused(number: int, refused: RowRefusedError) -> Reject:
+    return Reject(number, refused.reason, refused.detail)
+
+
+def foreign_keys(sampling: Sampling) -> list[str]:
+    """The keys that are sent and are none of OpenAI's own: a server may ignore them."""
+    return [key for key in sampling_body(sampling) if key not in _OPENAIS]
 
 
 def sampling_body(sampling: Sampling) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Which server a stage asks. The key is no part of it: it is read from the environment when it is sent."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -7,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.sections import Served
+from schemas.sections import Sampling, Served
 
 # Of every position of an answer so many tokens with their log-probs are asked for: the most that OpenAI's API
 # gives, and what vLLM gives unless it is told otherwise.
 TOP_LOGPROBS = 20
+# What is asked for where a server allows fewer; no fact of the rows: each score's `mass` says what it lost.
+FEW_LOGPROBS = 5
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Endpoint:
     concurrency: int
     retries: int
     timeout: float
+    keys: tuple[str, ...] = ()  # of the section's sampling, which are sent by their names
     template_arguments: str = ""  # JSON of the variables that the server is to give its chat template
 
     def facts(self) -> dict[str, Any]:
@@ -51,6 +55,7 @@ def endpoint_of(config: Served) -> Endpoint | None:
     """The server that a section names; None where its model runs here."""
     if not config.base_url:
         return None
+    keys = dataclasses.fields(Sampling) if isinstance(config, Sampling) else ()
     arguments = getattr(config, "template_arguments", {})
     return Endpoint(
         section=config.title().strip("[]"),
@@ -60,6 +65,7 @@ def endpoint_of(config: Served) -> Endpoint | None:
         concurrency=config.concurrency,
         retries=config.retries,
         timeout=config.timeout,
+        keys=tuple(field.name for field in keys),
         template_arguments=json.dumps(arguments, sort_keys=True) if arguments else "",
     )
 

@@ -331,7 +331,8 @@ def test_a_server_without_log_probs_is_refused_at_its_first_reply(tokens):
     ("fault", "reason"),
     [
         (Answered(400, {"error": {"message": "maximum context length is 64"}}), "refused_by_server"),
-        (Answered(200, b"what?"), "no_sense_in_reply"),
+        (Answered(200, {"choices": []}), "no_sense_in_reply"),
+        (Answered(200, completion("", [])), "no_sense_in_reply"),
     ],
 )
 def test_a_row_that_the_server_refuses_is_a_reject_and_the_others_are_scored(fault, reason):
@@ -418,6 +419,7 @@ def test_a_rewriter_writes_by_the_recipes_sampling_and_falls_back_as_in_process(
         assert (body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (0.5, 0.9, 7, 33)
         assert "min_p" not in body and "n" not in body and body["model"] == "there"
     assert len({body["seed"] for body in bodies}) == len(ROWS)
+    assert all(0 <= body["seed"] < 2**31 for body in bodies)
 
 
 # What the folders depend on, and where no key may stand.

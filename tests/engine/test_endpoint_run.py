@@ -111,7 +111,7 @@ def test_template_arguments_are_the_servers_to_give_to_its_template(words, tmp_p
     with serving(mark_or_rewrite) as server:
         command(*words, *at(server), *arguments, env=environment())
         judged = [chat for chat in server.chats if "logprobs" in chat.body]
-        rewritten = [chat for chat in server.chats if "logprobs" not in chat.body and "seed" in chat.body]
+        rewritten = [chat for chat in server.chats if chat.body["max_tokens"] > 100]
         assert {str(chat.body.get("chat_template_kwargs")) for chat in judged} == {
             "{'enable_thinking': False}"
         }
@@ -157,7 +157,7 @@ def test_a_server_that_fails_in_the_middle_keeps_what_is_done_and_the_command_go
     ("answer", "code", "says"),
     [
         (lambda one, number: Answered(401, {"error": {"message": one.headers["authorization"]}}), 1, "401"),
-        (lambda one, number: Answered(200, one.headers["authorization"].encode()), 1, "no sense"),
+        (lambda one, number: Answered(200, one.headers["authorization"].encode()), 1, "502"),
         (lambda one, number: Answered(body=completion("3", None)), 1, "log-probs"),
     ],
 )
@@ -171,11 +171,33 @@ def test_no_key_is_told_by_an_error(words, tmp_path, answer, code, says):
 def test_a_server_whose_answers_make_no_sense_stops_the_run_at_the_first_shard(words, tmp_path):
     def answer(one, number):
         small = one.body["messages"][0]["content"] == "Say yes."
-        return mark_or_rewrite(one, number) if small else Answered(200, b"what?")
+        return mark_or_rewrite(one, number) if small else Answered(200, {"choices": []})
 
     with serving(answer) as server:
-        failed = command(*words, *at(server), *settings(prompts__shards=1), env=environment(), code=3)
-    assert "first shard" in failed.stderr and "no_sense_in_reply 24" in failed.stderr
+        failed = command(*words, *at(server), *settings(prompts__shards=1), env=environment(), code=1)
+    assert "refused in a row, none answered between" in failed.stderr and "made no sense" in failed.stderr
+
+
+def test_a_server_that_refuses_all_in_the_middle_costs_no_row(words, tmp_path):
+    """Not one of its refusals is kept, and the command goes on when the account is active again."""
+    refuses = [True]
+
+    def answer(one, number):
+        if refuses[0] and number > 14:
+            return Answered(400, {"error": {"message": "Your account is not active"}})
+        return mark_or_rewrite(one, number)
+
+    with serving(answer) as server:
+        failed = command(*words, *at(server), env=environment(), code=1)
+        assert "not active" in failed.stderr and "same command" in failed.stderr
+        refuses[0] = False
+        command(*words, *at(server), env=environment())
+    query = (
+        "select count(*) n, count(score) s, (select count(*) from rejects where stage = 'judge') r "
+        "from scores where scorer = 'rating'"
+    )
+    out = command("engine", "sql", tmp_path / "run", query, "--format", "json")
+    assert json.loads(out.stdout) == {"n": 24, "s": 24, "r": 0}
 
 
 def test_ctrl_c_ends_promptly_while_a_server_hangs(words, tmp_path):

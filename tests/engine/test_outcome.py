@@ -162,6 +162,47 @@ def test_one_unlucky_shard_stops_nothing(tmp_path):
     check_shard(run, JUDGE, _judged([None] * 9))
 
 
+def test_where_all_are_refused_only_that_is_said(tmp_path):
+    """Answers that the model did not give are not shown as its answers."""
+    from schemas.store import LocalStore
+
+    run = _Run(LocalStore(tmp_path))
+    made = _judged([None] * 9)
+    rejects = table("rejects", {"stage": ["judge"] * 9, "reason": ["refused"] * 9, "detail": ["no room"] * 9})
+    nothing_said = {"mass": [None] * 9, "answer": [None] * 9}
+    scores = made.tables["scores"]
+    refused = table("scores", {name: scores[name] for name in ("prompt_id", "score")} | nothing_said)
+    with pytest.raises(NothingMade) as error:
+        check_shard(run, JUDGE, Made({"scores": refused, "rejects": rejects}, made.counts))
+    assert "refused 9 refused, such as: no room" in str(error.value) and "The judge said" not in str(
+        error.value
+    )
+    with pytest.raises(NothingMade, match=r"no room.*Else.*I would say"):
+        check_shard(run, JUDGE, Made(made.tables | {"rejects": rejects}, made.counts))
+
+
+def test_a_scorer_that_gives_nothing_stops_although_another_does(tmp_path):
+    """Only in the first shard, and not by a few rows."""
+    from schemas.manifest import File, Marker, write_marker
+    from schemas.store import LocalStore
+
+    folder = LocalStore(tmp_path)
+    run = _Run(folder)
+
+    def of_two(rated: int, compared: int) -> Made:
+        scores = [3.0] * rated + [None] * compared
+        own = _judged(scores).tables["scores"]
+        columns = {name: own[name] for name in ("prompt_id", "score", "mass", "answer")}
+        columns["scorer"] = ["rating"] * rated + ["pairwise"] * compared
+        return Made({"scores": table("scores", columns)}, {"unscored": compared})
+
+    check_shard(run, JUDGE, of_two(9, 7))
+    with pytest.raises(NothingMade, match="9 scores by pairwise none can be used"):
+        check_shard(run, JUDGE, of_two(20, 9))
+    write_marker(folder, Marker(2, (File("00002.scores.parquet", "scores", 5, "x"),), {}, {"unscored": 4}))
+    check_shard(run, JUDGE, of_two(20, 9))
+
+
 def test_what_can_be_used():
     assert usable({"scores": 10, "rejects": 4}, {"unscored": 3}) == 7
     assert usable({"responses": 5, "rejects": 1}, {"fallback_empty": 2, "fallback_copy": 3}) == 0
