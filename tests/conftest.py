@@ -19,8 +19,8 @@ SHARED = ROOT.parent / "shared"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that two workers end at about the same time."""
-    long = ("test_readme", "test_vllm")
-    items.sort(key=lambda item: item.path.stem not in long)
+    longest = ("test_readme", "test_vllm", "test_endpoint_run", "test_make", "test_make_crash")
+    items.sort(key=lambda item: item.path.stem not in longest)
 
 
 @pytest.fixture(scope="session", autouse=True)

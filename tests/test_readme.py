@@ -82,6 +82,7 @@ def test_the_job_and_what_follows_it(folder):
     assert "pairs" in said[1] and "avg" in said[2] and "step 0: loss 0.693147" in said[3]
 
 
+@pytest.mark.long
 def test_set_up_commands(folder):
     """An environment made by pipelines/install (as `./tests/run` does) is used: no second installation."""
     if not list(Path(sys.prefix).glob(".prefmill-*")):

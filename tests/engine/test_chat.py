@@ -432,6 +432,7 @@ learning_rate = 1e-3
 """
 
 
+@pytest.mark.long
 def test_calls_are_trained_on_from_the_file_to_the_step(tmp_path, model_path):
     """Two files of the same rows make the same pairs; the ids pass verify, and the policy takes a step."""
     model = tmp_path / "model"

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import ROOT, command, preferences, settings, tree
 from tests.serving import Answered, completion, serving
 
+pytestmark = pytest.mark.long
+
 KEY = "test-key-8f3a91c07d"
 RECIPE = """
 [prompts]

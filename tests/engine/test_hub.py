@@ -128,6 +128,7 @@ def test_a_recipe_keeps_a_name_and_makes_paths_absolute(cache):
 # What is read.
 
 
+@pytest.mark.long
 def test_every_shape_of_a_data_set_gives_the_same_rows(cache, tmp_path, monkeypatch):
     """JSON Lines is what the others are compared with."""
     import csv
@@ -279,6 +280,7 @@ def test_the_library_finds_it_in_its_cache(tmp_path):
     assert json.loads(said)[0] == files
 
 
+@pytest.mark.long
 def test_a_run_from_a_name_goes_on_without_the_hub(tmp_path, model_path):
     env = hub_home(tmp_path)
     recipe = ROOT / "pipelines" / "recipes" / "dpo.toml"

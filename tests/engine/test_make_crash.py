@@ -39,6 +39,7 @@ def test_the_writes_are_all_that_a_run_does(whole):
     assert "put folder prompts" in " ".join(writes), "the scan"
 
 
+@pytest.mark.long
 def test_killed_at_any_write_it_ends_in_the_same_bytes(whole, recipe, tmp_path, capsys):
     path, writes = whole
     want = tree(path)

@@ -393,6 +393,7 @@ scorer = "reward"
 """
 
 
+@pytest.mark.long
 def test_from_prompts_to_a_training_step(rater, model_path, tmp_path, capsys):
     """Twice in one folder: the second run finds all done, another reward model says what changed."""
     rows = [{"prompt": f"How many are {n} and {n + 1}?"} for n in range(24)]

@@ -66,6 +66,7 @@ def greedy(model, prompts, **keys) -> list[Sample]:
     return [sample for (sample,) in model.generate(prompts, [[0]] * len(prompts), sampling)]
 
 
+@pytest.mark.long
 @needs_vllm
 @pytest.mark.parametrize("keys", KEYS, ids=lambda keys: "-".join(keys))
 def test_a_key_has_the_same_effect_on_both_backends(vllm, hf, prompts, keys):

