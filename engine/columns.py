@@ -10,6 +10,7 @@
   any other one is left out and named to the user.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from engine.ways import without as without
 _ENTRY = re.compile(r"([^\s\[,]+)(?:\[([^\]]*)\])?")
 # What the word `turn` in brackets stands for.
 _WHOLE_TURN = frozenset({"role", "content", *TURN_KEYS})
+_SPEAKERS = frozenset({"role", "from"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Columns:
     leaves: frozenset[str]
     optional: frozenset[str] = frozenset()
     instead: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def of_turns(self) -> frozenset[str]:
+        """The columns that are read as turns, where they are no text."""
+        found: set[str] = set()
+        for name, keys in self.reads.items():
+            if name != "*" and keys & _SPEAKERS:
+                found.add(name)
+        return frozenset(found.union(*self.instead.values()))
 
     def keys_read(self, name: str, value: object) -> frozenset[str] | None:
         """The keys of a column's objects that are read, none for all of them; None: it is not read."""

@@ -37,7 +37,6 @@ _LISTS = frozenset(
         "tools",
     }
 )
-_OF_TURNS = frozenset({"role", "from"})
 _BEGINS_LIKE_JSON = re.compile(r"\s*[\[{]")
 _NOTHING = frozenset({"", "null"})
 
@@ -47,7 +46,7 @@ def unpacked(values: dict[str, Any], columns: Columns, turn_keys: Mapping[str, s
 
     `turn_keys`: our key of a turn -> the row's. A row without any is given back itself. Raises RowProblem
     for JSON in which a name stands twice."""
-    turns = turn_columns(columns)
+    turns = columns.of_turns
     changed: dict[str, Any] = {}
     for name, value in values.items():
         if not isinstance(value, str):
@@ -64,15 +63,6 @@ def unpacked(values: dict[str, Any], columns: Columns, turn_keys: Mapping[str, s
             elif is_list and isinstance(found, list):
                 changed[name] = found
     return values | changed if changed else values
-
-
-def turn_columns(columns: Columns) -> frozenset[str]:
-    """The columns that a format reads as turns, where they are no text."""
-    found: set[str] = set()
-    for name, keys in columns.reads.items():
-        if name != "*" and keys & _OF_TURNS:
-            found.add(name)
-    return frozenset(found.union(*columns.instead.values()))
 
 
 def _as_read(name: str, found: object, is_list: bool) -> object:

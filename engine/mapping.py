@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.column_names import holds
 from engine.columns import Columns, Unread
-from engine.json_strings import turn_columns, unpacked
+from engine.json_strings import unpacked
 from engine.row_problem import RowProblem
 from engine.row_values import finite_text
 from engine.tool_turns import with_tool_turns
@@ -164,7 +164,7 @@ class RowMapping:
 
     def _with_turns(self, values: dict[str, Any], columns: Columns | None) -> dict[str, Any]:
         """The row with the turns of its columns under other names and roles."""
-        names = values.keys() if columns is None else turn_columns(columns) & values.keys()
+        names = values.keys() if columns is None else columns.of_turns & values.keys()
         changed = dict(values)
         for name in names:
             changed[name] = self._turns_in(name, values[name])

@@ -142,7 +142,10 @@ def _said(answer: dict[str, Any]) -> _Said:
 
 def _in_full(turn: Turn, item: dict[str, Any]) -> tuple[Turn, str | None]:
     """A turn with what a message or a response of the SQL says beside its content; and what is wrong."""
-    beside: dict[str, Any] = json.loads(item.get("turn") or "{}")
+    written = item.get("turn")
+    if not written:
+        return turn, None
+    beside: dict[str, Any] = json.loads(written)
     problem = problem_of(beside)
     if problem:
         return turn, problem
