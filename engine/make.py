@@ -47,13 +47,13 @@ def make(
     shard: int,
     stages: Collection[Stage],
     open_model: Callable[[Stage], Model],
-    progress_of: Callable[[Stage], StageProgress],
     done: Callable[[Stage, Marker], None],
+    progress_of: Callable[[Stage], StageProgress] = lambda stage: NO_PROGRESS,
 ) -> None:
     """Take one shard through some of the stages; what is there already stays as it is.
 
-    `open_model(stage)` gives the model that the stage uses, `progress_of(stage)` is told of its work, and
-    `done` when its shard is written."""
+    `open_model(stage)` gives the model that the stage uses, `done` is told of each shard written, and
+    `progress_of(stage)` of the stage's work on it."""
     digests: dict[str, str] = {}
     for stage in run.stages:
         above = made_from(run, stage, digests)
