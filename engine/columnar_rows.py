@@ -148,7 +148,13 @@ def _decoded(value: Any, kind: pa.DataType) -> Any:
     return value
 
 
-def _row_of(name: str, line: int, value: dict[str, object] | None, batch: pa.RecordBatch, limit: int) -> Row:
+def _row_of(
+    name: str,
+    line: int,
+    value: dict[str, object] | None,
+    batch: pa.RecordBatch,
+    limit: int,
+) -> Row:
     """The one row of `batch` as JSON text, checked like any other. `value` is its content, if decoded yet."""
     try:
         if value is None:

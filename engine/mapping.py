@@ -215,14 +215,20 @@ def mapping_facts(config: Prompts) -> Facts:
 def _ways(values: Mapping[str, Any], names: str | Sequence[str]) -> list[Way]:
     """Where a row has these columns; those that it has not are left out."""
     ways: list[Way] = []
-    for name in [names] if isinstance(names, str) else names:
+    listed = [names] if isinstance(names, str) else names
+    for name in listed:
         way = way_to(values, name)
         if way:
             ways.append(way)
     return ways
 
 
-def _taken(values: Mapping[str, Any], ours: str, theirs: str | Sequence[str], ways: Sequence[Way]) -> Any:
+def _taken(
+    values: Mapping[str, Any],
+    ours: str,
+    theirs: str | Sequence[str],
+    ways: Sequence[Way],
+) -> Any:
     """The value of a moved column: of one name as it is, of a list the joined texts.
 
     Raises RowProblem where a value that is to be joined is no text."""
