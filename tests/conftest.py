@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.table import pytest_terminal_summary, trials  # noqa: F401 (a hook and a fixture)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
