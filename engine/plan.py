@@ -190,8 +190,10 @@ def check_unchanged(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def opened(run: Run) -> Iterator[None]:
-    """Hold the run folder alone, remove what killed runs left half written, and write the plan down."""
+def opened(run: Run, threads_of: Callable[[Run], int] = lambda run: 1) -> Iterator[int]:
+    """Hold the run folder alone, remove what killed runs left half written, and write the plan down.
+
+    Gives the threads of a model on the CPU, by `threads_of` (engine/threads.py)."""
     with run.store.lock("engine precompute"):
         run.store.sweep()
         for stage in run.stages:
@@ -199,8 +201,9 @@ def opened(run: Run) -> Iterator[None]:
             folder.sweep()
             folder.put_if_absent(FACTS, json_bytes(run.planned[stage.name].facts))
         run.store.put(RECIPE, dump(run.recipe))
-        write_plan(run.store, run.planned.values(), run.shards)
-        yield
+        threads = threads_of(run)
+        write_plan(run.store, run.planned.values(), run.shards, threads)
+        yield threads
 
 
 def marker_if_up_to_date(run: Run, stage: Stage, shard: int, made_from: Mapping[str, str]) -> Marker | None:

@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 from schemas.errors import UserError
 from schemas.extensions import files
 from schemas.manifest import read_markers, read_plan, verify
+from schemas.signals import interruption, told_to_end
 from schemas.store import Store
 from schemas.tables import TABLES
 
@@ -67,14 +68,19 @@ def over(
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C during a query, which DuckDB turns into an error of its own."""
+    """Raise KeyboardInterrupt for a signal during a query, which DuckDB turns into an error of its own."""
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
         is_interrupt = isinstance(error, duckdb.InterruptException)
         message = str(error)
-        if is_interrupt or "interrupted" in message.lower() or "KeyboardInterrupt" in message:
-            raise KeyboardInterrupt from None
+        if (
+            told_to_end()
+            or is_interrupt
+            or "interrupted" in message.lower()
+            or "KeyboardInterrupt" in message
+        ):
+            raise interruption() from None
         raise
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
+from schemas.signals import ended_by_signals, exit_status
+
 # Of two spellings: one minus the edits between them (a swap of two letters is one) over the longer one's
 # length. `temprature` and `temperature` have 0.91, `adm` and `adamw` 0.6, `test_source` and `source` 0.55.
 _NEAR = 0.59
@@ -51,16 +53,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def exit_on_user_error(kept: str) -> Iterator[None]:
     """At the edge of a command: print a UserError as one sentence and exit with 1, or 3 for NothingMade.
 
-    Ctrl-C says what is `kept` and exits with 130. An error of the system (a full disk, a missing folder) is
-    printed in its own words. Anything else is our mistake and keeps its traceback."""
+    Ctrl-C, SIGTERM and SIGHUP say what is `kept` and exit with 128 and the signal's number. An error of the
+    system (a full disk, a missing folder) is printed in its own words. Anything else is our mistake and keeps
+    its traceback."""
     try:
-        yield
+        with ended_by_signals():
+            yield
     except UserError as error:
         _print_of_rank(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print(f"\nstopped; {kept}", file=sys.stderr)
-        sys.exit(130)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"\nstopped; {kept}", file=sys.stderr)
+        sys.exit(exit_status())
     except BrokenPipeError:
         raise  # whoever reads our output has stopped reading: the command knows what that means
     except OSError as error:

@@ -187,9 +187,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 24 else text[:12] + "…"
 
 
-def write_plan(run: Store, stages: Iterable[Planned], shards: int) -> None:
-    """Write down what the run is to hold now."""
-    run.put(PLAN, json_bytes({"shards": shards, "stages": [asdict(stage) for stage in stages]}))
+def write_plan(run: Store, stages: Iterable[Planned], shards: int, threads: int) -> None:
+    """Write down what the run is to hold now; `threads`: of a model on the CPU (engine/threads.py)."""
+    listed = [asdict(stage) for stage in stages]
+    run.put(PLAN, json_bytes({"shards": shards, "stages": listed, "threads": threads}))
 
 
 def read_plan(run: Store) -> tuple[list[Planned], int]:
@@ -201,3 +202,11 @@ def read_plan(run: Store) -> tuple[list[Planned], int]:
         )
     plan = read_json(run, PLAN)
     return [Planned(**stage) for stage in plan["stages"]], plan["shards"]
+
+
+def planned_threads(run: Store) -> int | None:
+    """The threads of a model on the CPU with which the run was begun; None where no plan says."""
+    if not run.exists(PLAN):
+        return None
+    threads = read_json(run, PLAN).get("threads")
+    return threads if isinstance(threads, int) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine import executors
+from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
@@ -82,13 +83,14 @@ def precompute(
     from engine import outcome
     from engine.make import finish, finished
     from engine.plan import missing, opened, plan
+    from engine.threads import threads_of
 
     run = plan(where, recipe)
-    with opened(run):
+    with opened(run, lambda run: threads_of(run, workers)) as threads:
         gaps = missing(run)
         if gaps:
             _announce(run, gaps)
-            _make(run, gaps, workers, executor)
+            _make(run, gaps, Workforce(executor, workers, threads))
         manifests = finish(run) if gaps else finished(run)
     if not gaps:
         click.echo(
@@ -127,7 +129,7 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
             click.echo(f"  not {other}: {'; '.join(changes)}")
 
 
-def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
+def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
     """Scan the input where that is needed, then make the shards."""
     from engine.commands.bars import MakingBar, RowsBar
     from engine.make import reopen, scan
@@ -150,7 +152,7 @@ def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
     check_unchanged(run)
     making = MakingBar(shards)
     try:
-        executors.execute(executor, run, gaps, workers, making)
+        executors.execute(workforce, run, gaps, making)
     finally:
         making.close()
 

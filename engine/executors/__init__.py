@@ -4,6 +4,7 @@ To add one, write a module here with a function `execute` like `Executor`, and a
 """
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """Makes what the shards lack."""
 
-    def __call__(self, run: "Run", gaps: "Gaps", workers: int, progress: "Progress") -> None:
-        """`gaps`: shard -> the stages it lacks; `workers`: 0 is one for each place where the model runs.
+    def __call__(self, run: "Run", gaps: "Gaps", workers: int, threads: int, progress: "Progress") -> None:
+        """`gaps`: shard -> the stages it lacks; `workers`: 0 is one for each place where the model runs;
+        `threads`: of a model on the CPU in each worker.
 
         Raises UserError where a shard cannot be made; finished shards are kept."""
         ...
@@ -29,7 +31,16 @@ EXECUTORS = {
 DEFAULT = "local"
 
 
-def execute(name: str, run: "Run", gaps: "Gaps", workers: int, progress: "Progress") -> None:
-    """Make what the shards lack, by the executor of the name."""
-    executor: Executor = importlib.import_module(EXECUTORS[name]).execute
-    executor(run, gaps, workers, progress)
+@dataclass(frozen=True)
+class Workforce:
+    """Who makes the shards: the executor's name, and its workers with their threads (see Executor)."""
+
+    executor: str
+    workers: int
+    threads: int
+
+
+def execute(workforce: Workforce, run: "Run", gaps: "Gaps", progress: "Progress") -> None:
+    """Make what the shards lack."""
+    executor: Executor = importlib.import_module(EXECUTORS[workforce.executor]).execute
+    executor(run, gaps, workforce.workers, workforce.threads, progress)

@@ -1,32 +1,35 @@
 """Shards on this machine: in this process, or in worker processes, one for each place of a model.
 
-The driver holds the queue and gives a shard only to a worker that asked for one. A worker that is killed is
-an error with its shard's number, never a wait; a worker whose driver is gone ends itself. A worker is given
-the planned run and does not plan again.
+The driver holds the queue and gives a shard only to a worker that asked for one. A worker that is killed, or
+that gives no sign of life, is an error with its shard's number, never a wait; a worker whose driver is gone
+ends itself. A worker is given the planned run and does not plan again.
 """
 
-import importlib
+import contextlib
 import multiprocessing as mp
-import os
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for_pipes
 from multiprocessing.process import BaseProcess
 
-from engine.executors.phases import Gaps, NextShard, Phase, phases, work_through
+from engine.executors.phases import Gaps, Phase, phases, work_through
+from engine.executors.worker import Failed, NextShard, NoMoreWork, ShardEnded, ShardMade, work
+from engine.listening import TICK, Ended, Inbox, Ticks
 from engine.models.open import places
 from engine.plan import Run
 from engine.progress import Progress, Work
 from schemas import extensions
 from schemas.devices import cores
 from schemas.errors import UserError
-from schemas.manifest import Marker
+
+# Seconds of silence after which a worker is stopped or hung: a thread of its own gives the signs of life.
+SILENCE = 120.0
+_TIME_TO_START = 600.0  # seconds until the first one: a network disk may be slow to give what is imported
+_TIME_TO_END = 10.0  # seconds for a worker that has said its last
 
 
-def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
+def execute(run: Run, gaps: Gaps, workers: int, threads: int, progress: Progress) -> None:
     """Make the stages that the shards lack, phase by phase. See `engine.executors.Executor`."""
     for number, phase in enumerate(phases(run)):
         queue = _queue(gaps, phase)
@@ -39,6 +42,7 @@ def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
                 phase=number,
                 queue=queue,
                 where=where,
+                threads=_threads_at(where, threads),
                 progress=progress,
             )
             driver.run()
@@ -47,13 +51,21 @@ def execute(run: Run, gaps: Gaps, workers: int, progress: Progress) -> None:
                 run=run,
                 phase=phase,
                 place="auto",
-                threads=cores(),
+                threads=_threads_at(where, threads),
                 next_shard=_one_by_one(queue),
                 progress=progress,
             )
 
 
-def _one_by_one(queue: Sequence[int]) -> NextShard:
+def _threads_at(where: Sequence[str], threads: int) -> int:
+    """Of each worker. On a CPU so many as the run says, however many workers there are: numbers depend on it.
+    Beside a GPU what there is, shared."""
+    if where[0] == "auto" or where[0].startswith("cpu"):
+        return threads
+    return max(1, cores() // len(where))
+
+
+def _one_by_one(queue: Sequence[int]) -> Callable[[], int | None]:
     """Gives one shard after another, then None."""
     shards = iter(queue)
     return lambda: next(shards, None)
@@ -88,69 +100,47 @@ def _needs_model(run: Run, phase: Phase, queue: Sequence[int], gaps: Gaps) -> bo
     return False
 
 
-# What workers and driver say to each other. A worker says what it wants and what came of it; progress
-# (_ShardMade, Work) is apart.
-
-
-@dataclass(frozen=True)
-class _NextShard:
-    """The worker wants a shard; the driver answers with its number, or None where there are no more."""
-
-
-@dataclass(frozen=True)
-class _ShardEnded:
-    """The worker is through with a shard."""
-
-    shard: int
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """The worker ends because of an error that the user is to read."""
-
-    error: UserError
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """The worker has no more to do."""
-
-
-@dataclass(frozen=True)
-class _ShardMade:
-    """Progress: a stage of a shard is written."""
-
-    stage: str
-    marker: Marker
-
-
 @dataclass
 class _Worker:
     """A worker process as the driver knows it."""
 
     process: BaseProcess
     shards: list[int] = field(default_factory=list)  # that it has in its hands
+    silent: float = 0.0  # seconds since its last sign of life
+    has_spoken: bool = False
 
 
 class _Driver:
     """Gives the shards of a phase out to workers and listens to them until all have ended."""
 
-    def __init__(self, run: Run, phase: int, queue: Sequence[int], where: Sequence[str], progress: Progress):
+    def __init__(
+        self,
+        run: Run,
+        phase: int,
+        queue: Sequence[int],
+        where: Sequence[str],
+        threads: int,
+        progress: Progress,
+    ):
         self._run = run
         self._phase = phase
         self._shards: Iterator[int] = iter(queue)
         self._where = where
+        self._threads = threads
         self._progress = progress
         self._workers: dict[Connection, _Worker] = {}
+        self._inbox = Inbox()
 
     def run(self) -> None:
-        """Raises UserError where a worker fails or is killed; no worker is left behind."""
+        """Raises UserError where a worker fails, is killed or is silent; no worker is left behind."""
         try:
             self._start()
+            ticks = Ticks()
             while self._workers:
-                for pipe in wait_for_pipes(list(self._workers)):
-                    assert isinstance(pipe, Connection)
-                    self._listen(pipe)
+                heard = self._inbox.next(TICK)
+                self._count_silence(ticks.seconds())
+                if heard is not None:
+                    self._take(*heard)
         finally:
             for worker in self._workers.values():
                 worker.process.kill()
@@ -158,48 +148,71 @@ class _Driver:
 
     def _start(self) -> None:
         context = mp.get_context("spawn")
-        threads = max(1, cores() // len(self._where))
         for place in self._where:
             ours, theirs = context.Pipe()
-            arguments = (theirs, self._run, self._phase, place, threads, extensions.packages())
-            process = context.Process(target=_work, args=arguments)
+            arguments = (theirs, self._run, self._phase, place, self._threads, extensions.packages())
+            process = context.Process(target=work, args=arguments)
             process.start()
             theirs.close()
             self._workers[ours] = _Worker(process)
+            self._inbox.listen(ours)
 
-    def _listen(self, pipe: Connection) -> None:
+    def _count_silence(self, seconds: float) -> None:
+        """Raise UserError where a worker has been silent for too long."""
+        for worker in self._workers.values():
+            worker.silent += seconds
+            limit = SILENCE if worker.has_spoken else _TIME_TO_START
+            if worker.silent > limit:
+                raise UserError(_obituary(worker, f"it gave no sign of life for {limit:g} s"))
+
+    def _take(self, pipe: Connection, message: object) -> None:
         """Take one message of a worker."""
-        worker = self._workers[pipe]
-        try:
-            message = pipe.recv()
-            if isinstance(message, _NextShard):
-                shard = next(self._shards, None)
-                if shard is not None:
-                    worker.shards.append(shard)
-                pipe.send(shard)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            worker.process.join()
-            raise UserError(_obituary(worker)) from None
+        worker = self._workers.get(pipe)
+        if worker is None:
+            return  # it has said its last
+        worker.silent = 0.0
+        worker.has_spoken = True
         match message:
-            case _ShardEnded(shard):
+            case Ended():
+                raise UserError(_obituary(worker, _cause(_exit_code(worker.process))))
+            case NextShard():
+                self._give_shard(pipe, worker)
+            case ShardEnded(shard):
                 worker.shards.remove(shard)
-            case _Failed(error):
+            case Failed(error):
                 raise error
-            case _Ended():
-                worker.process.join()
+            case NoMoreWork():
+                _exit_code(worker.process)
                 del self._workers[pipe]
-            case _ShardMade(stage, marker):
+            case ShardMade(stage, marker):
                 self._progress.shard_done(stage, marker)
             case Work():
                 self._progress.work(message)
 
+    def _give_shard(self, pipe: Connection, worker: _Worker) -> None:
+        shard = next(self._shards, None)
+        if shard is not None:
+            worker.shards.append(shard)
+        # Where the worker is dead, its end comes as the next message.
+        with contextlib.suppress(OSError):
+            pipe.send(shard)
 
-def _obituary(worker: _Worker) -> str:
-    """What to tell the user of a worker that ended before its work did."""
+
+def _exit_code(process: BaseProcess) -> int | None:
+    """The exit code of a process that has said its last; it is killed where it does not end by itself."""
+    process.join(_TIME_TO_END)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _obituary(worker: _Worker, cause: str) -> str:
+    """What to tell the user of a worker that ended, or hangs, before its work was done."""
     shards = ", ".join(map(str, worker.shards))
     where = f" at shard {shards}" if shards else ""
     return (
-        f"worker {worker.process.pid} ended{where} ({_cause(worker.process.exitcode)}); "
+        f"worker {worker.process.pid} ended{where} ({cause}); "
         "finished shards are kept: run the same command to go on"
     )
 
@@ -214,66 +227,3 @@ def _cause(code: int | None) -> str:
         f"{name}; most often the machine was out of memory: "
         "fewer --workers, or a smaller logprobs.batch_tokens"
     )
-
-
-# In a worker's process.
-
-
-def _work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packages: Sequence[str]) -> None:
-    """Ask for shards until there are none. `packages`: those that hand over prompts and SQL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    line = _LineToDriver(pipe)
-    for package in packages:
-        importlib.import_module(package)
-    try:
-        work_through(
-            run=run,
-            phase=phases(run)[phase],
-            place=place,
-            threads=threads,
-            next_shard=line.next_shard,
-            progress=line,
-        )
-        line.send(_Ended())
-    except UserError as error:
-        line.send(_Failed(error))
-    except (EOFError, BrokenPipeError):
-        return  # the driver is gone
-
-
-class _LineToDriver:
-    """The worker's end of the pipe; implements Progress. Several threads use it."""
-
-    def __init__(self, pipe: Connection):
-        self._pipe = pipe
-        self._sending = threading.Lock()
-        self._of_thread = threading.local()
-
-    def send(self, message: object) -> None:
-        with self._sending:
-            self._pipe.send(message)
-
-    def next_shard(self) -> int | None:
-        """The next shard for this thread, whose last one is ended by asking. One thread at a time asks."""
-        last = getattr(self._of_thread, "shard", None)
-        if last is not None:
-            self.send(_ShardEnded(last))
-        self.send(_NextShard())
-        shard: int | None = self._pipe.recv()
-        self._of_thread.shard = shard
-        return shard
-
-    def shard_done(self, stage: str, marker: Marker) -> None:
-        self.send(_ShardMade(stage, marker))
-
-    def work(self, work: Work) -> None:
-        self.send(work)
-
-
-def _end_with_driver() -> None:
-    """End this process when its driver is gone."""
-    parent = mp.parent_process()
-    assert parent is not None
-    wait_for_pipes([parent.sentinel])
-    os._exit(1)

@@ -11,6 +11,7 @@ import threading
 from multiprocessing import Pipe
 from typing import Any, cast
 
+from engine.listening import TICK, Ended, Inbox, Ticks
 from engine.models.vllm.messages import Message, Request
 
 _COMMAND = "import sys; from engine.models.vllm.server import serve; serve(*map(int, sys.argv[1:]))"
@@ -38,6 +39,8 @@ class EngineProcess:
             start_new_session=True,
         )
         theirs.close()
+        self._inbox = Inbox()
+        self._inbox.listen(self._pipe)
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         # Sent by a thread of its own: a full pipe to a dead engine must block nobody who could notice it.
         threading.Thread(target=self._post, daemon=True).start()
@@ -56,10 +59,18 @@ class EngineProcess:
     def receive(self, seconds: float) -> Message | None:
         """The engine's next message; None if it stays silent for so long.
 
-        Raises EOFError or OSError if it is dead."""
-        if not self._pipe.poll(seconds):
-            return None
-        return cast(Message, self._pipe.recv())
+        Raises EOFError if it is dead."""
+        ticks = Ticks()
+        silent = 0.0
+        while silent < seconds:
+            heard = self._inbox.next(min(TICK, seconds))
+            if heard is not None:
+                _, message = heard
+                if isinstance(message, Ended):
+                    raise EOFError
+                return cast(Message, message)
+            silent += ticks.seconds()
+        return None
 
     def end(self) -> None:
         """End the process and all that it started; nothing is left of it."""

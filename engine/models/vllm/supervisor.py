@@ -152,7 +152,7 @@ class Supervisor:
         while True:
             try:
                 message = engine.receive(limit)
-            except (EOFError, OSError):
+            except EOFError:
                 cause = engine.cause()
                 if not engine.ready and not self.closed and not engine.was_killed():
                     raise UserError(
