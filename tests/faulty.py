@@ -4,13 +4,13 @@ A write fails in one of two ways, as a kill would leave it: with half of it in a
 is written but before the writer learns of it.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from schemas.disk import temporary_name
 from schemas.store import LocalStore, Store
 
 WAYS = ("half", "after")
@@ -66,6 +66,9 @@ class FaultyStore:
     def read(self, name: str) -> bytes:
         return self.store.read(name)
 
+    def size(self, name: str) -> int:
+        return self.store.size(name)
+
     def local_path(self, name: str = "") -> Path:
         return self.store.local_path(name)
 
@@ -90,7 +93,7 @@ class FaultyStore:
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
         def half() -> None:
-            folder = self._temporary(name)
+            folder = self._temporary()
             folder.mkdir(parents=True)
             (folder / "part").write_bytes(b"half")
 
@@ -106,15 +109,15 @@ class FaultyStore:
 
     def _write(self, what: str, name: str, write: Callable[[], object]) -> object:
         def half() -> None:
-            path = self._temporary(name)
+            path = self._temporary()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"half")
 
         return self.fault.write(f"{what} in {self.name}", write, half)
 
-    def _temporary(self, name: str) -> Path:
+    def _temporary(self) -> Path:
         """What a killed process leaves behind."""
-        return self.store.local_path(f"{name}.{os.getpid()}.tmp")
+        return self.store.local_path(temporary_name())
 
 
 class _FaultyLines:
