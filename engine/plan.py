@@ -191,6 +191,15 @@ def check_unchanged(run: Run) -> None:
             )
 
 
+def _put_facts(folder: Store, facts: Facts) -> None:
+    """Write down what a folder is made from; its name says that what lies there otherwise is damaged."""
+    data = json_bytes(facts)
+    if folder.put_if_absent(FACTS, data):
+        return
+    if folder.size(FACTS) != len(data) or folder.read(FACTS) != data:
+        folder.put(FACTS, data)
+
+
 @contextlib.contextmanager
 def opened(run: Run) -> Iterator[None]:
     """Hold the run folder alone, remove what killed runs left half written, and write the plan down."""
@@ -199,9 +208,7 @@ def opened(run: Run) -> Iterator[None]:
         for stage in run.stages:
             folder = run.folder(stage)
             folder.sweep()
-            facts = json_bytes(run.planned[stage.name].facts)
-            if not folder.put_if_absent(FACTS, facts) and folder.read(FACTS) != facts:
-                folder.put(FACTS, facts)  # it was damaged: the folder's name says what they were
+            _put_facts(folder, run.planned[stage.name].facts)
         recipe = dump(run.recipe)
         run.store.put(RECIPE, recipe)
         write_plan(run.store, run.planned.values(), run.shards, hashlib.sha256(recipe).hexdigest())

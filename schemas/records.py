@@ -48,12 +48,23 @@ def read_json(folder: Store, name: str, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON object of ours without its digest.
 
     Raises Damaged with the remedy where it is not JSON any more, or not what was sealed."""
+    value = _loaded(folder, name, remedy)[0]
+    opened = unsealed(value)
+    if opened is None:
+        raise damaged(folder.where(name), "its content is not what its own sha256 says", remedy)
+    return opened
+
+
+def _loaded(folder: Store, name: str, remedy: str) -> tuple[dict[str, Any], bytes]:
+    """A JSON object as it lies there, and its bytes."""
     where = folder.where(name)
     try:
-        if folder.size(name) > _MOST_BYTES:
-            raise damaged(where, f"it has {folder.size(name):,} bytes", remedy)
-        value = json.loads(folder.read(name).decode())
-        canonical(value)  # can be written again: no half of a surrogate, no endless nesting
+        size = folder.size(name)
+        if size > _MOST_BYTES:
+            raise damaged(where, f"it has {size:,} bytes", remedy)
+        data = folder.read(name)
+        value = json.loads(data.decode())
+        canonical(value)  # can be written again: it holds no half of a surrogate pair
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
@@ -62,16 +73,19 @@ def read_json(folder: Store, name: str, remedy: str = AGAIN) -> dict[str, Any]:
         raise damaged(where, "it is a folder", remedy) from None
     if not isinstance(value, dict):
         raise damaged(where, "it is not a JSON object", remedy)
-    opened = unsealed(value)
-    if opened is None:
-        raise damaged(where, "its content is not what its own sha256 says", remedy)
-    return opened
+    return value, data
 
 
 def read_record(folder: Store, name: str, kind: type[_Kind], remedy: str = AGAIN) -> _Kind:
-    """A JSON file of ours as a dataclass. Raises Damaged, which names the key."""
-    value = read_json(folder, name, remedy)
+    """A JSON file of ours as a dataclass. Raises Damaged, which names the key.
+
+    A sealed one has to be what `sealed_bytes` writes, to the last byte."""
+    value, data = _loaded(folder, name, remedy)
+    where = folder.where(name)
+    opened = unsealed(value)
+    if opened is None or (opened is not value and json_bytes(value) != data):
+        raise damaged(where, "its content is not what its own sha256 says", remedy)
     try:
-        return shaped(kind, value)
+        return shaped(kind, opened)
     except ShapeError as error:
-        raise damaged(folder.where(name), str(error), remedy) from None
+        raise damaged(where, str(error), remedy) from None

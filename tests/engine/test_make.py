@@ -22,7 +22,8 @@ from engine.scan import scan
 from schemas.errors import NothingMade, UserError
 from schemas.manifest import read_markers, read_plan
 from schemas.recipe import load
-from schemas.sealed import seal, unsealed
+from schemas.records import sealed_bytes
+from schemas.sealed import unsealed
 from schemas.store import open_store
 from schemas.tables import TABLES
 from tests.conftest import RECIPE, ROOT, command, settings, tree
@@ -212,7 +213,7 @@ def test_a_shard_made_from_other_bytes_is_seen(made_run, precompute_words, tmp_p
     marker = next(run.glob("logprobs-*")) / "00001.json"
     value = unsealed(json.loads(marker.read_text()))
     value["counts"]["scored"] += 1
-    marker.write_text(json.dumps(seal(value)))
+    marker.write_bytes(sealed_bytes(value))
     assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {
         1: ["pairs"]
     }
