@@ -4,11 +4,15 @@ A write fails in one of two ways, as a kill would leave it: with half of it in a
 is written but before the writer learns of it.
 """
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+
+import pytest
 
 from schemas.disk import temporary_name
 from schemas.store import LocalStore, Store
@@ -148,3 +152,36 @@ def every_fault(writes: int) -> Iterator[Fault]:
     for number in range(1, writes + 1):
         for way in WAYS:
             yield Fault(number, way)
+
+
+@dataclass
+class SystemFault:
+    """Lets a call that changes something below a folder fail as the system would: without a path.
+
+    `number`: which call, from 1; 0 never fails and only counts."""
+
+    folder: Path
+    number: int = 0
+    error: int = errno.EIO
+    calls: list[str] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Watch the calls until the monkeypatch is undone."""
+        for name in ("open", "fsync", "replace", "rename", "link", "mkdir", "unlink", "rmdir"):
+            monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
+
+    def _watched(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def watched(*args: object, **kwargs: object) -> object:
+            if self._is_write(name, args):
+                self.calls.append(f"{name} {args[0]}")
+                if len(self.calls) == self.number:
+                    raise OSError(self.error, os.strerror(self.error))
+            return call(*args, **kwargs)
+
+        return watched
+
+    def _is_write(self, name: str, args: tuple[object, ...]) -> bool:
+        if name == "open" and not int(str(args[1])) & os.O_CREAT:
+            return False
+        path = os.readlink(f"/proc/self/fd/{args[0]}") if isinstance(args[0], int) else os.fspath(args[0])  # type: ignore[arg-type, call-overload]
+        return str(path).startswith(str(self.folder))

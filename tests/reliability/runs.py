@@ -77,7 +77,7 @@ def refuses_or_says(run: Path, want: dict[str, str]) -> str:
     return ""
 
 
-def flips(data: bytes, count: int, seed: int) -> Iterator[tuple[int, bytes]]:
+def flips(data: bytes, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """So many different bits of the bytes, each turned alone."""
     import random
 
@@ -85,7 +85,7 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[tuple[int, bytes]]:
     for bit in random.Random(seed).sample(range(bits), min(count, bits)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        yield bit, bytes(flipped)
+        yield f"bit {bit}", bytes(flipped)
 
 
 def cuts(data: bytes) -> Iterator[tuple[str, bytes]]:
