@@ -1,45 +1,43 @@
-"""One shard through its stages; the scan of the input; writing.
+"""One shard through its stages; writing; the end of a run.
 
 A stage's rows become real in two steps: the Parquet files are put, then the marker that names them with their
 sha256. A reader lists markers only, so a kill at any point leaves nothing that is half there.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine import sql
+from engine.gaps import Damage, loss_of, made_from, marker_if_up_to_date, rows_read
 from engine.models import Model
-from engine.plan import Run, made_from, marker_if_up_to_date
+from engine.plan import Run
 from engine.progress import NO_PROGRESS, StageProgress
-from engine.stage import Made, Scanned, Stage
+from engine.scan import remove_scan, scanned_rows
+from engine.stage import Made, Stage
 from engine.usable import check_shard
+from schemas.disk import naming
+from schemas.errors import UserError
 from schemas.manifest import (
     MANIFEST,
     File,
     Marker,
-    json_bytes,
+    file_name,
     marker_name,
-    read_json,
+    read_manifest,
     read_marker,
-    shard_name,
     verify,
     write_manifest,
     write_marker,
 )
+from schemas.records import AGAIN, Damaged, damaged, what_of
 from schemas.store import Store
 from schemas.tables import TABLES, stored
 
 _ROW_GROUP = 4096
-_SCAN = "scan"
-_SCAN_DONE = "done.json"
-_SCAN_BUFFER = 16 << 20  # bytes of rows that wait in memory during a scan
 
 
 def make(
@@ -86,7 +84,7 @@ def compute(
 def batch_of(run: Run, stage: Stage, shard: int) -> pa.Table:
     """The rows that a stage's function is given: scanned from outside, or joined by its query."""
     if stage.scan:
-        return _scanned_rows(run.folder(stage), shard)
+        return scanned_rows(run.folder(stage), shard)
     config = run.config(stage)
     query = stage.query if isinstance(stage.query, str) else stage.query(config)
     variables = stage.variables(config, run.recipe.seed) if stage.variables else {}
@@ -109,10 +107,14 @@ def read_shard(run: Run, table: str, shard: int, stages: Collection[Stage]) -> p
 
 
 def read_file(folder: Store, file: File) -> pa.Table:
-    """The rows of one file. Raises UserError where it is not what its marker says."""
+    """The rows of one file. Raises Damaged where it is not what its marker says."""
     path = verify(folder, file)
     schema = TABLES[file.table]
-    return pq.read_table(path, schema=schema, page_checksum_verification=True, partitioning=None)
+    with naming(path):
+        rows = pq.read_table(path, schema=schema, page_checksum_verification=True, partitioning=None)
+    if len(rows) != file.rows:
+        raise damaged(folder.where(file.name), f"it has {len(rows):,} rows and its marker says {file.rows:,}")
+    return rows
 
 
 def _commit(folder: Store, shard: int, made: Made, above: dict[str, str]) -> Marker:
@@ -120,9 +122,9 @@ def _commit(folder: Store, shard: int, made: Made, above: dict[str, str]) -> Mar
     files: list[File] = []
     for table, rows in made.tables.items():
         if len(rows):
-            name = f"{shard_name(shard)}.{table}.parquet"
+            name = file_name(shard, table)
             digest = folder.put_file(name, _writer(stored(rows)))
-            files.append(File(name, table, len(rows), digest))
+            files.append(File(name, table, len(rows), digest, folder.size(name)))
     counts = {name: count for name, count in made.counts.items() if count}
     marker = Marker(shard, tuple(files), above, counts)
     folder.remove(marker_name(shard))
@@ -175,106 +177,59 @@ def _number_lists() -> set[str]:
 _SPLIT_COLUMNS = _number_lists()
 
 
-def finish(run: Run) -> dict[str, dict]:
-    """Write the manifest of every stage, once all its shards are there; stage -> manifest."""
+def finish(run: Run, say: Callable[[str], None]) -> dict[str, dict]:
+    """Write the manifest of every stage that lacks it, once all shards are there; stage -> manifest.
+
+    One that does not sum up the markers is written again: `say` is told which. Raises UserError where rows
+    were lost on the way from the scan to a shard."""
     manifests: dict[str, dict] = {}
     for stage in run.stages:
         folder = run.folder(stage)
-        markers: list[Marker] = []
-        for shard in range(run.shards):
-            marker = read_marker(folder, shard)
-            if marker is not None:
-                markers.append(marker)
-        manifests[stage.name] = write_manifest(folder, run.planned[stage.name].facts, markers)
-        folder.remove(_SCAN)
+        markers = [_marker_there(folder, shard) for shard in range(run.shards)]
+        if stage.scan:
+            _check_nothing_lost(run, markers)
+        manifest = _whole_manifest(folder, markers, say)
+        manifests[stage.name] = manifest or write_manifest(folder, run.planned[stage.name].facts, markers)
+    remove_scan(run)
     return manifests
 
 
-def finished(run: Run) -> dict[str, dict]:
-    """The manifests of a run in which nothing is missing, written if the last run was killed just before."""
-    folders = {stage.name: run.folder(stage) for stage in run.stages}
-    if all(folder.exists(MANIFEST) for folder in folders.values()):
-        return {name: read_json(folder, MANIFEST) for name, folder in folders.items()}
-    return finish(run)
+def _marker_there(folder: Store, shard: int) -> Marker:
+    marker = read_marker(folder, shard)
+    if marker is None:
+        raise Damaged(f"{folder.where(marker_name(shard))} is gone: {AGAIN}")
+    return marker
+
+
+def _check_nothing_lost(run: Run, markers: Sequence[Marker]) -> None:
+    read = rows_read(run)
+    for marker in markers:
+        loss = loss_of(marker, read)
+        if loss:
+            raise UserError(
+                f"{run.folder(run.stages[0])}: rows of shard {marker.shard} were lost: {loss}; run the same "
+                "`engine precompute` again, which makes the shard anew; if it says so again, please report it"
+            )
+
+
+def _whole_manifest(folder: Store, markers: Sequence[Marker], say: Callable[[str], None]) -> dict | None:
+    """The manifest that is there, if it is what was written."""
+    if not folder.exists(MANIFEST):
+        return None
+    try:
+        return read_manifest(folder, markers)
+    except Damaged as error:
+        say(f"{what_of(error)}: written again")
+        return None
+
+
+def take_back(run: Run, damages: Iterable[Damage]) -> None:
+    """Remove the markers of damaged shards: what no marker names does not exist, and is made again."""
+    for damage in damages:
+        reopen(run, damage.stage)
+        run.folder(damage.stage).remove(marker_name(damage.shard))
 
 
 def reopen(run: Run, stage: Stage) -> None:
     """Take back a stage's manifest, because some of its shards are going to be made."""
     run.folder(stage).remove(MANIFEST)
-
-
-# The scan: rows from outside, partitioned by shard in one pass.
-
-
-def scan(run: Run, wanted: Collection[int], report: Callable[[int], None]) -> None:
-    """Read all input once and put each row into its shard's file, for the shards wanted.
-
-    A scan that was cut off starts again. `report` is told how many rows were read."""
-    stage = run.stages[0]
-    folder = run.folder(stage)
-    scanned = folder.child(_SCAN)
-    if scanned.exists(_SCAN_DONE) and set(wanted) <= set(read_json(scanned, _SCAN_DONE)["shards"]):
-        return
-
-    def fill(path: Path) -> None:
-        _partition(run, stage, path, wanted, report)
-        (path / _SCAN_DONE).write_bytes(json_bytes({"shards": sorted(wanted)}))
-
-    folder.put_folder(_SCAN, fill)
-
-
-def _partition(
-    run: Run, stage: Stage, folder: Path, wanted: Collection[int], report: Callable[[int], None]
-) -> None:
-    assert stage.scan is not None
-    waiting: dict[int, list[pa.Table]] = {}
-    waiting_bytes = 0
-    for scanned in stage.scan(run.config(stage), run.planned[stage.name].facts):
-        for shard, rows in _by_shard(scanned):
-            if shard in wanted:
-                waiting.setdefault(shard, []).append(rows)
-        waiting_bytes += scanned.rows.nbytes
-        if waiting_bytes >= _SCAN_BUFFER:
-            _flush(folder, waiting)
-            waiting_bytes = 0
-        report(len(scanned.shards))
-    _flush(folder, waiting)
-
-
-def _by_shard(scanned: Scanned) -> list[tuple[int, pa.Table]]:
-    """The rows of each shard, in the order of the input."""
-    shards = pa.array(scanned.shards, pa.int32())
-    order = pc.sort_indices(shards)  # stable
-    rows = scanned.rows.take(order)
-    sorted_shards = shards.take(order).to_numpy()
-    begins = np.flatnonzero(np.diff(sorted_shards, prepend=-1)).tolist()
-    parts: list[tuple[int, pa.Table]] = []
-    for begin, end in pairwise([*begins, len(sorted_shards)]):
-        parts.append((int(sorted_shards[begin]), rows.slice(begin, end - begin)))
-    return parts
-
-
-def _flush(folder: Path, waiting: dict[int, list[pa.Table]]) -> None:
-    """Append what waits to the shards' files, an Arrow stream each time."""
-    for shard, tables in waiting.items():
-        rows = pa.concat_tables(tables).combine_chunks()
-        with (
-            open(folder / f"{shard_name(shard)}.arrows", "ab") as file,
-            pa.ipc.new_stream(file, rows.schema) as stream,
-        ):
-            stream.write_table(rows)
-    waiting.clear()
-
-
-def _scanned_rows(folder: Store, shard: int) -> pa.Table:
-    """The rows scanned for a shard: Arrow streams one after another in one file, which there may not be."""
-    name = f"{shard_name(shard)}.arrows"
-    scanned = folder.child(_SCAN)
-    if not scanned.exists(name):
-        return pa.table({"reason": pa.array([], pa.string())})
-    parts: list[pa.Table] = []
-    with pa.memory_map(str(scanned.local_path(name))) as file:
-        while file.tell() < file.size():
-            with pa.ipc.open_stream(file) as stream:
-                parts.append(stream.read_all())
-    return pa.concat_tables(parts)

@@ -1,4 +1,4 @@
-"""Which folders a recipe asks for, what is missing in them, and what differs from those that are there.
+"""Which folders a recipe asks for, and what differs from those that are there.
 
 A folder is named by the fingerprint of all that it is made from, so every name is known before anything is
 made, nothing is ever stale, and to resume is to make what is missing. A shard depends on the shards of its
@@ -6,6 +6,7 @@ own number in the stages above it and on nothing else.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,23 +17,24 @@ from engine.models import Model
 from engine.models.spec import ResolvedModel, Resolver, reference_spec
 from engine.stage import Context, Planning, Stage
 from engine.stages import STAGES
-from schemas.digest import fingerprint
+from schemas.differences import difference
 from schemas.errors import UserError
 from schemas.fields import Section, facts_of
 from schemas.manifest import (
     FACTS,
     RECIPE,
     Facts,
-    Marker,
     Planned,
-    difference,
+    folder_name,
     json_bytes,
-    read_json,
-    read_marker,
+    read_facts,
     write_plan,
 )
 from schemas.recipe import Recipe, dump
+from schemas.records import Damaged, what_of
 from schemas.store import Store, open_store
+
+_FINGERPRINT = 12 * "[0-9a-f]"  # as a shell pattern
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
         }
         # As JSON gives them back, so that they compare equal with those read from a folder.
         facts = json.loads(json.dumps(facts))
-        planned[stage.name] = Planned(stage.name, f"{stage.name}-{fingerprint(facts)}", facts)
+        planned[stage.name] = Planned(stage.name, folder_name(stage.name, facts), facts)
     return Run(
         store=open_store(where),
         recipe=recipe,
@@ -189,6 +191,15 @@ def check_unchanged(run: Run) -> None:
             )
 
 
+def _put_facts(folder: Store, facts: Facts) -> None:
+    """Write down what a folder is made from; its name says that what lies there otherwise is damaged."""
+    data = json_bytes(facts)
+    if folder.put_if_absent(FACTS, data):
+        return
+    if folder.size(FACTS) != len(data) or folder.read(FACTS) != data:
+        folder.put(FACTS, data)
+
+
 @contextlib.contextmanager
 def opened(run: Run, threads_of: Callable[[Run], int] = lambda run: 1) -> Iterator[int]:
     """Hold the run folder alone, remove what killed runs left half written, and write the plan down.
@@ -199,69 +210,25 @@ def opened(run: Run, threads_of: Callable[[Run], int] = lambda run: 1) -> Iterat
         for stage in run.stages:
             folder = run.folder(stage)
             folder.sweep()
-            folder.put_if_absent(FACTS, json_bytes(run.planned[stage.name].facts))
-        run.store.put(RECIPE, dump(run.recipe))
+            _put_facts(folder, run.planned[stage.name].facts)
+        recipe = dump(run.recipe)
+        run.store.put(RECIPE, recipe)
         threads = threads_of(run)
-        write_plan(run.store, run.planned.values(), run.shards, threads)
+        recipe_digest = hashlib.sha256(recipe).hexdigest()
+        write_plan(run.store, run.planned.values(), run.shards, recipe_digest, threads)
         yield threads
-
-
-def marker_if_up_to_date(run: Run, stage: Stage, shard: int, made_from: Mapping[str, str]) -> Marker | None:
-    """The shard's marker, if its files are there and it was made from the shards that are there now.
-
-    This decides whether a shard is stale; whether a folder is, its name does (`plan`).
-
-    `made_from`: stage -> digest of the marker of this shard in each stage above."""
-    folder = run.folder(stage)
-    marker = read_marker(folder, shard)
-    if marker is None or marker.made_from != made_from:
-        return None
-    for file in marker.files:
-        if not folder.exists(file.name):
-            return None
-    return marker
-
-
-def made_from(run: Run, stage: Stage, digests: Mapping[str, str]) -> dict[str, str]:
-    """What a shard of the stage is made from, given the digests of the markers of all stages before it."""
-    return {above.name: digests[above.name] for above in run.above(stage)}
-
-
-def missing(run: Run) -> dict[int, list[Stage]]:
-    """What is still to be made: shard -> stages. Reads markers and looks for their files."""
-    gaps: dict[int, list[Stage]] = {}
-    for shard in range(run.shards):
-        digests: dict[str, str] = {}
-        for number, stage in enumerate(run.stages):
-            marker = marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests))
-            if marker is None:
-                gaps[shard] = list(run.stages[number:])
-                break
-            digests[stage.name] = marker.digest
-    return gaps
-
-
-def stale_shards(run: Run) -> int:
-    """How many shards were made from other shards than those that are there now."""
-    stale = 0
-    for shard in range(run.shards):
-        digests: dict[str, str] = {}
-        for stage in run.stages:
-            marker = read_marker(run.folder(stage), shard)
-            if marker is None:
-                break
-            if marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests)) is None:
-                stale += 1
-            digests[stage.name] = marker.digest
-    return stale
 
 
 def what_changed(run: Run, stage: Stage) -> list[tuple[str, list[str]]]:
     """Other folders of the stage in this run, each with the facts that differ from the planned ones."""
     planned = run.planned[stage.name]
     changes: list[tuple[str, list[str]]] = []
-    for name in run.store.names(f"{stage.name}-*"):
+    for name in run.store.names(f"{stage.name}-{_FINGERPRINT}"):
         folder = run.store.child(name)
-        if name != planned.folder and folder.exists(FACTS):
-            changes.append((name, difference(read_json(folder, FACTS), planned.facts)))
+        if name == planned.folder or not folder.exists(FACTS):
+            continue
+        try:
+            changes.append((name, difference(read_facts(folder), planned.facts)))
+        except Damaged as error:
+            changes.append((name, [what_of(error)]))
     return changes

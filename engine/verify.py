@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from engine import token_check
 from engine.ids import share
+from engine.integrity import examine
 from engine.make import read_file, read_shard
 from engine.models import Model
 from engine.models.open import open_model, places
@@ -27,8 +28,9 @@ from engine.text.chat import stored_chat, stored_response
 from engine.token_check import Scored
 from schemas.devices import cores
 from schemas.errors import UserError
-from schemas.manifest import Marker, json_bytes, read_markers, read_plan, verify
+from schemas.manifest import Marker, json_bytes, read_markers
 from schemas.recipe import Recipe
+from schemas.records import AGAIN, Damaged
 from schemas.sections import Train, Verify
 from schemas.store import Store
 from schemas.tolerance import mean_gap
@@ -73,7 +75,7 @@ class Report:
         """What is wrong, each as the part of a sentence; empty where all is as it should be."""
         problems: list[str] = []
         if self.damaged:
-            problems.append(f"{len(self.damaged)} files are damaged, such as {self.damaged[0]}")
+            problems.append(_damage_text(self.damaged))
         # Not `mean > tolerance`: NaN must not pass.
         if not self.largest_mean <= self.tolerance:
             problems.append(
@@ -86,6 +88,10 @@ class Report:
         if self.ids["not_as_rendered"]:
             problems.append(f"{self.ids['not_as_rendered']} rows are not the ids that the template renders")
         return problems
+
+
+def _damage_text(damaged: Sequence[str]) -> str:
+    return f"{len(damaged)} files are damaged, such as {damaged[0]}: {AGAIN}"
 
 
 def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) -> Report:
@@ -101,10 +107,16 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         raise UserError(
             f"{store} has no log-probs of this recipe to verify; `engine status {store}` says what there is"
         )
-    files, damaged = _check_digests(store)
-    say(f"digests: {files - len(damaged):,} of {files:,} files are what their markers say")
+    examined = examine(store)
+    damaged = list(examined.damaged)
+    for why in examined.damaged.values():
+        say(why)
+    say(f"digests: {examined.whole:,} of {examined.files:,} files are what their markers say")
     cached = run.models[stage.name]
-    rows = _sample(run, stage, config.sample)
+    try:
+        rows = _sample(run, stage, config.sample)
+    except Damaged:
+        raise UserError(f"{store} does not pass: {_damage_text(damaged)}") from None
     text = cached.open_text()
     ids = token_check.count(list(map(_as_scored, rows)), text)
     counts = ", ".join(f"{name} {count}" for name, count in ids.items())
@@ -118,7 +130,7 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_of(recipe).dtype),
         gaps=_gaps(rows, cached, recipe, both, say),
         ids=ids,
-        files=files,
+        files=examined.files,
         damaged=damaged,
     )
     store.put(RECORD, json_bytes(asdict(report) | {"passed": not report.problems()}))
@@ -129,23 +141,6 @@ def _train_of(recipe: Recipe) -> Train:
     train = recipe.sections.get("train", Train())
     assert isinstance(train, Train)
     return train
-
-
-def _check_digests(store: Store) -> tuple[int, list[str]]:
-    """Hash every file of every folder of the plan anew: how many there are, and those that are damaged."""
-    files = 0
-    damaged: list[str] = []
-    stages, _ = read_plan(store)
-    for stage in stages:
-        folder = store.child(stage.folder)
-        for marker in read_markers(folder):
-            for file in marker.files:
-                files += 1
-                try:
-                    verify(folder, file, afresh=True)
-                except UserError:
-                    damaged.append(f"{stage.folder}/{file.name}")
-    return files, damaged
 
 
 def _sample(run: Run, stage: Stage, wanted: int) -> list[Row]:

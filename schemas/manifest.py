@@ -1,25 +1,29 @@
 """What a folder of a run is: `<stage>-<fingerprint>/`.
 
     facts.json        what the folder is made from; written first, so that an unfinished folder can be
-                      compared with a recipe
-    00007.json        marker of a finished shard: its files with sha256 and rows, the digests of the shards it
-                      was made from, its counts
+                      compared with a recipe. Their fingerprint is the folder's name
+    00007.json        marker of a finished shard: its files with sha256, size and rows, the digests of the
+                      shards it was made from, its counts
     00007.TABLE.parquet
     manifest.json     facts and all markers once every shard is there, with the totals; written last
 
 Nothing here holds a time or a host's name: the same inputs give the same bytes. What no marker names does not
-exist. `plan.json` in the run's folder names the folders that the last `engine precompute` made or was making.
+exist; a manifest that does not sum up the markers beside it is refused. `plan.json` in the run's folder names
+the folders that the last `engine precompute` made or was making. Markers, manifests and plans are sealed.
 """
 
-import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas.digest import canonical, content_digest, fingerprint, sha256_file
+from schemas.digest import content_digest, fingerprint, sha256_file
 from schemas.errors import UserError
+from schemas.records import AGAIN, Damaged, damaged, read_record, sealed_bytes
+from schemas.records import json_bytes as json_bytes
+from schemas.records import read_json as read_json
 from schemas.store import Store
 
 MANIFEST = "manifest.json"
@@ -29,16 +33,18 @@ RECIPE = "recipe.toml"  # every default written out
 METRICS = "metrics.jsonl"  # of a train folder: a line for each step, and for each evaluation
 
 Facts = dict[str, Any]
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class File:
-    """One Parquet file of a shard: rows of one table."""
+    """One Parquet file of a shard: rows of one table. `size`: in bytes; older markers do not have it."""
 
     name: str
     table: str
     rows: int
     sha256: str
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,10 @@ class Marker:
     @property
     def digest(self) -> str:
         """Fingerprint of the whole marker: of the shard's files and of all that they were made from."""
-        return fingerprint(asdict(self))
+        value = asdict(self)
+        for file in value["files"]:
+            del file["size"]  # the sha256 says more; without it the digest is that of older markers
+        return fingerprint(value)
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,39 @@ class Planned:
     facts: Facts
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """plan.json. `recipe`: sha256 of the recipe beside it; `threads`: of a model on the CPU."""
+
+    shards: int
+    stages: tuple[Planned, ...]
+    recipe: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """manifest.json."""
+
+    facts: Facts
+    rows: dict[str, int]
+    counts: dict[str, int]
+    shards: tuple[Marker, ...]
+
+
+def folder_name(stage: str, facts: Facts) -> str:
+    """The name of a stage's folder: its facts settle it."""
+    return f"{stage}-{fingerprint(facts)}"
+
+
 def shard_name(shard: int) -> str:
     """00007: what the names of a shard's files begin with."""
     return f"{shard:05d}"
+
+
+def file_name(shard: int, table: str) -> str:
+    """The name of a shard's rows of a table."""
+    return f"{shard_name(shard)}.{table}.parquet"
 
 
 def marker_name(shard: int) -> str:
@@ -75,69 +114,117 @@ def marker_name(shard: int) -> str:
     return f"{shard_name(shard)}.json"
 
 
-def json_bytes(value: object) -> bytes:
-    """JSON as we write it: for people, and with equal bytes for equal values."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-
-
-def read_json(
-    folder: Store, name: str, remedy: str = "delete it and run `engine precompute` again"
-) -> dict[str, Any]:
-    """A JSON file of ours. Raises UserError with the remedy where it is not JSON any more."""
-    try:
-        value: dict[str, Any] = json.loads(folder.read(name))
-    except ValueError as error:
-        raise UserError(
-            f"{folder.where(name)}: not JSON any more ({error}); the disk or a person changed it: {remedy}"
-        ) from None
+def _as_json(marker: Marker) -> dict[str, Any]:
+    value = asdict(marker)
+    for file in value["files"]:
+        if file["size"] is None:
+            del file["size"]
     return value
 
 
-def _marker_of(value: dict[str, Any]) -> Marker:
-    files = tuple(File(**file) for file in value["files"])
-    return Marker(value["shard"], files, value["made_from"], value["counts"])
-
-
 def read_marker(folder: Store, shard: int) -> Marker | None:
-    """The marker of a finished shard, else None."""
+    """The marker of a finished shard, else None. Raises Damaged where it is none any more."""
     name = marker_name(shard)
-    return _marker_of(read_json(folder, name)) if folder.exists(name) else None
+    if not folder.exists(name):
+        return None
+    marker = read_record(folder, name, Marker)
+    problem = _problem(marker, shard)
+    if problem:
+        raise damaged(folder.where(name), problem)
+    return marker
+
+
+def _problem(marker: Marker, shard: int) -> str | None:
+    """Why a marker cannot be the one of the shard; it names no file but its own."""
+    from schemas.tables import TABLES
+
+    if marker.shard != shard:
+        return f"it is the marker of shard {marker.shard}"
+    for file in marker.files:
+        if file.table not in TABLES or file.name != file_name(shard, file.table):
+            return f"it names {ascii(file.name)[:80]}, which is no file of its shard"
+        if not _SHA256.fullmatch(file.sha256):
+            return f"the sha256 of {file.name} is no such digest"
+    return None
 
 
 def read_markers(folder: Store) -> list[Marker]:
-    """All finished shards of a folder in order, also while others are being made."""
+    """All finished shards of a folder in order, also while others are being made.
+
+    Raises Damaged for a marker that is not what was written, or a manifest that does not sum them up."""
+    markers: list[Marker] = []
+    for name in marker_names(folder):
+        marker = read_marker(folder, int(name.removesuffix(".json")))
+        if marker is not None:  # it may have been taken back just now
+            markers.append(marker)
     if folder.exists(MANIFEST):
-        return [_marker_of(shard) for shard in read_json(folder, MANIFEST)["shards"]]
-    return [_marker_of(read_json(folder, name)) for name in marker_names(folder)]
+        read_manifest(folder, markers)
+    return markers
 
 
 def marker_names(folder: Store) -> list[str]:
     """The names of the markers that are there, in order."""
-    return folder.names("[0-9]*.json")
+    names = [name for name in folder.names("[0-9]*.json") if _is_marker(name)]
+    return sorted(names, key=lambda name: int(name.removesuffix(".json")))
+
+
+def _is_marker(name: str) -> bool:
+    digits = name.removesuffix(".json")
+    return digits.isascii() and digits.isdigit() and marker_name(int(digits)) == name
 
 
 def write_marker(folder: Store, marker: Marker) -> None:
     """Make a shard's files real."""
-    folder.put(marker_name(marker.shard), json_bytes(asdict(marker)))
+    folder.put(marker_name(marker.shard), sealed_bytes(_as_json(marker)))
 
 
-def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
-    """Write a folder's manifest, once all its shards are there, and return it."""
+def _manifest_of(facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
+    """What a manifest says: the sum of its markers."""
     rows: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     shards = []
     for marker in markers:
         rows.update(rows_by_table(marker))
         counts.update(marker.counts)
-        shards.append(asdict(marker))
-    manifest = {
-        "facts": facts,
-        "rows": dict(rows),
-        "counts": dict(counts),
-        "shards": shards,
-    }
-    folder.put(MANIFEST, json_bytes(manifest))
+        shards.append(_as_json(marker))
+    return {"facts": facts, "rows": dict(rows), "counts": dict(counts), "shards": shards}
+
+
+def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
+    """Write a folder's manifest, once all its shards are there, and return it."""
+    manifest = _manifest_of(facts, markers)
+    folder.put(MANIFEST, sealed_bytes(manifest))
     return manifest
+
+
+def read_manifest(folder: Store, markers: Iterable[Marker]) -> dict[str, Any]:
+    """A folder's manifest, which sums up exactly these markers: those beside it. Raises Damaged."""
+    read = read_record(folder, MANIFEST, _Manifest)
+    where = folder.where(MANIFEST)
+    if folder.name != folder_name(str(read.facts.get("stage")), read.facts):
+        raise damaged(where, "its facts are not those that the folder is named by")
+    there = {marker.shard: marker for marker in markers}
+    summed = {marker.shard: marker for marker in read.shards}
+    for shard in sorted(there.keys() | summed.keys()):
+        if there.get(shard) != summed.get(shard):
+            raise damaged(
+                where, f"what it says of shard {shard} is not what {marker_name(shard)} beside it says"
+            )
+    if [marker.shard for marker in read.shards] != sorted(there):
+        raise damaged(where, "it lists a shard twice, or out of order")
+    manifest = _manifest_of(read.facts, read.shards)
+    for key, total in (("rows", read.rows), ("counts", read.counts)):
+        if total != manifest[key]:
+            raise damaged(where, f"its {key} are not the sum of its shards")
+    return manifest
+
+
+def read_facts(folder: Store) -> Facts:
+    """What a folder was made from. Raises Damaged where its name says otherwise."""
+    facts = read_json(folder, FACTS)
+    if folder.name != folder_name(str(facts.get("stage")), facts):
+        raise damaged(folder.where(FACTS), "its facts are not those that the folder is named by")
+    return facts
 
 
 def rows_by_table(marker: Marker) -> Counter[str]:
@@ -152,45 +239,46 @@ def verify(folder: Store, file: File, *, afresh: bool = False) -> Path:
     """A local path to a shard's file, once its bytes are what its marker says.
 
     A file whose size and time did not change since it was last hashed is not hashed again, unless `afresh`.
-    Raises UserError where the file is gone or damaged."""
+    Raises Damaged where the file is gone or is another one."""
     where = folder.where(file.name)
-    marker = marker_name(int(file.name[:5]))
-    again = "run `engine precompute` again: only this shard is made anew"
     if not folder.exists(file.name):
-        raise UserError(
-            f"{where}: the marker names this file but it is gone; delete {marker} beside it and {again}"
-        )
+        raise Damaged(f"{where}: the marker names this file but it is gone: {AGAIN}")
+    size = folder.size(file.name)
+    if file.size is not None and size != file.size:
+        raise damaged(where, f"it has {size:,} bytes and its marker says {file.size:,}")
     path = folder.local_path(file.name)
+    if not path.is_file():
+        raise damaged(where, "it is a folder")
     digest = sha256_file(path) if afresh else content_digest(path)
     if digest != file.sha256:
-        raise UserError(
-            f"{where}: damaged, its sha256 is not the one its marker names; "
-            f"delete it and {marker} beside it and {again}"
-        )
+        raise damaged(where, "its sha256 is not the one its marker names")
     return path
 
 
-def difference(then: object, now: object, at: str = "") -> list[str]:
-    """The facts in which two folders differ, as dotted names with both values."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        differences: list[str] = []
-        for key in sorted(then.keys() | now.keys()):
-            differences += difference(then.get(key), now.get(key), f"{at}.{key}" if at else key)
-        return differences
-    if canonical(then) == canonical(now):
-        return []
-    return [f"{at} (was {_short(then)}, is {_short(now)})"]
+def write_plan(
+    run: Store,
+    stages: Iterable[Planned],
+    shards: int,
+    recipe: str | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write down what the run is to hold now, the sha256 of the recipe that it was planned by, and a model's
+    threads on the CPU (engine/threads.py)."""
+    plan: dict[str, Any] = {"shards": shards, "stages": [asdict(stage) for stage in stages]}
+    if recipe is not None:
+        plan["recipe"] = recipe
+    if threads is not None:
+        plan["threads"] = threads
+    run.put(PLAN, sealed_bytes(plan))
 
 
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 24 else text[:12] + "…"
-
-
-def write_plan(run: Store, stages: Iterable[Planned], shards: int, threads: int) -> None:
-    """Write down what the run is to hold now; `threads`: of a model on the CPU (engine/threads.py)."""
-    listed = [asdict(stage) for stage in stages]
-    run.put(PLAN, json_bytes({"shards": shards, "stages": listed, "threads": threads}))
+def _read_plan(run: Store) -> _Plan:
+    plan = read_record(run, PLAN, _Plan)
+    for stage in plan.stages:
+        if not re.fullmatch("[a-z_]+", stage.stage) or stage.folder != folder_name(stage.stage, stage.facts):
+            what = f"the folder {ascii(stage.folder)[:80]} is not the one that the facts of its stage name"
+            raise damaged(run.where(PLAN), what)
+    return plan
 
 
 def read_plan(run: Store) -> tuple[list[Planned], int]:
@@ -200,13 +288,20 @@ def read_plan(run: Store) -> tuple[list[Planned], int]:
             f"{run} is not a run folder (it has no plan.json); "
             f"make one with `engine precompute RECIPE -o {run}`"
         )
-    plan = read_json(run, PLAN)
-    return [Planned(**stage) for stage in plan["stages"]], plan["shards"]
+    plan = _read_plan(run)
+    return list(plan.stages), plan.shards
+
+
+def planned_recipe(run: Store) -> str | None:
+    """The sha256 of the recipe that a run was planned by; None where it is not known, or this is no run."""
+    return _read_plan(run).recipe if run.exists(PLAN) else None
 
 
 def planned_threads(run: Store) -> int | None:
     """The threads of a model on the CPU with which the run was begun; None where no plan says."""
     if not run.exists(PLAN):
         return None
-    threads = read_json(run, PLAN).get("threads")
-    return threads if isinstance(threads, int) else None
+    try:
+        return _read_plan(run).threads
+    except UserError:  # damaged: it is about to be written again
+        return None

@@ -7,6 +7,7 @@ checked here.
 """
 
 import dataclasses
+import hashlib
 import tomllib
 import types
 import typing
@@ -18,7 +19,7 @@ import tomli_w
 
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
-from schemas.manifest import RECIPE
+from schemas.manifest import RECIPE, planned_recipe
 from schemas.recipe_paths import with_absolute_paths
 from schemas.secrets import refuse_secrets
 from schemas.sections import SECTIONS
@@ -66,7 +67,14 @@ def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:
         data = folder.read(RECIPE)
     except FileNotFoundError:
         raise UserError(f"{folder} has no {RECIPE}: it is not a run folder") from None
-    return _read(data, folder.where(RECIPE), settings)
+    where = folder.where(RECIPE)
+    planned = planned_recipe(folder)
+    if planned is not None and planned != hashlib.sha256(data).hexdigest():
+        raise UserError(
+            f"{where} is not the recipe that the run was planned by: run the same `engine precompute` again, "
+            f"which writes it anew; or `engine precompute {where} -o {folder}` if the change is meant"
+        )
+    return _read(data, where, settings)
 
 
 def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:

@@ -3,9 +3,11 @@
 - A store is a folder: names in it, folders below it (`child`). Everything that the project writes into a run
   goes through one: markers, manifests, facts, plans, Parquet files, the scan, checkpoints, metrics, verify's
   record.
-- What is written appears whole or not at all. On a disk: bytes go to `NAME.PID.tmp`, are forced to the disk
-  and renamed, and the folder is forced too, so that a power cut cannot undo the rename. What a killed process
-  left behind, `sweep` removes.
+- What is written appears whole or not at all. On a disk: bytes go to a temporary file of a name that only we
+  make, are forced to the disk and renamed, and the folder is forced too, so that a power cut cannot undo the
+  rename. What a killed process left behind, `sweep` removes.
+- A name is that of something directly in the folder, so nothing that a file of a run names lies outside. The
+  run's own location may be reached through links; within it there are none (`schemas/disk.py`).
 - `open_store` chooses the implementation by the location. There is one, for a local folder; object storage
   would be a second class here and a line there.
 """
@@ -14,24 +16,26 @@ import contextlib
 import fcntl
 import fnmatch
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from schemas import disk
 from schemas.digest import sha256_file
 from schemas.errors import UserError
+from schemas.printable import printable
 
-# Only names of our own making: the folder may hold a user's files as well.
-_TEMPORARY = re.compile(r"\.\d+\.tmp$")
 _LOCK = ".lock"
+# What is read whole is JSON, TOML and metrics. More than this is none of ours, and would fill the memory.
+_MOST_BYTES = 1 << 30
 
 
 class Store(Protocol):
-    """A folder of a run. Names are of things in it; `str(store)` is its location for messages."""
+    """A folder of a run. Names are of things in it; `str(store)` is its location for messages.
+
+    Raises UserError for what is not such a name, and for links, pipes and devices; an OSError has a path."""
 
     @property
     def name(self) -> str:
@@ -43,7 +47,7 @@ class Store(Protocol):
         ...
 
     def names(self, pattern: str = "*") -> list[str]:
-        """The names here that match a shell pattern, sorted; hidden and temporary ones are left out."""
+        """The names here that match a shell pattern, sorted; hidden ones are left out, ours among them."""
         ...
 
     def exists(self, name: str = "") -> bool:
@@ -52,6 +56,10 @@ class Store(Protocol):
 
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises FileNotFoundError."""
+        ...
+
+    def size(self, name: str) -> int:
+        """A file's size in bytes. Raises FileNotFoundError."""
         ...
 
     def put(self, name: str, data: bytes) -> None:
@@ -106,9 +114,10 @@ def open_store(where: "str | Path | Store") -> Store:
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A store in a folder of a local (or mounted) disk."""
+    """A store in a folder of a local (or mounted) disk. `inside`: how many of its folders are the run's."""
 
     root: Path
+    inside: int = 0
 
     def __str__(self) -> str:
         return self.where()
@@ -117,29 +126,56 @@ class LocalStore:
     def name(self) -> str:
         return self.root.name
 
+    def _path(self, name: str) -> Path:
+        """Where a thing is, once neither it nor a folder of the run on the way is a link."""
+        self._check_folders()
+        if not name:
+            return self.root
+        disk.check_name(self.root, name)
+        path = self.root / name
+        disk.state_of(path)
+        return path
+
+    def _check_folders(self) -> None:
+        folder = self.root
+        for _ in range(self.inside):
+            disk.state_of(folder)
+            folder = folder.parent
+
     def child(self, name: str) -> "LocalStore":
-        return LocalStore(self.root / name)
+        return LocalStore(self._path(name), self.inside + 1)
 
     def names(self, pattern: str = "*") -> list[str]:
+        self._check_folders()
         if not self.root.is_dir():
             return []
-        names = [name for name in os.listdir(self.root) if fnmatch.fnmatchcase(name, pattern)]
-        return sorted(name for name in names if not name.startswith(".") and not _TEMPORARY.search(name))
+        with disk.naming(self.root):
+            names = [name for name in os.listdir(self.root) if fnmatch.fnmatchcase(name, pattern)]
+        return sorted(name for name in names if not name.startswith("."))
 
     def exists(self, name: str = "") -> bool:
-        return (self.root / name).exists()
+        return self._path(name).exists()
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        size = self.size(name)
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"{self.where(name)} has {size:,} bytes, more than any file of ours of its kind: "
+                "remove it, and run the same command again"
+            )
+        return disk.read(self._path(name))
+
+    def size(self, name: str) -> int:
+        return self._path(name).stat().st_size
 
     def put(self, name: str, data: bytes) -> None:
         self._publish(name, lambda path: path.write_bytes(data))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        path = self.root / name
+        path = self._path(name)
         if path.exists():
             return False
-        with _written(path, lambda temporary: temporary.write_bytes(data)) as temporary:
+        with disk.written(path, lambda temporary: temporary.write_bytes(data)) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -148,8 +184,6 @@ class LocalStore:
                 if path.exists():
                     return False
                 os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
         return True
 
     def put_file(self, name: str, fill: Callable[[Path], object]) -> str:
@@ -165,98 +199,55 @@ class LocalStore:
 
     def _publish(self, name: str, fill: Callable[[Path], object]) -> None:
         """Fill a temporary file and give it the name."""
-        path = self.root / name
-        with _written(path, fill) as temporary:
+        path = self._path(name)
+        with disk.written(path, fill) as temporary:
             os.replace(temporary, path)
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
-        path = self.root / name
-        temporary = _temporary(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        for inner in sorted(temporary.rglob("*")):
-            _sync(inner)
-        _sync(temporary)
-        self.remove(name)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        disk.write_folder(self._path(name), fill)
 
     def append(self, name: str) -> TextIO:
-        self.root.mkdir(parents=True, exist_ok=True)
-        return open(self.root / name, "a")
+        path = self._path(name)
+        disk.make_folder(self.root)
+        return disk.Lines(path)
 
     def local_path(self, name: str = "") -> Path:
-        return self.root / name
+        return self._path(name)
 
     def where(self, name: str = "") -> str:
         return str(self.root / name)
 
     def remove(self, name: str) -> None:
-        path = self.root / name
-        if path.is_dir():
-            # Renamed first: a removal that is cut off must not leave half a folder under its name.
-            old = path.with_name(f"{name}.removed.{os.getpid()}.tmp")
-            shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(path.rename(old))
-        else:
-            path.unlink(missing_ok=True)
+        disk.remove(self._path(name))
 
     def sweep(self) -> None:
-        if not self.root.is_dir():
-            return
-        for path in self.root.iterdir():
-            if not _TEMPORARY.search(path.name):
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        self._check_folders()
+        if self.root.is_dir():
+            disk.sweep(self.root)
 
     @contextlib.contextmanager
     def lock(self, who: str) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / _LOCK, "a+") as lock:
+        self._check_folders()
+        disk.make_folder(self.root)
+        path = self._path(_LOCK)
+        with open(disk.open_own(path, os.O_RDWR), "r+", errors="replace") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with disk.naming(path):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read() or "unknown"
+                holder = printable(lock.read(20)) or "unknown"
                 raise UserError(
                     f"{self}: another `{who}` (process {holder}) is at work in it; "
                     "wait for it, or take another folder"
                 ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with disk.naming(path):
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
             yield
 
 
 def write_output(path: Path, fill: Callable[[Path], object]) -> None:
     """Write a file that a user asked for, outside any run: whole or not at all."""
-    with _written(path, fill) as temporary:
+    with disk.written(path, fill) as temporary:
         os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _written(path: Path, fill: Callable[[Path], object]) -> Iterator[Path]:
-    """Fill a temporary file beside `path` and force it to the disk; on leaving, force the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    fill(temporary)
-    _sync(temporary)
-    yield temporary
-    _sync(path.parent)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ A write fails in one of two ways, as a kill would leave it: with half of it in a
 is written but before the writer learns of it.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+import pytest
+
+from schemas.disk import temporary_name
 from schemas.store import LocalStore, Store
 
 WAYS = ("half", "after")
@@ -66,6 +70,9 @@ class FaultyStore:
     def read(self, name: str) -> bytes:
         return self.store.read(name)
 
+    def size(self, name: str) -> int:
+        return self.store.size(name)
+
     def local_path(self, name: str = "") -> Path:
         return self.store.local_path(name)
 
@@ -90,7 +97,7 @@ class FaultyStore:
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
         def half() -> None:
-            folder = self._temporary(name)
+            folder = self._temporary()
             folder.mkdir(parents=True)
             (folder / "part").write_bytes(b"half")
 
@@ -106,15 +113,15 @@ class FaultyStore:
 
     def _write(self, what: str, name: str, write: Callable[[], object]) -> object:
         def half() -> None:
-            path = self._temporary(name)
+            path = self._temporary()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"half")
 
         return self.fault.write(f"{what} in {self.name}", write, half)
 
-    def _temporary(self, name: str) -> Path:
+    def _temporary(self) -> Path:
         """What a killed process leaves behind."""
-        return self.store.local_path(f"{name}.{os.getpid()}.tmp")
+        return self.store.local_path(temporary_name())
 
 
 class _FaultyLines:
@@ -145,3 +152,36 @@ def every_fault(writes: int) -> Iterator[Fault]:
     for number in range(1, writes + 1):
         for way in WAYS:
             yield Fault(number, way)
+
+
+@dataclass
+class SystemFault:
+    """Lets a call that changes something below a folder fail as the system would: without a path.
+
+    `number`: which call, from 1; 0 never fails and only counts."""
+
+    folder: Path
+    number: int = 0
+    error: int = errno.EIO
+    calls: list[str] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Watch the calls until the monkeypatch is undone."""
+        for name in ("open", "fsync", "replace", "rename", "link", "mkdir", "unlink", "rmdir"):
+            monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
+
+    def _watched(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def watched(*args: object, **kwargs: object) -> object:
+            if self._is_write(name, args):
+                self.calls.append(f"{name} {args[0]}")
+                if len(self.calls) == self.number:
+                    raise OSError(self.error, os.strerror(self.error))
+            return call(*args, **kwargs)
+
+        return watched
+
+    def _is_write(self, name: str, args: tuple[object, ...]) -> bool:
+        if name == "open" and not int(str(args[1])) & os.O_CREAT:
+            return False
+        path = os.readlink(f"/proc/self/fd/{args[0]}") if isinstance(args[0], int) else os.fspath(args[0])  # type: ignore[arg-type, call-overload]
+        return str(path).startswith(str(self.folder))

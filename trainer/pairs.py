@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST, Facts, Marker, read_json, read_markers, read_plan, verify
+from schemas.manifest import MANIFEST, Facts, Marker, read_manifest, read_markers, read_plan, verify
 from schemas.store import Store, open_store
 from schemas.tables import TABLES
 from trainer.needs import SCORE_COLUMNS, need_of, scorer_of
@@ -92,14 +92,14 @@ def open_pairs(where: str | Path | Store, needs: tuple[str, ...] = (), loss: str
         )
     folder = run.child(name)
     markers = read_markers(folder)
-    if not folder.exists(MANIFEST):
+    if not folder.exists(MANIFEST) or len(markers) != shards:
         raise UserError(
             f"{folder} is unfinished, {len(markers)} of {shards} shards are there: "
             "run `engine precompute` again to make the rest"
         )
     pairs = Pairs(
         folder=folder,
-        facts=read_json(folder, MANIFEST)["facts"],
+        facts=read_manifest(folder, markers)["facts"],
         markers=tuple(markers),
         needs=needs,
     )

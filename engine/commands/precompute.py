@@ -81,17 +81,24 @@ def precompute(
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
     from engine import outcome
-    from engine.make import finish, finished
-    from engine.plan import missing, opened, plan
+    from engine.gaps import Damage, missing
+    from engine.make import finish, take_back
+    from engine.plan import opened, plan
     from engine.threads import threads_of
 
     run = plan(where, recipe)
     with opened(run, lambda run: threads_of(run, workers)) as threads:
-        gaps = missing(run)
+        damages: list[Damage] = []
+        gaps = missing(run, damages.append)
+        for damage in damages:
+            click.echo(f"{damage.what}: made again")
+        take_back(run, damages)
         if gaps:
             _announce(run, gaps)
+        _scan(run, gaps)
+        if gaps:
             _make(run, gaps, Workforce(executor, workers, threads))
-        manifests = finish(run) if gaps else finished(run)
+        manifests = finish(run, click.echo)
     if not gaps:
         click.echo(
             f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there"
@@ -129,26 +136,36 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
             click.echo(f"  not {other}: {'; '.join(changes)}")
 
 
+def _scan(run: "Run", gaps: "Gaps") -> None:
+    """Read the input where shards are to be made of it, or the numbers of its rows are lost."""
+    from engine.commands.bars import RowsBar
+    from engine.gaps import must_count_again
+    from engine.scan import scan
+
+    to_scan = {shard for shard, stages in gaps.items() if run.stages[0] in stages}
+    uncounted = None if to_scan else must_count_again(run)
+    if not to_scan and not uncounted:
+        return
+    if uncounted:
+        click.echo(f"{uncounted}: the input is counted again")
+    reading = RowsBar("reading")
+    try:
+        scan(run, to_scan, reading.advance, click.echo)
+    finally:
+        reading.close()
+
+
 def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
-    """Scan the input where that is needed, then make the shards."""
-    from engine.commands.bars import MakingBar, RowsBar
-    from engine.make import reopen, scan
+    """Make the shards."""
+    from engine.commands.bars import MakingBar
+    from engine.make import reopen
     from engine.plan import check_unchanged
 
     shards: Counter[str] = Counter()
-    to_scan: set[int] = set()
-    for shard, stages in gaps.items():
+    for stages in gaps.values():
         for stage in stages:
             shards[stage.name] += 1
             reopen(run, stage)
-        if run.stages[0] in stages:
-            to_scan.add(shard)
-    if to_scan:
-        reading = RowsBar("reading")
-        try:
-            scan(run, to_scan, reading.advance)
-        finally:
-            reading.close()
     check_unchanged(run)
     making = MakingBar(shards)
     try:
@@ -171,7 +188,6 @@ def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
     click.echo(
         f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}"
     )
-    assert rows_in == rows_out + rejects + duplicates, "a row was lost"
     _print_rejects(run, manifests)
     if 2 * rejects > rows_in:
         click.echo(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")

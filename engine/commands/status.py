@@ -9,8 +9,9 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
-from schemas.manifest import Planned, read_markers, read_plan, rows_by_table
+from schemas.manifest import Marker, Planned, read_markers, read_plan, rows_by_table
 from schemas.recipe import Recipe, load, load_of_run
+from schemas.records import Damaged, what_of
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -78,8 +79,13 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
     import polars as pl
 
     rows = []
+    damaged: list[str] = []
     for stage in planned:
-        markers = read_markers(store.child(stage.folder))
+        markers: list[Marker] = []
+        try:
+            markers = read_markers(store.child(stage.folder))
+        except Damaged as error:
+            damaged.append(what_of(error))
         tables: Counter[str] = Counter()
         for marker in markers:
             tables.update(rows_by_table(marker))
@@ -99,12 +105,19 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
         tbl_rows=-1,
     ):
         click.echo(pl.DataFrame(rows))
+    for what in damaged:
+        click.echo(f"{what}, so its folder is not counted: `engine precompute` makes it again")
 
 
 def _print_differences(run: "Run") -> None:
     """Say which folders and shards are not what the recipe asks for, and why."""
-    from engine.plan import stale_shards, what_changed
+    from engine.gaps import Damage, missing, stale_shards
+    from engine.plan import what_changed
 
+    damages: list[Damage] = []
+    missing(run, damages.append)
+    for damage in damages:
+        click.echo(f"{damage.what}: `engine precompute` makes it again")
     stale = stale_shards(run)
     if stale:
         click.echo(
@@ -121,8 +134,13 @@ def _print_rejects(store: Store) -> None:
 
     from engine import sql
 
+    try:
+        rejects = sql.views(store)["rejects"]
+    except Damaged as error:
+        click.echo(f"what was refused cannot be counted: {error}")
+        return
     with duckdb.connect() as con:
-        con.register("rejects", sql.views(store)["rejects"])
+        con.register("rejects", rejects)
         rows = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
     for stage, reason, count in rows:
         click.echo(f"rejects: {count:,} {reason} in {stage}")

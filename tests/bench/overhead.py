@@ -158,9 +158,10 @@ def larger(folder: Path) -> Path:
 def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rounds: int) -> list[dict]:
     import shutil
 
-    from engine.make import batch_of, make, scan
+    from engine.make import batch_of, make
     from engine.models.open import open_model
     from engine.plan import opened, plan
+    from engine.scan import scan
     from engine.stages import STAGES
     from engine.stages.logprobs import max_length, tokenise
     from pipelines.sandbox import world

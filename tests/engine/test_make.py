@@ -15,12 +15,15 @@ import pytest
 
 from engine.commands.precompute import precompute
 from engine.commands.status import status
+from engine.gaps import missing
 from engine.ids import shard_of
-from engine.make import scan
-from engine.plan import missing, opened, plan
+from engine.plan import opened, plan
+from engine.scan import scan
 from schemas.errors import NothingMade, UserError
 from schemas.manifest import read_markers, read_plan
 from schemas.recipe import load
+from schemas.records import sealed_bytes
+from schemas.sealed import unsealed
 from schemas.store import open_store
 from schemas.tables import TABLES
 from tests.conftest import RECIPE, ROOT, command, settings, tree
@@ -208,9 +211,9 @@ def test_a_shard_made_from_other_bytes_is_seen(made_run, precompute_words, tmp_p
     shutil.copytree(made_run, run)
     wanted = plan(run, load(RECIPE, [word for word in precompute_words[3:] if word != "--set"]))
     marker = next(run.glob("logprobs-*")) / "00001.json"
-    value = json.loads(marker.read_text())
+    value = unsealed(json.loads(marker.read_text()))
     value["counts"]["scored"] += 1
-    marker.write_text(json.dumps(value))
+    marker.write_bytes(sealed_bytes(value))
     assert {shard: [stage.name for stage in stages] for shard, stages in missing(wanted).items()} == {
         1: ["pairs"]
     }

@@ -1,4 +1,6 @@
-"""Whatever write a run is killed at, the next one ends in the bytes of a run that was not killed."""
+"""A run that is killed again and again, or on its way back, ends in the bytes of one that was not.
+
+Each write alone is tried in tests/reliability/test_disk.py."""
 
 import json
 import shutil
@@ -9,7 +11,7 @@ from engine.commands.precompute import precompute
 from schemas.recipe import load
 from schemas.store import LocalStore
 from tests.conftest import RECIPE, preferences, settings, tree
-from tests.faulty import WAYS, Fault, FaultyStore, Killed, every_fault
+from tests.faulty import WAYS, Fault, FaultyStore, Killed
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +39,6 @@ def test_the_writes_are_all_that_a_run_does(whole):
         *_, folder, file = ["run", *name.split("/")]
         assert any(write.endswith(f" {file} in {folder}") for write in writes), name
     assert "put folder prompts" in " ".join(writes), "the scan"
-
-
-@pytest.mark.long
-def test_killed_at_any_write_it_ends_in_the_same_bytes(whole, recipe, tmp_path, capsys):
-    path, writes = whole
-    want = tree(path)
-    for fault in every_fault(len(writes)):
-        run = tmp_path / f"{fault.number}-{fault.way}"
-        with pytest.raises(Killed):
-            precompute(FaultyStore(LocalStore(run), fault), recipe, 1)
-        precompute(run, recipe, 1)
-        assert tree(run) == want, f"{fault.way} {writes[fault.number - 1]}"
-        shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -158,7 +158,9 @@ def test_one_unlucky_shard_stops_nothing(tmp_path):
     check_shard(run, JUDGE, _judged([None] * 9 + [3.0]))
     with pytest.raises(NothingMade, match="first shard, of whose 9 rows none"):
         check_shard(run, JUDGE, _judged([None] * 9))
-    write_marker(folder, Marker(2, (File("00002.scores.parquet", "scores", 5, "x"),), {}, {"unscored": 4}))
+    write_marker(
+        folder, Marker(2, (File("00002.scores.parquet", "scores", 5, "0" * 64),), {}, {"unscored": 4})
+    )
     check_shard(run, JUDGE, _judged([None] * 9))
 
 
@@ -199,7 +201,9 @@ def test_a_scorer_that_gives_nothing_stops_although_another_does(tmp_path):
     check_shard(run, JUDGE, of_two(9, 7))
     with pytest.raises(NothingMade, match="9 scores by pairwise none can be used"):
         check_shard(run, JUDGE, of_two(20, 9))
-    write_marker(folder, Marker(2, (File("00002.scores.parquet", "scores", 5, "x"),), {}, {"unscored": 4}))
+    write_marker(
+        folder, Marker(2, (File("00002.scores.parquet", "scores", 5, "0" * 64),), {}, {"unscored": 4})
+    )
     check_shard(run, JUDGE, of_two(20, 9))
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.plan import check_unchanged, missing, plan
+from engine.gaps import missing
+from engine.plan import check_unchanged, plan
 from schemas import identity
 from schemas.errors import NothingMade, UserError
 from schemas.recipe import load

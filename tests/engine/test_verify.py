@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.digest import sha256_file
 from tests.conftest import command
+from tests.folders import made_otherwise
 
 
 @pytest.fixture
@@ -19,17 +19,11 @@ def run(made_run, tmp_path):
 
 def spoil(run, change) -> None:
     """Changes the log-probs' rows and writes them down as if they had been made so."""
-    folder = next(run.glob("logprobs-*"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for shard in manifest["shards"]:
-        for file in shard["files"]:
-            rows = pq.read_table(folder / file["name"])
-            pq.write_table(
-                pa.Table.from_pylist([change(row) for row in rows.to_pylist()], schema=rows.schema),
-                folder / file["name"],
-            )
-            file["sha256"] = sha256_file(folder / file["name"])
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    def changed(rows):
+        return pa.Table.from_pylist([change(row) for row in rows.to_pylist()], schema=rows.schema)
+
+    made_otherwise(next(run.glob("logprobs-*")), "logprobs", changed)
 
 
 def test_what_is_right_passes_and_is_recorded(run):

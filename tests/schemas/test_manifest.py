@@ -2,9 +2,10 @@
 
 import pytest
 
+from schemas.differences import difference
 from schemas.digest import sha256_file
 from schemas.errors import UserError
-from schemas.manifest import File, difference, verify
+from schemas.manifest import File, verify
 from schemas.store import open_store
 
 
@@ -20,7 +21,9 @@ def test_a_damaged_or_missing_shard_is_refused_by_name(tmp_path):
     file = File(path.name, "pairs", 1, sha256_file(path))
     assert verify(open_store(tmp_path), file) == path
     path.write_bytes(b"x" * 49 + b"y")
-    with pytest.raises(UserError, match=r"damaged.*00003\.json"):
+    with pytest.raises(
+        UserError, match=r"00003\.pairs\.parquet: damaged.*run the same `engine precompute` again"
+    ):
         verify(open_store(tmp_path), file)
     path.unlink()
     with pytest.raises(UserError, match="it is gone"):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from schemas.disk import temporary_name
 from schemas.errors import UserError
 from schemas.store import LocalStore, open_store, write_output
 from tests.conftest import ROOT
@@ -74,12 +75,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_is_swept(store):
     with pytest.raises(RuntimeError):
         store.put_file("f", fail)
     assert store.read("f") == b"old" and store.names() == ["f"]
-    for name in ("mine.tmp", "notes.tmp"):
+    assert files(store) == ["f"]
+    users = ("backup.20261125.tmp", "mine.1234.tmp", "x.tmp", ".prefmill-1.tmp")
+    for name in users:
         store.local_path(name).touch()
-    store.local_path(f"scan.{os.getpid()}.tmp").mkdir()
-    assert len(files(store)) == 5
+    store.local_path(temporary_name()).mkdir()
+    store.local_path(temporary_name()).touch()
     store.sweep()
-    assert files(store) == ["f", "mine.tmp", "notes.tmp"], "only names of our own making are removed"
+    assert files(store) == sorted(["f", *users]), "only names of our own making are removed"
 
 
 def test_a_folder_appears_whole_and_replaces_the_old_one(store):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,6 +22,7 @@ from schemas.recipe import load
 from schemas.store import open_store
 from tests.conftest import RECIPE, ROOT, command, settings, tree
 from tests.engine.test_make import change_weights
+from tests.folders import made_otherwise
 from trainer import checkpoint
 from trainer.train import train
 
@@ -157,28 +159,14 @@ def test_two_ranks_are_one(made_run, tmp_path):
 
 def spoil(run, change):
     """Rewrite every pairs shard with changed reference log-probs, markers and all: a cache that is wrong."""
-    from schemas.digest import sha256_file
+    name = "ref_chosen_token_logps"
 
-    folder = next(run.glob("pairs-*"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for shard in manifest["shards"]:
-        for file in shard["files"]:
-            path = folder / file["name"]
-            rows = pq.read_table(path)
-            name = "ref_chosen_token_logps"
-            values = [[change(value) for value in row] for row in rows[name].to_pylist()]
-            import pyarrow as pa
+    def changed(rows):
+        field = rows.schema.field(name)
+        values = [[change(value) for value in row] for row in rows[name].to_pylist()]
+        return rows.set_column(rows.column_names.index(name), field, pa.array(values, field.type))
 
-            pq.write_table(
-                rows.set_column(
-                    rows.column_names.index(name),
-                    rows.schema.field(name),
-                    pa.array(values, rows.schema.field(name).type),
-                ),
-                path,
-            )
-            file["sha256"] = sha256_file(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    made_otherwise(next(run.glob("pairs-*")), "pairs", changed)
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_the_first_step(run):
