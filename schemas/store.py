@@ -16,6 +16,7 @@ import fnmatch
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -233,9 +234,25 @@ class LocalStore:
 
 
 def write_output(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write a file that a user asked for, outside any run: whole or not at all."""
+    """Write a file that a user asked for, outside any run: whole or not at all.
+
+    What is no file, such as a named pipe or /dev/stdout, is written into; a file must not take its place."""
+    if str(path).startswith("/dev/") or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory() as folder:
+            filled = Path(folder) / "output"
+            fill(filled)
+            _copy_into(path, filled)
+        return
     with _written(path, fill) as temporary:
         os.replace(temporary, path)
+
+
+def _copy_into(place: Path, filled: Path) -> None:
+    try:
+        with open(place, "wb") as output:
+            output.write(filled.read_bytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
 from schemas.manifest import Planned, read_markers, read_plan, rows_by_table
 from schemas.recipe import Recipe, load, load_of_run
+from schemas.screen import say
+from schemas.screen_tables import as_table
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
 def _print_without_recipe(store: Store, error: UserError) -> None:
     """Show what is there, where what the recipe asks for now cannot be known."""
     _print_table(store, *read_plan(store))
-    click.echo(f"whether this is still what the recipe asks for cannot be said: {error}")
+    say(f"whether this is still what the recipe asks for cannot be said: {error}")
     _print_rejects(store)
 
 
@@ -91,14 +93,7 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
                 "rows": ", ".join(counts) or "none yet",
             }
         )
-    with pl.Config(
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        fmt_str_lengths=200,
-        tbl_width_chars=200,
-        tbl_rows=-1,
-    ):
-        click.echo(pl.DataFrame(rows))
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1))
 
 
 def _print_differences(run: "Run") -> None:
@@ -107,13 +102,13 @@ def _print_differences(run: "Run") -> None:
 
     stale = stale_shards(run)
     if stale:
-        click.echo(
+        say(
             f"{stale} shards were made from shards that are not there any more: "
             "`engine precompute` makes them again"
         )
     for stage in run.stages:
         for other, changes in what_changed(run, stage):
-            click.echo(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
+            say(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
 
 
 def _print_rejects(store: Store) -> None:
@@ -125,4 +120,4 @@ def _print_rejects(store: Store) -> None:
         con.register("rejects", sql.views(store)["rejects"])
         rows = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
     for stage, reason, count in rows:
-        click.echo(f"rejects: {count:,} {reason} in {stage}")
+        say(f"rejects: {count:,} {reason} in {stage}")
