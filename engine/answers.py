@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from schemas import screen_tables
 from schemas.errors import UserError
+from schemas.printable import printable
 from schemas.store import write_output
 
 SHOWN_ROWS = 100
@@ -18,7 +19,7 @@ def as_table(rows: pa.Table) -> str:
     """The first rows as a table that fits the terminal."""
     frame = _frame(rows.slice(0, SHOWN_ROWS))
     if frame.is_empty():
-        return f"no rows ({', '.join(frame.columns)})"
+        return printable(f"no rows ({', '.join(frame.columns)})")
     text = screen_tables.as_table(
         frame,
         tbl_rows=SHOWN_ROWS,

@@ -28,7 +28,7 @@ _GRACE = 1.0  # seconds that DuckDB has to end a query by itself when its time i
 _PIECE = 1 << 20
 _START = "import sys; from engine.query_worker import main; main(int(sys.argv[1]))"
 # What a process of Python needs of the environment. A query could not read it; it has nothing to find there.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ", "VIRTUAL_ENV")
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ", "VIRTUAL_ENV")
 
 
 class _Ended(Exception):
@@ -57,6 +57,11 @@ class QueryProcess:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end()
+
+    @property
+    def pid(self) -> int:
+        """The other process."""
+        return self._process.pid
 
     def open(self, files: "TableFiles") -> None:
         """Hand over the files of the tables. The caller has checked their digests."""

@@ -123,11 +123,16 @@ def query(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> pa.Recor
 
 @contextlib.contextmanager
 def answered(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> Iterator[pa.RecordBatchReader]:
-    """The answer to one statement while it is computed. Whatever fails meanwhile is a UserError."""
+    """The answer to one statement while it is computed. Whatever fails meanwhile is a UserError.
+
+    It is a transaction that reads, and is rolled back: no statement leaves anything behind for the next."""
+    answer: pa.RecordBatchReader | None = None
     try:
         _check_statement(con, text)
+        con.execute("BEGIN TRANSACTION READ ONLY")
         with time_limit(con, seconds):
-            yield con.sql(text).to_arrow_reader(_BATCH_ROWS)
+            answer = con.sql(text).to_arrow_reader(_BATCH_ROWS)
+            yield answer
     except UserError:
         raise
     except (duckdb.OutOfMemoryException, MemoryError) as error:
@@ -141,6 +146,11 @@ def answered(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> Itera
         if "bad_alloc" in str(error) or "malloc" in str(error):
             raise UserError(too_large(_first_line(error))) from None
         raise UserError(f"SQL: {type(error).__name__}: {_first_line(error)}") from None
+    finally:
+        if answer is not None:
+            answer.close()  # of one that is not read to its end DuckDB would still be at work
+        with contextlib.suppress(duckdb.Error):
+            con.execute("ROLLBACK")
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ def as_table(frame: "pl.DataFrame", **looks: Any) -> str:
         "tbl_formatting": style,
     }
     with pl.Config(**(common | looks)):
-        return printable(str(_printable_frame(frame)))
+        return printable(str(_printable_frame(frame))).replace("\t", "\\t")
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
@@ -56,7 +56,8 @@ def _printable_frame(frame: "pl.DataFrame") -> "pl.DataFrame":
             column = column.cast(pl.String)
             kind = column.dtype
         if _holds_text(kind):
-            column = pl.Series(name, [_value(value) for value in column.to_list()], dtype=kind, strict=False)
+            values = [_value(value, _is_map(kind)) for value in column.to_list()]
+            column = pl.Series(name, values, dtype=kind, strict=False)
         columns.append(column.alias(name))
     return pl.DataFrame(columns)
 
@@ -69,16 +70,24 @@ def _holds_text(kind: "pl.DataType") -> bool:
         return _holds_text(kind.inner)  # type: ignore[arg-type]
     if isinstance(kind, pl.Struct):
         return any(_holds_text(field.dtype) for field in kind.fields)  # type: ignore[arg-type]
+    if _is_map(kind):
+        return _holds_text(kind.key) or _holds_text(kind.value)  # type: ignore[attr-defined]
     return kind == pl.String
 
 
-def _value(value: Any) -> Any:
+def _is_map(kind: "pl.DataType") -> bool:
+    """Older versions of polars have no maps."""
+    return type(kind).__name__ == "Map"
+
+
+def _value(value: Any, is_map: bool) -> Any:
+    """A value with printable texts. The keys of an object are names of its kind, those of a map are values."""
     if isinstance(value, str):
         return _cell(value)
     if isinstance(value, list):
-        return [_value(item) for item in value]
+        return [_value(item, is_map) for item in value]
     if isinstance(value, dict):
-        return {key: _value(item) for key, item in value.items()}
+        return {_value(key, is_map) if is_map else key: _value(item, is_map) for key, item in value.items()}
     return value
 
 
