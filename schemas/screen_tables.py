@@ -81,7 +81,7 @@ def _is_map(kind: "pl.DataType") -> bool:
 
 
 def _value(value: Any, is_map: bool) -> Any:
-    """A value with printable texts. The keys of an object are names of its kind, those of a map are values."""
+    """A value with printable texts. Keys of an object are names of its kind, keys of a map are values."""
     if isinstance(value, str):
         return _cell(value)
     if isinstance(value, list):

@@ -11,17 +11,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine import sql
-from engine.query_process import QueryProcess
-from engine.table_files import table_files
 from schemas.errors import UserError
 from schemas.store import open_store
 from schemas.tables import TABLES
 from tests.conftest import ROOT, tree
 from tests.reliability.small import ROWS, small_run
+
+if TYPE_CHECKING:
+    from engine.query_process import QueryProcess
 
 SECRET = "sesame-7391"
 GRACE = 2.0  # seconds after its time until a query has ended for certain
@@ -221,7 +223,11 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def process(run) -> Iterator[QueryProcess]:
+def process(run) -> "Iterator[QueryProcess]":
+    """The tables of a run, in a process that answers."""
+    from engine.query_process import QueryProcess
+    from engine.table_files import table_files
+
     with QueryProcess(256) as process:
         process.open(table_files(open_store(run)))
         yield process
@@ -287,7 +293,7 @@ def test_the_attacks_are_many():
     assert len(set(attacks())) > 200
 
 
-def ended_in_time(process: QueryProcess, bomb: str, seconds: float) -> None:
+def ended_in_time(process: "QueryProcess", bomb: str, seconds: float) -> None:
     """A bomb ends in a sentence, or in an answer, within its time."""
     begun = time.monotonic()
     with contextlib.suppress(UserError):

@@ -20,7 +20,6 @@ import pytest
 from click.testing import CliRunner
 
 from engine import answers
-from schemas import screen
 from schemas.commands import log_to_screen
 from schemas.errors import UserError, exit_on_user_error
 from tests.conftest import ROOT, tree
@@ -104,6 +103,8 @@ class Terminal(io.TextIOWrapper):
 
 
 def test_csv_and_json_are_exact_in_a_pipe_and_printable_on_a_terminal(monkeypatch, trials):
+    from schemas import screen
+
     rows = pa.table({"a": list(SEQUENCES.values())})
     with trials("CSV and JSON in a pipe and on a terminal") as trial:
         for form in (answers.as_csv, answers.as_json):
