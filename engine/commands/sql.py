@@ -51,14 +51,14 @@ _FORM_OF_SUFFIX = {
     "--timeout",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1e6, min_open=True),
     help="Seconds a query may take.",
 )
 @click.option(
     "--memory",
     default=4096,
     show_default=True,
-    type=click.IntRange(64),
+    type=click.IntRange(64, 1 << 24),
     help="Megabytes a query may take.",
 )
 def command(
@@ -87,6 +87,8 @@ def command(
         raise click.UsageError('name a run folder, as in `engine sql runs/hh "select count(*) from pairs"`')
     if query is None and not sys.stdin.isatty():
         raise click.UsageError("no query, and no terminal to ask for one at")
+    if timeout != timeout:  # NaN lies in every range
+        raise click.UsageError("--timeout is not a number")
     form = _form_of(form, output)
 
     _answer(run, query, form, output, timeout, memory)

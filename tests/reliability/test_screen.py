@@ -332,7 +332,7 @@ def broken_outputs(run: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
     yield f"{make} 2> /dev/full", 0
 
 
-FEW = 4
+FEW = 3  # that are quick
 
 
 def test_output_that_cannot_be_written_is_an_error(tmp_path, trials):
