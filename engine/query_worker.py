@@ -100,6 +100,9 @@ def _cap(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = used + (2 * memory << 20) + _RESERVE
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

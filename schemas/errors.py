@@ -22,7 +22,8 @@ _LIBRARIES = ("duckdb", "pyarrow", "polars", "safetensors", "safetensors_rust")
 _HOUSE = Path(__file__).resolve().parent.parent
 _PACKAGES = ("engine", "trainer", "schemas")
 _LESS_MEMORY = (
-    "take less at once (fewer --workers, more prompts.shards; in training a lower train.micro_batch_tokens), "
+    "take less at once (fewer --workers, more prompts.shards; in training a lower "
+    "train.micro_batch_tokens; of a query fewer rows or columns), "
     "or use a machine that has more"
 )
 _ADVICE = {

@@ -14,8 +14,8 @@ _KEY = re.compile(
     r"(?<![\w/.-])((sk|pk|rk)-[\w-]{20,}|(hf|gsk|r8|gh[opsu])_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|nvapi-[\w-]{20,}|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|xox[a-z]-[\w-]{20,})"
 )
-# https://name:password@host, https://longtoken@host, and ?api_key=…
-_PASSWORD_IN_URL = re.compile(r"(://)([^/\s:@]*:[^/\s@]+|[^/\s:@]{16,})@")
+# https://name:password@host, https://longtoken@host, and ?api_key=…; as a path a URL has one stroke
+_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+]+:/{1,2})([^/\s:@]*:[^/\s@]+|[^/\s:@]{16,})@")
 _KEY_IN_URL = re.compile(
     r"([?&](?:api[-_]?key|key|token|access[-_]?token|secret|password)=)[^&\s'\"]*", re.IGNORECASE
 )

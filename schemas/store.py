@@ -98,9 +98,14 @@ class Store(Protocol):
         ...
 
 
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|az|abfss?|hf|hdfs)://?[^/]")  # as a Path it has one stroke
+
+
 def open_store(where: "str | Path | Store") -> Store:
-    """The store at a location. A store is returned as it is."""
+    """The store at a location. A store is returned as it is. Raises UserError for an address."""
     if isinstance(where, str | Path):
+        if _ADDRESS.match(str(where)):
+            raise UserError(f"{where}: a run folder is a folder on a disk here, and this is an address")
         return LocalStore(Path(where))
     return where
 

@@ -74,7 +74,12 @@ def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
     if query.startswith("."):
         say(_HELP)
     elif query:
-        say(answers.as_table(process.ask(text_of(query), timeout)))
+        try:
+            rows = process.ask(text_of(query), timeout)
+        except KeyboardInterrupt:
+            say("\nthe query was stopped; the tables are opened again for the next", err=True)
+        else:
+            say(answers.as_table(rows))
 
 
 def _read_history(path: Path) -> None:

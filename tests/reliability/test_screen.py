@@ -448,6 +448,10 @@ def test_no_key_is_repeated(tmp_path, trials, monkeypatch):
                 ("engine", "precompute", str(keeping), "-o", "new"),
                 ("rounds", str(keeping), "-o", "new"),
             ]
+            lines += [("engine", "sql", key, "select 1"), ("engine", "precompute", key, "-o", "new")]
+            lines += [("engine", "status", key), ("engine", "precompute", str(recipe), "-o", key)]
+            lines += [("trainer", "compare", key), ("trainer", "eval", run, key), ("trainer", "eval", key)]
+            lines += [("engine", "precompute", str(recipe), "-o", "new", "--set", f"prompts.source={key}")]
             for setting in (key, f"{key}=1", f"judge.base_url={key}", f"judge.n={key}", f"x.api_key={key}"):
                 lines.append(("engine", "precompute", str(recipe), "-o", "new", "--set", setting))
                 lines.append(("engine", "status", run, "--set", setting))
