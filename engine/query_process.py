@@ -86,6 +86,10 @@ class QueryProcess:
         except UserError:
             finished = True  # the other process said what is wrong, and is as good as before
             raise
+        except AssertionError:
+            raise
+        except Exception as error:  # what Arrow says of an answer that it cannot take, or not for its size
+            raise UserError(f"the answer cannot be read here: {type(error).__name__}: {error}") from None
         finally:
             if not finished:
                 self._end()

@@ -396,6 +396,22 @@ def test_an_answer_larger_than_its_memory_is_an_error(process):
     assert process.ask("select 1 as n", 60).to_pylist() == [{"n": 1}]
 
 
+def test_an_answer_that_is_no_arrow_is_an_error(process, monkeypatch):
+    """What comes from the process of a query is not trusted either."""
+    import pyarrow as pa
+
+    process.ask("select 1", 60)
+
+    def fail(*_: object) -> None:
+        raise pa.ArrowInvalid("not a stream")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pa.ipc, "open_stream", fail)
+        with pytest.raises(UserError, match="cannot be read here: ArrowInvalid: not a stream"):
+            process.ask("select 1", 60)
+    assert process.ask("select 1 as n", 60).to_pylist() == [{"n": 1}]
+
+
 def test_a_process_that_died_is_replaced(process):
     """A crash of DuckDB is a sentence; the next query has a new process."""
     process.ask("select 1", 60)
