@@ -7,7 +7,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas import screen_tables
 from schemas.errors import UserError
+from schemas.printable import printable
 from schemas.store import write_output
 
 SHOWN_ROWS = 100
@@ -15,22 +17,20 @@ SHOWN_ROWS = 100
 
 def as_table(rows: pa.Table) -> str:
     """The first rows as a table that fits the terminal."""
-    frame = _frame(rows)
+    frame = _frame(rows.slice(0, SHOWN_ROWS))
     if frame.is_empty():
-        return f"no rows ({', '.join(frame.columns)})"
-    with pl.Config(
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
+        return printable(f"no rows ({', '.join(frame.columns)})")
+    text = screen_tables.as_table(
+        frame,
         tbl_rows=SHOWN_ROWS,
         tbl_cols=-1,
         fmt_str_lengths=60,
         fmt_float="full",
         fmt_table_cell_list_len=6,
         tbl_width_chars=_width(),
-    ):
-        text = str(frame.head(SHOWN_ROWS))
-    if len(frame) > SHOWN_ROWS:
-        text += f"\n{SHOWN_ROWS} of {len(frame):,} rows; --format csv or json prints all"
+    )
+    if len(rows) > SHOWN_ROWS:
+        text += f"\n{SHOWN_ROWS} of {len(rows):,} rows; --format csv or json prints all"
     return text
 
 
@@ -46,12 +46,7 @@ def as_json(rows: pa.Table) -> str:
 
 def with_unique_names(rows: pa.Table) -> pa.Table:
     """The rows with columns of one name, as a join has them, numbered."""
-    seen: dict[str, int] = {}
-    names: list[str] = []
-    for name in rows.column_names:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return rows.rename_columns(names)
+    return rows.rename_columns(screen_tables.unique_names(rows.column_names))
 
 
 def write(rows: pa.Table, form: str, output: Path) -> None:

@@ -4,27 +4,28 @@
   DuckDB queries the Arrow data.
 - So access to files, the network and extensions is switched off altogether, in the order that held when it
   was tried. A query that writes (`COPY`, `ATTACH`, `INSTALL`, even inside EXPLAIN) has nothing to open.
-- Time and memory are bounded; `engine sql` caps its process besides.
+- Time and memory are bounded. What a user types runs in a process of its own besides, which can be ended
+  (engine/query_process.py); what stages ask runs here.
 """
 
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from engine.query_limits import too_large, too_slow
+from engine.ready import ready as ready
+from engine.table_files import TableFiles, table_files
 from schemas.errors import UserError
-from schemas.extensions import files
-from schemas.manifest import read_markers, read_plan, verify
 from schemas.signals import interruption, told_to_end
 from schemas.store import Store
 from schemas.tables import TABLES
 
-_QUERY_MARK = "-- query:"
+_BATCH_ROWS = 100_000
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _CLOSED = (
     "SET temp_directory=''",
     "SET python_enable_replacements=false",
@@ -72,27 +73,20 @@ def ctrl_c() -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
-        is_interrupt = isinstance(error, duckdb.InterruptException)
+        is_interrupt = told_to_end() or isinstance(error, duckdb.InterruptException)
         message = str(error)
-        if (
-            told_to_end()
-            or is_interrupt
-            or "interrupted" in message.lower()
-            or "KeyboardInterrupt" in message
-        ):
+        if is_interrupt or "interrupted" in message.lower() or "KeyboardInterrupt" in message:
             raise interruption() from None
         raise
 
 
 def views(run: Store) -> dict[str, ds.Dataset]:
     """Every table of a run, with the rows finished at this moment. A table without rows has its columns."""
-    planned, _ = read_plan(run)
-    shards: dict[str, list[str]] = {name: [] for name in TABLES}
-    for stage in planned:
-        folder = run.child(stage.folder)
-        for marker in read_markers(folder):
-            for file in marker.files:
-                shards[file.table].append(str(verify(folder, file)))
+    return views_of(table_files(run))
+
+
+def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
+    """The tables that lie in these files."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     datasets: dict[str, ds.Dataset] = {}
@@ -112,29 +106,57 @@ def time_limit(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]
     try:
         yield
     except duckdb.InterruptException:
-        raise UserError(
-            f"the query was stopped after {seconds:g} s; give it more with --timeout, or ask for less"
-        ) from None
+        raise UserError(too_slow(seconds)) from None
     finally:
         timer.cancel()
 
 
 def query(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> pa.RecordBatchReader:
     """The answer to one statement, as batches in the query's order. Raises UserError if there is none."""
+    schema: pa.Schema | None = None
+    found: list[pa.RecordBatch] = []
+    with answered(con, text, seconds) as batches:
+        # Read here, under the clock, not when the caller looks at it.
+        schema = batches.schema
+        found.extend(batches)
+    return pa.RecordBatchReader.from_batches(schema, found)
+
+
+@contextlib.contextmanager
+def answered(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> Iterator[pa.RecordBatchReader]:
+    """The answer to one statement while it is computed. Whatever fails meanwhile is a UserError.
+
+    It is a transaction that reads, and is rolled back: no statement leaves anything behind for the next."""
+    answer: pa.RecordBatchReader | None = None
     try:
         _check_statement(con, text)
+        con.execute("BEGIN TRANSACTION READ ONLY")
         with time_limit(con, seconds):
-            relation = con.sql(text)
-            # Read here, under the clock, not when the caller looks at it.
-            answer = relation.to_arrow_table()
-    except duckdb.OutOfMemoryException as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(
-            f"the query needs more memory than it may have: {first_line}; give it more with --memory"
-        ) from None
+            answer = con.sql(text).to_arrow_reader(_BATCH_ROWS)
+            yield answer
+    except UserError:
+        raise
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise UserError(too_large(_first_line(error))) from None
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
-    return answer.to_reader()
+    except Exception as error:
+        # A query is foreign: what it brings DuckDB or Arrow to raise is not known beforehand.
+        if "interrupted" in str(error).lower():
+            raise UserError(too_slow(seconds)) from None
+        if "bad_alloc" in str(error) or "malloc" in str(error):
+            raise UserError(too_large(_first_line(error))) from None
+        raise UserError(f"SQL: {type(error).__name__}: {_first_line(error)}") from None
+    finally:
+        if answer is not None:
+            answer.close()  # of one that is not read to its end DuckDB would still be at work
+        with contextlib.suppress(duckdb.Error):
+            con.execute("ROLLBACK")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
@@ -144,29 +166,19 @@ def _check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
     has nothing to reach.
     """
     statements = con.extract_statements(text)
+    if not statements:
+        raise UserError("there is no statement in this; write a SELECT, DESCRIBE or SUMMARIZE")
     if len(statements) != 1:
         raise UserError(f"one statement at a time, please: this is {len(statements)}")
-    kind = statements[0].type
-    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+    try:
+        kind = statements[0].type
+    except (
+        ValueError
+    ):  # a statement that DuckDB knows and its Python module does not, such as UPDATE EXTENSIONS
+        kind = None
+    if kind not in _READING:
+        name = kind.name if kind is not None else "this statement"
         raise UserError(
-            f"{kind.name} is not for here: the tables can be read, not changed; "
+            f"{name} is not for here: the tables can be read, not changed; "
             "write a SELECT, DESCRIBE or SUMMARIZE"
         )
-
-
-@dataclass(frozen=True)
-class ReadyQuery:
-    """A query that ships: what it answers, and its file."""
-
-    what: str
-    path: Path
-
-
-def ready() -> dict[str, ReadyQuery]:
-    """The ready queries under pipelines/sql, by name."""
-    queries: dict[str, ReadyQuery] = {}
-    for path in files("sql", ".sql"):
-        first_line = path.read_text().splitlines()[0]
-        if first_line.startswith(_QUERY_MARK):
-            queries[path.stem] = ReadyQuery(first_line.removeprefix(_QUERY_MARK).strip(), path)
-    return queries

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import click
 
-from schemas.commands import CONTEXT, RECIPE_ARGUMENT, log_to_screen, run_option, settings_option
+from schemas.commands import CONTEXT, RECIPE_ARGUMENT, Command, log_to_screen, run_option, settings_option
 from schemas.errors import exit_on_user_error
 from schemas.identity import weights_digest
 from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
+from schemas.screen import say
 from schemas.sections import Rounds
 from schemas.store import Store, open_store
 
@@ -39,7 +40,7 @@ def rounds(where: str, recipe: Recipe, settings: Sequence[str] = ()) -> list[Pat
             recipe = _starting_from(recipe, policies[-1])
         run = store.child(f"round-{number}")
         model = recipe.section("model").name
-        click.echo(click.style(f"\nround {number} of {config.n}: {run}, model {model}", bold=True))
+        say(f"\nround {number} of {config.n}: {run}, model {model}", bold=True)
         precompute(run, recipe, 0)
         policy = _train(run, recipe, settings)
         policies.append(policy)
@@ -90,7 +91,7 @@ def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
     return train(run, recipe)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT)
 @RECIPE_ARGUMENT
 @run_option("Folder of the rounds' run folders; what it holds is reused.")
 @settings_option()

@@ -4,15 +4,18 @@
 """
 
 import importlib
+import io
 import logging
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from schemas import screen
 from schemas.errors import exit_on_user_error
+from schemas.printable import printable
+from schemas.redaction import redacted
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -34,7 +37,35 @@ def run_option(help_text: str) -> Decorator:
     return click.option("-o", "--output", "run", metavar="RUN", required=True, help=help_text)
 
 
-class Group(click.Group):
+class Command(click.Command):
+    """A command of ours as a program: what it prints, its usage errors too, is made fit for the screen."""
+
+    kept = "nothing is kept of it"
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **rest: Any
+    ) -> Any:
+        """Run as a program; it ends with an exit status and no traceback but of our own mistakes."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **rest)
+        screen.prepare()
+        status: object = 1
+        with exit_on_user_error(self.kept):
+            try:
+                # What goes wrong in a command is said by `invoke`; what is left here is printing help.
+                with screen.naming_output():
+                    status = super().main(args, standalone_mode=False, **rest)
+            except click.ClickException as error:
+                shown = io.StringIO()
+                error.show(file=shown)
+                screen.say(redacted(shown.getvalue()), err=True, nl=False)
+                status = error.exit_code
+            except click.Abort:
+                screen.say("stopped", err=True)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+class Group(Command, click.Group):
     """A command line. `modules`: command -> the module with a click command `command`, imported lazily.
 
     `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands whose output may be cut off by
@@ -45,7 +76,7 @@ class Group(click.Group):
     ):
         super().__init__(**rest)  # type: ignore[arg-type]
         self._modules = modules
-        self._kept = kept
+        self.kept = kept
         self._readers = readers
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,15 +91,27 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with exit_on_user_error(self._kept):
+            with exit_on_user_error(self.kept, lambda: f"{ctx.info_name} {ctx.invoked_subcommand or ''}"):
+                screen.check_output()
                 return super().invoke(ctx)
         except BrokenPipeError:
             # Python would print another error when it flushes the closed pipe at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            screen.drop_output()
             ctx.exit(0 if ctx.invoked_subcommand in self._readers else 1)
+
+
+class _Lines(logging.Formatter):
+    """Log lines fit for the screen: no keys, nothing that a terminal obeys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().format(record)))
 
 
 def log_to_screen() -> None:
     """Show what the project itself logs at INFO, and warnings of everything else, as plain lines."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(_Lines("%(message)s"))
+    logging.captureWarnings(True)
     logging.getLogger("prefmill").setLevel(logging.INFO)

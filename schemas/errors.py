@@ -4,15 +4,39 @@ Both command lines show it without a traceback.
 """
 
 import contextlib
+import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+from schemas.redaction import redacted
+from schemas.screen import say
 from schemas.signals import ended_by_signals, exit_status
 
 # Of two spellings: one minus the edits between them (a swap of two letters is one) over the longer one's
 # length. `temprature` and `temperature` have 0.91, `adm` and `adamw` 0.6, `test_source` and `source` 0.55.
 _NEAR = 0.59
+# What data passes through: what these raise is of the data or the machine far more often than of our code.
+_LIBRARIES = ("duckdb", "pyarrow", "polars", "safetensors", "safetensors_rust")
+_HOUSE = Path(__file__).resolve().parent.parent
+_PACKAGES = ("engine", "trainer", "schemas")
+_LESS_MEMORY = (
+    "take less at once (fewer --workers, more prompts.shards; in training a lower "
+    "train.micro_batch_tokens; of a query fewer rows or columns), "
+    "or use a machine that has more"
+)
+_ADVICE = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some of the quota",
+    errno.EACCES: "see that you may read and write there",
+    errno.EPERM: "see that you may read and write there",
+    errno.EROFS: "choose a place that can be written",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.ENFILE: "allow more open files",
+    errno.EIO: "look at the disk",
+}
 
 
 class UserError(ValueError):
@@ -50,12 +74,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def exit_on_user_error(kept: str) -> Iterator[None]:
+def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iterator[None]:
     """At the edge of a command: print a UserError as one sentence and exit with 1, or 3 for NothingMade.
 
     Ctrl-C, SIGTERM and SIGHUP say what is `kept` and exit with 128 and the signal's number. An error of the
-    system (a full disk, a missing folder) is printed in its own words. Anything else is our mistake and keeps
-    its traceback."""
+    system (a full disk, a missing folder) is printed in its own words, and so is one of a library that data
+    passes through, with its place in our code. `doing` names the command. Anything else is our mistake and
+    keeps its traceback."""
     try:
         with ended_by_signals():
             yield
@@ -64,20 +89,65 @@ def exit_on_user_error(kept: str) -> Iterator[None]:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"\nstopped; {kept}", file=sys.stderr)
+            say(f"\nstopped; {kept}", err=True)
         sys.exit(exit_status())
     except BrokenPipeError:
         raise  # whoever reads our output has stopped reading: the command knows what that means
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+    except Exception as error:
+        sentence = _sentence(error, doing())
+        if not sentence:
+            raise
+        say(f"error: {redacted(sentence)}", err=True)
         sys.exit(1)
 
 
 def _print_of_rank(error: UserError) -> None:
     """Print an error of all ranks by the first one, an error that one rank alone may raise by that rank."""
     rank = os.environ.get("RANK", "0")
+    text = redacted(str(error))
     if rank == "0":
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {text}", err=True)
     elif not error.shared:
-        print(f"rank {rank}: error: {error}", file=sys.stderr)
+        say(f"rank {rank}: error: {text}", err=True)
+
+
+def _sentence(error: Exception, doing: str) -> str:
+    """What is said of an error that is not ours; empty where it is ours."""
+    while_doing = f" while `{doing}` was at work" if doing else ""
+    at = f"in {_place(error)}{while_doing}"
+    text = str(error).strip()
+    library = type(error).__module__.split(".")[0].removeprefix("_")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory {at} ({text or 'no more can be had'}): {_LESS_MEMORY}"
+    if isinstance(error, OSError):
+        return _of_system(error, at)
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply, {at}: look at the last input that was named"
+    if library in _LIBRARIES:
+        return f"{library} says: {text or type(error).__name__} ({at})"
+    return ""
+
+
+def _of_system(error: OSError, at: str) -> str:
+    """An error of the operating system: what it is, of which file, and what to do where that is plain."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = f"{_name(error.filename)}" if error.filename is not None else at
+    if error.filename2 is not None:
+        where = f"{where} to {_name(error.filename2)}"
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{what}: {where}" + (f"; {advice}, then run the same command again" if advice else "")
+
+
+def _name(file: object) -> str:
+    """A file's name, which the system may know as bytes or as a number."""
+    return os.fsdecode(file) if isinstance(file, bytes) else str(file)
+
+
+def _place(error: Exception) -> str:
+    """The line of our code that the error passed through last."""
+    place = "an unknown place"
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_relative_to(_HOUSE) and path.relative_to(_HOUSE).parts[0] in _PACKAGES:
+            place = f"{path.relative_to(_HOUSE)}:{frame.lineno}"
+    return place

@@ -3,16 +3,11 @@
 What is refused here is never repeated: the error names the place and not the value.
 """
 
-import re
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.redaction import holds_secret
 
-# What common services' keys begin with, and enough of one that no name is taken for it.
-_KEY = re.compile(r"(?<![\w/.-])((sk|pk|rk)-[\w-]{20,}|(hf|gsk|r8|ghp)_[A-Za-z0-9]{20,}|nvapi-[\w-]{20,})")
-# https://name:password@host, and ?api_key=…
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-_KEY_IN_URL = re.compile(r"[?&](api[-_]?key|key|token|access[-_]?token|secret|password)=", re.IGNORECASE)
 _ADVICE = "keep it in an environment variable and name that variable (api_key_env)"
 
 
@@ -24,10 +19,5 @@ def refuse_secrets(value: Any, where: str) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             refuse_secrets(item, where)
-    elif isinstance(value, str) and _holds_secret(value):
+    elif isinstance(value, str) and holds_secret(value):
         raise UserError(f"{where} holds what looks like a key or a password (not shown): {_ADVICE}")
-
-
-def _holds_secret(text: str) -> bool:
-    patterns = (_KEY, _PASSWORD_IN_URL, _KEY_IN_URL)
-    return any(pattern.search(text) for pattern in patterns)

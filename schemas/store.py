@@ -16,6 +16,8 @@ import contextlib
 import fcntl
 import fnmatch
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -105,9 +107,14 @@ class Store(Protocol):
         ...
 
 
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|az|abfss?|hf|hdfs)://?[^/]")  # as a Path it has one stroke
+
+
 def open_store(where: "str | Path | Store") -> Store:
-    """The store at a location. A store is returned as it is."""
+    """The store at a location. A store is returned as it is. Raises UserError for an address."""
     if isinstance(where, str | Path):
+        if _ADDRESS.match(str(where)):
+            raise UserError(f"{where}: a run folder is a folder on a disk here, and this is an address")
         return LocalStore(Path(where))
     return where
 
@@ -248,6 +255,22 @@ class LocalStore:
 
 
 def write_output(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write a file that a user asked for, outside any run: whole or not at all."""
+    """Write a file that a user asked for, outside any run: whole or not at all.
+
+    What is no file, such as a named pipe or /dev/stdout, is written into; a file must not take its place."""
+    if str(path).startswith("/dev/") or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory() as folder:
+            filled = Path(folder) / "output"
+            fill(filled)
+            _copy_into(path, filled)
+        return
     with disk.written(path, fill) as temporary:
         os.replace(temporary, path)
+
+
+def _copy_into(place: Path, filled: Path) -> None:
+    try:
+        with open(place, "wb") as output:
+            output.write(filled.read_bytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from None

@@ -28,7 +28,7 @@ WRITERS = {
     "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",
     "schemas/disk.py": "what the door is made of",
     "engine/scan.py": "fills local paths that a store gave it",
-    "engine/commands/sql.py": "keeps the prompt's history in the user's cache folder",
+    "engine/commands/prompt.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",
     "trainer/commands/compare.py": "fills a local path that the store gave it: the user's picture",
     "pipelines/sandbox/make.py": "writes the model that ships",

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from schemas.errors import UserError
 from schemas.manifest import METRICS
+from schemas.printable import printable
+from schemas.screen import say
 from schemas.store import Store
 from trainer.losses.side import Side
 
@@ -120,9 +122,9 @@ class Log:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
         if self._bar is not None:
-            tqdm.write(text)
+            tqdm.write(printable(text))
         else:
-            print(text, flush=True)
+            say(text)
 
     def close(self) -> None:
         """Close the record and what shows it."""

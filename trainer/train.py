@@ -18,6 +18,7 @@ from schemas.errors import UserError
 from schemas.identity import weights_digest
 from schemas.manifest import MANIFEST, METRICS, json_bytes
 from schemas.recipe import Recipe
+from schemas.screen import say
 from schemas.sections import Train
 from schemas.store import Store, open_store
 from trainer import checkpoint, data, dist, metrics
@@ -45,7 +46,7 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
     last_name = checkpoint.name_of(job.steps)
     if resume and job.folder.exists(MANIFEST) and job.folder.exists(last_name):
         if dist.is_first():
-            print(
+            say(
                 f"{job.folder}: finished already, {job.steps} steps; another setting makes another folder, "
                 "--no-resume starts this one again"
             )

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from engine.progress import Meter, Work
 from schemas.manifest import Marker
+from schemas.printable import printable
+from schemas.screen import say
 
 # Seconds between two lines where the output is no terminal: a tenth of the time passed, within these.
 _LINE_SECONDS = (10.0, 60.0)
@@ -45,7 +45,9 @@ class RowsBar:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=what, unit=" rows", unit_scale=True, dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                desc=printable(what), unit=" rows", unit_scale=True, dynamic_ncols=True, leave=False
+            )
 
     def advance(self, rows: int) -> None:
         """So many more are read."""
@@ -54,7 +56,7 @@ class RowsBar:
             self._bar.update(rows)
         elif self._lines.is_due():
             speed = self._rows / (time.monotonic() - self._begun)
-            click.echo(f"{self._what}: {self._rows:,} rows, {speed:,.0f} rows/s", err=True)
+            say(f"{self._what}: {self._rows:,} rows, {speed:,.0f} rows/s", err=True)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -74,7 +76,7 @@ class MakingBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=self._text(),
+                desc=printable(self._text()),
                 total=_PARTS,
                 dynamic_ncols=True,
                 leave=False,
@@ -94,10 +96,10 @@ class MakingBar:
     def _show(self) -> None:
         if self._bar is not None:
             self._bar.n = round(_PARTS * self._meter.fraction())
-            self._bar.set_description_str(self._text(), refresh=False)
+            self._bar.set_description_str(printable(self._text()), refresh=False)
             self._bar.update(0)
         elif self._lines.is_due():
-            click.echo(f"making: {self._text()}", err=True)
+            say(f"making: {self._text()}", err=True)
 
     def _text(self) -> str:
         said = self._meter.text()
@@ -110,4 +112,4 @@ class MakingBar:
             self._bar.close()
         with self._lock:
             for line in self._meter.summary():
-                click.echo(line, err=True)
+                say(line, err=True)

@@ -12,6 +12,7 @@ from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
+from schemas.screen import say
 from schemas.store import Store
 
 if TYPE_CHECKING:
@@ -91,18 +92,16 @@ def precompute(
         damages: list[Damage] = []
         gaps = missing(run, damages.append)
         for damage in damages:
-            click.echo(f"{damage.what}: made again")
+            say(f"{damage.what}: made again")
         take_back(run, damages)
         if gaps:
             _announce(run, gaps)
         _scan(run, gaps)
         if gaps:
             _make(run, gaps, Workforce(executor, workers, threads))
-        manifests = finish(run, click.echo)
+        manifests = finish(run, say)
     if not gaps:
-        click.echo(
-            f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there"
-        )
+        say(f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there")
     _print_totals(run, manifests)
     outcome.check(run, manifests)
 
@@ -118,22 +117,22 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
             names = ", ".join(stage.name for stage in phase.stages if stage.name in run.models)
             config = phase.model.spec.config
             backend = "vLLM" if phase.uses_vllm else "transformers"
-            click.echo(f"{names}: {config.name} on {backend}, {config.dtype}")
+            say(f"{names}: {config.name} on {backend}, {config.dtype}")
     for stage in run.stages:
         endpoint = run.endpoint(stage)
         if endpoint is not None:
-            click.echo(f"{stage.name}: {endpoint.place}")
+            say(f"{stage.name}: {endpoint.place}")
     for remark in preflight.remarks(run, gaps):
-        click.echo(remark)
+        say(remark)
     for stage in run.stages:
         folder = run.folder(stage)
         made = len(marker_names(folder))
         if made:
-            click.echo(f"{folder.name}: {made} of {run.shards} shards there")
+            say(f"{folder.name}: {made} of {run.shards} shards there")
             continue
-        click.echo(f"{folder.name}: to make, {run.shards} shard{'s' if run.shards > 1 else ''}")
+        say(f"{folder.name}: to make, {run.shards} shard{'s' if run.shards > 1 else ''}")
         for other, changes in what_changed(run, stage):
-            click.echo(f"  not {other}: {'; '.join(changes)}")
+            say(f"  not {other}: {'; '.join(changes)}")
 
 
 def _scan(run: "Run", gaps: "Gaps") -> None:
@@ -147,10 +146,10 @@ def _scan(run: "Run", gaps: "Gaps") -> None:
     if not to_scan and not uncounted:
         return
     if uncounted:
-        click.echo(f"{uncounted}: the input is counted again")
+        say(f"{uncounted}: the input is counted again")
     reading = RowsBar("reading")
     try:
-        scan(run, to_scan, reading.advance, click.echo)
+        scan(run, to_scan, reading.advance, say)
     finally:
         reading.close()
 
@@ -179,18 +178,16 @@ def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
         manifest = manifests[stage.name]
         tables = sorted(name for name in manifest["rows"] if name != "rejects")
         rows = ", ".join(f"{manifest['rows'][name]:,} {name}" for name in tables)
-        click.echo(f"{run.folder(stage).name}: {rows or 'no rows'}{_counts_text(manifest['counts'])}")
+        say(f"{run.folder(stage).name}: {rows or 'no rows'}{_counts_text(manifest['counts'])}")
     counts = manifests[run.stages[0].name]["counts"]
     rows_in = counts.get("rows_in", 0)
     rows_out = counts.get("rows_out", 0)
     rejects = counts.get("rejects", 0)
     duplicates = counts.get("duplicates", 0)
-    click.echo(
-        f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}"
-    )
+    say(f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}")
     _print_rejects(run, manifests)
     if 2 * rejects > rows_in:
-        click.echo(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
+        say(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
 
 
 def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
@@ -200,13 +197,13 @@ def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
     for stage in run.stages:
         unfinished = outcome.unfinished_text(stage, manifests[stage.name]["counts"])
         if unfinished:
-            click.echo(unfinished)
+            say(unfinished)
     with_rejects = [stage for stage in run.stages if manifests[stage.name]["counts"].get("rejects")]
     for stage in with_rejects:
-        click.echo(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")
+        say(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")
     if with_rejects:
         query = "select stage, reason, file, line, detail from rejects"
-        click.echo(f'what was refused, and why: engine sql {run.store} "{query}"')
+        say(f'what was refused, and why: engine sql {run.store} "{query}"')
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -1,17 +1,18 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from engine.ready import ready as ready_queries
+from engine.ready import text_of
 from schemas.errors import UserError
+from schemas.screen import binary_output, hand_over, say
 from schemas.store import open_store
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 _FORMS = ("table", "csv", "json", "parquet")
@@ -50,14 +51,14 @@ _FORM_OF_SUFFIX = {
     "--timeout",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1e6, min_open=True),
     help="Seconds a query may take.",
 )
 @click.option(
     "--memory",
     default=4096,
     show_default=True,
-    type=click.IntRange(64),
+    type=click.IntRange(64, 1 << 24),
     help="Megabytes a query may take.",
 )
 def command(
@@ -86,21 +87,34 @@ def command(
         raise click.UsageError('name a run folder, as in `engine sql runs/hh "select count(*) from pairs"`')
     if query is None and not sys.stdin.isatty():
         raise click.UsageError("no query, and no terminal to ask for one at")
+    if timeout != timeout:  # NaN lies in every range
+        raise click.UsageError("--timeout is not a number")
     form = _form_of(form, output)
 
-    from engine import sql
+    _answer(run, query, form, output, timeout, memory)
 
-    _cap_process(memory)
-    views = sql.views(open_store(run))
-    with contextlib.closing(sql.closed(views, memory)) as con:
+
+def _answer(run: str, query: str | None, form: str, output: Path | None, timeout: float, memory: int) -> None:
+    """Answer a query, or those typed at a prompt, in a process that can be ended."""
+    from engine.query_process import QueryProcess
+
+    with QueryProcess(memory) as process:
+        # Imported while that process begins.
+        import polars  # noqa: F401
+
+        from engine.table_files import table_files
+
+        process.open(table_files(open_store(run)))
         if query is None:
-            _ask(con, timeout)
+            from engine.commands.prompt import ask
+
+            ask(process, timeout)
             return
-        rows = sql.query(con, _text_of(query), timeout).read_all()
-        if output is None:
-            _show(rows, form)
-        else:
-            _write(rows, form, output)
+        rows = process.ask(text_of(query), timeout)
+    if output is None:
+        _show(rows, form)
+    else:
+        _write(rows, form, output)
 
 
 def _form_of(form: str | None, output: Path | None) -> str:
@@ -118,45 +132,23 @@ def _form_of(form: str | None, output: Path | None) -> str:
 
 
 def _list_queries() -> None:
-    from engine import sql
-
-    ready = sql.ready()
+    ready = ready_queries()
     folders = {query.path.parent for query in ready.values()}
     for name, query in ready.items():
-        click.echo(f"{name:<20} {query.what}")
+        say(f"{name:<20} {query.what}")
     where = ", ".join(map(str, sorted(folders)))
-    click.echo(f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")
-
-
-def _text_of(query: str) -> str:
-    """The SQL of a ready query by its name; any other text is SQL itself."""
-    from engine import sql
-
-    ready = sql.ready().get(query.strip())
-    return ready.path.read_text() if ready else query
-
-
-def _cap_process(memory: int) -> None:
-    """Cap the memory of the whole process: DuckDB's own limit does not see every allocation.
-
-    repeat('x', 1e9) passed a limit of 200 MB."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (used + (2 * memory << 20) + (2 << 30), hard))
+    say(f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")
 
 
 def _show(rows: "pa.Table", form: str) -> None:
     from engine import answers
 
     if form == "table":
-        click.echo(answers.as_table(rows))
+        say(answers.as_table(rows))
     elif form == "csv":
-        click.echo(answers.as_csv(rows), nl=False)
+        hand_over(answers.as_csv(rows))
     elif form == "json":
-        click.echo(answers.as_json(rows), nl=False)
+        hand_over(answers.as_json(rows))
     else:
         _show_parquet(rows)
 
@@ -165,7 +157,7 @@ def _write(rows: "pa.Table", form: str, output: Path) -> None:
     from engine import answers
 
     answers.write(rows, form, output)
-    click.echo(f"{output}: {len(rows):,} rows", err=True)
+    say(f"{output}: {len(rows):,} rows", err=True)
 
 
 def _show_parquet(rows: "pa.Table") -> None:
@@ -175,50 +167,10 @@ def _show_parquet(rows: "pa.Table") -> None:
 
     from engine import answers
 
-    pq.write_table(
-        answers.with_unique_names(rows),
-        pa.PythonFile(sys.stdout.buffer),
-        compression="zstd",
-        write_page_checksum=True,
-    )
-
-
-def _ask(con: "duckdb.DuckDBPyConnection", timeout: float) -> None:
-    """Answer queries typed at a prompt.
-
-    A statement ends with ';'. Ctrl-C drops what is typed, Ctrl-D leaves. The history is kept in the user's
-    cache folder."""
-    import readline
-
-    from engine import sql
-    from schemas.digest import cache_folder
-
-    history = cache_folder() / "sql_history"
-    with contextlib.suppress(OSError):
-        history.parent.mkdir(parents=True, exist_ok=True)
-        readline.read_history_file(history)
-    click.echo(
-        "tables: prompts, responses, scores, logprobs, pairs, rejects; "
-        "end a query with ';', leave with Ctrl-D"
-    )
-    typed = ""
-    while True:
-        try:
-            typed += input("   ...> " if typed else "engine> ") + "\n"
-            text = typed.strip()
-            if not text.endswith(";") and text not in sql.ready():
-                typed = typed if text else ""
-                continue
-            rows = sql.query(con, _text_of(text.rstrip(";")), timeout).read_all()
-            _show(rows, "table")
-        except UserError as error:
-            click.echo(f"error: {error}", err=True)
-        except KeyboardInterrupt:
-            click.echo()
-        except EOFError:
-            click.echo()
-            break
-        typed = ""
-    with contextlib.suppress(OSError):
-        readline.write_history_file(history)
-    sys.stdout.flush()
+    with binary_output() as output:
+        pq.write_table(
+            answers.with_unique_names(rows),
+            pa.PythonFile(output),
+            compression="zstd",
+            write_page_checksum=True,
+        )

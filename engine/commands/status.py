@@ -12,6 +12,8 @@ from schemas.errors import UserError
 from schemas.manifest import Marker, Planned, read_markers, read_plan, rows_by_table
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.records import Damaged, what_of
+from schemas.screen import say
+from schemas.screen_tables import as_table
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
 def _print_without_recipe(store: Store, error: UserError) -> None:
     """Show what is there, where what the recipe asks for now cannot be known."""
     _print_table(store, *read_plan(store))
-    click.echo(f"whether this is still what the recipe asks for cannot be said: {error}")
+    say(f"whether this is still what the recipe asks for cannot be said: {error}")
     _print_rejects(store)
 
 
@@ -97,16 +99,9 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
                 "rows": ", ".join(counts) or "none yet",
             }
         )
-    with pl.Config(
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        fmt_str_lengths=200,
-        tbl_width_chars=200,
-        tbl_rows=-1,
-    ):
-        click.echo(pl.DataFrame(rows))
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1))
     for what in damaged:
-        click.echo(f"{what}, so its folder is not counted: `engine precompute` makes it again")
+        say(f"{what}, so its folder is not counted: `engine precompute` makes it again")
 
 
 def _print_differences(run: "Run") -> None:
@@ -117,16 +112,16 @@ def _print_differences(run: "Run") -> None:
     damages: list[Damage] = []
     missing(run, damages.append)
     for damage in damages:
-        click.echo(f"{damage.what}: `engine precompute` makes it again")
+        say(f"{damage.what}: `engine precompute` makes it again")
     stale = stale_shards(run)
     if stale:
-        click.echo(
+        say(
             f"{stale} shards were made from shards that are not there any more: "
             "`engine precompute` makes them again"
         )
     for stage in run.stages:
         for other, changes in what_changed(run, stage):
-            click.echo(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
+            say(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
 
 
 def _print_rejects(store: Store) -> None:
@@ -137,10 +132,10 @@ def _print_rejects(store: Store) -> None:
     try:
         rejects = sql.views(store)["rejects"]
     except Damaged as error:
-        click.echo(f"what was refused cannot be counted: {error}")
+        say(f"what was refused cannot be counted: {error}")
         return
     with duckdb.connect() as con:
         con.register("rejects", rejects)
         rows = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
     for stage, reason, count in rows:
-        click.echo(f"rejects: {count:,} {reason} in {stage}")
+        say(f"rejects: {count:,} {reason} in {stage}")

@@ -9,6 +9,8 @@ from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
 from schemas.manifest import read_plan
 from schemas.recipe import load_of_run
+from schemas.screen import say
+from schemas.screen_tables import as_table
 from schemas.store import open_store
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def command(run: str, settings: tuple[str, ...], both: bool) -> None:
 
     from engine import verify
 
-    report = verify.check(store, recipe, both, click.echo)
+    report = verify.check(store, recipe, both, say)
     _print_gaps(report.gaps)
     record = store.where(verify.RECORD)
     problems = report.problems()
@@ -53,7 +55,7 @@ def command(run: str, settings: tuple[str, ...], both: bool) -> None:
             "make the log-probs in the trainer's own way (logprobs.backend = hf, model.dtype = float32), "
             "or raise verify.tolerance if such a gap is what this dtype gives"
         )
-    click.echo(
+    say(
         f"passed: mean gap at most {report.largest_mean:.2g} nat a token (tolerance {report.tolerance:g}); "
         f"recorded in {record}"
     )
@@ -74,10 +76,4 @@ def _print_gaps(gaps: Sequence["Gap"]) -> None:
                 "mean exp|Δ|": f"{gap.multiplicative:.6f}",
             }
         )
-    with pl.Config(
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        fmt_str_lengths=40,
-        tbl_width_chars=120,
-    ):
-        click.echo(pl.DataFrame(rows))
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=40, tbl_width_chars=120))

@@ -19,6 +19,8 @@ from pipelines.sandbox import world
 from schemas.devices import cores
 from schemas.errors import UserError, exit_on_user_error
 from schemas.manifest import MANIFEST, read_json
+from schemas.screen import say
+from schemas.screen_tables import as_table
 from schemas.sections import Model, Sampling
 from schemas.store import open_store
 
@@ -120,13 +122,7 @@ def main(problems: int, seed: int, named_models: list[str]) -> None:
                 "right if greedy": f"{shares['greedy']:.1%}",
             }
         )
-    with pl.Config(
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        fmt_str_lengths=60,
-        tbl_width_chars=120,
-    ):
-        print(pl.DataFrame(rows))
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=60, tbl_width_chars=120))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.sandbox.batches import IGNORED_TARGET, UNKNOWN_SLIP, Batch, batches
 from pipelines.sandbox.schedule import Part
+from schemas.screen import say
 
 _FIRST_WATCHED_LAYER = 2  # counted from 0: the loss ignores the slip heads of the layers below
 _WARM_UP_STEPS = 100
@@ -135,4 +136,4 @@ def _print_losses(
     named: list[str] = []
     for share, loss in zip(part.jobs, losses, strict=True):
         named.append(f"{share.job.__name__} {loss:.3f}")
-    print(f"step {step + 1} of {part.steps}: {', '.join(named)}", flush=True)
+    say(f"step {step + 1} of {part.steps}: {', '.join(named)}")

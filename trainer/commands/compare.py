@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from schemas.errors import UserError
+from schemas.screen import say
 
 
 @click.command("compare")
@@ -42,8 +43,7 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
       trainer compare runs/hh
       trainer compare runs/hh/train-49a0c16d8e43 runs/hh/train-1f0f7c2b9d11 -o two.png
     """
-    import polars as pl
-
+    from schemas.screen_tables import as_table
     from schemas.store import write_output
     from trainer import compare
     from trainer.picture import picture
@@ -56,16 +56,14 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     write_output(output, lambda path: path.write_bytes(image))
     if form == "json":
         for row in rows.to_dicts():
-            click.echo(json.dumps(row))
+            say(json.dumps(row))
         return
-    with pl.Config(
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_rows=-1,
-        tbl_cols=-1,
-        fmt_str_lengths=80,
-        tbl_width_chars=240,
-        float_precision=3,
-    ):
-        click.echo(compare.shown(rows))
-    click.echo(f"curves: {output}")
+    looks = {
+        "tbl_rows": -1,
+        "tbl_cols": -1,
+        "fmt_str_lengths": 80,
+        "tbl_width_chars": 240,
+        "float_precision": 3,
+    }
+    say(as_table(compare.shown(rows), **looks))
+    say(f"curves: {output}")

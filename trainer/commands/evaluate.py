@@ -7,6 +7,7 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.manifest import read_plan
+from schemas.screen import say
 from schemas.store import open_store
 
 
@@ -46,8 +47,8 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     if not is_first():
         return
     if form == "json":
-        click.echo(json.dumps({"policy": str(folder), **values}))
+        say(json.dumps({"policy": str(folder), **values}))
         return
-    click.echo(str(folder))
+    say(str(folder))
     for name, value in values.items():
-        click.echo(f"{name:<26} {value:>12.6g}")
+        say(f"{name:<26} {value:>12.6g}")

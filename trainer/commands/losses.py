@@ -2,6 +2,8 @@
 
 import click
 
+from schemas.screen import say
+
 
 @click.command("losses")
 def command() -> None:
@@ -10,11 +12,12 @@ def command() -> None:
 
     for name in NAMES:
         loss = described(name)
-        click.echo(f"{click.style(name, bold=True)}  {loss.what}")
+        say(name, bold=True, nl=False)
+        say(f"  {loss.what}")
         for line in loss.equation:
-            click.echo(f"    {line}")
-        click.echo(f"    keys: {loss.keys}")
-        click.echo(f"    needs {loss.needs}\n" if loss.needs else "")
-    click.echo(
+            say(f"    {line}")
+        say(f"    keys: {loss.keys}")
+        say(f"    needs {loss.needs}\n" if loss.needs else "")
+    say(
         'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
     )

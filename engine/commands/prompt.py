@@ -1,0 +1,122 @@
+"""The prompt of `engine sql`: queries typed one after another, with a history in the user's cache folder.
+
+Nothing that is typed ends it but Ctrl-D and `.quit`: a mistake, a query that was stopped, Ctrl-C, half a
+character are all said, and it goes on.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.ready import ready, text_of
+from schemas.errors import UserError
+from schemas.redaction import holds_secret, redacted
+from schemas.screen import say
+from schemas.signals import Stopped
+
+if TYPE_CHECKING:
+    from engine.query_process import QueryProcess
+
+_HELP = (
+    "tables: prompts, responses, scores, logprobs, pairs, rejects; "
+    "end a query with ';', leave with Ctrl-D or .quit"
+)
+_HISTORY_LINES = 1000
+
+
+def ask(process: "QueryProcess", timeout: float) -> None:
+    """Answer queries typed at a prompt, each within `timeout` seconds.
+
+    A statement ends with ';', or is the name of a ready query. Ctrl-C drops what is typed, or stops the query
+    that runs; Ctrl-D leaves."""
+    from schemas.digest import cache_folder
+
+    history = cache_folder() / "sql_history"
+    _read_history(history)
+    say(_HELP)
+    typed = ""
+    try:
+        while True:
+            try:
+                typed += input("   ...> " if typed else "engine> ") + "\n"
+                text = typed.strip()
+                if text in (".quit", ".exit"):
+                    break
+                if _is_whole(text):
+                    typed = ""
+                    _answer(process, text, timeout)
+                elif not text:
+                    typed = ""
+            except UserError as error:
+                say(f"error: {redacted(str(error))}", err=True)
+            except UnicodeError:
+                say("error: this is not UTF-8; type it again", err=True)
+                typed = ""
+            except Stopped:
+                raise
+            except KeyboardInterrupt:
+                say()
+                typed = ""
+    except EOFError:
+        say()
+    finally:
+        _write_history(history)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether what is typed so far is to be answered now."""
+    return text.endswith(";") or text.startswith(".") or text in ready()
+
+
+def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
+    from engine import answers
+
+    query = text.rstrip("; \n")
+    if query.startswith("."):
+        say(_HELP)
+    elif query:
+        try:
+            rows = process.ask(text_of(query), timeout)
+        except Stopped:
+            raise
+        except KeyboardInterrupt:
+            say("\nthe query was stopped; the tables are opened again for the next", err=True)
+        else:
+            say(answers.as_table(rows))
+
+
+def _read_history(path: Path) -> None:
+    """Take over what was typed before; nothing where the file is a link or cannot be read."""
+    import readline
+
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(handle, errors="replace") as file:
+            for line in file.read().splitlines()[-_HISTORY_LINES:]:
+                readline.add_history(line)
+
+
+def _write_history(path: Path) -> None:
+    """Keep what was typed for the user alone, but for lines that hold a key.
+
+    A new file takes the old one's place: where that is a link, what it points to is left alone."""
+    import readline
+
+    typed: list[str] = []
+    for index in range(1, readline.get_current_history_length() + 1):
+        line = readline.get_history_item(index)
+        if line and not holds_secret(line):
+            typed.append(redacted(line))
+    temporary: str | None = None
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sql_history")  # mode 0600
+        with open(handle, "w", errors="replace") as file:
+            file.writelines(f"{line}\n" for line in typed[-_HISTORY_LINES:])
+        os.replace(temporary, path)
+        temporary = None
+    if temporary is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
