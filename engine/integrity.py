@@ -17,9 +17,9 @@ from schemas.manifest import (
     read_facts,
     read_manifest,
     read_marker,
-    read_plan,
     verify,
 )
+from schemas.plans import read_plan
 from schemas.records import Damaged, read_record, what_of
 from schemas.store import Store
 

@@ -20,16 +20,8 @@ from engine.stages import STAGES
 from schemas.differences import difference
 from schemas.errors import UserError
 from schemas.fields import Section, facts_of
-from schemas.manifest import (
-    FACTS,
-    RECIPE,
-    Facts,
-    Planned,
-    folder_name,
-    json_bytes,
-    read_facts,
-    write_plan,
-)
+from schemas.manifest import FACTS, RECIPE, Facts, Planned, folder_name, json_bytes, read_facts
+from schemas.plans import write_plan
 from schemas.recipe import Recipe, dump
 from schemas.records import Damaged, what_of
 from schemas.store import Store, open_store

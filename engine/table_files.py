@@ -1,6 +1,7 @@
 """The files that hold each table of a run: the shards that markers name, their digests checked."""
 
-from schemas.manifest import read_markers, read_plan, verify
+from schemas.manifest import read_markers, verify
+from schemas.plans import read_plan
 from schemas.store import Store
 from schemas.tables import TABLES
 

@@ -9,7 +9,8 @@ import logging
 
 from engine.plan import Run
 from schemas.devices import cores
-from schemas.manifest import marker_names, planned_threads
+from schemas.manifest import marker_names
+from schemas.plans import planned_threads
 
 _log = logging.getLogger("prefmill")
 

@@ -19,7 +19,8 @@ import tomli_w
 
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
-from schemas.manifest import RECIPE, planned_recipe
+from schemas.manifest import RECIPE
+from schemas.plans import planned_recipe
 from schemas.recipe_paths import with_absolute_paths
 from schemas.secrets import refuse_secrets
 from schemas.sections import SECTIONS

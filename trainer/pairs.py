@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST, Facts, Marker, read_manifest, read_markers, read_plan, verify
+from schemas.manifest import MANIFEST, Facts, Marker, read_manifest, read_markers, verify
+from schemas.plans import read_plan
 from schemas.store import Store, open_store
 from schemas.tables import TABLES
 from trainer.needs import SCORE_COLUMNS, need_of, scorer_of

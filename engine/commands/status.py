@@ -9,7 +9,8 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
-from schemas.manifest import Marker, Planned, read_markers, read_plan, rows_by_table
+from schemas.manifest import Marker, Planned, read_markers, rows_by_table
+from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.records import Damaged, what_of
 from schemas.screen import say

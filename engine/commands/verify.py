@@ -7,7 +7,7 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
-from schemas.manifest import read_plan
+from schemas.plans import read_plan
 from schemas.recipe import load_of_run
 from schemas.screen import say
 from schemas.screen_tables import as_table

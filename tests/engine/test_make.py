@@ -20,7 +20,8 @@ from engine.ids import shard_of
 from engine.plan import opened, plan
 from engine.scan import scan
 from schemas.errors import NothingMade, UserError
-from schemas.manifest import read_markers, read_plan
+from schemas.manifest import read_markers
+from schemas.plans import read_plan
 from schemas.recipe import load
 from schemas.records import sealed_bytes
 from schemas.sealed import unsealed

@@ -17,7 +17,7 @@ from engine.make import batch_of
 from engine.plan import opened, plan
 from engine.scan import scan
 from schemas.errors import UserError
-from schemas.manifest import read_plan
+from schemas.plans import read_plan
 from schemas.recipe import load
 from schemas.records import json_bytes, sealed_bytes
 from schemas.sealed import seal, unsealed

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from schemas.commands import RUN, settings_option
-from schemas.manifest import read_plan
+from schemas.plans import read_plan
 from schemas.screen import say
 from schemas.store import open_store
 

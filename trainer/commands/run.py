@@ -6,7 +6,7 @@ import click
 
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
 from schemas.errors import UserError
-from schemas.manifest import read_plan
+from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.store import Store, open_store
 
