@@ -14,8 +14,8 @@ from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
 from schemas.identity import config_digest, resolve, weights_digest
-from schemas.manifest import FACTS, MANIFEST, RECIPE, Facts, json_bytes
-from schemas.recipe import Recipe, dump
+from schemas.manifest import Facts
+from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
 from trainer import checkpoint, data, losses
@@ -30,6 +30,7 @@ _NOT_FACTS = (
     "keep",
     "tolerance",
     "tensorboard",
+    "timeout",
     "loss",
     "options",
     "gradient_checkpointing",
@@ -117,20 +118,6 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json
-
-
-def prepare_folder(job: Job, resume: bool) -> None:
-    """Make the train folder ready: remove what a killed run left, and without `resume` its checkpoints."""
-    folder = job.folder
-    folder.sweep()
-    if not resume:
-        folder.remove(MANIFEST)
-        for step in checkpoint.steps(folder):
-            folder.remove(checkpoint.name_of(step))
-    # A run that was killed between its last checkpoint and this left one too many.
-    checkpoint.prune(folder, job.config.keep)
-    folder.put(FACTS, json_bytes(job.facts))
-    folder.put(RECIPE, dump(job.recipe))
 
 
 @contextlib.contextmanager

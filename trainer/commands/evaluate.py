@@ -46,7 +46,7 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     if not is_first():
         return
     if form == "json":
-        click.echo(json.dumps({"policy": str(folder), **values}))
+        click.echo(json.dumps({"policy": str(folder), **values}, allow_nan=False))
         return
     click.echo(str(folder))
     for name, value in values.items():
