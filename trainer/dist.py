@@ -153,9 +153,9 @@ def start(device: str, timeout: float) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     own_device = _device_of_process(device, world_size)
     uses_gpu = own_device.type == "cuda"
-    if uses_gpu:
-        torch.cuda.set_device(own_device)
     if world_size > 1:
+        if uses_gpu:
+            torch.cuda.set_device(own_device)
         _join("nccl" if uses_gpu else "gloo", rank, world_size, timeout)
     return Ranks(rank, world_size, own_device)
 
