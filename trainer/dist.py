@@ -28,6 +28,10 @@ _TIMEOUT = datetime.timedelta(hours=6)
 T = TypeVar("T")
 
 
+class RankLost(UserError):
+    """Another rank has ended. Each of those that are left says so."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's place among those that train one policy.
@@ -117,14 +121,14 @@ def _in_words(error: OSError) -> str:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """Raise what gloo or NCCL says of another rank that has ended as a UserError."""
+    """Raise what gloo or NCCL says of another rank that has ended as a RankLost."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
-        raise UserError(
+        raise RankLost(
             f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
             "above or in its own log; run the same command: it goes on from the last checkpoint"
         ) from None

@@ -19,6 +19,7 @@ from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
 from trainer import checkpoint, data, losses
+from trainer.dist import RankLost
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
 
@@ -125,6 +126,8 @@ def on_every_rank() -> Iterator[None]:
     """Mark a UserError raised in here as one that every rank raises, so that only one of them prints it."""
     try:
         yield
+    except RankLost:
+        raise
     except UserError as error:
         error.shared = True
         raise
