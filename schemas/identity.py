@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schemas.chat_template import own_template, read_template
+from schemas.checkpoints import check_as_model
 from schemas.digest import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -132,8 +133,10 @@ def check_unchanged(model: Model, planned: Mapping[str, Any] | None, kind: Kind 
 def weights_digest(path: Path, kind: Kind | None = None) -> str:
     """Digest over the names and contents of a folder's weight files.
 
-    Raises UserError if it has none, or if they are not those of a model that can be used here."""
+    Raises UserError if it has none, if they are not those of a model that can be used here, or if it is a
+    checkpoint of training whose files are not as they were written."""
     weight_files(path)  # says first that a folder is an adapter, or holds no weights at all
+    check_as_model(path)
     files = checked_weight_files(path, checked_config(path, kind), kind)
     unread_bytes = 0
     for file in files:

@@ -208,6 +208,22 @@ def files_of_tokenizer(path: Path) -> list[str]:
     return tokenizer_files(path) + _present(path, (TOKENIZER_CONFIG, CONFIG))
 
 
+def is_read_of_model(name: str) -> bool:
+    """True if a loader of models or tokenizers may read a file of this name where it finds one."""
+    known = (
+        CONFIG,
+        GENERATION_CONFIG,
+        TOKENIZER_CONFIG,
+        INDEX,
+        _ADAPTER,
+        "chat_template.json",
+        *PROCESSOR_FILES,
+        *_VOCABULARIES,
+        *_BESIDE_VOCABULARIES,
+    )
+    return name in known or name.endswith((".safetensors", ".jinja"))
+
+
 def _present(path: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if (path / name).is_file()]
 

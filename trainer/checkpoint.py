@@ -1,12 +1,13 @@
 """checkpoint-<step>/: a model folder that `from_pretrained` opens, with the state of training beside it.
 
 That state is the optimizer's tensors and the position in the schedule. A checkpoint is there whole or not at
-all. The optimizer's tensors are safetensors too: nothing has to be unpickled, and the same state gives the
-same bytes.
+all, and says its files' digests (schemas/checkpoints.py), so that one that was damaged later is noticed. The
+optimizer's tensors are safetensors too: nothing has to be unpickled, and the same state gives the same bytes.
 """
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from schemas import checkpoints
 from schemas.chat_template import MORE_TEMPLATES
+from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
-from schemas.manifest import read_json
+from schemas.identity import weights_digest
 from schemas.store import Store
+from schemas.tensor_headers import tensors_of
+from trainer.disk import at
 
 _PREFIX = "checkpoint-"
-_OPTIMIZER = "optimizer.safetensors"
-_STATE = "state.json"
 # What a model folder has beside weights: tokenizer, template, generation config.
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".spm", ".codes", ".tokenizer")
-_NOT_COPIED = ("config.json", "model.safetensors.index.json", _STATE)
+_NOT_COPIED = ("config.json", "model.safetensors.index.json", STATE)
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,78 @@ def name_of(step: int) -> str:
 
 def steps(folder: Store) -> list[int]:
     """The steps of the checkpoints that are there, in order."""
-    suffixes = [name.removeprefix(_PREFIX) for name in folder.names(f"{_PREFIX}*")]
-    return sorted(int(suffix) for suffix in suffixes if suffix.isdigit())
+    found: list[int] = []
+    for name in folder.names(f"{_PREFIX}*"):
+        step = step_of(name)
+        if step is not None:
+            found.append(step)
+    return sorted(found)
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint of this name; None where it is not the name of one."""
+    suffix = name.removeprefix(_PREFIX)
+    is_ours = suffix.isascii() and suffix.isdigit() and name == f"{_PREFIX}{int(suffix)}"
+    return int(suffix) if is_ours else None
 
 
 def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all).
 
-    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there."""
+    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. Raises
+    UserError where the disk refuses it, or where a weight is not finite."""
     if folder.exists(name_of(step)):
         return
-    folder.put_folder(name_of(step), lambda path: _fill(path, step, state, source))
+    _check_finite(step, state)
+    with at(folder.where(name_of(step))):
+        folder.put_folder(name_of(step), lambda path: _fill(path, step, state, source))
     prune(folder, keep)
+
+
+def _check_finite(step: int, state: TrainState) -> None:
+    """Raise UserError for weights, or a state of the optimizer, from which nothing can be trained on."""
+    for name, tensor in _tensors(state):
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"after step {step} {name} is not finite, so {name_of(step)} is not written: "
+                "lower train.learning_rate"
+            )
+
+
+def _tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that change from step to step, with words for each."""
+    for name, parameter in state.model.named_parameters():
+        yield f"the weight {name}", parameter
+    for values in state.optimizer.state.values():
+        for name, value in values.items():
+            yield f"the optimizer's {name}", value
 
 
 def prune(folder: Store, keep: int) -> None:
     """Remove the oldest checkpoints beyond `keep`; 0 keeps all."""
     if keep:
         for old in steps(folder)[:-keep]:
-            folder.remove(name_of(old))
+            with at(folder.where(name_of(old))):
+                folder.remove(name_of(old))
+
+
+def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> str | None:
+    """What is wrong with a step's checkpoint, in a few words; None where it is whole.
+
+    `weights`: their digest where it is known from elsewhere, for a checkpoint that has no digests of its own.
+    `afresh`: read every byte again."""
+    path = folder.local_path(name_of(step))
+    with at(path):
+        if checkpoints.has_digests(path):
+            return checkpoints.damage(path, afresh=afresh)
+        try:
+            for file in path.glob("*.safetensors"):
+                tensors_of(file)
+            if weights is not None and weights_digest(path) != weights:
+                return "its weights are not those that manifest.json names"
+        except UserError as error:
+            return str(error)
+    return None
 
 
 def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
@@ -82,36 +138,28 @@ def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
     for index, values in optimizer["state"].items():
         for name, value in values.items():
             tensors[f"{index}.{name}"] = value.contiguous()
-    save_file(tensors, path / _OPTIMIZER)
+    save_file(tensors, path / OPTIMIZER)
     position = {
         "step": step,
         "scheduler": state.scheduler.state_dict(),
         "param_groups": optimizer["param_groups"],
     }
-    text = json.dumps(
-        position,
-        indent=1,
-        sort_keys=True,
-        default=list,
-    )
-    (path / _STATE).write_text(text)
-
-
-def remedy(checkpoint: str) -> str:
-    """What to do about a damaged checkpoint, named by where it is."""
-    return f"delete {checkpoint} to go on from the checkpoint before it"
+    as_json = json.loads(json.dumps(position, default=list))
+    (path / STATE).write_bytes(checkpoints.state_bytes(as_json, path))
 
 
 def restore(checkpoint: Store, state: TrainState) -> None:
     """Put optimizer and schedule back; the weights are loaded from the same folder as any model's.
 
     Raises UserError where a file is damaged."""
-    what_to_do = remedy(checkpoint.where())
-    position = read_json(checkpoint, _STATE, what_to_do)
+    what_to_do = f"delete {checkpoint.where()} to go on from the checkpoint before it"
+    position = checkpoints.position_of(checkpoint.local_path())
+    if position is None:
+        raise UserError(f"{checkpoint.where(STATE)} is not as it was written: {what_to_do}")
     try:
-        tensors = load_file(checkpoint.local_path(_OPTIMIZER))
+        tensors = load_file(checkpoint.local_path(OPTIMIZER))
     except Exception as error:  # safetensors' own error is no OSError
-        where = checkpoint.where(_OPTIMIZER)
+        where = checkpoint.where(OPTIMIZER)
         raise UserError(f"{where} does not load ({error}): {what_to_do}") from None
     optimizer_state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():

@@ -8,8 +8,7 @@ picture.py draws the same runs.
 - A run that is still at work is shown up to its last line.
 """
 
-import contextlib
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,14 @@ from typing import Any
 
 import polars as pl
 
+from schemas.digest import fingerprint
 from schemas.errors import UserError
-from schemas.manifest import FACTS, MANIFEST, METRICS, read_json
+from schemas.manifest import FACTS, MANIFEST, read_json
 from schemas.store import Store, open_store
+from trainer import record
+
+_NAME = re.compile("train-([0-9a-f]{12})")
+_FACTS_REMEDY = "run the same `trainer run` again, which writes it again, or leave its folder out"
 
 # The curves of a run: columns of its frames `train` and `eval` beside `step`.
 CURVES = ("accuracies", "margin", "chosen", "rejected")
@@ -86,9 +90,14 @@ def _train_folders(folder: Store) -> list[Store]:
 
 def _trained(folder: Store) -> Trained | None:
     """The run in a train folder; None if it has made no step."""
-    nested = read_json(folder, FACTS, f"leave {folder} out, or train it again")
+    nested = read_json(folder, FACTS, _FACTS_REMEDY)
+    # The folder is named by its facts, so the name is their digest.
+    digest = _NAME.fullmatch(folder.local_path().resolve().name)
+    if digest and digest[1] != fingerprint(nested):
+        raise UserError(f"{folder.where(FACTS)} is not as it was written: {_FACTS_REMEDY}")
     facts = dict(_flattened(nested))
-    lines = _lines(folder)
+    lines = record.read(folder)
+    record.check(folder, record.manifest(folder))
     if not any("loss" in line for line in lines):
         return None
     last: dict[str, float] = {}
@@ -104,17 +113,6 @@ def _trained(folder: Store) -> Trained | None:
         eval=_curves(lines, "eval_", beta),
         finished=folder.exists(MANIFEST),
     )
-
-
-def _lines(folder: Store) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, each one step's metrics; without the line that is being written."""
-    if not folder.exists(METRICS):
-        return []
-    lines: list[dict[str, float]] = []
-    for line in folder.read(METRICS).decode().splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return lines
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

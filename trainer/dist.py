@@ -6,9 +6,10 @@ divided by the pairs of the global batch, which every rank knows, so the sum ove
 whole, whatever part each of them held.
 """
 
+import contextlib
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,11 +17,19 @@ import torch
 import torch.distributed as dist
 
 from schemas.devices import check_device
+from schemas.errors import UserError
+from trainer.heartbeat import Heartbeat
 
 _BUCKET = 1 << 25  # elements summed in one call: few calls, without a second copy of a large model
-_TIMEOUT = datetime.timedelta(minutes=30)  # how long a rank waits for another before it fails
+# How long a rank waits for one that gives signs of life (trainer/heartbeat.py), such as rank 0 while it saves
+# a large model to a slow disk.
+_TIMEOUT = datetime.timedelta(hours=6)
 
 T = TypeVar("T")
+
+
+class RankLost(UserError):
+    """Another rank has ended. Each of those that are left says so."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Ranks:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, on every rank. `values` is overwritten with it."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            with _connected():
+                dist.all_reduce(values)
         return values
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -70,7 +80,8 @@ class Ranks:
         if self.world_size == 1:
             return values
         parts: list[list[T]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(parts, values)
+        with _connected():
+            dist.all_gather_object(parts, values)
         joined: list[T] = []
         for part in parts:
             joined.extend(part)
@@ -79,33 +90,103 @@ class Ranks:
     def wait(self) -> None:
         """Wait until every rank has come here, so that none reads what rank 0 has not written yet."""
         if self.world_size > 1:
-            dist.barrier()
+            with _connected():
+                dist.barrier()
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns on rank 0, on every rank. The others do not run it.
+
+        A UserError, or an error of the system, that it raises on rank 0 is raised on every rank, so that none
+        waits for ever."""
+        if self.world_size == 1:
+            return work()
+        said: list[object] = [None, None]
+        if self.first:
+            try:
+                said[0] = work()
+            except (UserError, OSError) as error:
+                said[1] = error if isinstance(error, UserError) else _in_words(error)
+        with _connected():
+            dist.broadcast_object_list(said)
+        value, problem = said
+        if problem is not None:
+            raise UserError(str(problem), shared=True)
+        return value  # type: ignore[return-value]
+
+
+def _in_words(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Raise what gloo or NCCL says of another rank that has ended as a RankLost."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        raise RankLost(
+            f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
+            "above or in its own log; run the same command: it goes on from the last checkpoint"
+        ) from None
 
 
 def _sum_in_one_call(gradients: list[torch.Tensor]) -> None:
     """Replace some gradients by their sums over ranks, copied into one tensor for it."""
     sizes = [gradient.numel() for gradient in gradients]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
+    with _connected():
+        dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split(sizes), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
-def start(device: str) -> Ranks:
+_heartbeat: list[Heartbeat] = []  # of this process: one while it is among ranks
+
+
+def start(device: str, timeout: float) -> Ranks:
     """Join the other ranks, as torchrun's environment names them. `device` is the one of [model].
 
-    Raises UserError for a device that is not here."""
+    `timeout`: seconds without a sign of life after which a rank is given up; 0 waits for ever. Raises
+    UserError for a device that is not here, or where the ranks do not find each other."""
     check_device(device)
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     own_device = _device_of_process(device, world_size)
     uses_gpu = own_device.type == "cuda"
-    if uses_gpu:
-        torch.cuda.set_device(own_device)
     if world_size > 1:
-        backend = "nccl" if uses_gpu else "gloo"
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        if uses_gpu:
+            torch.cuda.set_device(own_device)
+        _join("nccl" if uses_gpu else "gloo", rank, world_size, timeout)
     return Ranks(rank, world_size, own_device)
+
+
+def _join(backend: str, rank: int, world_size: int, timeout: float) -> None:
+    """Meet the other ranks and begin to give signs of life."""
+    try:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"rank {rank} does not find the {world_size - 1} others: {reason}; start all of them with "
+            "torchrun, and run the same command again"
+        ) from None
+    if not timeout:
+        return
+    heartbeat = Heartbeat(
+        dist.distributed_c10d._get_default_store(),
+        rank=rank,
+        world_size=world_size,
+        limit=timeout,
+    )
+    heartbeat.start()
+    _heartbeat.append(heartbeat)
+    # Whoever listens finds a count of every rank from now on.
+    with _connected():
+        dist.barrier()
 
 
 def _device_of_process(device: str, world_size: int) -> torch.device:
@@ -131,5 +212,7 @@ def is_first() -> bool:
 
 def stop() -> None:
     """Leave the other ranks; nothing happens if `start` has not joined any."""
+    while _heartbeat:
+        _heartbeat.pop().stop()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+from schemas.checkpoints import check_as_model
 from schemas.errors import UserError
 from schemas.manifest import FACTS, RECIPE
 from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
 from schemas.store import Store, open_store
-from trainer import checkpoint, dist, losses, metrics
+from trainer import checkpoint, dist, losses, metrics, record
 from trainer.losses import Objective
 from trainer.model import load as load_model
 from trainer.pairs import Pairs, open_pairs
@@ -74,24 +75,49 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     pairs = _held_out_pairs(run, objective)
     model = recipe.sections.get("model", Model())
     assert isinstance(model, Model)
-    ranks = dist.start(model.device)
+    ranks = dist.start(model.device, config.timeout)
     try:
+        ranks.from_first(lambda: _check_whole(policy))
         loaded = load_model(policy, ranks.device, gradient_checkpointing=False)
         stepper = Stepper.of(loaded, objective, config, ranks)
         totals = metrics.zero_sums(ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
         for part in held_out(stepper, pairs):
-            totals += metrics.sums(part.losses, part.chosen, part.rejected, objective.beta)
+            totals += part.columns.sum(1)
             drift += _drift_sums(part)
         totals = ranks.sum(totals)
         drift = ranks.sum(drift)
     finally:
         dist.stop()
+    if not drift.isfinite().all():
+        raise UserError(f"the drift of {policy} from the reference is not finite: measure another checkpoint")
     count = totals[-1].item()
     values = metrics.means(totals)
     values |= zip(DRIFT, (drift / count).tolist(), strict=True)
     values["pairs"] = count
     return values
+
+
+def _check_whole(policy: Path) -> None:
+    """Raise UserError where the policy is a damaged checkpoint: another policy would be measured."""
+    folder = open_store(policy.absolute().parent)
+    step = checkpoint.step_of(policy.name)
+    if step is None or not folder.exists(FACTS):
+        check_as_model(policy)
+        return
+    found = _damage(folder, step)
+    if found is None:
+        return
+    remedy = "run the same `trainer run` again, which makes it again"
+    whole = [other for other in checkpoint.steps(folder) if _damage(folder, other) is None]
+    if whole and whole[-1] > step:
+        others = ", ".join(map(checkpoint.name_of, whole))
+        remedy = f"measure another one ({others}), or train again with --no-resume"
+    raise UserError(f"{policy} is damaged: {found}; {remedy}")
+
+
+def _damage(folder: Store, step: int) -> str | None:
+    return checkpoint.damage(folder, step, record.weights(folder, step), afresh=False)
 
 
 def _held_out_pairs(run: Store, objective: Objective) -> Pairs:

@@ -14,11 +14,12 @@ from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
 from schemas.identity import config_digest, resolve, weights_digest
-from schemas.manifest import FACTS, MANIFEST, RECIPE, Facts, json_bytes
-from schemas.recipe import Recipe, dump
+from schemas.manifest import Facts
+from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
 from trainer import checkpoint, data, losses
+from trainer.dist import RankLost
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
 
@@ -30,6 +31,7 @@ _NOT_FACTS = (
     "keep",
     "tolerance",
     "tensorboard",
+    "timeout",
     "loss",
     "options",
     "gradient_checkpointing",
@@ -119,25 +121,13 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     return as_json
 
 
-def prepare_folder(job: Job, resume: bool) -> None:
-    """Make the train folder ready: remove what a killed run left, and without `resume` its checkpoints."""
-    folder = job.folder
-    folder.sweep()
-    if not resume:
-        folder.remove(MANIFEST)
-        for step in checkpoint.steps(folder):
-            folder.remove(checkpoint.name_of(step))
-    # A run that was killed between its last checkpoint and this left one too many.
-    checkpoint.prune(folder, job.config.keep)
-    folder.put(FACTS, json_bytes(job.facts))
-    folder.put(RECIPE, dump(job.recipe))
-
-
 @contextlib.contextmanager
 def on_every_rank() -> Iterator[None]:
     """Mark a UserError raised in here as one that every rank raises, so that only one of them prints it."""
     try:
         yield
+    except RankLost:
+        raise
     except UserError as error:
         error.shared = True
         raise

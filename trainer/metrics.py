@@ -19,6 +19,8 @@ from schemas.manifest import METRICS
 from schemas.printable import printable
 from schemas.screen import say
 from schemas.store import Store
+from trainer import record
+from trainer.disk import at
 from trainer.losses.side import Side
 
 if TYPE_CHECKING:
@@ -37,11 +39,11 @@ _SECONDS_BETWEEN_LINES = 10  # on a screen without a progress bar
 
 
 @torch.no_grad()
-def sums(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> torch.Tensor:
-    """(len(NAMES) + 1,) float64: the sum over the batch of each metric, and the number of pairs."""
+def columns(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> torch.Tensor:
+    """(len(NAMES) + 1, B) float64: each metric of each pair, and a row of ones."""
     chosen_rewards = beta * chosen.logratios
     rejected_rewards = beta * rejected.logratios
-    columns = [
+    rows = [
         losses,
         chosen_rewards,
         rejected_rewards,
@@ -51,11 +53,11 @@ def sums(losses: torch.Tensor, chosen: Side, rejected: Side, beta: float) -> tor
         rejected.logps,
         torch.ones_like(losses),
     ]
-    return torch.stack([column.detach().double().sum() for column in columns])
+    return torch.stack([row.detach().double() for row in rows])
 
 
 def zero_sums(device: torch.device) -> torch.Tensor:
-    """What `sums` gives for no pairs, to add to."""
+    """The sums of `columns` over no pairs, to add to."""
     return torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=device)
 
 
@@ -74,8 +76,10 @@ class Log:
     made again. `total` is the run's last step. Raises UserError if TensorBoard is wanted and not there."""
 
     def __init__(self, folder: Store, start: int, total: int, tensorboard: bool):
-        _drop_later_lines(folder, start)
-        self._file = folder.append(METRICS)
+        self._where = folder.where(METRICS)
+        with at(self._where):
+            _drop_later_lines(folder, start)
+            self._file = folder.append(METRICS)
         self._board: SummaryWriter | None = None
         if tensorboard:
             # TensorBoard writes its event files by itself, to a local path: the one exception to the store.
@@ -95,12 +99,17 @@ class Log:
         self._tokens = 0
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Add values to the record. Each line is flushed, so a kill loses none that was written."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        """Add values to the record. Each line is flushed, so a kill loses none that was written.
+
+        Raises UserError for a value that is not finite, or where the disk refuses the line."""
+        line = record.line_of(step, values)
+        with at(self._where):
+            self._file.write(line)
+            self._file.flush()
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            with at(self._board.log_dir):
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
 
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Add a training step's metrics to the record, and show them."""
@@ -128,29 +137,23 @@ class Log:
 
     def close(self) -> None:
         """Close the record and what shows it."""
-        self._file.close()
+        # A line that the disk has refused is still in memory: that it is refused again was said already.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._bar is not None:
             self._bar.close()
         if self._board is not None:
-            self._board.close()
-
-
-def last_values(folder: Store) -> dict[str, float]:
-    """The last value of every metric in a train folder's record."""
-    values: dict[str, float] = {}
-    for line in folder.read(METRICS).decode().splitlines():
-        values |= json.loads(line)
-    return values
+            with at(self._board.log_dir):
+                self._board.close()
 
 
 def _drop_later_lines(folder: Store, start: int) -> None:
     """Keep the lines up to step `start`; none of them where it is 0, since step 0 is measured again too."""
     kept: list[str] = []
-    if start > 0 and folder.exists(METRICS):
-        for line in folder.read(METRICS).decode().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut off by a kill
-                if json.loads(line)["step"] <= start:
-                    kept.append(line + "\n")
+    if start > 0:
+        for line in record.read(folder):
+            if line["step"] <= start:
+                kept.append(json.dumps(line) + "\n")
     folder.put(METRICS, "".join(kept).encode())
 
 

@@ -36,6 +36,8 @@ def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreT
 
     Where bfloat16 is wanted autocast lowers the arithmetic, not the weights: updates of 5e-7 would vanish in
     them."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # only now: a run that is found finished takes no memory of a GPU
     model = forward_load.load(path, torch.float32, device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -4,6 +4,7 @@ A shard is read into flat arrays and a pair holds views into them, so no token p
 Every file's digest is checked before it is opened.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from schemas.manifest import MANIFEST, Facts, Marker, read_manifest, read_marker
 from schemas.plans import read_plan
 from schemas.store import Store, open_store
 from schemas.tables import TABLES
+from trainer.disk import at
 from trainer.needs import SCORE_COLUMNS, need_of, scorer_of
 
 _TOKEN_COLUMNS = (
@@ -230,8 +232,9 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
     for file in pairs.markers[shard].files:
         if file.table == "pairs":
             path = verify(pairs.folder, file)
-            # A third faster here than read_table.
-            tables.append(pq.ParquetFile(path, page_checksum_verification=True).read(columns))
+            with at(path, "run `engine verify`, which says what is wrong with the run"):
+                # A third faster here than read_table.
+                tables.append(pq.ParquetFile(path, page_checksum_verification=True).read(columns))
     # A shard without pairs has no file.
     rows = pa.concat_tables(tables or [TABLES["pairs"].empty_table()])
     _check_finite(rows, pairs.folder)
@@ -239,7 +242,9 @@ def read_shard(pairs: Pairs, shard: int, split: str) -> Rows:
 
 
 def _check_finite(rows: pa.Table, folder: Store) -> None:
-    """Raise UserError, which names a pair, where a cached log-prob is NaN or infinite."""
+    """Raise UserError, which names a pair, where a cached log-prob or a score is NaN or infinite."""
+    for name in set(rows.column_names) & set(SCORE_COLUMNS):
+        _check_finite_scores(rows, name, folder)
     for name in rows.column_names:
         if not name.endswith("_token_logps") or not len(rows):
             continue
@@ -253,3 +258,14 @@ def _check_finite(rows: pa.Table, folder: Store) -> None:
                 "learnt: run `engine precompute` again in another folder (-o), with a model whose weights "
                 "are whole and a dtype that does not overflow"
             )
+
+
+def _check_finite_scores(rows: pa.Table, name: str, folder: Store) -> None:
+    """Raise UserError, which names a pair, where one of the scores in this column is NaN or infinite."""
+    for pair_id, scores in zip(rows["pair_id"].to_pylist(), rows[name].to_pylist(), strict=True):
+        for scorer, score in scores or ():
+            if score is not None and not math.isfinite(score):
+                raise UserError(
+                    f"{folder} holds scores that are not finite, such as {score} by {scorer} in {name} of "
+                    f"pair {pair_id}: correct the scorer and run `engine precompute` again"
+                )

@@ -79,8 +79,9 @@ class Stepper:
         pair_ids: list[str] = []
 
         def observe(losses: torch.Tensor, chosen: Side, rejected: Side) -> None:
-            totals.add_(metrics.sums(losses, chosen, rejected, self.objective.beta))
-            finite.extend(losses.isfinite().tolist())
+            columns = metrics.columns(losses, chosen, rejected, self.objective.beta)
+            totals.add_(columns.sum(1))
+            finite.extend(columns.isfinite().all(0).tolist())
 
         for pairs in self.micro_batches(batch):
             with self.autocast():
@@ -106,7 +107,7 @@ def _not_finite_message(bad: Sequence[str]) -> str:
     """The error that names the pairs, by their ids, whose loss is not finite."""
     shown = ", ".join(sorted(bad)[:_SHOWN_IDS]) or "unknown"
     return (
-        f"the loss of these pairs is not finite: {shown}; look at them with "
+        f"the loss, or a log-prob, of these pairs is not finite: {shown}; look at them with "
         "`engine sql RUN \"select * from pairs where pair_id = '…'\"`; a lower train.learning_rate may help"
     )
 
@@ -200,28 +201,43 @@ def check_cache_matches_policy(agreement: Agreement, config: Train, pairs: Pairs
 
 
 class HeldOut(NamedTuple):
-    """Some held-out pairs, what the policy makes of them, and (B,) their losses."""
+    """Some held-out pairs, what the policy makes of them, and (len(NAMES) + 1, B) their metrics."""
 
     pairs: list[Pair]
     chosen: Side
     rejected: Side
-    losses: torch.Tensor
+    columns: torch.Tensor
 
 
 @torch.no_grad()
 def held_out(stepper: Stepper, pairs: Pairs) -> Iterator[HeldOut]:
-    """This rank's part of the test split, a micro-batch at a time, without gradient."""
+    """This rank's part of the test split, a micro-batch at a time, without gradient.
+
+    Raises UserError at the end, on every rank, where a metric of a pair is not finite."""
     size = stepper.config.batch_size * stepper.ranks.world_size
+    bad: list[str] = []
     for batch in data.in_batches(data.held_out(pairs), size):
         for part in stepper.micro_batches(batch):
             chosen, rejected = stepper.sides(part)
             losses = stepper.objective(chosen, rejected)
-            yield HeldOut(part, chosen, rejected, losses)
+            columns = metrics.columns(losses, chosen, rejected, stepper.objective.beta)
+            finite = columns.isfinite().all(0).tolist()
+            bad += [pair.pair_id for pair, fine in zip(part, finite, strict=True) if not fine]
+            yield HeldOut(part, chosen, rejected, columns)
+    bad = sorted(stepper.ranks.gather(bad))
+    if bad:
+        raise UserError(
+            f"the policy's numbers on {len(bad)} held-out pairs are not finite: "
+            f"{', '.join(bad[:_SHOWN_IDS])}; its weights are too large, or its numbers overflow in "
+            f"{stepper.config.dtype}: train with a lower train.learning_rate, or in float32 (train.dtype)"
+        )
 
 
 def evaluate(stepper: Stepper, pairs: Pairs) -> dict[str, float]:
-    """The metrics over the test split, by their names; empty where no pair is held out."""
+    """The metrics over the test split, by their names; empty where no pair is held out.
+
+    Raises UserError, on every rank, where one of them is not finite."""
     totals = metrics.zero_sums(stepper.ranks.device)
     for part in held_out(stepper, pairs):
-        totals += metrics.sums(part.losses, part.chosen, part.rejected, stepper.objective.beta)
+        totals += part.columns.sum(1)
     return metrics.means(stepper.ranks.sum(totals))

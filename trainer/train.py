@@ -16,17 +16,18 @@ from transformers import PreTrainedModel, get_scheduler
 
 from schemas.errors import UserError
 from schemas.identity import weights_digest
-from schemas.manifest import MANIFEST, METRICS, json_bytes
+from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
 from schemas.sections import Train
 from schemas.store import Store, open_store
-from trainer import checkpoint, data, dist, metrics
+from trainer import checkpoint, data, disk, dist, metrics
 from trainer.checkpoint import TrainState
 from trainer.dist import Ranks
-from trainer.job import Job, on_every_rank, plan, prepare_folder
+from trainer.job import Job, on_every_rank, plan
 from trainer.model import load
 from trainer.pairs import Pair
+from trainer.resume import begin, write_manifest
 from trainer.step import (
     Stepper,
     check_cache_matches_policy,
@@ -43,31 +44,25 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
     job = plan(open_store(where), recipe)
-    last_name = checkpoint.name_of(job.steps)
-    if resume and job.folder.exists(MANIFEST) and job.folder.exists(last_name):
-        if dist.is_first():
-            say(
-                f"{job.folder}: finished already, {job.steps} steps; another setting makes another folder, "
-                "--no-resume starts this one again"
-            )
-        return job.last
-    ranks = dist.start(recipe.section("model").device)
-    with contextlib.ExitStack() as held:
-        if ranks.first:
-            held.enter_context(job.folder.lock("trainer run"))
-            prepare_folder(job, resume)
-        ranks.wait()
-        try:
-            _train(job, ranks)
-        finally:
-            dist.stop()
+    ranks = dist.start(recipe.section("model").device, job.config.timeout)
+    try:
+        with contextlib.ExitStack() as held, disk.at(job.folder.where()):
+            start = ranks.from_first(lambda: begin(job, resume, held))
+            if start is not None:
+                _train(job, start, ranks)
+            elif ranks.first:
+                say(
+                    f"{job.folder}: finished already, {job.steps} steps; another setting makes another "
+                    "folder, --no-resume starts this one again"
+                )
+    finally:
+        dist.stop()
     return job.last
 
 
-def _train(job: Job, ranks: Ranks) -> None:
-    """Every step from the last checkpoint on."""
+def _train(job: Job, start: int, ranks: Ranks) -> None:
+    """Every step after `start`, which is 0 or a checkpoint's."""
     config = job.config
-    start = max(checkpoint.steps(job.folder), default=0)
     state = _load_state(job, start, ranks)
     stepper = Stepper.of(state.model, job.objective, config, ranks)
     log = metrics.Log(job.folder, start, job.steps, config.tensorboard) if ranks.first else None
@@ -94,9 +89,10 @@ def _train(job: Job, ranks: Ranks) -> None:
                 _evaluate(job, stepper, step, log)
             if _is_due(step, config.save_every, job.steps):
                 _save(job, state, step, ranks)
-        if log:
-            _finish(job, log, job.steps - start, time.monotonic() - started_at)
-        ranks.wait()
+        ranks.from_first(lambda: write_manifest(job, weights_digest(job.last)))
+        seconds = time.monotonic() - started_at
+        curves = job.folder.where(METRICS)
+        _say(log, f"{job.steps - start} steps in {seconds:.0f} s; policy: {job.last}; curves: {curves}")
     finally:
         batches.close()
         if log:
@@ -133,7 +129,8 @@ def _update(
 
 def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
     """Write the checkpoint of a step on rank 0; the other ranks wait for it."""
-    if ranks.first:
+
+    def save() -> None:
         checkpoint.save(
             job.folder,
             step,
@@ -141,7 +138,8 @@ def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
             source=job.source,
             keep=job.config.keep,
         )
-    ranks.wait()
+
+    ranks.from_first(save)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -183,8 +181,8 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     except UserError as error:
         if not start:
             raise
-        damaged = job.folder.where(checkpoint.name_of(start))
-        raise UserError(f"{error}; {checkpoint.remedy(damaged)}") from None
+        # Only one without digests comes as far.
+        raise UserError(f"{error}; delete {source} to go on from the checkpoint before it") from None
     optimizer = make_optimizer(model, config)
     warmup_steps = config.warmup_steps or round(config.warmup_ratio * job.steps)
     scheduler = get_scheduler(
@@ -229,7 +227,8 @@ def _evaluate(job: Job, stepper: Stepper, step: int, log: metrics.Log | None) ->
     """Write the metrics over the test split, if there is one, as eval_*."""
     if not job.pairs.count("test"):
         return
-    values = evaluate(stepper, job.pairs)
+    with on_every_rank():
+        values = evaluate(stepper, job.pairs)
     if not log:
         return
     log.write(step, {f"eval_{name}": value for name, value in values.items()})
@@ -238,17 +237,3 @@ def _evaluate(job: Job, stepper: Stepper, step: int, log: metrics.Log | None) ->
         f"margin {values['rewards/margins']:.4f}  "
         f"logps chosen {values['logps/chosen']:.1f} rejected {values['logps/rejected']:.1f}"
     )
-
-
-def _finish(job: Job, log: metrics.Log, steps: int, seconds: float) -> None:
-    """Write the manifest: what was trained, and what came of it."""
-    manifest = {
-        "facts": job.facts,
-        "steps": job.steps,
-        "checkpoint": job.last.name,
-        "weights": weights_digest(job.last),
-        "metrics": metrics.last_values(job.folder),
-    }
-    job.folder.put(MANIFEST, json_bytes(manifest))
-    curves = job.folder.where(METRICS)
-    log.say(f"{steps} steps in {seconds:.0f} s; policy: {job.last}; curves: {curves}")

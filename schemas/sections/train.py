@@ -38,6 +38,8 @@ class Train(Section):
     # Largest mean gap, nat a token, between cache and policy at step 0; 0: 1e-3 in float32, 0.05 otherwise.
     tolerance: float = number(0.0, low=0)
     tensorboard: bool = False
+    # Seconds without a sign of life after which the other ranks give a rank up; 0: they wait for ever.
+    timeout: int = number(60, low=0)
     # The tables [train.<loss>] and [train.sft], read by the losses.
     options: dict[str, Any] = tables(collects=True)
 

@@ -121,7 +121,7 @@ def test_the_command(run, made_run, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "facts.json").write_text("{")
     assert (
-        "bad out, or train it again"
+        "which writes it again, or leave its folder out"
         in command("trainer", "compare", tmp_path / "bad", "-o", tmp_path / "no.png", code=1).stderr
     )
     assert "ends in .png" in command("trainer", "compare", run, "-o", tmp_path / "no.pdf", code=1).stderr

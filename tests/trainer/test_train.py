@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import UserError
+from schemas.manifest import json_bytes
 from schemas.recipe import load
 from schemas.store import open_store
 from tests.conftest import RECIPE, ROOT, command, settings, tree
@@ -303,17 +304,47 @@ def test_a_finished_run_whose_policy_is_gone_is_run_again(run):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_says_how_to_go_on(run, name):
+def test_a_damaged_checkpoint_is_named_and_made_again(run, name, capsys):
     recipe = recipe_for(run, train__max_steps=6)
     last = train(run, recipe)
     whole = tree(last.parent)
-    (last.parent / "manifest.json").unlink()
     (last / name).write_bytes(b"{")
-    with pytest.raises(UserError, match=r"delete .*checkpoint-6 to go on from the checkpoint before it"):
-        train(run, recipe)
-    shutil.rmtree(last)
+    capsys.readouterr()
     train(run, recipe)
+    said = f"checkpoint-6 is damaged: {name} is not as it was written"
+    found = capsys.readouterr().out
+    assert said in found and "trained again from step 3 on" in found
     assert tree(last.parent) == whole
+
+
+def as_before_digests(checkpoint_folder):
+    """A checkpoint as it was made before its state held digests."""
+    state = json.loads((checkpoint_folder / "state.json").read_bytes())
+    for key in ("sha256", "files"):
+        del state[key]
+    (checkpoint_folder / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
+
+
+def test_checkpoints_from_before_there_were_digests_are_used(run, capsys):
+    recipe = recipe_for(run, train__max_steps=6)
+    last = train(run, recipe)
+    weights = (last / "model.safetensors").read_bytes()
+    for step in (3, 6):
+        as_before_digests(last.parent / f"checkpoint-{step}")
+    manifest = json.loads((last.parent / "manifest.json").read_bytes())
+    for key in ("sha256", "record"):
+        del manifest[key]
+    (last.parent / "manifest.json").write_bytes(json_bytes(manifest))
+    before = tree(run)
+    train(run, recipe)
+    assert "finished already" in capsys.readouterr().out and tree(run) == before
+    # Damage is told by the digest in the manifest, and the one before is gone on from.
+    flipped = bytearray(weights)
+    flipped[-5] ^= 1
+    (last / "model.safetensors").write_bytes(flipped)
+    train(run, recipe)
+    assert "checkpoint-6 is damaged: its weights are not those" in capsys.readouterr().out
+    assert (last / "model.safetensors").read_bytes() == weights
 
 
 def variant(model_path, made, tmp_path, name, **values):

@@ -46,6 +46,7 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     from schemas.screen_tables import as_table
     from schemas.store import write_output
     from trainer import compare
+    from trainer.disk import at
     from trainer.picture import picture
 
     if output.suffix.lower() != ".png":
@@ -53,10 +54,11 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     trained = compare.read(runs)
     rows = compare.table(trained)
     image = picture(trained)
-    write_output(output, lambda path: path.write_bytes(image))
+    with at(output, "put that right, or name another file with -o"):
+        write_output(output, lambda path: path.write_bytes(image))
     if form == "json":
         for row in rows.to_dicts():
-            say(json.dumps(row))
+            say(json.dumps(row, allow_nan=False))
         return
     looks = {
         "tbl_rows": -1,

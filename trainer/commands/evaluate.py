@@ -47,7 +47,7 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     if not is_first():
         return
     if form == "json":
-        say(json.dumps({"policy": str(folder), **values}))
+        say(json.dumps({"policy": str(folder), **values}, allow_nan=False))
         return
     say(str(folder))
     for name, value in values.items():

@@ -1,0 +1,216 @@
+"""Two ranks: one that is killed or stopped ends the other soon, with a sentence; the same command goes on."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+
+import pytest
+import torch
+
+from schemas.errors import exit_on_user_error
+from schemas.store import LocalStore
+from tests.conftest import ROOT, tree
+from tests.faulty import Fault, FaultyStore, Killed, every_fault
+from tests.reliability.training import Refusal, Trained, recipe_of
+from trainer.train import train
+
+_TIMEOUT = 5  # train.timeout here
+
+
+def torchrun(*words):
+    """Two ranks of a module under torchrun, which runs on; its output is one text."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+            *map(str, words),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ranks_of(process):
+    """The process of each rank."""
+    found: dict[int, int] = {}
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+    for pid in map(int, children.split()):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            for word in file.read().split(b"\0"):
+                if word.startswith(b"RANK="):
+                    found[int(word[5:])] = pid
+    return found
+
+
+def on_two_ranks(run, recipe, faults, seconds=60):
+    """Train on two ranks, forked from here where all is loaded; rank 0's store has the first fault.
+
+    Returns the exit statuses and what was said, rank by rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pids = []
+    for rank in range(2):
+        pid = os.fork()
+        if pid == 0:
+            status = 8
+            try:
+                status = as_rank(rank, port, run, recipe, faults[rank])
+            finally:
+                os._exit(status)
+        pids.append(pid)
+    statuses = [ended(pid, time.monotonic() + seconds) for pid in pids]
+    return statuses, [said_file(run, rank).read_text() for rank in range(2)]
+
+
+def said_file(run, rank):
+    return run.parent / f"{run.name}.rank{rank}"
+
+
+def as_rank(rank, port, run, recipe, fault):
+    """The child's whole life; returns its exit status."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with open(said_file(run, rank), "w", buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        torch.set_num_threads(1)
+        try:
+            with exit_on_user_error("the last checkpoint is kept"):
+                train(FaultyStore(LocalStore(run), fault), recipe)
+        except SystemExit as error:
+            return int(error.code)
+        except Killed:
+            return 9
+        except BaseException:
+            traceback.print_exc()
+            return 7
+    return 0
+
+
+def ended(pid, until):
+    """The exit status of a child; one that does not end is killed, and that is a failure."""
+    while time.monotonic() < until:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "did not end"
+
+
+class OnTwoRanks(Trained):
+    """A run of two ranks that nothing happened to."""
+
+    def __init__(self, folder, recipe):
+        super().__init__(folder, recipe)
+        # Another number of ranks ends in the same numbers up to rounding, not in the same bytes.
+        shutil.rmtree(self.path)
+        shutil.copytree(self.cache, self.path)
+        statuses, said = on_two_ranks(self.path, recipe, [Fault(), Fault()])
+        assert statuses == [0, 0], said
+        self.want = tree(self.path)
+
+    def again(self, run):
+        statuses, said = on_two_ranks(run, self.recipe, [Fault(), Fault()])
+        assert statuses == [0, 0], said
+        found = tree(run)
+        assert found.keys() == self.want.keys()
+        differing = [name for name in found if found[name] != self.want[name]]
+        assert not differing, f"other bytes: {differing}"
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory, model_path):
+    recipe = recipe_of(tmp_path_factory, model_path, train__timeout=_TIMEOUT, model__device="cpu")
+    return OnTwoRanks(tmp_path_factory.mktemp("two"), recipe)
+
+
+@pytest.mark.long
+def test_crashes_at_the_writes_of_two_ranks(on_two, trials, tmp_path):
+    """Rank 0 ends at a write: the other ends with a sentence, and the same command ends in the same bytes."""
+    with trials("training on 2 ranks killed at a write") as trial:
+        for fault in every_fault(len(on_two.writes)):
+            with trial(f"{fault.way} {on_two.writes[fault.number - 1]}"):
+                run = tmp_path / "run"
+                shutil.rmtree(run, ignore_errors=True)
+                shutil.copytree(on_two.cache, run)
+                statuses, said = on_two_ranks(run, on_two.recipe, [fault, Fault()])
+                assert statuses[0] == 9 and statuses[1] in (0, 1), (statuses, said)
+                assert "Traceback" not in said[1], said
+                assert statuses[1] == 0 or "error: another rank has ended" in said[1], said
+                on_two.again(run)
+
+
+@pytest.mark.long
+def test_errors_at_the_writes_of_two_ranks(on_two, trials, tmp_path):
+    """The disk refuses rank 0 a write: one sentence, which names the file, and no rank waits."""
+    with trials("training on 2 ranks refused a write by the disk") as trial:
+        for number in range(1, len(on_two.writes) + 1):
+            with trial(on_two.writes[number - 1]):
+                run = tmp_path / "run"
+                shutil.rmtree(run, ignore_errors=True)
+                shutil.copytree(on_two.cache, run)
+                statuses, said = on_two_ranks(run, on_two.recipe, [Refusal(number, errno.ENOSPC), Fault()])
+                assert statuses == [1, 1], (statuses, said)
+                assert f"error: {run}" in said[0] and "Traceback" not in "".join(said), said
+                on_two.again(run)
+
+
+def of_ranks(said):
+    """What the ranks said, without what torchrun says when one has ended."""
+    return said.partition("torch/distributed/elastic")[0]
+
+
+def at_work(run, process):
+    """Wait until a checkpoint of this run has been made."""
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        if list(run.glob("train-*/checkpoint-*[0-9]")):
+            return
+        time.sleep(0.02)
+    pytest.fail("it made no step")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("sign", "rank"), [("STOP", 0), ("STOP", 1), ("KILL", 0), ("KILL", 1)])
+def test_a_rank_that_is_stopped_or_killed(sign, rank, made_run, trials, tmp_path):
+    """The other ranks end soon and say so; the same command then goes on from the last checkpoint."""
+    kinds = {"STOP": "a rank that is stopped", "KILL": "a rank that is killed"}
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    words = ["trainer.cli", "run", run / "recipe.toml", "-o", run]
+    for setting in ("batch_size=8", "save_every=4", "max_steps=60", f"timeout={_TIMEOUT}"):
+        words += ["--set", f"train.{setting}"]
+    with trials(kinds[sign]) as trial, trial(f"rank {rank}"):
+        process = torchrun(*words)
+        try:
+            at_work(run, process)
+            begun = time.monotonic()
+            os.kill(ranks_of(process)[rank], getattr(signal, f"SIG{sign}"))
+            # torchrun itself waits for half a minute before it kills a rank that is stopped.
+            said, _ = process.communicate(timeout=90)
+        finally:
+            process.kill()
+        assert process.returncode == 1 and time.monotonic() - begun < _TIMEOUT + 45
+        if sign == "STOP":
+            assert f"rank {1 - rank}: error: rank {rank} has given no sign of life for {_TIMEOUT} s" in said
+        assert "Traceback" not in of_ranks(said), said
+        if (sign, rank) == ("STOP", 1):
+            process = torchrun(*words)
+            said, _ = process.communicate(timeout=120)
+            assert process.returncode == 0 and re.search("60 steps of 8 pairs, from step [0-9]+ on", said), (
+                said
+            )

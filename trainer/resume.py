@@ -1,0 +1,109 @@
+"""Where a training run goes on from, and its folder made ready for that.
+
+Rank 0 does it alone, under the folder's lock. It goes on from the newest checkpoint that is whole. A damaged
+one is named and removed: the steps that are trained again make it again, with the same bytes.
+"""
+
+import contextlib
+import errno
+
+from schemas.digest import sha256_file
+from schemas.manifest import FACTS, MANIFEST, METRICS, RECIPE, Facts, json_bytes
+from schemas.recipe import dump
+from schemas.screen import say
+from schemas.sealed import seal
+from trainer import checkpoint, record
+from trainer.disk import at
+from trainer.job import Job
+
+# How a disk says that it may not be written.
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
+    """The step to go on from, 0 for the start; None where the run is finished.
+
+    `held` holds the folder's lock until it is closed. Raises UserError where another process holds it, or
+    where the record of a finished run is damaged."""
+    folder = job.folder
+    with at(folder.where()):
+        try:
+            held.enter_context(folder.lock("trainer run"))
+        except OSError as error:
+            # A finished run is told from a disk that may only be read, too.
+            if error.errno in _READ_ONLY and resume and _is_finished(job):
+                return None
+            raise
+        folder.sweep()
+        if not resume:
+            _start_again(job)
+        if _is_finished(job):
+            checkpoint.prune(folder, job.config.keep)
+            return None
+        if folder.exists(MANIFEST) and record.manifest(folder) is None:
+            say(f"{folder.where(MANIFEST)} is not as it was written; written again")
+        start = _newest_whole(job)
+        if start < job.steps:
+            folder.remove(MANIFEST)  # of a run that was finished, and is not any more
+        # A run that was killed between its last checkpoint and this left one too many.
+        checkpoint.prune(folder, job.config.keep)
+        folder.put(FACTS, json_bytes(job.facts))
+        folder.put(RECIPE, dump(job.recipe))
+    return start
+
+
+def _start_again(job: Job) -> None:
+    """Remove what the run was, the manifest first: without it nothing is taken for finished."""
+    job.folder.remove(MANIFEST)
+    for step in checkpoint.steps(job.folder):
+        job.folder.remove(checkpoint.name_of(step))
+
+
+def _is_finished(job: Job) -> bool:
+    """True if all is there and as it was written. Digests of files that did not change are remembered."""
+    folder = job.folder
+    manifest = record.manifest(folder)
+    if manifest is None or not folder.exists(checkpoint.name_of(job.steps)):
+        return False
+    record.check(folder, manifest)
+    damaged = checkpoint.damage(folder, job.steps, record.weights(folder, job.steps), afresh=False)
+    facts_are_whole = folder.exists(FACTS) and folder.read(FACTS) == json_bytes(job.facts)
+    return facts_are_whole and damaged is None
+
+
+def write_manifest(job: Job, weights: str) -> None:
+    """Say that the run is finished, and what came of it. Raises UserError for a record that is damaged."""
+    folder = job.folder
+    metrics: dict[str, float] = {}
+    for line in record.read(folder):
+        metrics |= line
+    manifest: Facts = {
+        "facts": job.facts,
+        "steps": job.steps,
+        "checkpoint": job.last.name,
+        "weights": weights,
+        "metrics": metrics,
+        record.DIGEST: sha256_file(folder.local_path(METRICS)),
+    }
+    with at(folder.where(MANIFEST)):
+        folder.put(MANIFEST, json_bytes(seal(manifest)))
+
+
+def _newest_whole(job: Job) -> int:
+    """The step of the newest whole checkpoint, or 0; those after it are named and removed."""
+    folder = job.folder
+    start = 0
+    damaged: list[str] = []
+    for step in reversed(checkpoint.steps(folder)):
+        found = checkpoint.damage(folder, step, record.weights(folder, step), afresh=True)
+        if found is None:
+            start = step
+            break
+        damaged.append(f"{folder.where(checkpoint.name_of(step))} is damaged: {found}")
+    again = f"trained again from step {start} on" if start else "trained again from the start"
+    for sentence in damaged:
+        say(f"{sentence}; {again}")
+    for step in checkpoint.steps(folder):
+        if step > start:
+            folder.remove(checkpoint.name_of(step))
+    return start
