@@ -69,6 +69,7 @@ class Run:
             model=self.models.get(stage.name),
             reference=self.references.get(stage.name),
             open_model=open_model,
+            facts=self.planned[stage.name].facts,
         )
 
     def above(self, stage: Stage) -> list[Stage]:

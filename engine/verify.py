@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from engine import token_check
 from engine.ids import share
+from engine.made_with import libraries
 from engine.make import read_file, read_shard
 from engine.models import Model
 from engine.models.open import open_model, places
@@ -25,6 +26,7 @@ from engine.stage import Stage
 from engine.text import Prompt
 from engine.text.chat import stored_chat, stored_response
 from engine.token_check import Scored
+from schemas import versions
 from schemas.devices import cores
 from schemas.errors import UserError
 from schemas.manifest import Marker, json_bytes, read_markers, read_plan, verify
@@ -121,8 +123,19 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         files=files,
         damaged=damaged,
     )
-    store.put(RECORD, json_bytes(asdict(report) | {"passed": not report.problems()}))
+    record = asdict(report) | _versions(run, stage, say) | {"passed": not report.problems()}
+    store.put(RECORD, json_bytes(record))
     return report
+
+
+def _versions(run: Run, stage: Stage, say: Callable[[str], None]) -> dict[str, object]:
+    """The libraries that made the log-probs and those that they were verified with, for the record."""
+    made = versions.read(run.folder(stage))
+    now = libraries(run, stage)
+    others = versions.others(made, now)
+    if others:
+        say(f"the log-probs were made with {others}")
+    return {"made_with": made, "verified_with": now}
 
 
 def _train_of(recipe: Recipe) -> Train:

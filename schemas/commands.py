@@ -34,6 +34,15 @@ def run_option(help_text: str) -> Decorator:
     return click.option("-o", "--output", "run", metavar="RUN", required=True, help=help_text)
 
 
+def trust_option() -> Decorator:
+    """The option --trust."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Run the Python, and ask the servers, that a recipe names which may be somebody else's.",
+    )
+
+
 class Group(click.Group):
     """A command line. `modules`: command -> the module with a click command `command`, imported lazily.
 

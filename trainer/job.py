@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas import versions
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
 from schemas.identity import config_digest, resolve, weights_digest
-from schemas.manifest import FACTS, MANIFEST, RECIPE, Facts, json_bytes
+from schemas.manifest import FACTS, MANIFEST, RECIPE, Facts, json_bytes, read_plan
 from schemas.recipe import Recipe, dump
 from schemas.sections import Train
 from schemas.store import Store
@@ -22,6 +23,7 @@ from trainer import checkpoint, data, losses
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
 
+_LIBRARIES = ("torch", "transformers")
 # Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
 _NOT_FACTS = (
     "micro_batch_tokens",
@@ -131,6 +133,25 @@ def prepare_folder(job: Job, resume: bool) -> None:
     checkpoint.prune(folder, job.config.keep)
     folder.put(FACTS, json_bytes(job.facts))
     folder.put(RECIPE, dump(job.recipe))
+    versions.note(folder, versions.here(_LIBRARIES), goes_on=bool(checkpoint.steps(folder)))
+
+
+def version_remarks(job: Job) -> list[str]:
+    """What was made with other versions than those here: the log-probs, and the steps that are done."""
+    now = versions.here(_LIBRARIES)
+    planned, _ = read_plan(job.run)
+    lines: list[str] = []
+    for stage in planned:
+        others = versions.others(versions.read(job.run.child(stage.folder)), now)
+        if stage.stage == "logprobs" and others:
+            lines.append(
+                f"{stage.folder} was made with {others}: whether cache and policy agree is seen before the "
+                "first step"
+            )
+    others = versions.others(versions.read(job.folder), now)
+    if others and checkpoint.steps(job.folder):
+        lines.append(f"{job.folder.name}: the steps that are done were made with {others}")
+    return lines
 
 
 @contextlib.contextmanager

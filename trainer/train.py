@@ -23,7 +23,7 @@ from schemas.store import Store, open_store
 from trainer import checkpoint, data, dist, metrics
 from trainer.checkpoint import TrainState
 from trainer.dist import Ranks
-from trainer.job import Job, on_every_rank, plan, prepare_folder
+from trainer.job import Job, on_every_rank, plan, prepare_folder, version_remarks
 from trainer.model import load
 from trainer.pairs import Pair
 from trainer.step import (
@@ -54,6 +54,8 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
     with contextlib.ExitStack() as held:
         if ranks.first:
             held.enter_context(job.folder.lock("trainer run"))
+            for line in version_remarks(job):
+                print(line)
             prepare_folder(job, resume)
         ranks.wait()
         try:

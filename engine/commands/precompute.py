@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine import executors
-from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
+from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
 from schemas.store import Store
@@ -62,7 +62,10 @@ _COUNTS_LAST = (
     type=click.Choice(list(executors.EXECUTORS)),
     help="Where shards are made.",
 )
-def command(recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str) -> None:
+@trust_option()
+def command(
+    recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str, trust: bool
+) -> None:
     """Make all that a RECIPE_ARGUMENT's stages ask for, into a run folder.
 
     What is there is kept, what is missing is made; a run that was killed goes on where it was.
@@ -72,14 +75,19 @@ def command(recipe: str, run: str, settings: tuple[str, ...], workers: int, exec
       engine precompute pipelines/recipes/dpo.toml -o runs/hh \\
           --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
     """
-    precompute(run, load(recipe, settings), workers, executor)
+    precompute(run, load(recipe, settings), workers, executor, trust)
 
 
 def precompute(
-    where: str | Path | Store, recipe: Recipe, workers: int, executor: str = executors.DEFAULT
+    where: str | Path | Store,
+    recipe: Recipe,
+    workers: int,
+    executor: str = executors.DEFAULT,
+    trust: bool = False,
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
     from engine import outcome
+    from engine import trust as trusting
     from engine.make import finish, finished
     from engine.plan import missing, opened, plan
 
@@ -87,6 +95,7 @@ def precompute(
     with opened(run):
         gaps = missing(run)
         if gaps:
+            trusting.check(run, gaps, trust)
             _announce(run, gaps)
             _make(run, gaps, workers, executor)
         manifests = finish(run) if gaps else finished(run)
@@ -100,7 +109,7 @@ def precompute(
 
 def _announce(run: "Run", gaps: "Gaps") -> None:
     """Print which model makes what, what is there, and why folders of other settings do not serve."""
-    from engine import preflight
+    from engine import made_with, preflight, trust
     from engine.executors.phases import phases
     from engine.plan import what_changed
 
@@ -114,6 +123,9 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
         endpoint = run.endpoint(stage)
         if endpoint is not None:
             click.echo(f"{stage.name}: {endpoint.place}")
+    for line in (*trust.said(run, gaps), *made_with.remarks(run, gaps)):
+        click.echo(line)
+    trust.prepare(run, gaps)
     for remark in preflight.remarks(run, gaps):
         click.echo(remark)
     for stage in run.stages:
@@ -129,6 +141,7 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
 
 def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
     """Scan the input where that is needed, then make the shards."""
+    from engine import made_with
     from engine.commands.bars import MakingBar, RowsBar
     from engine.make import reopen, scan
     from engine.plan import check_unchanged
@@ -148,6 +161,7 @@ def _make(run: "Run", gaps: "Gaps", workers: int, executor: str) -> None:
         finally:
             reading.close()
     check_unchanged(run)
+    made_with.note(run, gaps)
     making = MakingBar(shards)
     try:
         executors.execute(executor, run, gaps, workers, making)

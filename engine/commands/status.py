@@ -53,6 +53,7 @@ def command(run: str, recipe: str | None, settings: tuple[str, ...]) -> None:
 
 def status(where: str | Path | Store, recipe: Recipe) -> None:
     """Print a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
+    from engine import made_with
     from engine.plan import plan
 
     store = open_store(where)
@@ -64,6 +65,8 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
         return
     _print_table(store, list(run.planned.values()), run.shards)
     _print_differences(run)
+    for line in made_with.shown(run):
+        click.echo(line)
     _print_rejects(store)
 
 
