@@ -1,5 +1,7 @@
 """The libraries that a stage's shards come from: what is said of them, and what is written down."""
 
+from collections.abc import Callable
+
 from engine.executors.phases import Gaps
 from engine.plan import Run
 from engine.stage import Stage
@@ -55,6 +57,16 @@ def shown(run: Run) -> list[str]:
         elif made:
             lines.append(f"{run.folder(stage).name}: made with {versions.shown(made)}")
     return lines
+
+
+def record(run: Run, stage: Stage, say: Callable[[str], None]) -> dict[str, object]:
+    """The libraries that made a stage's rows and those that are here, for verify's record."""
+    made = versions.read(run.folder(stage))
+    now = libraries(run, stage)
+    others = versions.others(made, now)
+    if others:
+        say(f"the log-probs were made with {others}")
+    return {"made_with": made, "verified_with": now}
 
 
 def _with_work(run: Run, gaps: Gaps) -> list[Stage]:

@@ -9,6 +9,7 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
+from schemas.fetching import nothing_fetched
 from schemas.manifest import Planned, read_markers, read_plan, rows_by_table
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.store import Store, open_store
@@ -58,7 +59,8 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
 
     store = open_store(where)
     try:
-        run = plan(store, recipe)
+        with nothing_fetched():
+            run = plan(store, recipe)
     except UserError as error:
         # The input or the model may be gone for good: what was made of them is still there.
         _print_without_recipe(store, error)
