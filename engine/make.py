@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from engine import sql
 from engine.models import Model
-from engine.plan import Run, made_from, marker_if_up_to_date
+from engine.plan import Run, check_unchanged, made_from, marker_if_up_to_date
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.stage import Made, Scanned, Stage
 from engine.usable import check_shard
@@ -65,6 +65,7 @@ def make(
             progress.begin()
             made = compute(run, stage, shard, open_model, progress)
             check_shard(run, stage, made)
+            check_unchanged(run, [stage])
             marker = _commit(run.folder(stage), shard, made, above)
             done(stage, marker)
         digests[stage.name] = marker.digest
