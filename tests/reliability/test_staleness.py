@@ -407,10 +407,12 @@ MODEL_RECIPE = """
 name = "{model}"
 [prompts]
 source = "{folder}/rows.jsonl"
-shards = 1
+shards = 2
 format = "preference"
 [given]
 [logprobs]
+contexts = ["plain", "quality"]
+quality_prompt = "{folder}/quality.txt"
 [pairs]
 test_share = 0.1
 [train]
@@ -424,6 +426,7 @@ def scored(tmp_path_factory, model_path):
     folder = tmp_path_factory.mktemp("scored")
     places = {"folder": folder, "model": copy_of(model_path, folder / "model")}
     write(folder / "rows.jsonl", rows_of(8))
+    write(folder / "quality.txt", "Answer well.")
     write(folder / "recipe.toml", filled(MODEL_RECIPE, places))
     time.sleep(2.1)
     precompute(folder / "run", load(folder / "recipe.toml"), 1)
@@ -453,6 +456,59 @@ def test_other_weights_under_the_old_size_and_time_are_never_nothing_to_do(score
                     check_model_unchanged(model, planned)
             finally:
                 overwrite(file, content)
+
+
+def test_a_prompt_that_changes_while_shards_are_made_is_noticed(scored, trials):
+    """Also where it was read before in this process; a worker reads it for the first time."""
+    folder = scored["folder"]
+    run = plan(folder / "run", load(folder / "recipe.toml"))
+    (stage,) = [stage for stage in run.stages if stage.name == "logprobs"]
+    with trials("a prompt changed while shards are made") as trial, trial("the quality prompt"):
+        check_unchanged(run, [stage])
+        overwrite(folder / "quality.txt", b"Answer I'll.")
+        try:
+            with pytest.raises(UserError, match=r"\[logprobs\] changed while the run was going: contexts"):
+                check_unchanged(run, [stage])
+        finally:
+            overwrite(folder / "quality.txt", b"Answer well.")
+        check_unchanged(run, [stage])
+
+
+def test_other_versions_than_those_that_made_a_folder_are_named(scored, tmp_path, capsys, trials):
+    """They make no other folder: `engine verify` says whether they matter."""
+    from engine import verify
+    from engine.commands.status import status
+    from schemas import versions
+    from trainer.job import plan as plan_training
+    from trainer.job import version_remarks
+
+    run = Path(shutil.copytree(scored["folder"] / "run", tmp_path / "run"))
+    store = open_store(run)
+    recipe = load(scored["folder"] / "recipe.toml", ["verify.sample=2"])
+    folder = run / plan(store, recipe).planned["logprobs"].folder
+    here = versions.here(["torch"])["torch"]
+    assert versions.read(open_store(folder))["torch"] == [here]
+    assert not list(run.glob("pairs-*/made_with.json")), "a stage that opens no model has no record"
+    versions.note(open_store(folder), {"torch": "1.0"}, goes_on=False)
+    named = f"torch 1.0 (here {here})"
+    with trials("a folder that other versions made") as trial:
+        with trial("engine status"):
+            status(store, recipe)
+            assert named in capsys.readouterr().out
+        with trial("trainer run"):
+            assert any(named in line for line in version_remarks(plan_training(store, recipe)))
+        with trial("engine verify"):
+            verify.check(store, recipe, False, print)
+            assert named in capsys.readouterr().out
+            record = json.loads((run / "verify.json").read_text())
+            assert record["made_with"]["torch"] == ["1.0"] and record["verified_with"]["torch"] == here
+        with trial("engine precompute goes on"):
+            for name in ("manifest.json", "00001.json"):
+                (folder / name).unlink()
+            precompute(run, recipe, 1)
+            said = capsys.readouterr().out
+            assert named in said and "`engine verify" in said
+            assert versions.read(open_store(folder))["torch"] == sorted(["1.0", here])
 
 
 def test_a_key_of_train_makes_another_folder_or_is_listed_with_its_reason(scored, trials):
