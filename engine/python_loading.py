@@ -130,12 +130,21 @@ def strangers(before: Set[str], known: Mapping[str, Any]) -> list[tuple[str, Pat
     found: list[tuple[str, Path]] = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name in before or name in known or not isinstance(file, str):
+        if name in before or name in known or not isinstance(file, str) or _is_generated(name):
             continue
         path = Path(file)
         if path.suffix == ".py" and path.is_file() and is_own(path):
             found.append((name, path))
     return sorted(found)
+
+
+def _is_generated(name: str) -> bool:
+    """True for code that an installed library wrote itself, such as what `torch.compile` makes."""
+    first, dot, _ = name.partition(".")
+    if first == "transformers_modules":
+        return True
+    file = getattr(sys.modules.get(first), "__file__", None)
+    return bool(dot) and isinstance(file, str) and not is_own(Path(file))
 
 
 def refuse_strangers(before: Set[str], known: Mapping[str, Any], where: str) -> None:

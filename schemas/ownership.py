@@ -32,6 +32,8 @@ def why_foreign(path: Path) -> str:
 
 
 def _who_else(path: Path) -> str:
+    if not path.exists():
+        return ""  # a pipe of the user's own shell
     for place in (path, *path.parents):
         found = place.stat()
         if found.st_uid not in (0, os.geteuid()):

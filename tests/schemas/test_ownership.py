@@ -70,6 +70,15 @@ def test_a_group_of_several_may_write_what_it_may(recipe):
     assert "the group 4242 may write to" in why_foreign(recipe)
 
 
+def test_a_pipe_of_the_shell_is_one_s_own():
+    reading, writing = os.pipe()
+    try:
+        assert why_foreign(Path(f"/dev/fd/{reading}")) == ""
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_a_run_folder_is_passed_on_whole(recipe):
     (recipe.parent / "plan.json").write_text("{}")
     assert "in the run folder" in why_foreign(recipe)
