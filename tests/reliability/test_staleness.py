@@ -13,6 +13,7 @@ import pytest
 
 from engine.commands.precompute import precompute
 from engine.plan import check_unchanged, plan
+from schemas import digest
 from schemas.digest import cache_folder, content_digest, is_remembered, sha256_file
 from schemas.errors import UserError
 from schemas.identity import check_unchanged as check_model_unchanged
@@ -67,6 +68,17 @@ def other(messages, response):
 """
 DATED = "{{ strftime_now('%d') }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
 OWN_TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+
+
+SETTLED = 0.1  # seconds after which a file is old enough to be remembered, in these tests
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settle_soon():
+    """A tenth of a second is many ticks of the kernel's clock, as two seconds are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digest, "_RACY_NANOSECONDS", SETTLED / 2 * 1e9)
+        yield
 
 
 def write(path: Path, text: str) -> None:
@@ -125,7 +137,7 @@ def world(tmp_path_factory, model_path, other_model):
     places["other_reward"] = on_trunk(model_path, folder / "other_reward", seed=5)
     places["labelled"] = on_trunk(model_path, folder / "labelled", labels=2)
     write(folder / "recipe.toml", filled(RECIPE, places))
-    time.sleep(2.1)
+    time.sleep(SETTLED)
     folders(places)
     return places
 
@@ -313,7 +325,7 @@ def test_one_changed_file_makes_another_folder_and_changed_back_the_old_one(worl
 def weights(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a" * 100)
-    time.sleep(2.1)
+    time.sleep(SETTLED)
     content_digest(path)
     assert is_remembered(path)
     return path
@@ -428,7 +440,7 @@ def scored(tmp_path_factory, model_path):
     write(folder / "rows.jsonl", rows_of(8))
     write(folder / "quality.txt", "Answer well.")
     write(folder / "recipe.toml", filled(MODEL_RECIPE, places))
-    time.sleep(2.1)
+    time.sleep(SETTLED)
     precompute(folder / "run", load(folder / "recipe.toml"), 1)
     return places
 
