@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas import fetching
 from schemas.data_set_names import DataSetName
 from schemas.digest import cache_folder, fingerprint
 from schemas.errors import UserError
@@ -84,6 +85,11 @@ def files_of(name: DataSetName, key: str, tell: bool) -> list[File]:
     note = cache_folder() / "datasets" / f"{fingerprint([str(name), _cache_of_library()])}.json"
     splits = _remembered(note)
     if splits is None:
+        if not fetching.is_allowed():
+            raise UserError(
+                f"{key}: {name} is no file here and was not fetched yet, and this command fetches nothing: "
+                "`engine precompute` does"
+            )
         if not _is_installed():
             return []
         splits = _fetched(name, key)

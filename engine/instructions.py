@@ -8,7 +8,6 @@
   `{%- set answer %}Rating: {% endset %}`. The spaces within it count.
 """
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +114,6 @@ def conversation(messages: Messages, chat: str | None = None) -> str:
     return "\n\n".join(parts)
 
 
-@functools.cache
 def quality_text(name: str) -> str:
     """The quality prompt p (Sr-DPO, arXiv 2405.21040), by the name of its file or by its path.
 

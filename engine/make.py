@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from engine import sql
 from engine.gaps import Damage, loss_of, made_from, marker_if_up_to_date, rows_read
 from engine.models import Model
-from engine.plan import Run
+from engine.plan import Run, check_unchanged
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.scan import remove_scan, scanned_rows
 from engine.stage import Made, Stage
@@ -63,6 +63,7 @@ def make(
             progress.begin()
             made = compute(run, stage, shard, open_model, progress)
             check_shard(run, stage, made)
+            check_unchanged(run, [stage])
             marker = _commit(run.folder(stage), shard, made, above)
             done(stage, marker)
         digests[stage.name] = marker.digest

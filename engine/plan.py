@@ -8,7 +8,7 @@ own number in the stages above it and on nothing else.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,7 @@ class Run:
             model=self.models.get(stage.name),
             reference=self.references.get(stage.name),
             open_model=open_model,
+            facts=self.planned[stage.name].facts,
         )
 
     def above(self, stage: Stage) -> list[Stage]:
@@ -162,15 +163,17 @@ def _own_facts(stage: Stage, recipe: Recipe, models: _Models) -> Facts:
     return stage.facts(config, planning)
 
 
-def check_unchanged(run: Run) -> None:
+def check_unchanged(run: Run, stages: Collection[Stage] = ()) -> None:
     """Raise UserError where a prompt, SQL or function is not what the run was planned with any more.
 
-    Neither input nor models are looked at again: the scan checks the one, loading the others."""
+    `stages`: those to look at while they are made; empty for all, before. Neither input nor models are
+    looked at again: the scan checks the one, loading the others."""
     resolver = Resolver()
     for model in (*run.models.values(), *run.references.values()):
         resolver.know(model)
     models = _Models(run.recipe, resolver)
-    for stage in run.stages:
+    when = "going" if stages else "starting"
+    for stage in stages or run.stages:
         if stage.scan:
             continue
         planned = run.planned[stage.name].facts
@@ -178,7 +181,7 @@ def check_unchanged(run: Run) -> None:
         changes = difference(planned, planned | own)
         if changes:
             raise UserError(
-                f"[{stage.name}] changed while the run was starting: {'; '.join(changes)}; "
+                f"[{stage.name}] changed while the run was {when}: {'; '.join(changes)}; "
                 "run the same command again"
             )
 

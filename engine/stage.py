@@ -65,13 +65,16 @@ class Context:
     `model`: the one it opens, if any; `reference`: the recipe's [model], if it `compares_with_reference`.
 
     `open_model` loads the stage's model at the first call and gives the same one afterwards; what that model
-    does it tells `progress` itself. A stage that works without one may tell it of its work."""
+    does it tells `progress` itself. A stage that works without one may tell it of its work.
+
+    `facts`: what the stage's folder is named by, where there is one."""
 
     seed: int
     model: ResolvedModel | None = None
     reference: ResolvedModel | None = None
     open_model: Callable[[], Model] = _no_model
     progress: StageProgress = NO_PROGRESS
+    facts: Facts = field(default_factory=dict)
 
     def open_reward_model(self) -> Rater:
         """The same for a stage whose model is a reward model."""
@@ -128,5 +131,11 @@ class Stage(Generic[Config]):
     # (tables, config) -> why rows that it made cannot be used, with what a model said and what to change; for
     # a stage that may make rows of which none serves.
     explain: Callable[[Mapping[str, pa.Table], Config], str] | None = None
+    # (config) -> the code of the user's that its function runs, in words. None: it runs none.
+    runs: Callable[[Config], str] | None = None
+    # (config, facts) -> loads that code, before any work. Raises UserError where that cannot be.
+    prepare: Callable[[Config, Facts], None] | None = None
+    # (config) -> the installed packages that its code uses beside those of its model; see made_with.py.
+    libraries: Callable[[Config], set[str]] | None = None
     # True if it looks at the identity of the recipe's [model].
     compares_with_reference: bool = False

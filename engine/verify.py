@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import token_check
+from engine import made_with, token_check
 from engine.ids import share
 from engine.integrity import examine
 from engine.make import read_file, read_shard
@@ -26,8 +26,10 @@ from engine.stage import Stage
 from engine.text import Prompt
 from engine.text.chat import stored_chat, stored_response
 from engine.token_check import Scored
+from engine.trust import code_arguments
 from schemas.devices import cores
 from schemas.errors import UserError
+from schemas.fetching import nothing_fetched
 from schemas.manifest import Marker, json_bytes, read_markers
 from schemas.recipe import Recipe
 from schemas.records import AGAIN, Damaged
@@ -101,7 +103,8 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     UserError where there is nothing to verify."""
     config = recipe.sections.get("verify", Verify())
     assert isinstance(config, Verify)
-    run = plan(store, recipe)
+    with nothing_fetched():
+        run = plan(store, recipe)
     stage = next((stage for stage in run.stages if stage.name == "logprobs"), None)
     if stage is None or not run.folder(stage).exists():
         raise UserError(
@@ -133,7 +136,8 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         files=examined.files,
         damaged=damaged,
     )
-    store.put(RECORD, json_bytes(asdict(report) | {"passed": not report.problems()}))
+    record = asdict(report) | made_with.record(run, stage, say) | {"passed": not report.problems()}
+    store.put(RECORD, json_bytes(record))
     return report
 
 
@@ -215,6 +219,10 @@ def _gaps(
     other = "vllm" if cached.spec.backend == "hf" else "hf"
     if other == "vllm" and not vllm_is_installed():
         say("vLLM is not installed here: the log-probs are compared with the trainer's forward alone")
+        return gaps
+    named = code_arguments(recipe.section("model").vllm) if other == "vllm" else []
+    if named:
+        say(f"[model.vllm] {named[0]} may name code for vLLM to load, so vLLM is not compared")
         return gaps
     # From the recipe's [model], since the spec of a model on hf has dropped what [model.vllm] says.
     model = replace(cached, spec=spec_on(recipe.section("model"), other))

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import click
 
-from schemas.commands import CONTEXT, RECIPE_ARGUMENT, Command, log_to_screen, run_option, settings_option
+from schemas.commands import (
+    CONTEXT,
+    RECIPE_ARGUMENT,
+    Command,
+    log_to_screen,
+    run_option,
+    settings_option,
+    trust_option,
+)
 from schemas.errors import exit_on_user_error
 from schemas.identity import weights_digest
 from schemas.manifest import RECIPE, json_bytes
@@ -26,8 +34,10 @@ from schemas.sections import Rounds
 from schemas.store import Store, open_store
 
 
-def rounds(where: str, recipe: Recipe, settings: Sequence[str] = ()) -> list[Path]:
-    """The policies that the rounds end with, each made if it is not there."""
+def rounds(where: str, recipe: Recipe, settings: Sequence[str] = (), trust: bool = False) -> list[Path]:
+    """The policies that the rounds end with, each made if it is not there.
+
+    `trust`: as of `engine precompute`."""
     from engine.commands.precompute import precompute
 
     config = recipe.sections.get("rounds", Rounds())
@@ -41,7 +51,7 @@ def rounds(where: str, recipe: Recipe, settings: Sequence[str] = ()) -> list[Pat
         run = store.child(f"round-{number}")
         model = recipe.section("model").name
         say(f"\nround {number} of {config.n}: {run}, model {model}", bold=True)
-        precompute(run, recipe, 0)
+        precompute(run, recipe, 0, trust=trust)
         policy = _train(run, recipe, settings)
         policies.append(policy)
         ended.append(
@@ -95,7 +105,8 @@ def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
 @RECIPE_ARGUMENT
 @run_option("Folder of the rounds' run folders; what it holds is reused.")
 @settings_option()
-def main(recipe: str, run: str, settings: tuple[str, ...]) -> None:
+@trust_option()
+def main(recipe: str, run: str, settings: tuple[str, ...], trust: bool) -> None:
     """Precompute and train n times ([rounds] of a RECIPE), each round with the last round's policy.
 
     \b
@@ -104,7 +115,7 @@ def main(recipe: str, run: str, settings: tuple[str, ...]) -> None:
     """
     log_to_screen()
     with exit_on_user_error("what is finished is kept: run the same command to go on"):
-        rounds(run, load(recipe, settings), settings)
+        rounds(run, load(recipe, settings), settings, trust)
 
 
 if __name__ == "__main__":

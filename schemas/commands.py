@@ -37,6 +37,15 @@ def run_option(help_text: str) -> Decorator:
     return click.option("-o", "--output", "run", metavar="RUN", required=True, help=help_text)
 
 
+def trust_option() -> Decorator:
+    """The option --trust."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Run the Python, and ask the servers, that a recipe names which may be somebody else's.",
+    )
+
+
 class Command(click.Command):
     """A command of ours as a program: what it prints, its usage errors too, is made fit for the screen."""
 

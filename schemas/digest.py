@@ -8,13 +8,16 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# A file changed this many seconds before it was hashed may change again without its size or time changing, so
-# its digest is not remembered.
-_RACY_SECONDS = 2.0
+# A file changed so shortly before it was hashed may change again without its state changing, so its digest is
+# not remembered. A clock that was set back makes every file such a one until it has caught up.
+_RACY_NANOSECONDS = 2_000_000_000
+_LONGEST_ENTRY = 512  # bytes
 
 
 def canonical(value: object) -> bytes:
@@ -39,42 +42,101 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """What is remembered of a file: where, its state, and the digest (None if its state is another)."""
+class _State:
+    """What tells a file's content from a later one without reading it.
 
-    path: Path
-    state: str
-    digest: str | None
+    Size and `modified` can be set by whoever writes the file (`rsync -t --inplace`, `touch -r`); `changed`,
+    which the kernel sets at every write, and at every such setting, cannot."""
+
+    size: int
+    modified: int  # nanoseconds
+    changed: int
+    inode: int
+    device: int
+
+    @property
+    def text(self) -> str:
+        """How it stands in the memory."""
+        return f"{self.size} {self.modified} {self.changed} {self.inode} {self.device}"
+
+    def is_settled(self) -> bool:
+        """True if a change from now on would show: its last one is some time ago by the clock of now."""
+        last = max(self.modified, self.changed)
+        return time.time_ns() - last > _RACY_NANOSECONDS
 
 
-def _memory_of(path: Path) -> _Memory:
-    stat = path.stat()
-    state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-    memory = cache_folder() / "sha256" / hashlib.sha256(str(path).encode()).hexdigest()
-    with contextlib.suppress(OSError, ValueError):
-        known_state, digest = memory.read_text().rsplit(" ", 1)
-        if known_state == state:
-            return _Memory(memory, state, digest)
-    return _Memory(memory, state, None)
+def _state_of(path: Path) -> _State:
+    found = path.stat()
+    return _State(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+
+
+def _memory_folder() -> Path:
+    return cache_folder() / "digests"
+
+
+def _memory_file(path: Path) -> Path:
+    return _memory_folder() / hashlib.sha256(str(path).encode()).hexdigest()
+
+
+def _entry(path: Path, state: _State, digest: str) -> str:
+    """A line of the memory: the state, the digest, and a digest of both and of the path."""
+    check = hashlib.sha256(f"{path}\0{state.text}\0{digest}".encode()).hexdigest()
+    return f"{state.text} {digest} {check}"
+
+
+def _remembered(path: Path, state: _State) -> str | None:
+    """The digest that is remembered of a file in this state; None where there is none, or a damaged one."""
+    if not _only_we_write(_memory_folder()):
+        return None
+    try:
+        handle = os.open(_memory_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(handle, "rb") as file:
+            known = file.read(_LONGEST_ENTRY)
+    except OSError:
+        return None
+    digest = known[-129:-65].decode("ascii", "replace")
+    return digest if known == _entry(path, state, digest).encode() else None
+
+
+def _remember(path: Path, state: _State, digest: str) -> None:
+    """Write a digest down; a home that cannot be written must not stop the run."""
+    memory = _memory_file(path)
+    with contextlib.suppress(OSError):
+        memory.parent.parent.mkdir(parents=True, exist_ok=True)
+        memory.parent.mkdir(mode=0o700, exist_ok=True)
+        if not _only_we_write(memory.parent):
+            return
+        # Made exclusively and under a name that nobody can guess.
+        handle, temporary = tempfile.mkstemp(dir=memory.parent)
+        with open(handle, "w") as file:
+            file.write(_entry(path, state, digest))
+        os.replace(temporary, memory)
+
+
+def _only_we_write(folder: Path) -> bool:
+    """True if a folder is ours and nobody else may write into it: what others write is not believed."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    others_may_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not others_may_write
 
 
 def is_remembered(path: Path) -> bool:
     """True if `content_digest` will answer without reading the file."""
-    return _memory_of(path.resolve()).digest is not None
+    path = path.resolve()
+    return _remembered(path, _state_of(path)) is not None
 
 
 def content_digest(path: Path) -> str:
-    """The sha256 of a file, remembered by its path, size, time of change and inode."""
+    """The sha256 of a file, remembered by its path and by what the kernel says of its last change."""
     path = path.resolve()
-    memory = _memory_of(path)
-    if memory.digest is not None:
-        return memory.digest
+    state = _state_of(path)
+    known = _remembered(path, state)
+    if known is not None:
+        return known
     digest = sha256_file(path)
-    if time.time() - path.stat().st_mtime > _RACY_SECONDS:
-        # A home that cannot be written must not stop the run.
-        with contextlib.suppress(OSError):
-            memory.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = memory.path.with_name(f"{memory.path.name}.{os.getpid()}")
-            temporary.write_text(f"{memory.state} {digest}")
-            os.replace(temporary, memory.path)
+    if state.is_settled() and _state_of(path) == state:
+        _remember(path, state, digest)
     return digest

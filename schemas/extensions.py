@@ -65,6 +65,12 @@ def ships(folder: str, name: str, suffix: str) -> bool:
     return _shipped(folder, name, suffix) is not None
 
 
+def folders() -> list[Path]:
+    """The folders of the packages that handed something over."""
+    _import_announced()
+    return [root.resolve() for root in _roots.values()]
+
+
 def included(folder: str, name: str, suffix: str) -> Path:
     """A file named in a recipe: one that ships, by its bare name, or another by path. Raises UserError."""
     shipped = _shipped(folder, name, suffix)

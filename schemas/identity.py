@@ -6,11 +6,13 @@ milliseconds.
 """
 
 import logging
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from schemas import fetching
 from schemas.chat_template import own_template, read_template
 from schemas.checkpoints import check_as_model
 from schemas.digest import content_digest, fingerprint, is_remembered
@@ -79,6 +81,8 @@ def resolve(model: Model) -> Path:
         return path
     if path.is_absolute() or model.name.startswith((".", "~")) or model.name.count("/") > 1:
         raise UserError(f"no model folder at {model.name}")
+    if not fetching.is_allowed():
+        return _fetched_before(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -89,6 +93,23 @@ def resolve(model: Model) -> Path:
         raise UserError(
             f"model '{model.name}' is no folder here and the hub does not give it: {reason}"
         ) from None
+
+
+def _fetched_before(model: Model) -> Path:
+    """The snapshot in the hub's cache, without asking the hub. Raises UserError where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            model.name, revision=model.revision, allow_patterns=list(_WANTED), local_files_only=True
+        )
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        raise UserError(
+            f"model '{model.name}' is no folder here and not in the hub's cache, and this command fetches "
+            f"nothing: `hf download {shlex.quote(model.name)} --revision {shlex.quote(model.revision)}` does"
+        ) from None
+    return Path(found)
 
 
 def identify(model: Model, kind: Kind | None = None) -> Identity:

@@ -20,6 +20,7 @@ import tomli_w
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
+from schemas.ownership import why_foreign
 from schemas.plans import planned_recipe
 from schemas.recipe_paths import with_absolute_paths
 from schemas.secrets import refuse_secrets
@@ -31,10 +32,15 @@ AnySection = typing.TypeVar("AnySection", bound=Section)
 
 @dataclass(frozen=True)
 class Recipe:
-    """`sections` in order of execution; only those that the file has."""
+    """`sections` in order of execution; only those that the file has.
+
+    `foreign`: why its file may be somebody else's (schemas/ownership.py), empty where it is the user's own;
+    `typed`: the names of the settings that the user gave over it."""
 
     sections: dict[str, Section]
     seed: int = 0
+    foreign: str = dataclasses.field(default="", compare=False)
+    typed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def section(self, name: str) -> typing.Any:
         """A section's config. Raises UserError where the recipe does not have it."""
@@ -59,7 +65,10 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no recipe at {path}; those that ship are in pipelines/recipes/") from None
-    return _read(data, str(path), settings)
+    settings = tuple(settings)
+    typed = tuple(setting.partition("=")[0].strip() for setting in settings)
+    recipe = _read(data, str(path), settings)
+    return dataclasses.replace(recipe, foreign=why_foreign(Path(path)), typed=typed)
 
 
 def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas import versions
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
 from schemas.identity import config_digest, resolve, weights_digest
 from schemas.manifest import Facts
+from schemas.plans import read_plan
 from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
@@ -23,6 +25,7 @@ from trainer.dist import RankLost
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
 
+_LIBRARIES = ("torch", "transformers")
 # Keys of [train] that change what is kept or shown, or how much fits at once, but not what is learnt.
 _NOT_FACTS = (
     "micro_batch_tokens",
@@ -119,6 +122,29 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json
+
+
+def note_versions(job: Job, goes_on: bool) -> None:
+    """Put on record which versions train; `goes_on`: after steps that are done."""
+    versions.note(job.folder, versions.here(_LIBRARIES), goes_on=goes_on)
+
+
+def version_remarks(job: Job) -> list[str]:
+    """What was made with other versions than those here: the log-probs, and the steps that are done."""
+    now = versions.here(_LIBRARIES)
+    planned, _ = read_plan(job.run)
+    lines: list[str] = []
+    for stage in planned:
+        others = versions.others(versions.read(job.run.child(stage.folder)), now)
+        if stage.stage == "logprobs" and others:
+            lines.append(
+                f"{stage.folder} was made with {others}: whether cache and policy agree is seen before the "
+                "first step"
+            )
+    others = versions.others(versions.read(job.folder), now)
+    if others and checkpoint.steps(job.folder):
+        lines.append(f"{job.folder.name}: the steps that are done were made with {others}")
+    return lines
 
 
 @contextlib.contextmanager

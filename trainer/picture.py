@@ -61,6 +61,14 @@ def curves(runs: Sequence[Trained]) -> list[Curve]:
 
 def picture(runs: Sequence[Trained]) -> bytes:
     """The picture as a PNG, with a panel for each of CURVES. The same runs give the same bytes."""
+    import matplotlib.style
+
+    # Not what a matplotlibrc says, which may lie in the folder that one stands in.
+    with matplotlib.style.context("default"):
+        return _drawn(runs)
+
+
+def _drawn(runs: Sequence[Trained]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8.5), layout="constrained")

@@ -14,7 +14,7 @@ from schemas.screen import say
 from schemas.sealed import seal
 from trainer import checkpoint, record
 from trainer.disk import at
-from trainer.job import Job
+from trainer.job import Job, note_versions, version_remarks
 
 # How a disk says that it may not be written.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -47,8 +47,11 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
             folder.remove(MANIFEST)  # of a run that was finished, and is not any more
         # A run that was killed between its last checkpoint and this left one too many.
         checkpoint.prune(folder, job.config.keep)
+        for line in version_remarks(job):
+            say(line)
         folder.put(FACTS, json_bytes(job.facts))
         folder.put(RECIPE, dump(job.recipe))
+        note_versions(job, goes_on=start > 0)
     return start
 
 

@@ -9,7 +9,7 @@ import click
 
 from engine import executors
 from engine.executors import Workforce
-from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
+from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
 from schemas.screen import say
@@ -64,7 +64,10 @@ _COUNTS_LAST = (
     type=click.Choice(list(executors.EXECUTORS)),
     help="Where shards are made.",
 )
-def command(recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str) -> None:
+@trust_option()
+def command(
+    recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str, trust: bool
+) -> None:
     """Make all that a RECIPE_ARGUMENT's stages ask for, into a run folder.
 
     What is there is kept, what is missing is made; a run that was killed goes on where it was.
@@ -74,14 +77,19 @@ def command(recipe: str, run: str, settings: tuple[str, ...], workers: int, exec
       engine precompute pipelines/recipes/dpo.toml -o runs/hh \\
           --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
     """
-    precompute(run, load(recipe, settings), workers, executor)
+    precompute(run, load(recipe, settings), workers, executor, trust)
 
 
 def precompute(
-    where: str | Path | Store, recipe: Recipe, workers: int, executor: str = executors.DEFAULT
+    where: str | Path | Store,
+    recipe: Recipe,
+    workers: int,
+    executor: str = executors.DEFAULT,
+    trust: bool = False,
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
     from engine import outcome
+    from engine import trust as trusting
     from engine.gaps import Damage, missing
     from engine.make import finish, take_back
     from engine.plan import opened, plan
@@ -91,6 +99,8 @@ def precompute(
     with opened(run, lambda run: threads_of(run, workers)) as threads:
         damages: list[Damage] = []
         gaps = missing(run, damages.append)
+        if gaps:
+            trusting.check(run, gaps, trust)
         for damage in damages:
             say(f"{damage.what}: made again")
         take_back(run, damages)
@@ -108,7 +118,7 @@ def precompute(
 
 def _announce(run: "Run", gaps: "Gaps") -> None:
     """Print which model makes what, what is there, and why folders of other settings do not serve."""
-    from engine import preflight
+    from engine import made_with, preflight, trust
     from engine.executors.phases import phases
     from engine.plan import what_changed
 
@@ -122,6 +132,9 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
         endpoint = run.endpoint(stage)
         if endpoint is not None:
             say(f"{stage.name}: {endpoint.place}")
+    for line in (*trust.said(run, gaps), *made_with.remarks(run, gaps)):
+        say(line)
+    trust.prepare(run, gaps)
     for remark in preflight.remarks(run, gaps):
         say(remark)
     for stage in run.stages:
@@ -156,6 +169,7 @@ def _scan(run: "Run", gaps: "Gaps") -> None:
 
 def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
     """Make the shards."""
+    from engine import made_with
     from engine.commands.bars import MakingBar
     from engine.make import reopen
     from engine.plan import check_unchanged
@@ -166,6 +180,7 @@ def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
             shards[stage.name] += 1
             reopen(run, stage)
     check_unchanged(run)
+    made_with.note(run, gaps)
     making = MakingBar(shards)
     try:
         executors.execute(workforce, run, gaps, making)

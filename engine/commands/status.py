@@ -9,6 +9,7 @@ import click
 
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
+from schemas.fetching import nothing_fetched
 from schemas.manifest import Marker, Planned, read_markers, rows_by_table
 from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
@@ -57,17 +58,21 @@ def command(run: str, recipe: str | None, settings: tuple[str, ...]) -> None:
 
 def status(where: str | Path | Store, recipe: Recipe) -> None:
     """Print a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
+    from engine import made_with
     from engine.plan import plan
 
     store = open_store(where)
     try:
-        run = plan(store, recipe)
+        with nothing_fetched():
+            run = plan(store, recipe)
     except UserError as error:
         # The input or the model may be gone for good: what was made of them is still there.
         _print_without_recipe(store, error)
         return
     _print_table(store, list(run.planned.values()), run.shards)
     _print_differences(run)
+    for line in made_with.shown(run):
+        click.echo(line)
     _print_rejects(store)
 
 

@@ -8,61 +8,55 @@
 - A function that has a parameter `reference` is given the right answer that the data brings, or None.
 """
 
-import functools
-import importlib
-import importlib.util
 import inspect
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 
-from engine import queries
+from engine import python_names, queries
+from engine.python_loading import refuse_strangers
+from engine.python_sources import digests, modules_of, packages_of
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
+from engine.user_function import CheckFunction, code_facts, seen, source_of, title
+from engine.user_function import load as load
 from schemas.digest import sha256_file
-from schemas.errors import UserError, did_you_mean
+from schemas.errors import UserError
 from schemas.manifest import Facts
 from schemas.sections import Check
 from schemas.tables import table
 
-# (messages, response) -> the score, or None where it has no opinion; with batch_size lists of each.
-CheckFunction = Callable[..., Any]
 Messages = list[dict[str, str]]
 _SHOWN = 80  # letters of what a function gave
 
 
 def facts(config: Check, planning: Planning) -> Facts:
-    """The function's name and the digest of its source file. Raises UserError where it has none."""
-    name = config.function
-    function = load(name)
-    # The module's file, not the function's: what scores may be any object that can be called.
-    place = name.rpartition(":")[0]
-    file: str | None = place
-    if not place.endswith(".py"):
-        file = getattr(sys.modules.get(place), "__file__", None)
-    if not file or not callable(function):
-        raise UserError(
-            f"{config.title()} function = '{name}': {place} has no source file, so that its scores could not "
-            "be told from those of another version; wrap it in a file of your own"
-        )
-    if inspect.iscoroutinefunction(function):
-        raise UserError(f"{config.title()} function = '{name}' is an async function: write it without async")
+    """The function's name and the digests of its source file and of the user's modules that it imports.
+
+    Nothing is run. Raises UserError where it has no source, or certainly has no such function."""
+    where = title(config.function)
+    source = source_of(config.function)
     own: Facts = {
-        "function": name.rsplit("/", 1)[-1],
-        "source": sha256_file(Path(file)),
+        "function": config.function.rsplit("/", 1)[-1],
+        "source": sha256_file(source.path),
     }
     # Only where they are set, so that folders made without them keep their names.
     if config.batch_size:
         own["batch_size"] = config.batch_size
-    if _wants_reference(function):
+    if source.path.suffix != ".py":
+        return own
+    function = seen(config.function, source, where)
+    # What cannot be seen need not be said: the source settles it.
+    if function is not None and python_names.has_parameter(function, "reference"):
         own["reference"] = True
+    modules, _ = modules_of(source, where)
+    if modules:
+        own["imports"] = digests(modules)
     return own
 
 
@@ -74,40 +68,30 @@ def _wants_reference(function: CheckFunction) -> bool:
         return False
 
 
-@functools.cache
-def load(name: str) -> CheckFunction:
-    """The function that package.module:name or path/file.py:name means.
-
-    Raises UserError where its module does not import or does not have it."""
-    place, colon, function_name = name.rpartition(":")
-    if not colon or not place or not function_name:
-        raise UserError(f"[check] function = '{name}': expected package.module:name or path/file.py:name")
-    try:
-        module = _import(place)
-    except Exception as error:
-        raise UserError(
-            f"[check] function = '{name}': {place} does not import: {type(error).__name__}: {error}"
-        ) from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise UserError(
-            f"[check] function = '{name}': {place} has no function {function_name}; "
-            f"{did_you_mean(function_name, known)}"
-        )
-    return function
+def runs(config: Check) -> str:
+    """The user's code that is run when scores are made."""
+    place, _, name = config.function.rpartition(":")
+    return f"Python of {source_of(config.function).path if place.endswith('.py') else place}:{name}"
 
 
-def _import(place: str) -> ModuleType:
-    """A module by its name, or by the path of its file."""
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def prepare(config: Check, facts: Facts) -> None:
+    """Load the function before any work. Raises UserError where it does not import."""
+    load(config.function, code_facts(facts))
+
+
+def libraries(config: Check) -> set[str]:
+    """The installed packages that the file imports, and those that its own modules do."""
+    source = source_of(config.function)
+    if source.path.suffix != ".py":
+        return set()
+    _, others = modules_of(source, title(config.function))
+    return packages_of(others)
+
+
+def _planned_function(config: Check, context: Context) -> CheckFunction:
+    """What the stage's folder is named by; without a folder what lies there."""
+    planned = code_facts(context.facts)
+    return load(config.function, planned) if planned else load(config.function)
 
 
 @dataclass(frozen=True)
@@ -127,7 +111,10 @@ def make(batch: pa.Table, config: Check, context: Context) -> Made:
     columns_asked = (batch["messages"].to_pylist(), texts, batch["reference"].to_pylist())
     for row, (messages, text, reference) in enumerate(zip(*columns_asked, strict=True)):
         asked.append(_Asked(row, messages, text, reference))
-    scores, rejects, asked_again = _scores(asked, config)
+    function = _planned_function(config, context)
+    before = set(sys.modules)
+    scores, rejects, asked_again = _scores(asked, config, function)
+    refuse_strangers(before, context.facts.get("imports", {}), title(config.function))
     columns = {
         "prompt_id": batch["prompt_id"],
         "response_id": batch["response_id"],
@@ -147,12 +134,13 @@ def make(batch: pa.Table, config: Check, context: Context) -> Made:
     return Made(tables, counts)
 
 
-def _scores(asked: Sequence[_Asked], config: Check) -> tuple[list[float | None], list[Reject], int]:
+def _scores(
+    asked: Sequence[_Asked], config: Check, function: CheckFunction
+) -> tuple[list[float | None], list[Reject], int]:
     """The score of each response, None where there is none; a reject where the function failed; and how many
     responses it was asked about again, one by one, since it failed on their batch.
 
     Raises UserError for a function that with `batch_size` gives no list of one score a response."""
-    function = load(config.function)
     wants_reference = _wants_reference(function)
     scores: list[float | None] = [None] * len(asked)
     rejects: list[Reject] = []
@@ -225,4 +213,7 @@ STAGE = Stage(
     query=queries.used_responses("text", of_prompts=("reference",)),
     fn=make,
     facts=facts,
+    runs=runs,
+    prepare=prepare,
+    libraries=libraries,
 )
