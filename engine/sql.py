@@ -24,6 +24,12 @@ from schemas.store import Store
 from schemas.tables import TABLES
 
 _QUERY_MARK = "-- query:"
+# How DuckDB says that a query, or one of our functions in it, was interrupted.
+_INTERRUPTED = (
+    "Query interrupted",
+    "INTERRUPT Error",
+    "Invalid Input Error: Python exception occurred while executing the UDF: KeyboardInterrupt",
+)
 _CLOSED = (
     "SET temp_directory=''",
     "SET python_enable_replacements=false",
@@ -67,13 +73,14 @@ def over(
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C during a query, which DuckDB turns into an error of its own."""
+    """Raise KeyboardInterrupt for Ctrl-C during a query, which DuckDB turns into an error of its own.
+
+    Its message is judged by its beginning, since what follows may be the text of a row."""
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
         is_interrupt = isinstance(error, duckdb.InterruptException)
-        message = str(error)
-        if is_interrupt or "interrupted" in message.lower() or "KeyboardInterrupt" in message:
+        if is_interrupt or str(error).startswith(_INTERRUPTED):
             raise KeyboardInterrupt from None
         raise
 
