@@ -13,15 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from engine.text.chat import Chat, Messages, Prompt, Response, TemplateError, Turn, chat_of, texts_in, turn_of
+from engine.text.chat_templates import unusable_is_an_error
 from engine.text.ends import ends_of
 from engine.text.guard import Guard
 from engine.text.template import Template
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
-from schemas.errors import UserError
 
 __all__ = ["Chat", "Messages", "Prompt", "Response", "TemplateError", "Text", "Turn"]
 
@@ -66,15 +64,10 @@ class Text:
     def _take_template(self, arguments: Mapping[str, Any], section: str) -> None:
         self._arguments = arguments
         tokens = self._tokens
-        try:
+        with unusable_is_an_error(self._path, "model"):
             self.template = Template(
                 self.tokenizer, self._template_text, self._today, arguments, tokens.adds_bos, section
             )
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(
-                f"the chat template of {self._path} is no template: {error} (line {error.lineno}); "
-                "give another by model.chat_template"
-            ) from None
         self._ends = ends_of(self._path, tokens, self.template.borders.end or "")
         self.end_id = self._ends.end_id
         self.stop_ids = self._ends.stop_ids
