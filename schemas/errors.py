@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
+from schemas.credentials import without_credentials
+
 # Of two spellings: one minus the edits between them (a swap of two letters is one) over the longer one's
 # length. `temprature` and `temperature` have 0.91, `adm` and `adamw` 0.6, `test_source` and `source` 0.55.
 _NEAR = 0.59
@@ -22,7 +24,7 @@ class UserError(ValueError):
     exit_status = 1
 
     def __init__(self, message: str, shared: bool = False):
-        super().__init__(message)
+        super().__init__(without_credentials(message))
         self.shared = shared
 
 

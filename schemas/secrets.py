@@ -11,8 +11,10 @@ from schemas.errors import UserError
 # What common services' keys begin with, and enough of one that no name is taken for it.
 _KEY = re.compile(r"(?<![\w/.-])((sk|pk|rk)-[\w-]{20,}|(hf|gsk|r8|ghp)_[A-Za-z0-9]{20,}|nvapi-[\w-]{20,})")
 # https://name:password@host, and ?api_key=…
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-_KEY_IN_URL = re.compile(r"[?&](api[-_]?key|key|token|access[-_]?token|secret|password)=", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://[^/\s@]+@")
+_KEY_IN_URL = re.compile(
+    r"[?&]([\w-]*(api[-_]?key|token|secret|password|signature|credential)|key|sig)=", re.IGNORECASE
+)
 _ADVICE = "keep it in an environment variable and name that variable (api_key_env)"
 
 

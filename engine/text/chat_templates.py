@@ -7,6 +7,7 @@ sets a template no limits.
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from jinja2.runtime import Macro
 
 from engine.text.chat import TemplateError, TemplateLimitError
 from engine.text.sandbox import LimitExceeded, Refused, Sandbox, TimeExceeded
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 
 # So many dialogues may take too long; then the template is given up.
 _MOST_TIMES_EXCEEDED = 3
@@ -116,3 +117,17 @@ def unusable_is_an_error(path: Path, section: str) -> Iterator[None]:
             f"the chat template of {path} cannot be used, not even for one short turn: {error}; "
             f"give another by {section}.chat_template"
         ) from None
+
+
+def check_arguments(arguments: Mapping[str, Any], template: str, section: str) -> None:
+    """Raise UserError for an argument that the template does not ask for, or that is a word for a truth."""
+    words = set(re.findall(r"[A-Za-z_]\w*", template))
+    for name, value in arguments.items():
+        key = f"[{section}.template_arguments] {name}"
+        if name in ("date_string", "strftime_now"):
+            raise UserError(f"{key}: set model.date, the day that the template is told")
+        if name not in words:
+            near = [word for word in words if "_" in word]
+            raise UserError(f"{key}: the chat template does not ask for it; {did_you_mean(name, near)}")
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            raise UserError(f"{key} = {value!r} is a text: write {value.lower()} without quotes")

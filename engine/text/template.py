@@ -14,10 +14,19 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from engine.text.chat import Chat, Messages, Prompt, TemplateError, TemplateLimitError, Turn, as_json, chat_of
-from engine.text.chat_templates import ChatTemplate
+from engine.text.chat import (
+    Chat,
+    Messages,
+    Prompt,
+    TemplateError,
+    TemplateLimitError,
+    Turn,
+    as_json,
+    chat_of,
+    texts_in,
+)
+from engine.text.chat_templates import ChatTemplate, check_arguments
 from engine.text.words import EXCERPT, check_prompt, check_response, excerpt
-from schemas.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,7 +78,7 @@ class Template:
         self._thinking_hint = ""
         if "enable_thinking" in template:
             self._thinking_hint = f"[{section}.template_arguments] enable_thinking = false, or "
-        _check_arguments(arguments, template, section)
+        check_arguments(arguments, template, section)
         self._variables: dict[str, Any] = dict(arguments)
         if tokenizer.bos_token is not None and not adds_bos:
             self._variables["unwanted_bos"] = True
@@ -135,9 +144,13 @@ class Template:
         """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.
 
         Raises TemplateError as `prompt` does."""
-        rendered = self.render(chat.answered(_assistant(_MARK)), add_generation_prompt=False)
-        before, mark, _ = rendered.partition(_MARK)
-        if not mark:
+        mark = _MARK
+        written = "\n".join(texts_in([*chat.messages, *chat.tools]))
+        while mark in written:  # somebody typed it
+            mark += _MARK
+        rendered = self.render(chat.answered(_assistant(mark)), add_generation_prompt=False)
+        before, found, _ = rendered.partition(mark)
+        if not found:
             raise TemplateError("the chat template does not render the assistant's text", "response_lost")
         check_prompt(chat, before)
         return before
@@ -248,20 +261,6 @@ class Template:
             if not header.strip():
                 header = ""
         return Borders(header, end)
-
-
-def _check_arguments(arguments: Mapping[str, Any], template: str, section: str) -> None:
-    """Raise UserError for an argument that the template does not ask for, or that is a word for a truth."""
-    words = set(re.findall(r"[A-Za-z_]\w*", template))
-    for name, value in arguments.items():
-        key = f"[{section}.template_arguments] {name}"
-        if name in ("date_string", "strftime_now"):
-            raise UserError(f"{key}: set model.date, the day that the template is told")
-        if name not in words:
-            near = [word for word in words if "_" in word]
-            raise UserError(f"{key}: the chat template does not ask for it; {did_you_mean(name, near)}")
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            raise UserError(f"{key} = {value!r} is a text: write {value.lower()} without quotes")
 
 
 def _assistant(text: str) -> Turn:
