@@ -1,4 +1,4 @@
-"""A damaged input gives rows, rejects or an error that names the file; never a crash, never fewer rows unsaid.
+"""A damaged input gives rows, rejects or an error that names the file; never a crash, nor fewer rows unsaid.
 
 Each damage is read in a child process, since a crash would take the tests with it.
 """
