@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import orjson
 
 from engine.column_names import is_finite
-from engine.json_rows import Piece
+from engine.json_rows import EXCERPT_BYTES, Piece
+from engine.row_problem import of_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,18 @@ class Row:
 
 
 def checked_row(name: str, line: int, piece: Piece) -> Row:
-    """A row whose text is a JSON object, or a row with the reason why it is none."""
+    """A row whose text is a JSON object, or a row with the reason why it is none, whatever that is."""
+    try:
+        return _checked(name, line, piece)
+    except AssertionError:
+        raise
+    except Exception as error:
+        problem = of_error(error)
+        begin = piece.raw[:EXCERPT_BYTES].decode(errors="backslashreplace")
+        return Row(name, line, begin, problem.code, problem.sentence)
+
+
+def _checked(name: str, line: int, piece: Piece) -> Row:
     text = piece.raw.strip().decode("utf-8", errors="backslashreplace")
     if piece.reason:
         return Row(name, line, text, piece.reason, piece.detail)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from engine import json_rows
 from engine.checked_rows import Row, checked_row, not_finite_columns
+from engine.row_problem import of_error
 from engine.turns import without_nulls
 from schemas.errors import UserError
 
@@ -105,8 +106,9 @@ def _rows_of_batches(name: str, batches: Iterator[pa.RecordBatch], limit: int) -
         values: list[dict[str, object] | None]
         try:
             values = list(_values(batch))
-        except UnicodeDecodeError:
-            # Some text is not UTF-8: each row is decoded by itself, so that only the bad one is refused.
+        except Exception:
+            # A text that is not UTF-8, a date that Python does not have: each row is decoded by itself, so
+            # that only the bad one is refused.
             values = [None] * len(batch)
         for position, value in enumerate(values):
             line += 1
@@ -159,11 +161,14 @@ def _row_of(
     try:
         if value is None:
             (value,) = _values(batch)
+    except UnicodeDecodeError as error:
+        return Row(name, line, _escaped_texts(batch), "bad_utf8", str(error))
+    except Exception as error:
+        return Row(name, line, _escaped_texts(batch), "unreadable", _unreadable(batch, error))
+    try:
         value = without_nulls(value)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_json)
         raw = text.encode()
-    except UnicodeDecodeError as error:
-        return Row(name, line, _escaped_texts(batch), "bad_utf8", str(error))
     except ValueError:
         text = json.dumps(value, ensure_ascii=False, default=_as_json)
         piece = json_rows.limited(text.encode(errors="surrogatepass"), len(text), limit)
@@ -172,6 +177,17 @@ def _row_of(
         detail = "a number that is NaN or infinite"
         return Row(name, line, text, "nan", detail, not_finite_columns(text))
     return checked_row(name, line, json_rows.limited(raw, len(raw), limit))
+
+
+def _unreadable(row: pa.RecordBatch, error: Exception) -> str:
+    """Why a row cannot be read, with the first column that cannot."""
+    problem = of_error(error).sentence
+    for field in row.schema:
+        try:
+            row[field.name].to_pylist()
+        except Exception as of_column:
+            return f"{field.name}, of type {field.type}: {of_error(of_column).sentence}"
+    return problem
 
 
 def _as_json(value: object) -> object:

@@ -20,51 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
-import pyarrow as pa
 
-from engine import side_ratings
 from engine.column_names import holds, is_finite
 from engine.columns import Unread, columns_of, without
 from engine.mapping import Mapped, RowMapping
 from engine.raw import Row
 from engine.readings import Reading, reading_of, refused
-from engine.row_problem import RowProblem
+from engine.row_problem import RowProblem, of_error
+from engine.row_sql import RowSql
 from engine.row_values import DEEPEST, finite_text, is_too_deep, name_twice, needed_numbers
-from engine.sql import ctrl_c
-from engine.wording import add_functions
 from schemas.errors import UserError
-from schemas.extensions import files, included
+from schemas.extensions import files
 from schemas.sections import Prompts
 
-_RAW = pa.schema(
-    [
-        ("n", pa.int64()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("row", pa.string()),
-        ("others", pa.list_(pa.string())),
-    ]
-)
-_RAW_TABLE = """
-create temp table raw_text (n bigint, file varchar, line bigint, row varchar, others varchar[]);
-create temp view raw as select n, file, line, row::json as row, others from raw_text
-"""
-# The format's SQL, with its columns cast to the types that are expected of it.
-_TYPED = """
-select n::bigint as n,
-       messages::struct(role varchar, content varchar, turn varchar)[] as messages,
-       responses::struct(text varchar, score double, rating double, comparison bigint, turn varchar)[]
-           as responses,
-       problem::varchar as problem,
-       {more}
-from ({sql}
-)"""
-# What DuckDB offers where a table is not there: tables of its own.
-_OWN_TABLES = re.compile(r'\s*Did you mean "(?:sqlite_|duckdb_|pg_|raw_text)\w*"\?')
-# The columns that a format may give beside these, and their types.
-_MORE = {"reference": "varchar", "prompt_is_guessed": "boolean", "tools": "varchar"}
 # How data sets spell their splits: a whole word that a value begins with, as in test_prefs and train-0.
 _SPLIT = re.compile(r"(?:(train(?:ing)?)|test(?:ing)?|val(?:id|idation)?|dev|eval(?:uation)?)(?![^\W\d_])")
 
@@ -80,6 +49,11 @@ class _Seen:
     reason: str | None = None  # why the SQL need not be asked
     detail: str | None = None
     metadata: str | None = None
+
+    def record(self) -> dict[str, object]:
+        """The row as the SQL is given it."""
+        row = self.row
+        return {"file": row.file, "line": row.line, "row": self.text, "others": self.unread.prompts}
 
 
 class Format:
@@ -97,17 +71,11 @@ class Format:
     ):
         self.name = path.stem
         self.path = path
-        self._sql = path.read_text().rstrip().removesuffix(";")
-        self._is_prepared = False
         self._ignore = tuple(ignore)
         self._split_column = split_column
         self._mapping = mapping or RowMapping()
-        self.columns = columns_of(self._sql, [split_column] if split_column else [])
-        self._con = duckdb.connect(":memory:", config={"threads": 1})
-        add_functions(self._con, self._mapping.columns)
-        side_ratings.add_functions(self._con)
-        self._con.execute(included("sql", "macros", ".sql").read_text())
-        self._con.execute(_RAW_TABLE)
+        self._sql = RowSql(path, self._mapping.columns)
+        self.columns = columns_of(self._sql.text, [split_column] if split_column else [])
 
     @classmethod
     def of(cls, path: Path, config: Prompts) -> "Format":
@@ -115,22 +83,32 @@ class Format:
         return cls(path, config.ignore, config.split_column, RowMapping.of(config))
 
     def read(self, rows: Sequence[Row]) -> list[Reading]:
-        """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times."""
+        """A reading for each row, in order. Raises UserError if the SQL fails or gives an n several times.
+
+        A row on which anything else fails, whatever it is, is refused by that error; but for assertions,
+        which are our mistakes."""
         seen_rows = [self._see(row) for row in rows]
-        asked = [seen for seen in seen_rows if seen.reason is None]
-        answers = iter(self._query(asked))
+        asked = [seen.record() for seen in seen_rows if seen.reason is None]
+        answers = iter(self._sql.answers(asked))
         readings: list[Reading] = []
         for seen in seen_rows:
             if seen.reason is None:
-                reading = reading_of(seen.row, next(answers), seen.unread, seen.split)
-                if seen.metadata is not None:
-                    reading = dataclasses.replace(reading, metadata=seen.metadata)
-                readings.append(reading)
+                readings.append(_reading_of(seen, next(answers)))
             else:
                 readings.append(refused(seen.row, seen.reason, seen.detail, seen.unread))
         return readings
 
     def _see(self, row: Row) -> _Seen:
+        """What `_look` says of a row, or the error that it ends in as the reason why not."""
+        try:
+            return self._look(row)
+        except (AssertionError, UserError):
+            raise
+        except Exception as error:
+            problem = of_error(error)
+            return _Seen(row, row.text, Unread(), reason=problem.code, detail=problem.sentence)
+
+    def _look(self, row: Row) -> _Seen:
         """What is known of a row without the SQL: what it has that is not read, and its split."""
         if row.reason and not row.not_finite:
             return _Seen(row, row.text, Unread(), reason=row.reason, detail=row.detail)
@@ -199,69 +177,19 @@ class Format:
         verb = "is" if len(needed) == 1 else "are"
         return f"{', '.join(needed)} {verb} NaN or infinite, which is no number"
 
-    def _query(self, rows: Sequence[_Seen]) -> list[dict[str, Any]]:
-        """The SQL's answer for each row, in order."""
-        if not rows:
-            return []
-        self._register(rows)
-        try:
-            with ctrl_c():
-                self._prepare()
-                answers = self._con.sql("execute read_rows").to_arrow_table().to_pylist()
-        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
-            if len(rows) == 1:
-                return [{"problem": f"format: {str(error).splitlines()[0]}"}]
-            # One row that the SQL cannot convert must not take the others with it.
-            half = len(rows) // 2
-            return self._query(rows[:half]) + self._query(rows[half:])
-        except duckdb.Error as error:
-            said = _OWN_TABLES.sub("", str(error))
-            raise UserError(
-                f"{self.path}: the format's SQL fails; "
-                f"it must give n, messages, responses and problem, from the table raw: {said}"
-            ) from None
-        return self._in_order(answers, len(rows))
 
-    def _prepare(self) -> None:
-        """Plan the format's SQL with typed columns, once; those of _MORE that it does not give are null.
-
-        To plan it costs as much as to read a hundred rows."""
-        if self._is_prepared:
-            return
-        given = self._con.sql(f"from ({self._sql}\n)").columns
-        more: list[str] = []
-        for name, type_name in _MORE.items():
-            value = f"{name}::{type_name}" if name in given else "null"
-            more.append(f"{value} as {name}")
-        self._con.execute(f"prepare read_rows as {_TYPED.format(sql=self._sql, more=', '.join(more))}")
-        self._is_prepared = True
-
-    def _register(self, rows: Sequence[_Seen]) -> None:
-        """Make the rows those of `raw`, which the SQL reads."""
-        records: list[dict[str, object]] = []
-        for n, seen in enumerate(rows):
-            row = seen.row
-            others = seen.unread.prompts
-            records.append({"n": n, "file": row.file, "line": row.line, "row": seen.text, "others": others})
-        batch = pa.Table.from_pylist(records, schema=_RAW)
-        self._con.execute("delete from raw_text")
-        # A view of the rows would have the SQL planned anew.
-        self._con.from_arrow(batch).insert_into("raw_text")
-
-    def _in_order(self, answers: list[dict[str, Any]], row_count: int) -> list[dict[str, Any]]:
-        """The answers by n from 0; a row that the SQL has dropped has a problem as its answer."""
-        answer_of_n: dict[int, dict[str, Any]] = {}
-        for answer in answers:
-            answer_of_n[answer["n"]] = answer
-        if len(answer_of_n) != len(answers):
-            raise UserError(
-                f"{self.path}: a format gives one row for each n; this one gives some n several times"
-            )
-        dropped = {"problem": "format: the format's SQL gave no row for this one"}
-        in_order: list[dict[str, Any]] = []
-        for n in range(row_count):
-            in_order.append(answer_of_n.get(n, dropped))
-        return in_order
+def _reading_of(seen: _Seen, answer: dict[str, Any]) -> Reading:
+    """The reading that the SQL's answer gives; or the error that the checks end in as its reason."""
+    try:
+        reading = reading_of(seen.row, answer, seen.unread, seen.split)
+    except AssertionError:
+        raise
+    except Exception as error:
+        problem = of_error(error)
+        return refused(seen.row, problem.code, problem.sentence, seen.unread)
+    if seen.metadata is not None:
+        reading = dataclasses.replace(reading, metadata=seen.metadata)
+    return reading
 
 
 def _not_finite(values: dict[str, Any]) -> list[str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import jinja2
 import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.text import Messages, Turn
 from engine.text.chat import as_json
+from engine.text.sandbox import LimitExceeded, Refused, Sandbox
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -50,14 +50,14 @@ class Instruction:
         text = read(self.path).strip()
         self.digest = fingerprint(text)
         # A file may be anybody's: it may fill in values and do nothing else.
-        environment = ImmutableSandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-        )
+        self._environment = Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         try:
-            self.uses = jinja2.meta.find_undeclared_variables(environment.parse(text))
-            self._template = environment.from_string(text)
+            self._template = self._environment.compiled(text)
+            self.uses = jinja2.meta.find_undeclared_variables(self._environment.parse(text))
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{self.path}: line {error.lineno} is no template: {error.message}") from None
+        except LimitExceeded as error:
+            raise UserError(f"{self.path} is no template: {error}") from None
         if values:
             filled = dict.fromkeys([*values, *optional], "text")
             self.question(**filled)
@@ -78,15 +78,16 @@ class Instruction:
         """What asks, and the begun answer. Raises UserError if the file uses a value that it is not given."""
         names = ", ".join(sorted(values))
         try:
-            module = self._template.make_module(values)
-            content = str(module)
-            begun = str(getattr(module, _ANSWER, ""))
+            content, variables = self._environment.rendered(self._template, values)
         except jinja2.UndefinedError as error:
             raise UserError(f"{self.path}: {error}; it may use {names}") from None
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except LimitExceeded as error:
+            raise UserError(f"{self.path} cannot be filled: {error}; let it do less") from None
+        except Refused as error:
             raise UserError(
                 f"{self.path} cannot be filled: {error}; what it is given are texts: {names}"
             ) from None
+        begun = str(variables.get(_ANSWER, ""))
         return Question([{"role": "user", "content": content}], begun)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_EXCERPT_BYTES = 4096  # how much of a refused row is kept
+EXCERPT_BYTES = 4096  # how much of a refused row is kept
 _OUTSIDE_STRINGS = re.compile(rb'["\[\]{},]')
 _INSIDE_A_STRING = re.compile(rb'["\\]')
 _OPENING = b"[{"
@@ -30,7 +30,7 @@ def limited(raw: bytes, length: int, limit: int) -> Piece:
     if length <= limit:
         return Piece(raw)
     detail = f"{length} bytes, more than prompts.max_row_bytes = {limit}"
-    return Piece(raw[:_EXCERPT_BYTES], "over_long", detail)
+    return Piece(raw[:EXCERPT_BYTES], "over_long", detail)
 
 
 class OpenRow:
@@ -68,41 +68,96 @@ def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
 
 
 def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
-    """The elements of one JSON array. Raises EOFError if the array has no end.
+    """The elements of one JSON array. Raises EOFError, with the place, if the array has no end.
 
     What stands outside of it, or between two arrays one after another, is a refused piece."""
     array = _ArrayScanner()
     row = OpenRow(limit)
     outside = OpenRow(limit)
+    place = _Place()
     for chunk in chunks:
         begin = 0  # where the element in progress begins in this chunk
         for mark, position in array.borders(chunk):
             last_part = chunk[begin:position]
+            place.pass_over(chunk[begin : position + 1])
             begin = position + 1
             if mark in _OPENING:
+                place.open()
                 yield from _refused_text(outside.finish(last_part))
                 continue
             is_blank = not row.beginning.strip() and not last_part.strip()
             element = row.finish(last_part)
+            place.next_element()
             # Nothing stands before the end of an empty array, or between a trailing comma and the end.
             if mark == b"," or not is_blank:
                 yield element
+            if mark in _CLOSING:
+                place.close()
         rest = chunk[begin:]
+        place.pass_over(rest)
         if array.depth:
             row.extend(rest)
         else:
             outside.extend(rest)
     if array.depth:
-        # Cut off, or a quote too many or too few: the number of rows behind this place is unknown.
-        start = row.beginning.strip()[:80].decode(errors="backslashreplace")
-        raise EOFError(f"its JSON array has no end; the last element begins with {start!r}")
+        # Cut off, or a quote or bracket too many or too few: which rows are behind the place is unknown.
+        raise EOFError(place.problem(row.beginning, is_open=array.depth > 0))
     yield from _refused_text(outside.finish(b""))
+
+
+class _Place:
+    """Where in the input the element in progress begins, for the message of an array that has no end."""
+
+    def __init__(self) -> None:
+        self._bytes = 0  # that are passed over, and the line ends in them
+        self._lines = 0
+        self._element = (1, 0, 0)  # its number, and the bytes and line ends before it
+        self._closed = ""  # where the array was closed for the first time
+
+    def pass_over(self, part: bytes) -> None:
+        self._bytes += len(part)
+        self._lines += part.count(b"\n")
+
+    def open(self) -> None:
+        """An array begins, and its first element with it."""
+        self._element = (self._element[0], self._bytes, self._lines)
+
+    def next_element(self) -> None:
+        number, _, _ = self._element
+        self._element = (number + 1, self._bytes, self._lines)
+
+    def close(self) -> None:
+        number, _, _ = self._element
+        self._closed = (
+            self._closed or f"behind element {number - 1} (byte {self._bytes}, line {self._lines + 1})"
+        )
+
+    def problem(self, beginning: bytes, is_open: bool) -> str:
+        """Why the array has no end. `beginning`: the first bytes of the element in progress."""
+        if not is_open:
+            return (
+                f"its JSON array is closed {self._closed}, and a bracket follows that closes nothing: there "
+                "is a closing bracket too many, or an opening one is missing, in the element that ends there"
+            )
+        number, before, lines = self._element
+        text = beginning.lstrip()
+        blank = beginning[: len(beginning) - len(text)]
+        start = text[:80].decode(errors="backslashreplace")
+        if not start:
+            return f"its JSON array has no end: it breaks off behind element {number - 1}"
+        byte = before + len(blank) + 1
+        line = lines + blank.count(b"\n") + 1
+        return (
+            f"its JSON array has no end: element {number}, which begins at byte {byte} in line {line} with "
+            f"{start!r}, is not closed before the file ends; the elements before it are whole; either the "
+            "file is cut off there, or a bracket or a quote is missing in that element"
+        )
 
 
 def _refused_text(text: Piece) -> Iterator[Piece]:
     """Text that stands outside of the array, as a refused piece; none where it is blank."""
     if text.raw.strip():
-        yield Piece(text.raw[:_EXCERPT_BYTES], "bad_json", "text outside of the JSON array")
+        yield Piece(text.raw[:EXCERPT_BYTES], "bad_json", "text outside of the JSON array")
 
 
 class _ArrayScanner:

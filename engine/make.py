@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine import sql
+from engine.finite_rows import check_finite
 from engine.gaps import Damage, loss_of, made_from, marker_if_up_to_date, rows_read
 from engine.models import Model
 from engine.plan import Run, check_unchanged
@@ -79,7 +80,9 @@ def compute(
     """What a stage makes of a shard, not yet written."""
     batch = batch_of(run, stage, shard)
     context = run.context(stage, lambda: open_model(stage))
-    return stage.fn(batch, run.config(stage), replace(context, progress=progress))
+    made = stage.fn(batch, run.config(stage), replace(context, progress=progress))
+    check_finite(stage.name, made.tables)
+    return made
 
 
 def batch_of(run: Run, stage: Stage, shard: int) -> pa.Table:

@@ -8,6 +8,7 @@
   nobody can say which rows it lost.
 """
 
+import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,30 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
     for name, path in files.items():
         try:
             yield from _rows_of_file(name, path, max_row_bytes)
-        except (OSError, pa.ArrowException, EOFError) as error:
-            raise UserError(
-                f"{path} breaks off or is damaged ({str(error).strip()}): "
-                "copy it again, or take it out of the recipe's input"
-            ) from None
+        except (AssertionError, UserError):
+            raise
+        except OSError as error:
+            raise _not_read(path, error) from None
+        except Exception as error:  # what Arrow and the parsers raise on damaged bytes is not to be listed
+            raise _damaged(path, error) from None
+
+
+def _not_read(path: Path, error: OSError) -> UserError:
+    """Why a file cannot be read: the system does not give it, or its bytes are no compressed ones."""
+    if error.errno is None:
+        return _damaged(path, error)
+    code = errno.errorcode.get(error.errno, error.errno)
+    return UserError(
+        f"{path} cannot be read: {error.strerror or error} ({code}); "
+        "make it readable, or take it out of the recipe's input, and run the same command again"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    said = str(error).strip() or type(error).__name__
+    return UserError(
+        f"{path} breaks off or is damaged ({said}): copy it again, or take it out of the recipe's input"
+    )
 
 
 def _rows_of_file(name: str, path: Path, limit: int) -> Iterator[Row]:

@@ -26,6 +26,12 @@ from schemas.tables import TABLES
 
 _BATCH_ROWS = 100_000
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+# How DuckDB says that a query, or one of our functions in it, was interrupted.
+_INTERRUPTED = (
+    "Query interrupted",
+    "INTERRUPT Error",
+    "Invalid Input Error: Python exception occurred while executing the UDF: KeyboardInterrupt",
+)
 _CLOSED = (
     "SET temp_directory=''",
     "SET python_enable_replacements=false",
@@ -69,13 +75,14 @@ def over(
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt for a signal during a query, which DuckDB turns into an error of its own."""
+    """Raise KeyboardInterrupt for a signal during a query, which DuckDB turns into an error of its own.
+
+    Its message is judged by its beginning, since what follows may be the text of a row."""
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
         is_interrupt = told_to_end() or isinstance(error, duckdb.InterruptException)
-        message = str(error)
-        if is_interrupt or "interrupted" in message.lower() or "KeyboardInterrupt" in message:
+        if is_interrupt or str(error).startswith(_INTERRUPTED):
             raise interruption() from None
         raise
 

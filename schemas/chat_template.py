@@ -97,7 +97,7 @@ def _by_name(file: Path) -> dict[str, str]:
         named = value
     elif isinstance(value, list):
         for item in value:
-            if isinstance(item, dict) and "name" in item:
+            if isinstance(item, dict) and isinstance(item.get("name"), str):
                 named[item["name"]] = item.get("template", "")
     if not named or not all(isinstance(text, str) for text in named.values()):
         raise UserError(f"{file} has a chat_template that is neither a text nor texts with names; {_REMEDY}")

@@ -31,9 +31,12 @@ def fingerprint(facts: object) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file, read whole."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file, read whole. An OSError names the file, also where reading it fails midway."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def cache_folder() -> Path:

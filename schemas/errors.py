@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from schemas.redaction import redacted
+from schemas.redaction import redacted, without_credentials
 from schemas.screen import say
 from schemas.signals import ended_by_signals, exit_status
 
@@ -48,7 +48,7 @@ class UserError(ValueError):
     exit_status = 1
 
     def __init__(self, message: str, shared: bool = False):
-        super().__init__(message)
+        super().__init__(without_credentials(message))
         self.shared = shared
 
 

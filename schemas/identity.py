@@ -26,6 +26,7 @@ from schemas.model_files import (
     TOKENIZER_CONFIG,
     read_json,
     tokenizer_files,
+    usable,
     weight_files,
 )
 from schemas.sections import Model
@@ -118,6 +119,11 @@ def identify(model: Model, kind: Kind | None = None) -> Identity:
     Raises UserError if its folder is not a whole safetensors model of that kind, or can be read as more than
     one."""
     path = resolve(model)
+    with usable(path):
+        return _identity(model, path, kind)
+
+
+def _identity(model: Model, path: Path, kind: Kind | None) -> Identity:
     weights = weights_digest(path, kind)
     template, source = _template(model, path)
     asks_for_date = "strftime_now" in template or "date_string" in template

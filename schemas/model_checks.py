@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.model_files import CONFIG, read_json, weight_files, weight_map
+from schemas.model_files import CONFIG, read_json, usable, weight_files, weight_map
+from schemas.model_sizes import check_sizes
 from schemas.tensor_headers import Tensor, tensors_of
 
 Config = Mapping[str, Any]
@@ -214,6 +215,7 @@ def checked_weight_files(path: Path, config: Config, kind: Kind | None = None) -
                 f"{path} is not whole: its index says that {name} is in {named}, which does not hold it; "
                 "get the folder again"
             )
+    check_sizes(path, config, tensors)
     kind.check_tensors(path, tensors, config)
     return files
 
@@ -246,8 +248,8 @@ def check_rows(path: Path, tensors: Mapping[str, Tensor], config: Config) -> Non
     said = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
     for name, tensor in tensors.items():
         if name.endswith(("language_model.embed_tokens.weight", "model.embed_tokens.weight", "wte.weight")):
-            rows = tensor.shape[0]
-            if isinstance(said, int) and rows != said and len(tensor.shape) == 2:
+            rows = tensor.shape[0] if len(tensor.shape) == 2 else said
+            if isinstance(said, int) and rows != said:
                 raise UserError(
                     f"the model in {path} cannot be used here: its config.json says vocab_size = {said}, but "
                     f"{name} has {rows} rows: the two do not belong together; get the folder again"
@@ -274,7 +276,9 @@ def _ties(path: Path, config: Config) -> bool:
     if said is None:  # its family's default
         from transformers import AutoConfig
 
-        said = getattr(AutoConfig.from_pretrained(path), "tie_word_embeddings", False)
+        with usable(path):
+            own = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        said = getattr(own, "tie_word_embeddings", False)
     return bool(said)
 
 

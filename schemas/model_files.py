@@ -8,6 +8,7 @@ what is digested is what it can see. A folder that leaves the decision open is r
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,6 +58,9 @@ _BESIDE_VOCABULARIES = (
     "word_shape.json",
     "word_pronunciation.json",
 )
+# A plain name, so that no index leads out of the folder, and none to a file that is read by running it.
+_WEIGHTS_NAME = re.compile(r"[^/\\\x00]+\.safetensors")
+_LONGEST_ERROR = 400  # letters
 _LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _LFS_REMEDY = "run `git lfs pull` in the folder, or download it again (`hf download`)"
 
@@ -70,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     check_is_content(path)
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}; get the folder again") from None
     if not isinstance(value, dict):
         raise UserError(
@@ -123,9 +127,35 @@ def weight_map(path: Path) -> dict[str, str]:
     if not isinstance(mapped, dict) or not mapped:
         raise UserError(f"{file} has no weight_map of tensors to files: get the folder again")
     for tensor, name in mapped.items():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise UserError(f"{file} says that {tensor} is in {name!r}, which is no file of the folder")
+        if not isinstance(name, str) or not _WEIGHTS_NAME.fullmatch(name):
+            raise UserError(
+                f"{file} says that {tensor} is in {str(name)[:80]!r}, which is no .safetensors file of the "
+                "folder: get the folder again, or save the model again by save_pretrained"
+            )
     return mapped
+
+
+@contextlib.contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Raise UserError, which names the folder, where what a model's folder holds makes any code fail.
+
+    Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours stay what they
+    are."""
+    try:
+        yield
+    except (UserError, AssertionError):
+        raise
+    except OSError as error:
+        place = error.filename or path
+        said = error.strerror or str(error)[:_LONGEST_ERROR]
+        raise UserError(f"the model in {path} cannot be read ({place}): {said}") from None
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["it gives no reason"]
+        said = f"{type(error).__name__}: {' '.join(lines)[:_LONGEST_ERROR]}"
+        raise UserError(
+            f"the model in {path} cannot be used: a file of it is not what it should be ({said}); get the "
+            "folder again"
+        ) from None
 
 
 def _indexed_files(path: Path) -> list[str]:
@@ -178,7 +208,8 @@ def tokenizer_files(path: Path) -> list[str]:
     vocabularies = list(_VOCABULARIES)
     if isinstance(versions, list):
         for name in map(str, versions):
-            if Path(name).name == name and name not in wanted:
+            is_plain = Path(name).name == name and name.endswith(".json")
+            if is_plain and name not in wanted:
                 wanted.append(name)
                 vocabularies.append(name)
     found = _present(path, wanted)

@@ -5,6 +5,7 @@ tensors' bytes to the file's end. https://huggingface.co/docs/safetensors
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
         for name, fields in header.items():
             if name == _METADATA:
                 continue
-            tensors[name] = Tensor(fields["dtype"], tuple(fields["shape"]))
+            tensors[name] = _tensor(fields)
             end = max(end, begin + fields["data_offsets"][1])
-    except (TypeError, KeyError, IndexError):
+    except (TypeError, KeyError, IndexError, ValueError):
         raise UserError(
             f"{file} does not load: its header does not say where {name} is; get it again"
         ) from None
@@ -50,6 +51,19 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{file} does not load: it holds no tensors; get it again")
     return tensors
+
+
+def _tensor(fields: dict[str, Any]) -> Tensor:
+    """What a header says of one tensor. Raises TypeError, KeyError or ValueError where that cannot be."""
+    dtype = fields["dtype"]
+    shape = tuple(fields["shape"])
+    first, last = fields["data_offsets"]
+    if not isinstance(dtype, str) or not all(type(one) is int and one >= 0 for one in (*shape, first, last)):
+        raise TypeError("a type is a text, sizes and offsets are whole numbers")
+    # Numbers of less than a byte take at least an eighth of one.
+    if last < first or math.prod(shape) > 8 * (last - first):
+        raise ValueError("more numbers than bytes")
+    return Tensor(dtype, shape)
 
 
 def _header(file: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -69,7 +83,7 @@ def _header(file: Path, size: int) -> tuple[dict[str, Any], int]:
         text = opened.read(length)
     try:
         header = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise UserError(_no_safetensors(file))

@@ -72,7 +72,7 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
     _print_table(store, list(run.planned.values()), run.shards)
     _print_differences(run)
     for line in made_with.shown(run):
-        click.echo(line)
+        say(line)
     _print_rejects(store)
 
 

@@ -150,7 +150,9 @@ class HF:
                 groups.append((beginnings[piece.prompt], endings))
             logps_of.update(zip(asked, self._score(groups), strict=True))
             progress.done(len(asked), sum(len(prompts[number]) for number in asked))
-        return [np.split(logps_of[number], len(group)) for number, group in enumerate(responses)]
+        result = [np.split(logps_of[number], len(group)) for number, group in enumerate(responses)]
+        check_logps(result, self._resolved)
+        return result
 
     def _score(self, groups: Sequence[tuple[Ids, Sequence[Response]]]) -> list[np.ndarray]:
         """The log-probs of every response of these groups, in their order: one forward pass."""

@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from engine.text.chat import Chat, Messages, Prompt, Response, TemplateError, Turn, chat_of, texts_in, turn_of
+from engine.text.chat_templates import unusable_is_an_error
 from engine.text.ends import ends_of
 from engine.text.guard import Guard
 from engine.text.template import Template
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
-from schemas.errors import UserError
+from schemas.model_files import usable
 
 __all__ = ["Chat", "Messages", "Prompt", "Response", "TemplateError", "Text", "Turn"]
 
@@ -49,11 +48,12 @@ class Text:
         self._path = path
         self._template_text = template
         self._today = datetime.date.fromisoformat(date)
-        self._tokens = Tokens(path)
-        self.tokenizer = self._tokens.tokenizer
         self._markers_are_tokens = markers == "token"
-        self._guard = Guard(self._tokens, template, self._markers_are_tokens)
-        self._take_template(arguments or {}, "model")
+        with usable(path):
+            self._tokens = Tokens(path)
+            self.tokenizer = self._tokens.tokenizer
+            self._guard = Guard(self._tokens, template, self._markers_are_tokens)
+            self._take_template(arguments or {}, "model")
 
     def with_arguments(self, arguments: Mapping[str, Any], section: str) -> "Text":
         """The same with more variables for its template, which the recipe's `section` gives; over its own.
@@ -66,15 +66,10 @@ class Text:
     def _take_template(self, arguments: Mapping[str, Any], section: str) -> None:
         self._arguments = arguments
         tokens = self._tokens
-        try:
+        with unusable_is_an_error(self._path, "model"):
             self.template = Template(
                 self.tokenizer, self._template_text, self._today, arguments, tokens.adds_bos, section
             )
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(
-                f"the chat template of {self._path} is no template: {error} (line {error.lineno}); "
-                "give another by model.chat_template"
-            ) from None
         self._ends = ends_of(self._path, tokens, self.template.borders.end or "")
         self.end_id = self._ends.end_id
         self.stop_ids = self._ends.stop_ids
@@ -98,22 +93,22 @@ class Text:
         places: list[int] = []
         for place, (prompt, beginning) in enumerate(zip(prompts, begun, strict=True)):
             chat = chat_of(prompt)
-            # What the beginning holds was written by somebody too: no special token comes from it.
-            typed = self._guard.typed(chat.answered({"role": "user", "content": beginning}))
-            if typed is not None:
-                beginning = typed.hide(beginning)
+            typed = None
             try:
+                # What the beginning holds was written by somebody too: no special token comes from it.
+                typed = self._guard.typed(chat.answered({"role": "user", "content": beginning}))
+                if typed is not None:
+                    beginning = typed.hide(beginning)
                 rendered = self._opening(self._guard.hidden(chat, typed), beginning)
+                guarded = [] if typed is None else self._tokens.guarded(rendered, typed)
             except TemplateError as error:
                 result.append(_restored(error, typed))
                 continue
+            result.append(guarded)
             if typed is None:
                 # Tokenised below, all in one call.
-                result.append([])
                 plain.append(rendered)
                 places.append(place)
-            else:
-                result.append(self._tokens.guarded(rendered, typed))
         for place, text, ids in zip(places, plain, self._tokens.ids_of_all(plain), strict=True):
             result[place] = self._checked(text, ids)
         return result
@@ -133,21 +128,25 @@ class Text:
             result.append(of_prompt)
             prompt = None
             for answer in map(turn_of, answers):
-                typed = self._guard.typed(chat.answered(answer))
+                typed = None
                 try:
+                    typed = self._guard.typed(chat.answered(answer))
                     hidden = self._guard.hidden(chat, typed)
                     if prompt is None or typed is not None:
                         prompt = self.template.prompt(hidden)
                     turn = self._turn(hidden, prompt, answer, typed)
+                    if typed is not None:
+                        guarded = self._tokens.guarded_continuation(prompt, turn, typed)
                 except TemplateError as error:
                     of_prompt.append(_restored(error, typed))
+                    prompt = None if typed is not None else prompt
                     continue
                 if typed is None:
                     places.append((len(result) - 1, len(of_prompt)))
                     of_prompt.append([])
                     plain.append((prompt, turn))
                 else:
-                    of_prompt.append(self._ended(self._tokens.guarded_continuation(prompt, turn, typed)))
+                    of_prompt.append(self._ended(guarded))
                     prompt = None  # it has stand-ins
         for (row, column), (_, turn), ids in zip(
             places, plain, self._tokens.continuations(plain), strict=True
@@ -264,4 +263,8 @@ def _restored(error: TemplateError, typed: TypedTokens | None) -> TemplateError:
     """The error with what a user typed in the place of its stand-ins."""
     if typed is None:
         return error
-    return TemplateError(typed.restore(str(error)), error.reason)
+    try:
+        said = typed.restore(str(error))
+    except TemplateError:
+        said = str(error)
+    return TemplateError(said, error.reason)

@@ -26,6 +26,10 @@ class TemplateError(ValueError):
         self.reason = reason
 
 
+class TemplateLimitError(TemplateError):
+    """The chat template takes too long for these messages, or makes too much of them."""
+
+
 @dataclass(frozen=True)
 class Chat:
     """A prompt: its messages, and the tools that the model may call, as JSON schemas."""

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from engine.text.chat import Chat, Prompt, Response, TemplateError, Turn, as_text, chat_of, is_plain, turn_of
+from engine.text.chat_templates import unusable_is_an_error
 from engine.text.guard import Guard
 from engine.text.template import Template
 from engine.text.tokens import Tokens
-from schemas.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,10 @@ class Dialogues:
         # What the tokenizer puts around a text of its own accord, such as [CLS] and [SEP].
         self._frame: list[int] = self.tokenizer("").input_ids
         today = datetime.date.fromisoformat(date)
-        try:
+        with unusable_is_an_error(path, "reward"):
             self._template = Template(
                 self.tokenizer, template, today, arguments, self._tokens.adds_bos, section="reward"
             )
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(
-                f"the chat template of {path} is no template: {error} (line {error.lineno}); "
-                "give another by reward.chat_template"
-            ) from None
         self._guard = Guard(self._tokens, template, markers_are_tokens=False)
 
     def read(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Reading | TemplateError]:

@@ -16,18 +16,22 @@ class Guard:
     def __init__(self, tokens: Tokens, template: str, markers_are_tokens: bool):
         """`markers_are_tokens`: special tokens in an assistant's turn are what they look like."""
         self._tokens = tokens
+        self._template = template
         self._markers_are_tokens = markers_are_tokens
         # Special tokens that mark an assistant's thoughts, which the template itself looks for in its turns.
         self._thoughts = _thought_markers(tokens.all_special, template)
 
     def typed(self, chat: Chat) -> TypedTokens | None:
-        """Hides the special tokens that stand as text in the dialogue; None if there are none."""
+        """Hides the special tokens that stand as text in the dialogue; None if there are none.
+
+        Raises TemplateError where nothing can stand in for them."""
         special = self._tokens.special
         if special is None:
             return None
         for role, text in _texts(chat):
             if self._is_guarded(role) and self._tokens.has_special(text, self._left(role)):
-                texts = [text for _, text in _texts(chat)]
+                # What the template itself writes must not look like a stand-in either.
+                texts = [self._template, *(text for _, text in _texts(chat))]
                 return TypedTokens(special, texts)
         return None
 

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from engine.text.chat import Chat, Messages, Prompt, TemplateError, Turn, as_json, chat_of
+from engine.text.chat import (
+    Chat,
+    Messages,
+    Prompt,
+    TemplateError,
+    TemplateLimitError,
+    Turn,
+    as_json,
+    chat_of,
+    texts_in,
+)
+from engine.text.chat_templates import ChatTemplate, check_arguments
 from engine.text.words import EXCERPT, check_prompt, check_response, excerpt
-from schemas.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,14 +70,15 @@ class Template:
         template's own, which the recipe's `section` gives. `adds_bos`: whether the tokenizer itself begins a
         text with BOS.
 
-        Raises jinja2.TemplateSyntaxError if it is no template, UserError for an argument that it does not
-        take."""
+        Raises jinja2.TemplateSyntaxError if it is no template, TemplateLimitError if a short dialogue is
+        beyond its limits, UserError for an argument that it does not take."""
         self._tokenizer = tokenizer
         tokenizer.chat_template = template
+        self._compiled = ChatTemplate(template)
         self._thinking_hint = ""
         if "enable_thinking" in template:
             self._thinking_hint = f"[{section}.template_arguments] enable_thinking = false, or "
-        _check_arguments(arguments, template, section)
+        check_arguments(arguments, template, section)
         self._variables: dict[str, Any] = dict(arguments)
         if tokenizer.bos_token is not None and not adds_bos:
             self._variables["unwanted_bos"] = True
@@ -87,12 +96,18 @@ class Template:
         self.borders = self._look_at_borders()
 
     def render(self, prompt: Prompt, add_generation_prompt: bool) -> str:
-        """The dialogue as the template renders it. Raises TemplateError if it refuses it."""
-        try:
-            return self._apply(chat_of(prompt), add_generation_prompt)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            what = str(error).strip() or type(error).__name__
-            raise TemplateError(f"the chat template refuses the messages: {what}") from None
+        """The dialogue as the template renders it. Raises TemplateError if it refuses it.
+
+        That is a TemplateLimitError where it takes too long or makes too much; a UserError where several
+        dialogues took too long."""
+        chat = chat_of(prompt)
+        given = {
+            "messages": list(map(self._given, chat.messages)),
+            "tools": list(chat.tools) or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return self._compiled.render(given | self._tokenizer.special_tokens_map | self._variables)
 
     def prompt(self, prompt: Prompt) -> str:
         """A prompt up to where the assistant's turn begins.
@@ -120,6 +135,8 @@ class Template:
         """The same prompt without tools; None where the template refuses that."""
         try:
             return self.render(chat.messages, add_generation_prompt=True)
+        except TemplateLimitError:
+            raise
         except TemplateError:
             return None
 
@@ -127,9 +144,13 @@ class Template:
         """A prompt up to where the assistant's text begins, after whatever stands before a text in its turn.
 
         Raises TemplateError as `prompt` does."""
-        rendered = self.render(chat.answered(_assistant(_MARK)), add_generation_prompt=False)
-        before, mark, _ = rendered.partition(_MARK)
-        if not mark:
+        mark = _MARK
+        written = "\n".join(texts_in([*chat.messages, *chat.tools]))
+        while mark in written:  # somebody typed it
+            mark += _MARK
+        rendered = self.render(chat.answered(_assistant(mark)), add_generation_prompt=False)
+        before, found, _ = rendered.partition(mark)
+        if not found:
             raise TemplateError("the chat template does not render the assistant's text", "response_lost")
         check_prompt(chat, before)
         return before
@@ -158,19 +179,6 @@ class Template:
                 )
         check_response(prompt, text, turn)
         return text, has_own_end
-
-    def _apply(self, chat: Chat, add_generation_prompt: bool) -> str:
-        variables = self._variables
-        if chat.tools:
-            variables = variables | {"tools": list(chat.tools)}
-        rendered = self._tokenizer.apply_chat_template(
-            list(map(self._given, chat.messages)),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **variables,
-        )
-        assert isinstance(rendered, str)
-        return rendered
 
     def _given(self, message: Turn) -> Turn:
         """A message in the form that the template reads."""
@@ -208,24 +216,23 @@ class Template:
         tools = [{"type": "function", "function": tool}]
         try:
             return self.render(Chat(messages, tools), add_generation_prompt=False)
+        except TemplateLimitError:
+            raise
         except TemplateError:
             return ""
 
     def _needs_parts(self) -> bool:
         """True if a user's words are rendered only where they are given as parts."""
         asked = [{"role": "user", "content": _MARK}]
-        try:
-            if _MARK in self._apply(Chat(asked), add_generation_prompt=True):
-                return False
-        except jinja2.TemplateSyntaxError:
-            raise
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError):
-            pass  # it may refuse this one prompt and take others
-        self.wants_parts = True
-        try:
-            return _MARK in self.render(Chat(asked), add_generation_prompt=True)
-        except TemplateError:
-            return False
+        for self.wants_parts in (False, True):
+            try:
+                if _MARK in self.render(Chat(asked), add_generation_prompt=True):
+                    return self.wants_parts
+            except TemplateLimitError:
+                raise
+            except TemplateError:
+                continue  # it may refuse this one prompt and take others
+        return False
 
     def _look_at_borders(self) -> Borders:
         """Ask the template with a short dialogue; with a system message where it wants one."""
@@ -233,6 +240,8 @@ class Template:
         for asked in ([user], [{"role": "system", "content": "b"}, user]):
             try:
                 return self._borders_of(asked)
+            except TemplateLimitError:
+                raise
             except TemplateError:
                 continue
         return Borders()
@@ -252,20 +261,6 @@ class Template:
             if not header.strip():
                 header = ""
         return Borders(header, end)
-
-
-def _check_arguments(arguments: Mapping[str, Any], template: str, section: str) -> None:
-    """Raise UserError for an argument that the template does not ask for, or that is a word for a truth."""
-    words = set(re.findall(r"[A-Za-z_]\w*", template))
-    for name, value in arguments.items():
-        key = f"[{section}.template_arguments] {name}"
-        if name in ("date_string", "strftime_now"):
-            raise UserError(f"{key}: set model.date, the day that the template is told")
-        if name not in words:
-            near = [word for word in words if "_" in word]
-            raise UserError(f"{key}: the chat template does not ask for it; {did_you_mean(name, near)}")
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            raise UserError(f"{key} = {value!r} is a text: write {value.lower()} without quotes")
 
 
 def _assistant(text: str) -> Turn:

@@ -7,6 +7,8 @@ question must not end it.
 import re
 from collections.abc import Collection, Sequence
 
+from engine.text.chat import TemplateError
+
 # The private-use characters that stand-ins are made of: two that the texts themselves do not hold.
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 
@@ -15,7 +17,9 @@ class TypedTokens:
     """Stands in for the special tokens in some texts; `restore` puts them back."""
 
     def __init__(self, special_tokens: re.Pattern[str], texts: Sequence[str]):
-        """`texts`: all that will be hidden or rendered, since a stand-in must not be any part of them."""
+        """`texts`: all that will be hidden or rendered, since a stand-in must not be any part of them.
+
+        Raises TemplateError where nothing is left that could stand in."""
         self._special_tokens = special_tokens
         self._open, self._close = _absent_characters(texts)
         # A template may write what is in an object as Python or JSON does, these letters by their number.
@@ -42,7 +46,12 @@ class TypedTokens:
         return f"{self._open}{number}{self._close}"
 
     def _original(self, standin: re.Match[str]) -> str:
-        return list(self._numbers)[int(standin[1])]
+        number = int(standin[1])
+        if number >= len(self._numbers):
+            raise TemplateError(
+                "the chat template changes special tokens that somebody typed", "special_token"
+            )
+        return list(self._numbers)[number]
 
 
 def _by_number(character: str) -> str:
@@ -51,7 +60,7 @@ def _by_number(character: str) -> str:
 
 
 def _absent_characters(texts: Sequence[str]) -> tuple[str, str]:
-    """Two private-use characters that stand in none of the texts."""
+    """Two private-use characters that stand in none of the texts. Raises TemplateError if there are none."""
     written = "\n".join(texts)
     present = set(written)
     absent: list[str] = []
@@ -61,4 +70,7 @@ def _absent_characters(texts: Sequence[str]) -> tuple[str, str]:
             absent.append(character)
         if len(absent) == 2:
             return absent[0], absent[1]
-    raise ValueError("the text holds every private-use character: nothing can stand in for a special token")
+    raise TemplateError(
+        "the text holds every private-use character, so nothing can stand in for the special token in it",
+        "special_token",
+    )

@@ -8,14 +8,14 @@ A model that does more after its last layer than `logps.Head` knows is refused.
 import contextlib
 import ctypes
 import logging
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as logging_of_transformers
 
 from schemas import tolerance
@@ -23,7 +23,9 @@ from schemas.errors import UserError
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
-from schemas.model_files import files_of_model, shown, view
+from schemas.model_files import files_of_model, shown, usable, view, weight_files
+from schemas.model_sizes import check_built
+from schemas.tensor_headers import tensors_of
 
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
 _log = logging.getLogger("prefmill")
@@ -41,7 +43,8 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
     model.eval()
-    return prepare(model)
+    with usable(path):
+        return prepare(model)
 
 
 def read_weights(
@@ -56,6 +59,7 @@ def read_weights(
         _keep_freed_memory()
     with view(path, files_of_model(path)) as folder:
         try:
+            _check_size(kind, folder, path)
             loaded: Any = kind.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -64,7 +68,9 @@ def read_weights(
                 output_loading_info=True,
                 **options,
             )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # each class of a config and of a model fails in its own way
             raise UserError(f"the model in {path} does not load: {shown(error, folder, path)}") from None
     model: PreTrainedModel
     model, info = loaded
@@ -78,6 +84,17 @@ def read_weights(
         )
     _check_nothing_left(path, model, info["unexpected_keys"])
     return model.to(device)
+
+
+def _check_size(kind: Any, folder: Path, path: Path) -> None:
+    """Raise UserError where the config builds a model that is far larger than the files."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):  # without memory
+        built = kind.from_config(config, trust_remote_code=False)
+    elements = 0
+    for name in weight_files(path):
+        elements += sum(math.prod(tensor.shape) for tensor in tensors_of(path / name).values())
+    check_built(path, built, elements)
 
 
 def _check_nothing_left(path: Path, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
