@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(imported, tmp_path, trials,
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_a_real_import_by_strace(imported, tmp_path, trials, capsys):  # noqa: F811
     """The command line says it in a sentence with the path and exits with 1."""
-    source = imported.recipe.sections["prompts"].source
+    source = imported.path.parent / "rows.jsonl"
     faults = [("fsync", "EIO", 3), ("fsync", "ENOSPC", 20), ("rename", "EACCES", 4), ("rename", "EROFS", 9)]
     faults += [("mkdir", "ENOSPC", 2), ("link,linkat", "EIO", 1)]
     with trials("an import by the command line under strace, refused a call") as trial:
