@@ -94,7 +94,7 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
     except BrokenPipeError:
         raise  # whoever reads our output has stopped reading: the command knows what that means
     except Exception as error:
-        sentence = _sentence(error, doing())
+        sentence = sentence_of(error, doing())
         if not sentence:
             raise
         say(f"error: {redacted(sentence)}", err=True)
@@ -111,7 +111,7 @@ def _print_of_rank(error: UserError) -> None:
         say(f"rank {rank}: error: {text}", err=True)
 
 
-def _sentence(error: Exception, doing: str) -> str:
+def sentence_of(error: Exception, doing: str) -> str:
     """What is said of an error that is not ours; empty where it is ours."""
     while_doing = f" while `{doing}` was at work" if doing else ""
     at = f"in {_place(error)}{while_doing}"

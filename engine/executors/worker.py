@@ -19,7 +19,7 @@ from multiprocessing.connection import wait as wait_for_pipes
 from engine.executors.phases import phases, work_through
 from engine.plan import Run
 from engine.progress import Work
-from schemas.errors import UserError
+from schemas.errors import UserError, sentence_of
 from schemas.manifest import Marker
 
 BEAT = 2.0  # seconds between a worker's signs of life
@@ -87,6 +87,11 @@ def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packa
         line.send(Failed(error))
     except (EOFError, BrokenPipeError):
         return  # the driver is gone
+    except Exception as error:
+        sentence = sentence_of(error, "")
+        if not sentence:
+            raise  # our own mistake
+        line.send(Failed(UserError(sentence)))
 
 
 class _LineToDriver:

@@ -120,6 +120,25 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_the_same_command_goes_
                 assert tree(run) == want
 
 
+def test_an_error_of_the_disk_in_a_worker_has_its_place(trials, recipe, whole, tmp_path, capsys):
+    """Not that a worker ended: what went wrong, and where."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for marker in run.glob("logprobs-*/0*.json"):
+        marker.unlink()
+    file = next(run.glob("logprobs-*/00001.logprobs.parquet"))
+    file.unlink()
+    file.mkdir()
+    (file / "mine").touch()
+    with trials("an error of the disk in a worker") as trial, trial("a folder in a file's place"):
+        with pytest.raises(UserError, match="00001.logprobs.parquet") as caught:
+            precompute(run, recipe, 2)
+        assert "Is a directory" in str(caught.value) and "ended" not in str(caught.value)
+        shutil.rmtree(file)
+        precompute(run, recipe, 2)
+        assert tree(run).keys() == tree(whole).keys()
+
+
 def test_half_a_message_blocks_nobody():
     """A process that is stopped in the middle of a message: others are heard, and time goes on."""
     stopped, other = mp.Pipe(), mp.Pipe()
