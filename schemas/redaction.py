@@ -21,7 +21,8 @@ _KEY_IN_URL = re.compile(
     r"[?&]([\w-]*(api[-_]?key|token|secret|password|signature|credential)|key|sig)=", re.IGNORECASE
 )
 _VALUE_IN_URL = re.compile(
-    r"([?&;#][\w.%-]*(?:key|token|secret|passw|pwd|signature|credential|auth|sig)[\w.%-]*=)[^&\s;#'\"]+",
+    r"([?&;#][\w.%-]*(?:key|token|secret|passw|pwd|signature|credential|auth|sig)[\w.%-]*=)"
+    r"(?!\(not shown\))[^&\s;#'\"]+",
     re.IGNORECASE,
 )
 _NAMED_LIKE_A_KEY = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)

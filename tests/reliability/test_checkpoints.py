@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from schemas.disk import temporary_name
 from schemas.errors import UserError
 from schemas.identity import identify
 from schemas.recipe import load_of_run
@@ -194,6 +195,6 @@ def test_no_checkpoint_is_left_beyond_keep(trained, trials, tmp_path, capsys):  
             trained.again(run)
         with trial("in the removal"):
             folder = trained.copy(run)
-            shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-1.removed.12345.tmp")
+            shutil.copytree(folder / "checkpoint-2", folder / temporary_name())
             trained.again(run)
         assert capsys.readouterr().out.count("finished already") == 2
