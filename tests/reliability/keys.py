@@ -197,7 +197,7 @@ KEYS: dict[str, dict[str, Entry]] = {
         "keep": Idle("1", _SHOWN),
         "tolerance": Idle("0.5", "what is refused at the start, not what is learnt"),
         "tensorboard": Idle("true", _SHOWN),
-        "timeout": Idle("90.0", "how long a rank may be silent"),
+        "timeout": Idle("90", "how long a rank may be silent"),
         "options": Other("{ beta = 0.3 }"),
     },
 }

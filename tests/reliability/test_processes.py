@@ -135,7 +135,7 @@ def test_an_error_of_the_disk_in_a_worker_has_its_place(trials, recipe, whole, t
             precompute(run, recipe, 2)
         assert "Is a directory" in str(caught.value) and "ended" not in str(caught.value)
         shutil.rmtree(file)
-        precompute(run, recipe, 2)
+        precompute(run, recipe, 1)
         assert tree(run).keys() == tree(whole).keys()
 
 
