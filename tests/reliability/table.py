@@ -6,7 +6,7 @@
                 assert ...
 
 An error within a trial is counted as lost, and the other trials go on; a row with one that is lost fails its
-test. `tests/reliability/run` tries all and ends with the table.
+test. `tests/reliability/run` tries all and ends with the table, and with its sum in the lines of the README.
 """
 
 import contextlib
@@ -17,6 +17,27 @@ from dataclasses import dataclass, field
 import pytest
 
 _PROPERTY = "trials"
+# The lines of the README, and the test files that each of them sums up.
+GROUPS = {
+    "a run of the engine killed, refused or out of space at a write": ("test_disk",),
+    "a training killed, stopped, refused, or fed with bad numbers; 1 and 2 ranks": (
+        "test_training",
+        "test_ranks",
+        "test_stopped_rank",
+    ),
+    "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),
+    "a run folder damaged or faked": ("test_folders",),
+    "a checkpoint or a train folder damaged or faked": ("test_checkpoints",),
+    "a setting, a file, a module or a version changed": ("test_staleness",),
+    "somebody else's run folder, recipe or server": ("test_trust",),
+    "hostile lines, keys, texts and input files": ("test_rows", "test_damaged_inputs", "test_typed_tokens"),
+    "hostile models, templates and instructions": ("test_hostile_models", "test_hostile_templates"),
+    "SQL that reaches or takes too much; commands and keys on the screen": (
+        "test_queries",
+        "test_screen",
+        "test_secrets",
+    ),
+}
 _SHOWN = 5  # of the trials that were lost
 _Trial = Callable[[object], AbstractContextManager[None]]
 Trials = Callable[[str], AbstractContextManager[_Trial]]
@@ -60,31 +81,54 @@ def trials(request: pytest.FixtureRequest) -> Trials:
             yield row.trial
         finally:
             # A list, since it goes from a worker of xdist to the process that prints.
-            request.node.user_properties.append((_PROPERTY, [name, row.tried, len(row.lost)]))
+            counted = [request.node.path.stem, name, row.tried, len(row.lost)]
+            request.node.user_properties.append((_PROPERTY, counted))
         row.check()
 
     return row_of
 
 
+@dataclass
+class Count:
+    """How many trials, and how many of them were lost."""
+
+    tried: int = 0
+    lost: int = 0
+
+    def add(self, tried: int, lost: int) -> None:
+        self.tried += tried
+        self.lost += lost
+
+
 def lines_of(reports: list[pytest.TestReport]) -> list[str]:
-    """The table, of the rows that the reports bring; empty where there are none."""
-    tried: dict[str, int] = {}
-    lost: dict[str, int] = {}
+    """The table of the rows that the reports bring, and the one of the README; empty where there are none."""
+    rows: dict[str, Count] = {}
+    groups = {group: Count() for group in GROUPS}
+    of_file: dict[str, Count] = {}
+    for group, files in GROUPS.items():
+        of_file |= dict.fromkeys(files, groups[group])
+    everything = Count()
     for report in reports:
         for name, value in report.user_properties:
             if name == _PROPERTY:
-                row, of_row, lost_of_row = value
-                tried[row] = tried.get(row, 0) + of_row
-                lost[row] = lost.get(row, 0) + lost_of_row
-    if not tried:
+                file, row, tried, lost = value
+                for count in (rows.setdefault(row, Count()), of_file.get(file, Count()), everything):
+                    count.add(tried, lost)
+    if not rows:
         return []
-    width = max(map(len, tried))
-    lines = [f"{'row':<{width}}  {'tried':>6}  {'held':>6}  {'lost':>6}"]
-    for row in sorted(tried):
-        held = tried[row] - lost[row]
-        lines.append(f"{row:<{width}}  {tried[row]:>6,}  {held:>6,}  {lost[row]:>6,}")
-    held_of_all = sum(tried.values()) - sum(lost.values())
-    lines.append(f"{'all':<{width}}  {sum(tried.values()):>6,}  {held_of_all:>6,}  {sum(lost.values()):>6,}")
+    return [
+        *_as_lines("row", dict(sorted(rows.items())) | {"all": everything}),
+        "",
+        *_as_lines("in ten lines", groups),
+    ]
+
+
+def _as_lines(title: str, counts: dict[str, Count]) -> list[str]:
+    width = max(map(len, [title, *counts]))
+    lines = [f"{title:<{width}}  {'tried':>6}  {'held':>6}  {'lost':>6}"]
+    for name, count in counts.items():
+        held = count.tried - count.lost
+        lines.append(f"{name:<{width}}  {count.tried:>6,}  {held:>6,}  {count.lost:>6,}")
     return lines
 
 

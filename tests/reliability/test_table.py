@@ -1,8 +1,11 @@
 """The table counts what is lost, and a test with a lost trial fails."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.reliability.table import Row, lines_of
+from tests.conftest import ROOT
+from tests.reliability.table import GROUPS, Row, lines_of
 
 
 def test_a_lost_trial_is_counted_and_fails_its_row():
@@ -27,11 +30,27 @@ def test_the_table_adds_up_what_several_tests_tried():
         def __init__(self, *rows):
             self.user_properties = [("trials", row) for row in rows]
 
-    lines = lines_of([Report(["flips", 20, 0]), Report(["flips", 5, 1], ["kills", 3, 0])])
-    assert [line.split() for line in lines] == [
+    folders = Report(["test_folders", "flips", 20, 0])
+    both = Report(["test_checkpoints", "flips", 5, 1], ["test_disk", "kills", 3, 0])
+    rows, sums = "\n".join(lines_of([folders, both])).split("\n\n")
+    assert [line.split() for line in rows.splitlines()] == [
         ["row", "tried", "held", "lost"],
         ["flips", "25", "24", "1"],
         ["kills", "3", "3", "0"],
         ["all", "28", "27", "1"],
     ]
+    counts = {line[:-24].strip(): line[-24:].split() for line in sums.splitlines()[1:]}
+    assert list(counts) == list(GROUPS)
+    assert counts["a run folder damaged or faked"] == ["20", "20", "0"]
+    assert counts["a checkpoint or a train folder damaged or faked"] == ["5", "4", "1"]
     assert lines_of([Report()]) == []
+
+
+def test_the_readme_has_the_lines_of_the_table_and_every_file_is_in_one():
+    readme = (ROOT / "README.md").read_text()
+    files = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+    grouped: list[str] = ["test_table"]
+    for group, of_group in GROUPS.items():
+        assert f"| {group} |" in readme
+        grouped += of_group
+    assert sorted(grouped) == files
