@@ -115,7 +115,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. Several threads may render by it."""
 
     code_generator_class = _Code
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**", "%", "/", "//"})
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, finalize=_checked, **options)
@@ -182,6 +182,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def counted(self, value: Any) -> Any:
         """The value. Raises TooLarge if all that this rendering made is too large."""
+        weights.check_number(value)
         made = getattr(self._made, "weight", 0) + weights.own_weight(value)
         self._made.weight = made
         if made > weights.MOST_OF_ALL:
@@ -230,7 +231,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = (weights.joined(args[0], owner),)
             elif name in ("format", "format_map"):
                 weights.check_format(str(owner), "{", [*args, *kwargs.values()])
-            elif given:
+            elif given or name in weights.SPLITTING:
                 weights.check_growth(name, owner, given)
         return __self.weighed(super().call(__context, __obj, *args, **kwargs))
 
@@ -253,7 +254,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     _checked(value)
                 if name == "format":
                     weights.check_format(str(value), "%", list(given))
-                elif given or name in weights.QUADRATIC:
+                elif given or name in weights.LOOKED_AT:
                     weights.check_growth(name, value, given)
             made = function(*args, **kwargs)
             return self.weighed(made) if isinstance(made, str) else self.counted(made)
