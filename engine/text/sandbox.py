@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, optimizeconst
+from jinja2.filters import do_sum, make_attrgetter
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -121,6 +122,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(*arguments, finalize=_checked, **options)
         self.globals["namespace"] = _Namespace
         self._made = threading.local()  # .weight: of all that this thread's rendering made
+        self.filters["sum"] = _sum
         for name, function in self.filters.items():
             self.filters[name] = self._limited_filter(name, function)
 
@@ -260,6 +262,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return self.weighed(made) if isinstance(made, str) else self.counted(made)
 
         return limited_filter
+
+
+@jinja2.pass_environment
+def _sum(environment: Sandbox, items: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+    """Jinja's filter; where it joins lists, each step copies what there is, so the steps are counted."""
+    if isinstance(start, list | tuple):
+        if attribute is not None:
+            items = map(make_attrgetter(environment, attribute), items)
+        for item in items:
+            start = environment.counted(start + item)
+        return start
+    return do_sum(environment, items, attribute, start)
 
 
 def _checked(value: Any) -> Any:

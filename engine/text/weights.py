@@ -34,7 +34,7 @@ OF_ITEMS = frozenset(
 QUADRATIC = frozenset({"striptags", "urlize"})
 _MOST_QUADRATIC = 1 << 20
 # What makes a list of a text's parts.
-SPLITTING = frozenset({"list", "rsplit", "sort", "split", "splitlines", "title", "unique", "wordcount"})
+SPLITTING = frozenset({"list", "rsplit", "sort", "split", "splitlines", "title", "wordcount"})
 # Where the parts of a text end that is split without a word about it; `title` ends them at more.
 _BETWEEN_WORDS = "".join(filter(str.isspace, map(chr, range(0x3001))))
 _BETWEEN_TITLES = _BETWEEN_WORDS + "-({[<"

@@ -79,7 +79,6 @@ LARGE = [
         "('( ' * 10**6) | title",
         "(',' * 2090000) | list",
         "(',' * 2090000) | sort",
-        "(', ' * 10**6) | unique",
     ),
     *("(',' * 2090000).split(',')", "(' ' * 2090000).split()", "('\n' * 2090000).splitlines()"),
 ]
@@ -120,6 +119,7 @@ ENDLESS = [
     f"{LOOP}{{{{ 'a' * 10000 }}}}{END}",
     f"{{% set x %}}{LOOP}{{{{ 'a' * 10000 }}}}{END}{{% endset %}}",
     "{{ lipsum(n=10**7) }}",
+    "{{ ([[1] * 9] * 9999) | sum(start=[]) | length }}",
     "{% set ns = namespace(l=[]) %}{% for a in range(99999) %}{% set ns.l = ns.l + [a] %}{% endfor %}",
     "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
 ]
