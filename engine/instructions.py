@@ -22,6 +22,7 @@ from engine.text.sandbox import LimitExceeded, Refused, Sandbox
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.plain_files import MOST_TEXT, plain_text, read_plain
 
 # The variable that a file sets where it begins the answer.
 _ANSWER = "answer"
@@ -94,7 +95,7 @@ class Instruction:
 def read(path: Path) -> str:
     """A file's text. Raises UserError if it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # no mark of byte order gets into a question
+        return plain_text(read_plain(path, MOST_TEXT))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"

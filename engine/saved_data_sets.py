@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.plain_files import MOST_JSON, read_plain
 
 _STATE = "state.json"
 _SPLITS = "dataset_dict.json"
@@ -60,7 +61,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """What a file of JSON says, None where there is none or it is no object. Raises UserError where it is
     damaged and Arrow files stand beside it."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path, MOST_JSON))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.model_files import TOKENIZER_CONFIG, check_is_content, read_json
+from schemas.model_files import TOKENIZER_CONFIG, read_content, read_json
+from schemas.plain_files import MOST_TEMPLATE, plain_text
 
 _JINJA = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"
@@ -20,12 +21,11 @@ _REMEDY = "name a .jinja file by model.chat_template"
 
 def read_template(file: Path) -> str:
     """A template's file. Raises UserError where it holds none."""
-    check_is_content(file)
+    data = read_content(file, MOST_TEMPLATE)
     try:
-        text = file.read_text(encoding="utf-8-sig")  # no mark of byte order gets into a prompt
+        return plain_text(data)
     except ValueError as error:
         raise UserError(f"{file} is not UTF-8: {error}; {_REMEDY}") from None
-    return text
 
 
 def own_template(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError, did_you_mean
+from schemas.plain_files import MOST_TEXT
 
 _GROUP = "prefmill"
 
@@ -78,6 +79,11 @@ def included(folder: str, name: str, suffix: str) -> Path:
         return shipped
     path = Path(name).expanduser()
     if path.is_file():
+        if path.stat().st_size > MOST_TEXT:
+            raise UserError(
+                f"{path} has more than {MOST_TEXT >> 20} MiB, and no prompt, template or SQL is so long: "
+                "name another file"
+            )
         return path
     if not _roots:
         raise UserError(

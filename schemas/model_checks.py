@@ -13,6 +13,7 @@ from typing import Any
 from schemas.errors import UserError
 from schemas.model_files import CONFIG, read_json, usable, weight_files, weight_map
 from schemas.model_sizes import check_sizes
+from schemas.plain_files import MOST_JSON, read_plain
 from schemas.tensor_headers import Tensor, tensors_of
 
 Config = Mapping[str, Any]
@@ -86,7 +87,7 @@ def checked_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
         if reason:
             raise UserError(f"the {kind.name} in {path} cannot be used here: {reason}")
     modules = path / "modules.json"
-    if kind is LANGUAGE and modules.exists() and "Pooling" in modules.read_text(errors="replace"):
+    if kind is LANGUAGE and modules.exists() and b"Pooling" in read_plain(modules, MOST_JSON):
         raise UserError(
             f"the model in {path} cannot be used here: its modules.json says that it gives embeddings of "
             f"texts, not log-probs of tokens; {_USE_ANOTHER}"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.kernel_names import drop_kernels
+from schemas.plain_files import MOST_JSON, read_plain
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -71,9 +73,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises UserError where it holds anything else."""
     if not path.exists():
         return {}
-    check_is_content(path)
+    data = read_content(path, MOST_JSON)
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}; get the folder again") from None
     if not isinstance(value, dict):
@@ -83,10 +85,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_content(file: Path, most: int) -> bytes:
+    """A file's bytes. Raises UserError as `read_plain` and `check_is_content` do."""
+    data = read_plain(file, most)
+    _check_begin(file, data)
+    return data
+
+
 def check_is_content(file: Path) -> None:
     """Raise UserError where a file is empty, or stands for one that Git LFS has not fetched."""
     with open(file, "rb") as opened:
-        begin = opened.read(len(_LFS_POINTER))
+        _check_begin(file, opened.read(len(_LFS_POINTER)))
+
+
+def _check_begin(file: Path, data: bytes) -> None:
+    begin = data[: len(_LFS_POINTER)]
     if not begin:
         raise UserError(f"{file} is empty: get it again")
     if begin == _LFS_POINTER:
@@ -263,12 +276,17 @@ def _present(path: Path, names: Iterable[str]) -> list[str]:
 def view(path: Path, names: Iterable[str]) -> Iterator[Path]:
     """A temporary folder of links to these files of a model's folder: what a loader may see of it.
 
+    A config.json that could name code (schemas/kernel_names.py) is there as a copy without that.
     What is loaded from it must be told its real `path`, and so must the user (`shown`). A process that is
     killed leaves a folder of links behind."""
     with tempfile.TemporaryDirectory(prefix="prefmill-model-") as made:
         folder = Path(made)
         for name in names:
-            (folder / name).symlink_to((path / name).resolve())
+            config = read_json(path / name) if name == CONFIG else {}
+            if drop_kernels(config):
+                (folder / name).write_text(json.dumps(config))
+            else:
+                (folder / name).symlink_to((path / name).resolve())
         yield folder
 
 

@@ -23,6 +23,15 @@ _WIDTHS = frozenset(
         *("num_attention_heads", "num_key_value_heads", "n_head", "vocab_size"),
     }
 )
+# Numbers that say how positions are turned; there may be one set for each kind of layer.
+_ROPE = ("rope_scaling", "rope_parameters")
+_ROPE_NUMBERS = frozenset(
+    {
+        *("factor", "rope_theta", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor"),
+        *("high_freq_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings"),
+        *("partial_rotary_factor", "alpha"),
+    }
+)
 _NUMBER = re.compile(r"\.(\d+)\.")  # of a layer, in a tensor's name
 _MOST_LAYERS = 1000
 # Numbers in the tables (of positions, of a mask) that a model may have beside its weights.
@@ -40,6 +49,8 @@ def check_sizes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
                 _check(path, name, value, 1, layers or _MOST_LAYERS, "layers")
             elif name in _WIDTHS:
                 _check(path, name, value, 1, elements, "numbers in all")
+            elif name in _ROPE:
+                _check_rope(path, name, value)
 
 
 def _check(path: Path, name: str, value: object, least: int, most: int, what: str) -> None:
@@ -51,6 +62,20 @@ def _check(path: Path, name: str, value: object, least: int, most: int, what: st
             f"the model in {path} cannot be used here: its config.json says {name} = {str(value)[:40]}, but "
             f"its weights hold {most} {what}: the two do not belong together; get the folder again"
         )
+
+
+def _check_rope(path: Path, name: str, values: object) -> None:
+    """Raise UserError where what must be a number is none; None leaves it open."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            _check_rope(path, f"{name}.{key}", value)
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _ROPE_NUMBERS and value is not None and not is_number:
+            raise UserError(
+                f"the model in {path} cannot be used here: its config.json says {name}.{key} = "
+                f"{str(value)[:40]}, which is no number; correct it there, or get the folder again"
+            )
 
 
 def _layers(tensors: Iterable[str]) -> int:

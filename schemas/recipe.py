@@ -21,6 +21,7 @@ from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
 from schemas.ownership import why_foreign
+from schemas.plain_files import MOST_TEXT, read_plain
 from schemas.plans import planned_recipe
 from schemas.recipe_paths import with_absolute_paths
 from schemas.secrets import refuse_secrets
@@ -62,7 +63,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
     Paths in it are made absolute, so that the run can be read from anywhere. Raises UserError for anything
     that is wrong with it."""
     try:
-        data = Path(path).read_bytes()
+        data = read_plain(Path(path), MOST_TEXT, or_own_pipe=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no recipe at {path}; those that ship are in pipelines/recipes/") from None
     settings = tuple(settings)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from engine.models.spec import ModelSpec
 from schemas.errors import UserError
 from schemas.identity import Identity
+from schemas.plain_files import MOST_JSON, read_plain
 from schemas.sections import Sampling
 
 _MOST_TEMPERATURE = 2.0  # vLLM's bounds; below the least one it would take that in silence
@@ -58,7 +59,7 @@ def _read_schema(text: str, title: str) -> object:
     if not text.lstrip().startswith("{"):
         where = f"{where} = {text}"
         try:
-            text = Path(text).expanduser().read_text()
+            text = read_plain(Path(text).expanduser(), MOST_JSON, or_own_pipe=True).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{where}: the schema's file cannot be read: {error}") from None
     try:

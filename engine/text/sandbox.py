@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, optimizeconst
+from jinja2.filters import do_sum, make_attrgetter
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -115,12 +116,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. Several threads may render by it."""
 
     code_generator_class = _Code
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**", "%", "/", "//"})
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, finalize=_checked, **options)
         self.globals["namespace"] = _Namespace
         self._made = threading.local()  # .weight: of all that this thread's rendering made
+        self.filters["sum"] = _sum
         for name, function in self.filters.items():
             self.filters[name] = self._limited_filter(name, function)
 
@@ -182,6 +184,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def counted(self, value: Any) -> Any:
         """The value. Raises TooLarge if all that this rendering made is too large."""
+        weights.check_number(value)
         made = getattr(self._made, "weight", 0) + weights.own_weight(value)
         self._made.weight = made
         if made > weights.MOST_OF_ALL:
@@ -230,7 +233,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = (weights.joined(args[0], owner),)
             elif name in ("format", "format_map"):
                 weights.check_format(str(owner), "{", [*args, *kwargs.values()])
-            elif given:
+            elif given or name in weights.SPLITTING:
                 weights.check_growth(name, owner, given)
         return __self.weighed(super().call(__context, __obj, *args, **kwargs))
 
@@ -253,12 +256,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     _checked(value)
                 if name == "format":
                     weights.check_format(str(value), "%", list(given))
-                elif given or name in weights.QUADRATIC:
+                elif given or name in weights.LOOKED_AT:
                     weights.check_growth(name, value, given)
             made = function(*args, **kwargs)
             return self.weighed(made) if isinstance(made, str) else self.counted(made)
 
         return limited_filter
+
+
+@jinja2.pass_environment
+def _sum(environment: Sandbox, items: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+    """Jinja's filter; where it joins lists, each step copies what there is, so the steps are counted."""
+    if isinstance(start, list | tuple):
+        if attribute is not None:
+            items = map(make_attrgetter(environment, attribute), items)
+        for item in items:
+            start = environment.counted(start + item)
+        return start
+    return do_sum(environment, items, attribute, start)
 
 
 def _checked(value: Any) -> Any:

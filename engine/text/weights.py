@@ -17,6 +17,7 @@ MOST_OF_ALL = 1 << 30  # of all that one rendering makes
 SMALL = 256
 _OF_A_VALUE = 32
 _MOST_BITS = 100_000  # of a whole number
+_LONG_NUMBER = "it makes a number of more digits than any text needs"
 _MOST_DIGITS = 1000  # to which a number is rounded
 _NUMBER = re.compile(r"\d+")
 _GIVEN_WIDTH = re.compile(r"\*|\{[^{}]*\{")  # in a text that is filled: %*d, {:{width}}
@@ -32,8 +33,14 @@ OF_ITEMS = frozenset(
 # What may look at a text many times over.
 QUADRATIC = frozenset({"striptags", "urlize"})
 _MOST_QUADRATIC = 1 << 20
+# What makes a list of a text's parts.
+SPLITTING = frozenset({"list", "rsplit", "sort", "split", "splitlines", "title", "wordcount"})
+# Where the parts of a text end that is split without a word about it; `title` ends them at more.
+_BETWEEN_WORDS = "".join(filter(str.isspace, map(chr, range(0x3001))))
+_BETWEEN_TITLES = _BETWEEN_WORDS + "-({[<"
+_PARTS_OF_WORDS = frozenset({"rsplit", "split", "splitlines"})
 # The filters that may make much of one text alone.
-LOOKED_AT = QUADRATIC | {"format", "join"}
+LOOKED_AT = QUADRATIC | SPLITTING | {"format", "join"}
 
 
 class TooLarge(Exception):
@@ -88,17 +95,27 @@ def check_weight(count: int) -> None:
         raise TooLarge(f"it makes a value of more than {MOST >> 20} MiB")
 
 
+def check_number(value: object) -> None:
+    """Raise TooLarge for a whole number with which a calculation would take long, in one step."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise TooLarge(_LONG_NUMBER)
+
+
 def check_operation(operator: str, left: Any, right: Any) -> None:
-    """Raise TooLarge before `left * right`, `left ** right` or `left % right` makes too much."""
-    if operator == "%":
-        if isinstance(left, str):
-            check_format(left, "%", right)
+    """Raise TooLarge before `left * right`, `left ** right` or `left % right` makes too much.
+
+    A division of very long numbers would take too long."""
+    check_number(left)
+    check_number(right)
+    if operator in ("%", "/", "//"):
+        if isinstance(left, str | bytes):
+            check_format(left if isinstance(left, str) else left.decode("latin-1"), "%", right)
     elif isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() + right.bit_length()
         if operator == "**" and abs(left) > 1:
             bits = left.bit_length() * max(0, right)
         if bits > _MOST_BITS:
-            raise TooLarge("it makes a number of more digits than any text needs")
+            raise TooLarge(_LONG_NUMBER)
     elif operator == "*":
         for times, value in ((left, right), (right, left)):
             if isinstance(times, int) and not isinstance(value, float):
@@ -136,8 +153,23 @@ def check_growth(name: str, value: Any, given: Sequence[Any]) -> None:
         check_weight((1 + weight(value)) * max([0, *map(weight, _inner(given[0]))]))
     elif name == "round" and _numbers(given) > _MOST_DIGITS:
         raise TooLarge("it rounds to more digits than a number has")
+    elif name in SPLITTING and isinstance(value, str | bytes):
+        check_weight(weight(value) + _OF_A_VALUE * _parts(name, value, given))
     elif name in QUADRATIC and weight(value) > _MOST_QUADRATIC:
         raise TooLarge(f"{name} is given more than {_MOST_QUADRATIC >> 20} MiB")
+
+
+def _parts(name: str, value: str | bytes, given: Sequence[Any]) -> int:
+    """At most how many parts a text is split into."""
+    if isinstance(value, bytes):
+        return len(value) + 1
+    if name in _PARTS_OF_WORDS and given and isinstance(given[0], str) and given[0]:
+        return value.count(given[0]) + 1
+    if name in _PARTS_OF_WORDS:
+        return 1 + sum(map(value.count, _BETWEEN_WORDS))
+    if name == "title":  # which keeps what is between the words
+        return 1 + 2 * sum(map(value.count, _BETWEEN_TITLES))
+    return len(value)
 
 
 def _count(value: Any, part: Any) -> int:

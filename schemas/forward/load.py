@@ -59,7 +59,7 @@ def read_weights(
         _keep_freed_memory()
     with view(path, files_of_model(path)) as folder:
         try:
-            _check_size(kind, folder, path)
+            _check_size(kind, folder, path, options)
             loaded: Any = kind.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -86,11 +86,11 @@ def read_weights(
     return model.to(device)
 
 
-def _check_size(kind: Any, folder: Path, path: Path) -> None:
+def _check_size(kind: Any, folder: Path, path: Path, options: dict[str, Any]) -> None:
     """Raise UserError where the config builds a model that is far larger than the files."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):  # without memory
-        built = kind.from_config(config, trust_remote_code=False)
+        built = kind.from_config(config, trust_remote_code=False, **options)
     elements = 0
     for name in weight_files(path):
         elements += sum(math.prod(tensor.shape) for tensor in tensors_of(path / name).values())

@@ -37,6 +37,8 @@ TEMPLATES = [
     "{% for k, v in messages[2].tool_calls[0].function.items() %}{{ k }}={{ v }};{% endfor %}{{ -(messages | length) }}",
     "{% filter upper %}{{ messages[0].role }}{% endfilter %}{{ range(4) | batch(3, 'x') | list }}{{ joiner('|')() }}",
     "{{ messages | groupby('role') }}{{ dict(a=1, b=messages[0]) }}{{ cycler('a', 'b').next() }}{{ 7 // 2 }}{{ 7 / 2 }}",
+    "{{ [[1], [2]] | sum(start=[0]) }}{{ messages | sum('role', '') if false }}{{ [1, 2.5] | sum }}"
+    "{{ [{'a': [1]}, {'a': [2]}] | sum('a', []) }}{{ 'ff' | int(base=16) // 2 }}{{ 'a-b c' | title | list }}",
 ]
 FAILING = [
     "{{ raise_exception('no ' + 'way') }}",

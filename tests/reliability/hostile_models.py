@@ -214,6 +214,11 @@ for _size in SIZES:
     for _value in (0, -1, 10**9, 10**12, "x", [8], 1.5, None):
         REFUSED[f"{_size} = {_value}"] = of_json("config.json", **{_size: _value})
 
+for _name in ("rope_scaling", "rope_parameters"):
+    for _part in ("factor", "rope_theta"):
+        _turned: dict[str, Any] = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+        REFUSED[f"{_name}.{_part} = x"] = of_json("config.json", **{_name: _turned | {_part: "x"}})
+
 # Whatever else a config may say: it is refused, or the model gives the numbers that it gave before.
 ANYTHING: dict[str, Spoil] = {}
 for _field in FIELDS:

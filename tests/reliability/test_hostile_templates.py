@@ -64,6 +64,23 @@ LARGE = [
         "(['a' * 10**6] * 10**4) | string",
         "(['a' * 10**6] * 10**4) ~ ''",
     ),
+    # Whole numbers with which one step of a calculation takes long.
+    *(
+        "('f' * 400000) | int(base=16)",
+        "(('f' * 400000) | int(base=16)) // (('f' * 200000) | int(base=16))",
+        "(('f' * 400000) | int(base=16)) % (('f' * 200000) | int(base=16)) and 1",
+        "(1).from_bytes(('a' * 400000).encode(), 'big')",
+        "[('f' * 400000), 'f'] | map('int', base=16) | list",
+        "[2 ** 99999, 2 ** 99999] | sum",
+        "'%0999999999d'.encode() % 1",
+    ),
+    # Texts in millions of parts.
+    *(
+        "('( ' * 10**6) | title",
+        "(',' * 2090000) | list",
+        "(',' * 2090000) | sort",
+    ),
+    *("(',' * 2090000).split(',')", "(' ' * 2090000).split()", "('\n' * 2090000).splitlines()"),
 ]
 DOUBLING = [
     *(
@@ -102,6 +119,7 @@ ENDLESS = [
     f"{LOOP}{{{{ 'a' * 10000 }}}}{END}",
     f"{{% set x %}}{LOOP}{{{{ 'a' * 10000 }}}}{END}{{% endset %}}",
     "{{ lipsum(n=10**7) }}",
+    "{{ ([[1] * 9] * 9999) | sum(start=[]) | length }}",
     "{% set ns = namespace(l=[]) %}{% for a in range(99999) %}{% set ns.l = ns.l + [a] %}{% endfor %}",
     "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
 ]
@@ -372,6 +390,8 @@ def test_nothing_of_what_is_weighed_is_refused_to_a_template_that_does_no_harm(m
     text = ChatTemplate(
         "{% set ns = namespace(a=[]) %}{% for m in messages %}{% set ns.a = ns.a + [m] %}{% endfor %}"
         "{{ ns.a | tojson(indent=2) }}{{ messages | map(attribute='content') | join('\n') | trim }}"
+        "{{ messages[0].content | title | length }}{{ messages[0].content.split() | length }}"
+        "{{ messages[0].content | list | length }}{{ 10 ** 4000 // 10 ** 3999 }}{{ '7f' | int(base=16) / 2 }}"
         "{{ messages[0].content | indent(8) }}{{ messages[0].content.replace('w', 'W') }}"
     )
     rendered = text.render({"messages": long})
