@@ -31,7 +31,11 @@ GROUPS = {
     "a setting, a file, a module or a version changed": ("test_staleness",),
     "somebody else's run folder, recipe or server": ("test_trust",),
     "hostile lines, keys, texts and input files": ("test_rows", "test_damaged_inputs", "test_typed_tokens"),
-    "hostile models, templates and instructions": ("test_hostile_models", "test_hostile_templates"),
+    "hostile models, templates and instructions": (
+        "test_hostile_models",
+        "test_hostile_templates",
+        "test_foreign_files",
+    ),
     "SQL that reaches or takes too much; commands and keys on the screen": (
         "test_queries",
         "test_screen",
