@@ -67,6 +67,29 @@ def damage(folder: Path, *, afresh: bool = False, as_model: bool = False) -> str
     return None
 
 
+def is_one(folder: Path) -> bool:
+    """True if a folder holds what a checkpoint is made of, or nothing at all; not if it is a person's own."""
+    if not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(name == STATE or is_read_of_model(name) for name in names)
+
+
+def parted(folder: Path, source: Path) -> tuple[list[str], list[str]]:
+    """The files in a checkpoint's folder: ours, state.json last; and those of a person, that no loader reads.
+
+    `source`: the model that was trained. A checkpoint has files of it, and one from before there were digests
+    does not say which."""
+    state = position_of(folder) or {}
+    ours: list[str] = []
+    theirs: list[str] = []
+    for name in _names(folder):
+        is_listed = name in state[_FILES] if _FILES in state else (source / name).exists()
+        is_ours = is_listed or is_read_of_model(name)
+        (ours if is_ours else theirs).append(name)
+    return [*ours, STATE], theirs
+
+
 def check_as_model(folder: Path) -> None:
     """Raise UserError where a model folder is a checkpoint of training that is not whole."""
     if not (folder / STATE).is_file():

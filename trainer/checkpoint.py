@@ -22,6 +22,7 @@ from schemas.chat_template import MORE_TEMPLATES
 from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
+from schemas.screen import say
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
 from trainer.disk import at
@@ -46,14 +47,28 @@ def name_of(step: int) -> str:
     return f"{_PREFIX}{step}"
 
 
-def steps(folder: Store) -> list[int]:
-    """The steps of the checkpoints that are there, in order."""
-    found: list[int] = []
+def steps(folder: Store, last: int | None = None) -> list[int]:
+    """The steps of the checkpoints that are there, in order, up to `last`: the last one of the run.
+
+    A folder of such a name that holds nothing of ours is somebody's own, and so is one of a later step."""
+    return sorted(step for step, is_ours in _named(folder, last) if is_ours)
+
+
+def strangers(folder: Store, last: int) -> list[str]:
+    """What has the name of a checkpoint and is none of a run that ends at step `last`."""
+    return [name_of(step) for step, is_ours in _named(folder, last) if not is_ours]
+
+
+def _named(folder: Store, last: int | None) -> list[tuple[int, bool]]:
+    """The step of each thing with the name of a checkpoint, and whether it is one of ours."""
+    found: list[tuple[int, bool]] = []
     for name in folder.names(f"{_PREFIX}*"):
         step = step_of(name)
-        if step is not None:
-            found.append(step)
-    return sorted(found)
+        if step is None:
+            continue
+        is_of_run = step > 0 and (last is None or step <= last)
+        found.append((step, is_of_run and checkpoints.is_one(folder.local_path(name))))
+    return found
 
 
 def step_of(name: str) -> int | None:
@@ -66,14 +81,63 @@ def step_of(name: str) -> int | None:
 def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all).
 
-    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. Raises
-    UserError where the disk refuses it, or where a weight is not finite."""
-    if folder.exists(name_of(step)):
+    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. A person's
+    own files in a folder of its name stay in it. Raises UserError where the disk refuses it, or where a
+    weight is not finite."""
+    if step in steps(folder, step):
         return
     _check_finite(step, state)
-    with at(folder.where(name_of(step))):
-        folder.put_folder(name_of(step), lambda path: _fill(path, step, state, source))
-    prune(folder, keep)
+    name = name_of(step)
+
+    with at(folder.where(name)):
+        aside = _put_aside(folder.local_path(name))
+        left = [name] if aside else []
+
+        def fill(path: Path) -> None:
+            _fill(path, step, state, source)
+            if aside and aside.is_dir():
+                # After state.json, which is to name our own files alone.
+                left[:] = _copy_beside(aside, path)
+
+        folder.put_folder(name, fill)
+        if aside and not left:
+            shutil.rmtree(aside)
+        elif aside:
+            say(f"{folder.where(name)} was no checkpoint: what was in its place is {aside} now")
+    prune(folder, keep, step, source)
+
+
+def _put_aside(path: Path) -> Path | None:
+    """Give what has a checkpoint's name and is none another name; None where there is nothing.
+
+    Whatever ends this process, it is under one of the names."""
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.own-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def _copy_beside(own: Path, path: Path) -> list[str]:
+    """Copy a person's own files into a checkpoint; returns those that have the name of a file of ours."""
+    left: list[str] = []
+
+    def copy(file: str, to: str) -> None:
+        if Path(to).exists():
+            left.append(file)
+        else:
+            shutil.copy2(file, to)
+
+    shutil.copytree(
+        own,
+        path,
+        symlinks=True,
+        dirs_exist_ok=True,
+        copy_function=copy,
+    )
+    return left
 
 
 def _check_finite(step: int, state: TrainState) -> None:
@@ -95,12 +159,25 @@ def _tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"the optimizer's {name}", value
 
 
-def prune(folder: Store, keep: int) -> None:
-    """Remove the oldest checkpoints beyond `keep`; 0 keeps all."""
+def prune(folder: Store, keep: int, last: int, source: Path) -> None:
+    """Remove the oldest checkpoints up to step `last` beyond `keep`; 0 keeps all. `source` as in `save`."""
     if keep:
-        for old in steps(folder)[:-keep]:
-            with at(folder.where(name_of(old))):
-                folder.remove(name_of(old))
+        for old in steps(folder, last)[:-keep]:
+            remove(folder, old, source)
+
+
+def remove(folder: Store, step: int, source: Path) -> None:
+    """Remove a step's checkpoint, but not a person's own files in its folder."""
+    name = name_of(step)
+    path = folder.local_path(name)
+    with at(folder.where(name)):
+        ours, theirs = checkpoints.parted(path, source)
+        if not theirs:
+            folder.remove(name)
+            return
+        for file in ours:
+            (path / file).unlink(missing_ok=True)
+        say(f"{path} is no checkpoint any more; what was put into it stays: {', '.join(theirs)}")
 
 
 def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> str | None:
