@@ -21,7 +21,7 @@ _FILES = "files"
 
 def state_bytes(position: dict[str, Any], folder: Path) -> bytes:
     """state.json of a checkpoint whose other files are all in `folder`: the position, and their digests."""
-    files = {name: sha256_file(folder / name) for name in _names(folder)}
+    files = {name: sha256_file(folder / name) for name in names(folder)}
     return _bytes(seal(position | {_FILES: files}))
 
 
@@ -61,7 +61,7 @@ def damage(folder: Path, *, afresh: bool = False, as_model: bool = False) -> str
             return f"{name} is gone"
         if digest_of(folder / name) != digest:
             return f"{name} is not as it was written: another sha256"
-    for name in _names(folder):
+    for name in names(folder):
         if name not in expected and is_read_of_model(name):
             return f"{name} was put into it later"
     return None
@@ -83,7 +83,7 @@ def parted(folder: Path, source: Path) -> tuple[list[str], list[str]]:
     state = position_of(folder) or {}
     ours: list[str] = []
     theirs: list[str] = []
-    for name in _names(folder):
+    for name in names(folder):
         is_listed = name in state[_FILES] if _FILES in state else (source / name).exists()
         is_ours = is_listed or is_read_of_model(name)
         (ours if is_ours else theirs).append(name)
@@ -124,7 +124,7 @@ def _bytes(state: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
     """The files of a checkpoint but state.json, with those in its folders, in order."""
     names: list[str] = []
     for path in sorted(folder.rglob("*")):

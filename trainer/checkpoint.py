@@ -5,6 +5,8 @@ all, and says its files' digests (schemas/checkpoints.py), so that one that was 
 optimizer's tensors are safetensors too: nothing has to be unpickled, and the same state gives the same bytes.
 """
 
+import contextlib
+import filecmp
 import json
 import shutil
 from collections.abc import Iterator
@@ -87,57 +89,53 @@ def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -
     if step in steps(folder, step):
         return
     _check_finite(step, state)
-    name = name_of(step)
-
-    with at(folder.where(name)):
-        aside = _put_aside(folder.local_path(name))
-        left = [name] if aside else []
+    with at(folder.where(name_of(step))), _put_aside(folder.local_path(name_of(step))) as own:
 
         def fill(path: Path) -> None:
             _fill(path, step, state, source)
-            if aside and aside.is_dir():
-                # After state.json, which is to name our own files alone.
-                left[:] = _copy_beside(aside, path)
+            if own and own.is_dir():
+                _copy_beside(own, path)  # after state.json, which is to name our own files alone
 
-        folder.put_folder(name, fill)
-        if aside and not left:
-            shutil.rmtree(aside)
-        elif aside:
-            say(f"{folder.where(name)} was no checkpoint: what was in its place is {aside} now")
+        folder.put_folder(name_of(step), fill)
     prune(folder, keep, step, source)
 
 
-def _put_aside(path: Path) -> Path | None:
-    """Give what has a checkpoint's name and is none another name; None where there is nothing.
+@contextlib.contextmanager
+def _put_aside(path: Path) -> Iterator[Path | None]:
+    """Give what has a checkpoint's name and is none another name while the checkpoint is written.
 
-    Whatever ends this process, it is under one of the names."""
+    Whatever ends this process, it is under one of the names. What the checkpoint holds as well afterwards is
+    removed."""
     if not path.exists():
-        return None
+        yield None
+        return
     number = 1
-    while (aside := path.with_name(f"{path.name}.own-{number}")).exists():
+    while (own := path.with_name(f"{path.name}.own-{number}")).exists():
         number += 1
-    path.rename(aside)
-    return aside
+    path.rename(own)
+    try:
+        yield own
+    except BaseException:
+        if not path.exists():
+            own.rename(path)
+        raise
+    if own.is_dir() and _holds(path, own):
+        shutil.rmtree(own)
+    else:
+        say(f"{path} was no checkpoint: what was in its place is {own} now")
 
 
-def _copy_beside(own: Path, path: Path) -> list[str]:
-    """Copy a person's own files into a checkpoint; returns those that have the name of a file of ours."""
-    left: list[str] = []
+def _copy_beside(own: Path, path: Path) -> None:
+    """Copy a person's own files into a checkpoint, but for those that have the name of a file of ours."""
+    for name in checkpoints.names(own):
+        if not (path / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(own / name, path / name)
 
-    def copy(file: str, to: str) -> None:
-        if Path(to).exists():
-            left.append(file)
-        else:
-            shutil.copy2(file, to)
 
-    shutil.copytree(
-        own,
-        path,
-        symlinks=True,
-        dirs_exist_ok=True,
-        copy_function=copy,
-    )
-    return left
+def _holds(path: Path, own: Path) -> bool:
+    """True if a checkpoint has each of a person's files."""
+    return all(filecmp.cmp(own / name, path / name, shallow=False) for name in checkpoints.names(own))
 
 
 def _check_finite(step: int, state: TrainState) -> None:

@@ -231,7 +231,13 @@ def test_a_persons_own_files_among_checkpoints_stay(trained, trials, tmp_path, c
             assert [path.name for path in (folder / "checkpoint-2").iterdir()] == ["notes.txt"]
             assert checkpoint.damage(open_store(folder), 3, None, afresh=True) is None
             assert folder_of(folder) == folder / LAST
-        with trial("the name of a file of ours"):
+        with trial("where the disk refuses the checkpoint"):
+            place = folder / "checkpoint-2"
+            with pytest.raises(OSError, match="full"), checkpoint._put_aside(place) as own:
+                assert not place.exists() and (own / "notes.txt").exists()
+                raise OSError("the disk is full")
+            assert (place / "notes.txt").read_text() == "mine" and not own.exists()
+        with trial("a file with the name of a checkpoint"):
             folder = trained.copy(run)
             shutil.rmtree(folder / LAST)
             (folder / LAST).write_text("mine")
