@@ -21,7 +21,7 @@ _FILES = "files"
 
 def state_bytes(position: dict[str, Any], folder: Path) -> bytes:
     """state.json of a checkpoint whose other files are all in `folder`: the position, and their digests."""
-    files = {name: sha256_file(folder / name) for name in _names(folder)}
+    files = {name: sha256_file(folder / name) for name in names(folder)}
     return _bytes(seal(position | {_FILES: files}))
 
 
@@ -61,10 +61,33 @@ def damage(folder: Path, *, afresh: bool = False, as_model: bool = False) -> str
             return f"{name} is gone"
         if digest_of(folder / name) != digest:
             return f"{name} is not as it was written: another sha256"
-    for name in _names(folder):
+    for name in names(folder):
         if name not in expected and is_read_of_model(name):
             return f"{name} was put into it later"
     return None
+
+
+def is_one(folder: Path) -> bool:
+    """True if a folder holds what a checkpoint is made of, or nothing at all; not if it is a person's own."""
+    if not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(name == STATE or is_read_of_model(name) for name in names)
+
+
+def parted(folder: Path, source: Path) -> tuple[list[str], list[str]]:
+    """The files in a checkpoint's folder: ours, state.json last; and those of a person, that no loader reads.
+
+    `source`: the model that was trained. A checkpoint has files of it, and one from before there were digests
+    does not say which."""
+    state = position_of(folder) or {}
+    ours: list[str] = []
+    theirs: list[str] = []
+    for name in names(folder):
+        is_listed = name in state[_FILES] if _FILES in state else (source / name).exists()
+        is_ours = is_listed or is_read_of_model(name)
+        (ours if is_ours else theirs).append(name)
+    return [*ours, STATE], theirs
 
 
 def check_as_model(folder: Path) -> None:
@@ -101,7 +124,7 @@ def _bytes(state: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
     """The files of a checkpoint but state.json, with those in its folders, in order."""
     names: list[str] = []
     for path in sorted(folder.rglob("*")):

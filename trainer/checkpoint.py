@@ -5,6 +5,8 @@ all, and says its files' digests (schemas/checkpoints.py), so that one that was 
 optimizer's tensors are safetensors too: nothing has to be unpickled, and the same state gives the same bytes.
 """
 
+import contextlib
+import filecmp
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from schemas.chat_template import MORE_TEMPLATES
 from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
+from schemas.screen import say
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
 from trainer.disk import at
@@ -46,14 +49,28 @@ def name_of(step: int) -> str:
     return f"{_PREFIX}{step}"
 
 
-def steps(folder: Store) -> list[int]:
-    """The steps of the checkpoints that are there, in order."""
-    found: list[int] = []
+def steps(folder: Store, last: int | None = None) -> list[int]:
+    """The steps of the checkpoints that are there, in order, up to `last`: the last one of the run.
+
+    A folder of such a name that holds nothing of ours is somebody's own, and so is one of a later step."""
+    return sorted(step for step, is_ours in _named(folder, last) if is_ours)
+
+
+def strangers(folder: Store, last: int) -> list[str]:
+    """What has the name of a checkpoint and is none of a run that ends at step `last`."""
+    return [name_of(step) for step, is_ours in _named(folder, last) if not is_ours]
+
+
+def _named(folder: Store, last: int | None) -> list[tuple[int, bool]]:
+    """The step of each thing with the name of a checkpoint, and whether it is one of ours."""
+    found: list[tuple[int, bool]] = []
     for name in folder.names(f"{_PREFIX}*"):
         step = step_of(name)
-        if step is not None:
-            found.append(step)
-    return sorted(found)
+        if step is None:
+            continue
+        is_of_run = step > 0 and (last is None or step <= last)
+        found.append((step, is_of_run and checkpoints.is_one(folder.local_path(name))))
+    return found
 
 
 def step_of(name: str) -> int | None:
@@ -66,14 +83,59 @@ def step_of(name: str) -> int | None:
 def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all).
 
-    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. Raises
-    UserError where the disk refuses it, or where a weight is not finite."""
-    if folder.exists(name_of(step)):
+    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. A person's
+    own files in a folder of its name stay in it. Raises UserError where the disk refuses it, or where a
+    weight is not finite."""
+    if step in steps(folder, step):
         return
     _check_finite(step, state)
-    with at(folder.where(name_of(step))):
-        folder.put_folder(name_of(step), lambda path: _fill(path, step, state, source))
-    prune(folder, keep)
+    with at(folder.where(name_of(step))), _put_aside(folder.local_path(name_of(step))) as own:
+
+        def fill(path: Path) -> None:
+            _fill(path, step, state, source)
+            if own and own.is_dir():
+                _copy_beside(own, path)  # after state.json, which is to name our own files alone
+
+        folder.put_folder(name_of(step), fill)
+    prune(folder, keep, step, source)
+
+
+@contextlib.contextmanager
+def _put_aside(path: Path) -> Iterator[Path | None]:
+    """Give what has a checkpoint's name and is none another name while the checkpoint is written.
+
+    Whatever ends this process, it is under one of the names. What the checkpoint holds as well afterwards is
+    removed."""
+    if not path.exists():
+        yield None
+        return
+    number = 1
+    while (own := path.with_name(f"{path.name}.own-{number}")).exists():
+        number += 1
+    path.rename(own)
+    try:
+        yield own
+    except BaseException:
+        if not path.exists():
+            own.rename(path)
+        raise
+    if own.is_dir() and _holds(path, own):
+        shutil.rmtree(own)
+    else:
+        say(f"{path} was no checkpoint: what was in its place is {own} now")
+
+
+def _copy_beside(own: Path, path: Path) -> None:
+    """Copy a person's own files into a checkpoint, but for those that have the name of a file of ours."""
+    for name in checkpoints.names(own):
+        if not (path / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(own / name, path / name)
+
+
+def _holds(path: Path, own: Path) -> bool:
+    """True if a checkpoint has each of a person's files."""
+    return all(filecmp.cmp(own / name, path / name, shallow=False) for name in checkpoints.names(own))
 
 
 def _check_finite(step: int, state: TrainState) -> None:
@@ -95,12 +157,25 @@ def _tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"the optimizer's {name}", value
 
 
-def prune(folder: Store, keep: int) -> None:
-    """Remove the oldest checkpoints beyond `keep`; 0 keeps all."""
+def prune(folder: Store, keep: int, last: int, source: Path) -> None:
+    """Remove the oldest checkpoints up to step `last` beyond `keep`; 0 keeps all. `source` as in `save`."""
     if keep:
-        for old in steps(folder)[:-keep]:
-            with at(folder.where(name_of(old))):
-                folder.remove(name_of(old))
+        for old in steps(folder, last)[:-keep]:
+            remove(folder, old, source)
+
+
+def remove(folder: Store, step: int, source: Path) -> None:
+    """Remove a step's checkpoint, but not a person's own files in its folder."""
+    name = name_of(step)
+    path = folder.local_path(name)
+    with at(folder.where(name)):
+        ours, theirs = checkpoints.parted(path, source)
+        if not theirs:
+            folder.remove(name)
+            return
+        for file in ours:
+            (path / file).unlink(missing_ok=True)
+        say(f"{path} is no checkpoint any more; what was put into it stays: {', '.join(theirs)}")
 
 
 def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> str | None:

@@ -3,6 +3,7 @@
 import click
 
 from schemas.commands import CONTEXT, Group, log_to_screen
+from trainer import launcher  # noqa: F401 (it notes at once who started this process)
 
 COMMANDS = {
     "compare": "trainer.commands.compare",

@@ -9,21 +9,28 @@ whole, whatever part each of them held.
 import contextlib
 import datetime
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from schemas.devices import check_device
 from schemas.errors import UserError
 from trainer.heartbeat import Heartbeat
+from trainer.launcher import Watch, end
 
 _BUCKET = 1 << 25  # elements summed in one call: few calls, without a second copy of a large model
 # How long a rank waits for one that gives signs of life (trainer/heartbeat.py), such as rank 0 while it saves
 # a large model to a slow disk.
 _TIMEOUT = datetime.timedelta(hours=6)
+# Seconds that the ranks may come one after another, at least: one reads a model or the libraries from a disk,
+# another has them in memory.
+_COMING = 120.0
 
 T = TypeVar("T")
 
@@ -42,6 +49,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    again: str = "run the same command again"  # what the user can do where another rank is lost
 
     @property
     def first(self) -> bool:
@@ -51,7 +59,7 @@ class Ranks:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, on every rank. `values` is overwritten with it."""
         if self.world_size > 1:
-            with _connected():
+            with _connected(self.again):
                 dist.all_reduce(values)
         return values
 
@@ -69,18 +77,18 @@ class Ranks:
             bucket.append(parameter.grad)
             elements += parameter.grad.numel()
             if elements >= _BUCKET:
-                _sum_in_one_call(bucket)
+                _sum_in_one_call(bucket, self.again)
                 bucket = []
                 elements = 0
         if bucket:
-            _sum_in_one_call(bucket)
+            _sum_in_one_call(bucket, self.again)
 
     def gather(self, values: list[T]) -> list[T]:
         """The lists of all ranks, joined in the order of the ranks, on every rank."""
         if self.world_size == 1:
             return values
         parts: list[list[T]] = [[] for _ in range(self.world_size)]
-        with _connected():
+        with _connected(self.again):
             dist.all_gather_object(parts, values)
         joined: list[T] = []
         for part in parts:
@@ -90,7 +98,7 @@ class Ranks:
     def wait(self) -> None:
         """Wait until every rank has come here, so that none reads what rank 0 has not written yet."""
         if self.world_size > 1:
-            with _connected():
+            with _connected(self.again):
                 dist.barrier()
 
     def from_first(self, work: Callable[[], T]) -> T:
@@ -106,7 +114,7 @@ class Ranks:
                 said[0] = work()
             except (UserError, OSError) as error:
                 said[1] = error if isinstance(error, UserError) else _in_words(error)
-        with _connected():
+        with _connected(self.again):
             dist.broadcast_object_list(said)
         value, problem = said
         if problem is not None:
@@ -120,7 +128,7 @@ def _in_words(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _connected() -> Iterator[None]:
+def _connected(again: str) -> Iterator[None]:
     """Raise what gloo or NCCL says of another rank that has ended as a RankLost."""
     try:
         yield
@@ -130,63 +138,83 @@ def _connected() -> Iterator[None]:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise RankLost(
             f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
-            "above or in its own log; run the same command: it goes on from the last checkpoint"
+            f"above or in its own log; {again}"
         ) from None
 
 
-def _sum_in_one_call(gradients: list[torch.Tensor]) -> None:
+def _sum_in_one_call(gradients: list[torch.Tensor], again: str) -> None:
     """Replace some gradients by their sums over ranks, copied into one tensor for it."""
     sizes = [gradient.numel() for gradient in gradients]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    with _connected():
+    with _connected(again):
         dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split(sizes), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
-_heartbeat: list[Heartbeat] = []  # of this process: one while it is among ranks
+_threads: list[Heartbeat | Watch] = []  # of this process, while it is among ranks
 
 
-def start(device: str, timeout: float) -> Ranks:
+def start(device: str, timeout: float, again: str = Ranks.again) -> Ranks:
     """Join the other ranks, as torchrun's environment names them. `device` is the one of [model].
 
-    `timeout`: seconds without a sign of life after which a rank is given up; 0 waits for ever. Raises
-    UserError for a device that is not here, or where the ranks do not find each other."""
+    `timeout`: seconds without a sign of life after which a rank is given up; 0 waits for ever. `again`: what
+    the user can do where a rank is lost. Raises UserError for a device that is not here, or where the ranks
+    do not find each other."""
     check_device(device)
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     own_device = _device_of_process(device, world_size)
+    ranks = Ranks(rank, world_size, own_device, again)
     uses_gpu = own_device.type == "cuda"
     if world_size > 1:
         if uses_gpu:
             torch.cuda.set_device(own_device)
-        _join("nccl" if uses_gpu else "gloo", rank, world_size, timeout)
-    return Ranks(rank, world_size, own_device)
+        watch = Watch(again)
+        watch.start()
+        _threads.append(watch)
+        _join("nccl" if uses_gpu else "gloo", ranks, timeout)
+    return ranks
 
 
-def _join(backend: str, rank: int, world_size: int, timeout: float) -> None:
+def _join(backend: str, ranks: Ranks, timeout: float) -> None:
     """Meet the other ranks and begin to give signs of life."""
+    rank = ranks.rank
+    others = ranks.world_size - 1
+    within = max(timeout, _COMING) if timeout else _TIMEOUT.total_seconds()
+    problem = f"the {others} others have not been met after {within:g} s: one of them was stopped, or is lost"
+    # Joining waits in C++, where not every call keeps to a limit.
+    too_late = threading.Timer(within + 10, end, [f"{problem}; end it, then {ranks.again}"])
+    too_late.daemon = True
+    too_late.start()
     try:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        store = _store_of(ranks, within)
+        if timeout:
+            heartbeat = Heartbeat(store, rank, ranks.world_size, timeout, ranks.again)
+            heartbeat.start(within)
+            _threads.append(heartbeat)
+        shared = PrefixStore("ranks", store)
+        dist.init_process_group(
+            backend, store=shared, rank=rank, world_size=ranks.world_size, timeout=_TIMEOUT
+        )
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"rank {rank} does not find the {world_size - 1} others: {reason}; start all of them with "
-            "torchrun, and run the same command again"
+            f"rank {rank} does not find the {others} others: {reason}; start all of them with "
+            f"torchrun, and {ranks.again}"
         ) from None
-    if not timeout:
-        return
-    heartbeat = Heartbeat(
-        dist.distributed_c10d._get_default_store(),
-        rank=rank,
-        world_size=world_size,
-        limit=timeout,
-    )
-    heartbeat.start()
-    _heartbeat.append(heartbeat)
-    # Whoever listens finds a count of every rank from now on.
-    with _connected():
-        dist.barrier()
+    finally:
+        too_late.cancel()
+
+
+def _store_of(ranks: Ranks, within: float) -> Store:
+    """The ranks' common store. Whoever holds it may come `within` so many seconds."""
+    limit = datetime.timedelta(seconds=within)
+    store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=limit))
+    store.set_timeout(_TIMEOUT)
+    return store
 
 
 def _device_of_process(device: str, world_size: int) -> torch.device:
@@ -212,7 +240,7 @@ def is_first() -> bool:
 
 def stop() -> None:
     """Leave the other ranks; nothing happens if `start` has not joined any."""
-    while _heartbeat:
-        _heartbeat.pop().stop()
+    while _threads:
+        _threads.pop().stop()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -58,10 +58,16 @@ def folder_of(policy: Path) -> Path:
         return policy
     if not store.exists(FACTS):
         raise UserError(f"{policy} is no model folder (it has no config.json) and no train folder")
-    steps = checkpoint.steps(store)
+    steps = checkpoint.steps(store, _last_step(store))
     if not steps:
         raise UserError(f"{policy} has no checkpoint yet")
     return store.local_path(checkpoint.name_of(steps[-1]))
+
+
+def _last_step(folder: Store) -> int | None:
+    """The last step of a train folder's run; None where it is not finished."""
+    steps = (record.manifest(folder) or {}).get("steps")
+    return steps if isinstance(steps, int) else None
 
 
 def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
@@ -109,7 +115,9 @@ def _check_whole(policy: Path) -> None:
     if found is None:
         return
     remedy = "run the same `trainer run` again, which makes it again"
-    whole = [other for other in checkpoint.steps(folder) if _damage(folder, other) is None]
+    whole = [
+        other for other in checkpoint.steps(folder, _last_step(folder)) if _damage(folder, other) is None
+    ]
     if whole and whole[-1] > step:
         others = ", ".join(map(checkpoint.name_of, whole))
         remedy = f"measure another one ({others}), or train again with --no-resume"

@@ -4,6 +4,7 @@
   It runs while its rank computes, saves or waits: a slow rank gives signs, a stopped one does not.
 - A rank that waits in a collective cannot be told anything. So where another has been silent for too long the
   thread says which one and ends its own process, with status 1.
+- Before that, each rank waits until all have come, and no longer than it was told.
 - A rank that was itself away for a while (a machine that was suspended) starts listening anew: it cannot know
   what the others did meanwhile.
 """
@@ -16,9 +17,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.screen import say
+from schemas.errors import UserError
+from trainer.launcher import end
 
 _SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.1  # while the ranks come together
+# Where the store is gone its holder has ended. A run that is over ends within this by itself.
+_GRACE = 10.0
 _LEFT = "left"  # instead of a count: this rank has ended by itself
 _AWAY = 5  # beats: whoever listens as late as that was away
 
@@ -50,25 +55,40 @@ class Listener:
 class Heartbeat:
     """A rank's thread that gives signs of life and listens to the others'.
 
-    `store`: torch.distributed's own. Every rank makes a heartbeat, and all of them must have come to `start`
-    before any of them goes on."""
+    `store`: torch.distributed's own. Every rank makes a heartbeat. `again`: what the user can do once it has
+    ended the process."""
 
-    def __init__(self, store: Any, rank: int, world_size: int, limit: float):
+    def __init__(self, store: Any, rank: int, world_size: int, limit: float, again: str):
         self._store = store.clone()  # a connection of its own
         self._store.set_timeout(datetime.timedelta(seconds=limit))
         self._rank = rank
         self._keys = [f"beat/{other}" for other in range(world_size)]
         self._limit = limit
+        self._again = again
         # torchrun holds the store in a process of its own; whether that one is stopped does not matter.
-        held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        self._is_held_by_first = not held_by_torchrun and rank > 0
+        self._is_held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self._is_held_by_first = not self._is_held_by_torchrun and rank > 0
         self._between = min(_SECONDS_BETWEEN, limit / 10)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Give the first sign, and begin to give more."""
+    def start(self, within: float) -> None:
+        """Give the first sign, wait until every rank has given one, and begin to give more.
+
+        Raises UserError, which names the ranks that have not come `within` so many seconds."""
         self._store.set(self._keys[self._rank], "0")
+        until = time.monotonic() + within
+        missing = list(range(len(self._keys)))
+        while missing:
+            missing = [rank for rank in missing if not self._store.check([self._keys[rank]])]
+            if missing and time.monotonic() > until:
+                named = ", ".join(map(str, missing))
+                raise UserError(
+                    f"rank {named} has not come after {within:g} s: its process has ended, was stopped or is "
+                    f"slow to start; end it (or raise train.timeout), then {self._again}"
+                )
+            if missing:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
         self._thread.start()
 
     def stop(self) -> None:
@@ -86,7 +106,8 @@ class Heartbeat:
                 counts = [value.decode() for value in self._store.multi_get(self._keys)]
             except RuntimeError as error:
                 if "timeout" not in str(error):
-                    return  # whoever held the store has ended, and so has this run
+                    self._end_without_store()
+                    return
                 counts = []
             silent = listener.hear(counts, time.monotonic())
             if not counts and self._is_held_by_first:
@@ -96,15 +117,21 @@ class Heartbeat:
         with contextlib.suppress(RuntimeError):
             self._store.set(self._keys[self._rank], _LEFT)
 
+    def _end_without_store(self) -> None:
+        """End this process where whoever held the store has ended, unless the run is over as well."""
+        if not self._ended.wait(_GRACE):
+            holder = "torchrun" if self._is_held_by_torchrun else "rank 0"
+            end(f"{holder} has ended, and this rank ends with it; {self._again}")
+
     def _give_up(self, silent: Sequence[int]) -> None:
         """Say which ranks are silent, and end this process from within the thread."""
         named = ", ".join(map(str, silent))
         speaker = min(set(range(len(self._keys))) - set(silent))
-        if self._rank == speaker:
-            say(
-                f"rank {self._rank}: error: rank {named} has given no sign of life for {self._limit:g} s "
-                "(train.timeout): its process was stopped, or its machine cannot be reached; end it, then "
-                "run the same command: it goes on from the last checkpoint",
-                err=True,
-            )
-        os._exit(1)
+        if self._rank != speaker:
+            # Where one rank ends torchrun ends the others: the one that speaks comes first.
+            time.sleep(2 * self._between)
+            os._exit(1)
+        end(
+            f"rank {named} has given no sign of life for {self._limit:g} s (train.timeout): its process was "
+            f"stopped, or its machine cannot be reached; end it, then {self._again}"
+        )

@@ -142,7 +142,7 @@ def version_remarks(job: Job) -> list[str]:
                 "first step"
             )
     others = versions.others(versions.read(job.folder), now)
-    if others and checkpoint.steps(job.folder):
+    if others and checkpoint.steps(job.folder, job.steps):
         lines.append(f"{job.folder.name}: the steps that are done were made with {others}")
     return lines
 

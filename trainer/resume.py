@@ -37,8 +37,10 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
         folder.sweep()
         if not resume:
             _start_again(job)
+        for name in checkpoint.strangers(folder, job.steps):
+            say(f"{folder.where(name)} is no checkpoint of this run; what is in it stays")
         if _is_finished(job):
-            checkpoint.prune(folder, job.config.keep)
+            checkpoint.prune(folder, job.config.keep, job.steps, job.source)
             return None
         if folder.exists(MANIFEST) and record.manifest(folder) is None:
             say(f"{folder.where(MANIFEST)} is not as it was written; written again")
@@ -46,7 +48,7 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
         if start < job.steps:
             folder.remove(MANIFEST)  # of a run that was finished, and is not any more
         # A run that was killed between its last checkpoint and this left one too many.
-        checkpoint.prune(folder, job.config.keep)
+        checkpoint.prune(folder, job.config.keep, job.steps, job.source)
         for line in version_remarks(job):
             say(line)
         folder.put(FACTS, json_bytes(job.facts))
@@ -58,15 +60,15 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
 def _start_again(job: Job) -> None:
     """Remove what the run was, the manifest first: without it nothing is taken for finished."""
     job.folder.remove(MANIFEST)
-    for step in checkpoint.steps(job.folder):
-        job.folder.remove(checkpoint.name_of(step))
+    for step in checkpoint.steps(job.folder, job.steps):
+        checkpoint.remove(job.folder, step, job.source)
 
 
 def _is_finished(job: Job) -> bool:
     """True if all is there and as it was written. Digests of files that did not change are remembered."""
     folder = job.folder
     manifest = record.manifest(folder)
-    if manifest is None or not folder.exists(checkpoint.name_of(job.steps)):
+    if manifest is None or job.steps not in checkpoint.steps(folder, job.steps):
         return False
     record.check(folder, manifest)
     damaged = checkpoint.damage(folder, job.steps, record.weights(folder, job.steps), afresh=False)
@@ -97,7 +99,7 @@ def _newest_whole(job: Job) -> int:
     folder = job.folder
     start = 0
     damaged: list[str] = []
-    for step in reversed(checkpoint.steps(folder)):
+    for step in reversed(checkpoint.steps(folder, job.steps)):
         found = checkpoint.damage(folder, step, record.weights(folder, step), afresh=True)
         if found is None:
             start = step
@@ -106,7 +108,7 @@ def _newest_whole(job: Job) -> int:
     again = f"trained again from step {start} on" if start else "trained again from the start"
     for sentence in damaged:
         say(f"{sentence}; {again}")
-    for step in checkpoint.steps(folder):
+    for step in checkpoint.steps(folder, job.steps):
         if step > start:
-            folder.remove(checkpoint.name_of(step))
+            checkpoint.remove(folder, step, job.source)
     return start

@@ -36,6 +36,7 @@ from trainer.step import (
     measure_agreement,
 )
 
+_AGAIN = "run the same command: it goes on from the last checkpoint, if there is one"
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -44,7 +45,7 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
     job = plan(open_store(where), recipe)
-    ranks = dist.start(recipe.section("model").device, job.config.timeout)
+    ranks = dist.start(recipe.section("model").device, job.config.timeout, _AGAIN)
     try:
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):
             start = ranks.from_first(lambda: begin(job, resume, held))

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from schemas.recipe import load_of_run
 from schemas.sections import Model
 from schemas.store import open_store
 from tests.reliability.training import flipped, trained  # noqa: F401 (a fixture)
+from trainer import checkpoint
 from trainer.evaluate import evaluate, folder_of
 from trainer.train import train
 
@@ -198,3 +200,48 @@ def test_no_checkpoint_is_left_beyond_keep(trained, trials, tmp_path, capsys):  
             shutil.copytree(folder / "checkpoint-2", folder / temporary_name())
             trained.again(run)
         assert capsys.readouterr().out.count("finished already") == 2
+
+
+def test_a_persons_own_files_among_checkpoints_stay(trained, trials, tmp_path, capsys):  # noqa: F811
+    """Folders with the name of a checkpoint, and notes in a checkpoint that is made again or removed."""
+    run = tmp_path / "run"
+    source = Path(load_of_run(open_store(trained.path), []).section("model").name)
+    with trials("a person's own files among the checkpoints") as trial:
+        with trial("made again from the start"):
+            folder = trained.copy(run)
+            for step in (1, 3, 99):
+                (folder / f"checkpoint-{step}").mkdir(exist_ok=True)
+                (folder / f"checkpoint-{step}" / "notes.txt").write_text(f"mine {step}")
+            train(run, trained.recipe, resume=False)
+            said = capsys.readouterr().out
+            assert said.count("checkpoint-99 is no checkpoint of this run; what is in it stays") == 1
+            for step in (1, 3, 99):
+                assert (folder / f"checkpoint-{step}" / "notes.txt").read_text() == f"mine {step}"
+            (folder / LAST / "notes.txt").unlink()
+            shutil.rmtree(folder / "checkpoint-1")
+            shutil.rmtree(folder / "checkpoint-99")
+            trained.again(run)
+            assert "finished already" in capsys.readouterr().out
+        with trial("beyond keep"):
+            folder = trained.copy(run)
+            (folder / "checkpoint-2" / "notes.txt").write_text("mine")
+            (folder / "checkpoint-99").mkdir()
+            checkpoint.prune(open_store(folder), 1, 3, source)
+            assert "what was put into it stays: notes.txt" in capsys.readouterr().out
+            assert [path.name for path in (folder / "checkpoint-2").iterdir()] == ["notes.txt"]
+            assert checkpoint.damage(open_store(folder), 3, None, afresh=True) is None
+            assert folder_of(folder) == folder / LAST
+        with trial("where the disk refuses the checkpoint"):
+            place = folder / "checkpoint-2"
+            with pytest.raises(OSError, match="full"), checkpoint._put_aside(place) as own:
+                assert not place.exists() and (own / "notes.txt").exists()
+                raise OSError("the disk is full")
+            assert (place / "notes.txt").read_text() == "mine" and not own.exists()
+        with trial("a file with the name of a checkpoint"):
+            folder = trained.copy(run)
+            shutil.rmtree(folder / LAST)
+            (folder / LAST).write_text("mine")
+            trained_again = f"{LAST} was no checkpoint: what was in its place is"
+            train(run, trained.recipe)
+            assert trained_again in capsys.readouterr().out
+            assert (folder / f"{LAST}.own-1").read_text() == "mine"
