@@ -18,6 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from engine.python_sources import Source, is_own
+from schemas.digest import sha256_file
 from schemas.errors import UserError
 
 _loading = threading.RLock()
@@ -130,10 +131,12 @@ def strangers(before: Set[str], known: Mapping[str, Any]) -> list[tuple[str, Pat
     found: list[tuple[str, Path]] = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name in before or name in known or not isinstance(file, str) or _is_generated(name):
+        if name in before or not isinstance(file, str) or _is_generated(name):
             continue
         path = Path(file)
-        if path.suffix == ".py" and path.is_file() and is_own(path):
+        if path.suffix != ".py" or not path.is_file() or not is_own(path):
+            continue
+        if known.get(name) != sha256_file(path):  # of another place there may be another of the name
             found.append((name, path))
     return sorted(found)
 
@@ -147,6 +150,12 @@ def _is_generated(name: str) -> bool:
     return bool(dot) and isinstance(file, str) and not is_own(Path(file))
 
 
+def _folder_of(name: str, path: Path) -> Path:
+    """The folder that a module is imported from."""
+    ups = name.count(".") + (path.name == "__init__.py")
+    return path.absolute().parents[ups]
+
+
 def refuse_strangers(before: Set[str], known: Mapping[str, Any], where: str) -> None:
     """Raise UserError where a module of the user's was imported that could not be seen before the run."""
     found = strangers(before, known)
@@ -154,7 +163,6 @@ def refuse_strangers(before: Set[str], known: Mapping[str, Any], where: str) -> 
         name, path = found[0]
         raise UserError(
             f"{where}: it loads {name} ({path}) in a way that is seen only when it runs, so that its scores "
-            "could not be told from those of another version of that file: write `import "
-            f"{name}` into the file that needs it (below `if False:` will do), with the folder of {name} on "
-            "PYTHONPATH"
+            f"could not be told from those of another version of that file: put {_folder_of(name, path)} on "
+            f"PYTHONPATH, and write `import {name}` into the file that needs it (below `if False:` will do)"
         )

@@ -6,6 +6,7 @@ A name that only a run would show (of `import *`, of `globals()`) is not known h
 import ast
 from collections.abc import Iterator
 
+from engine.python_paths import added_folders
 from engine.python_sources import Source, is_own, levels, parsed
 
 _DEEPEST = 8  # names that stand for names
@@ -45,7 +46,7 @@ def function_of(source: Source, tree: ast.Module, name: str, where: str, depth: 
     if binding is None or depth > _DEEPEST:
         return None
     if isinstance(binding, ast.ImportFrom):
-        return _imported(source, binding, name, where, depth)
+        return _imported(source, tree, binding, name, where, depth)
     if isinstance(binding, ast.FunctionDef | ast.AsyncFunctionDef):
         return binding
     if isinstance(binding, ast.ClassDef):
@@ -69,7 +70,7 @@ def has_parameter(function: Function, name: str) -> bool:
 
 
 def _imported(
-    source: Source, statement: ast.ImportFrom, name: str, where: str, depth: int
+    source: Source, tree: ast.Module, statement: ast.ImportFrom, name: str, where: str, depth: int
 ) -> Function | None:
     """The function that `from a import b as name` brings, where a is a file of the user's."""
     alias = next(one for one in statement.names if (one.asname or one.name) == name)
@@ -79,7 +80,8 @@ def _imported(
         place = ".".join([*kept, *([statement.module] if statement.module else [])])
     else:
         place = statement.module or ""
-    found = levels(place, source.path.parent) if place else []
+    before, behind = added_folders(tree, source.path)
+    found = levels(place, [*behind, str(source.path.parent)], before) if place else []
     if not found or found[-1].name != place or not is_own(found[-1].path):
         return None
     return function_of(found[-1], parsed(found[-1], where), alias.name, where, depth + 1)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.python_paths import added_folders
 from schemas import extensions
 from schemas.digest import sha256_file
 from schemas.errors import UserError
@@ -45,25 +46,39 @@ def source_of_file(path: str) -> Source:
     return Source(Path(path).stem, Path(path))
 
 
-def levels(name: str, beside: Path | None = None) -> list[Source]:
+def levels(name: str, behind: Sequence[str] = (), before: Sequence[str] = ()) -> list[Source]:
     """The files that `import a.b.c` runs, of a, a.b and a.b.c in turn; those that have none are left out.
 
-    The list ends where a level is not found. `beside`: a folder to look in where no finder knows `a`."""
+    The list ends where a level is not found. `before`: folders to look in for `a` before the finders are
+    asked; `behind`: those for where no finder knows it."""
     found: list[Source] = []
     search: list[str] | None = None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         whole = ".".join(parts[:depth])
-        spec = _spec(whole, search)
-        if spec is None and depth == 1 and beside is not None:
-            spec = importlib.machinery.PathFinder.find_spec(whole, [str(beside)])
+        spec = _spec(whole, search) if depth > 1 else _spec_of_first(whole, behind, before)
         if spec is not None and spec.origin and spec.has_location:
             package = whole if spec.submodule_search_locations is not None else whole.rpartition(".")[0]
             found.append(Source(whole, Path(spec.origin), package))
-        search = _folders_below(spec, search, parts[depth - 1])
+        search = _folders_below(
+            spec, [*before, *sys.path, *behind] if search is None else search, parts[depth - 1]
+        )
         if not search:
             break
     return found
+
+
+def _spec_of_first(
+    name: str, behind: Sequence[str], before: Sequence[str]
+) -> importlib.machinery.ModuleSpec | None:
+    """The first level of a name; a folder without `__init__.py` is taken where nothing else has the name."""
+    path_finder = importlib.machinery.PathFinder
+    spec = path_finder.find_spec(name, list(before)) if before else None
+    if spec is None or spec.loader is None:
+        spec = _spec(name, None) or spec
+    if spec is None and behind:
+        spec = path_finder.find_spec(name, list(behind))
+    return spec
 
 
 def _spec(name: str, search: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
@@ -80,12 +95,12 @@ def _spec(name: str, search: Sequence[str] | None) -> importlib.machinery.Module
 
 
 def _folders_below(
-    spec: importlib.machinery.ModuleSpec | None, search: list[str] | None, last: str
+    spec: importlib.machinery.ModuleSpec | None, search: Sequence[str], last: str
 ) -> list[str]:
     """Where the next level is looked for; a folder without `__init__.py` is a package as well."""
     if spec is not None and spec.loader is not None:
         return list(spec.submodule_search_locations or ())
-    folders = [Path(entry or ".") / last for entry in (sys.path if search is None else search)]
+    folders = [Path(entry or ".") / last for entry in search]
     return [str(folder) for folder in folders if folder.is_dir()]
 
 
@@ -112,6 +127,11 @@ def _foreign_folders() -> tuple[Path, ...]:
 
 def parsed(source: Source, where: str) -> ast.Module:
     """A file's syntax tree. Raises UserError, which begins with `where`, if it is no Python."""
+    if any(folder.is_file() for folder in source.path.parents):
+        raise UserError(
+            f"{where}: {source.path} lies in an archive, and a module in a zip is not read: unpack it, and "
+            "put the folder that it is then in on PYTHONPATH in place of the zip"
+        )
     if not source.path.is_file() or source.path.stat().st_size > _LARGEST:
         raise UserError(f"{where}: {source.path} is no Python file of at most {_LARGEST >> 20} MB")
     try:
@@ -133,6 +153,8 @@ def modules_of(source: Source, where: str) -> tuple[list[Source], set[str]]:
     others: set[str] = set()
     seen = {source.path.resolve()}
     waiting = [source]
+    before: list[str] = []  # what the files put on Python's path
+    behind: list[str] = []
     # A module of a package runs the `__init__.py` of those that it is in; an empty one says nothing.
     for parent in levels(source.package if not source.is_package else source.package.rpartition(".")[0]):
         if is_own(parent.path) and has_code(parsed(parent, where)) and parent.path.resolve() not in seen:
@@ -141,8 +163,12 @@ def modules_of(source: Source, where: str) -> tuple[list[Source], set[str]]:
             waiting.append(parent)
     while waiting:
         current = waiting.pop()
-        for name in imported_names(parsed(current, where), current.package):
-            found = levels(name, current.path.parent)
+        tree = parsed(current, where)
+        first, last = added_folders(tree, current.path)
+        before = [*first, *before]
+        behind = [*behind, *last]
+        for name in imported_names(tree, current.package):
+            found = levels(name, [*behind, str(current.path.parent)], before)
             others.add(name.partition(".")[0])
             for module in found:
                 if module.path.resolve() in seen or not is_own(module.path):

@@ -10,6 +10,7 @@ stage whose rows come from outside and have no shard yet.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast
 
 import pyarrow as pa
@@ -133,6 +134,8 @@ class Stage(Generic[Config]):
     explain: Callable[[Mapping[str, pa.Table], Config], str] | None = None
     # (config) -> the code of the user's that its function runs, in words. None: it runs none.
     runs: Callable[[Config], str] | None = None
+    # (config) -> the file that the code lies in.
+    code: Callable[[Config], Path] | None = None
     # (config, facts) -> loads that code, before any work. Raises UserError where that cannot be.
     prepare: Callable[[Config, Facts], None] | None = None
     # (config) -> the installed packages that its code uses beside those of its model; see made_with.py.

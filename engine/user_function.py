@@ -87,12 +87,12 @@ def load(name: str, planned: str = "") -> CheckFunction:
     before = set(sys.modules)
     try:
         module = run_module(source, place.endswith(".py"), modules, sha256)
-    except UserError:
+        function = getattr(module, function_name, None)
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise UserError(f"{title(name)}: {place} does not import: {type(error).__name__}: {error}") from None
+    except BaseException as error:  # a file may end itself by `sys.exit`, and a library in C by its own
+        raise UserError(f"{title(name)}: {place} does not import: {what_it_says(error)}") from None
     refuse_strangers(before, sha256, title(name))
-    function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
@@ -101,6 +101,16 @@ def load(name: str, planned: str = "") -> CheckFunction:
     if inspect.iscoroutinefunction(function):
         raise UserError(f"{title(name)} is an async function: write it without async")
     return function
+
+
+def what_it_says(error: BaseException) -> str:
+    """An error of the user's code by its class and text, of which even the text may fail."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"{type(error).__name__}, whose text cannot be had"
 
 
 def _check_planned(name: str, sha256: Mapping[str, str], source: Source, planned: str) -> None:

@@ -25,7 +25,7 @@ from schemas.commands import (
     settings_option,
     trust_option,
 )
-from schemas.errors import exit_on_user_error
+from schemas.errors import Ended, exit_on_user_error
 from schemas.identity import weights_digest
 from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
@@ -97,7 +97,7 @@ def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
                 command += ["--set", setting]
         code = subprocess.run(command).returncode
         if code:
-            sys.exit(code)
+            raise Ended(code)  # it has said why
     return train(run, recipe)
 
 

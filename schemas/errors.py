@@ -6,7 +6,6 @@ Both command lines show it without a traceback.
 import contextlib
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -52,6 +51,10 @@ class UserError(ValueError):
         self.shared = shared
 
 
+class Ended(SystemExit):
+    """The end of a command that has said why."""
+
+
 class NothingMade(UserError):
     """A run, or a stage of it, made nothing that can be used, though nothing was wrong with the recipe."""
 
@@ -79,18 +82,23 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
 
     Ctrl-C, SIGTERM and SIGHUP say what is `kept` and exit with 128 and the signal's number. An error of the
     system (a full disk, a missing folder) is printed in its own words, and so is one of a library that data
-    passes through, with its place in our code. `doing` names the command. Anything else is our mistake and
-    keeps its traceback."""
+    passes through, with its place in our code. A `sys.exit` of some other code ends nothing well: it is told
+    too, with 1. `doing` names the command. Anything else is our mistake and keeps its traceback."""
     try:
         with ended_by_signals():
             yield
     except UserError as error:
         _print_of_rank(error)
-        sys.exit(error.exit_status)
+        raise Ended(error.exit_status) from None
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
             say(f"\nstopped; {kept}", err=True)
-        sys.exit(exit_status())
+        raise Ended(exit_status()) from None
+    except Ended:
+        raise
+    except SystemExit as error:
+        say(f"error: {redacted(_of_exit(error, doing()))}", err=True)
+        raise Ended(1) from None
     except BrokenPipeError:
         raise  # whoever reads our output has stopped reading: the command knows what that means
     except Exception as error:
@@ -98,7 +106,7 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
         if not sentence:
             raise
         say(f"error: {redacted(sentence)}", err=True)
-        sys.exit(1)
+        raise Ended(1) from None
 
 
 def _print_of_rank(error: UserError) -> None:
@@ -126,6 +134,17 @@ def sentence_of(error: Exception, doing: str) -> str:
     if library in _LIBRARIES:
         return f"{library} says: {text or type(error).__name__} ({at})"
     return ""
+
+
+def _of_exit(error: SystemExit, doing: str) -> str:
+    """What is said where other code ended the program, which none of ours does in the middle of its work."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    while_doing = f" while `{doing}` was at work" if doing else ""
+    return (
+        f"the program was ended by sys.exit({error.code!r}) in {where}{while_doing}, and its work is not "
+        "done: take that call out, or look at what it says above"
+    )
 
 
 def _of_system(error: OSError, at: str) -> str:

@@ -9,26 +9,53 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import stat
 from pathlib import Path
 
 from schemas import extensions
 from schemas.manifest import FACTS, PLAN
+from schemas.sections import SECTIONS
+from schemas.versions import MADE_WITH
+
+# A folder that holds one of these is a run's, or a stage's of one, whatever was taken out of it.
+_FILES_OF_RUNS = (PLAN, "scanned.json", FACTS, MADE_WITH)
+_STAGE_FOLDER = re.compile(rf"({'|'.join(SECTIONS)})-[0-9a-f]{{12}}")
 
 
 def why_foreign(path: Path) -> str:
     """Why a recipe's file may be somebody else's, as the rest of a sentence; empty where it is the user's.
 
     A run folder is passed on as a whole, so the recipe in one is taken for foreign whoever owns the file."""
-    path = path.resolve()
-    if any(path.is_relative_to(shipped) for shipped in extensions.folders()):
-        return ""  # as much theirs as the program itself
-    folder = path.parent
-    if (folder / PLAN).exists():
-        return f"it lies in the run folder {folder}"
-    if (folder / FACTS).exists() and (folder.parent / PLAN).exists():
-        return f"it lies in the run folder {folder.parent}"
-    return _who_else(path)
+    return "" if _ships(path) else why_of_a_run(path) or _who_else(path.resolve())
+
+
+def why_of_a_run(path: Path) -> str:
+    """That a file lies in a run folder, at any depth and by any of its paths, as the rest of a sentence."""
+    if _ships(path):
+        return ""
+    above = [*path.resolve().parents, *path.absolute().parents]
+    for folder in dict.fromkeys(above):
+        if _is_of_a_run(folder):
+            return f"it lies in the run folder {folder}"
+    return ""
+
+
+def _ships(path: Path) -> bool:
+    """True for what is as much the user's as the program itself."""
+    return any(path.resolve().is_relative_to(shipped) for shipped in extensions.folders())
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """True for a run folder and for a stage's in it. A folder that has run folders in it is none itself."""
+    if _STAGE_FOLDER.fullmatch(folder.name):
+        return True
+    with contextlib.suppress(OSError):  # what may not be looked into
+        if any((folder / name).exists() for name in _FILES_OF_RUNS):
+            return True
+        with os.scandir(folder) as entries:
+            return any(_STAGE_FOLDER.fullmatch(entry.name) for entry in entries)
+    return False
 
 
 def _who_else(path: Path) -> str:

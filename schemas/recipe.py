@@ -36,12 +36,13 @@ class Recipe:
     """`sections` in order of execution; only those that the file has.
 
     `foreign`: why its file may be somebody else's (schemas/ownership.py), empty where it is the user's own;
-    `typed`: the names of the settings that the user gave over it."""
+    `typed`: the names of the settings that the user gave over it; `file`: where it was read, if from one."""
 
     sections: dict[str, Section]
     seed: int = 0
     foreign: str = dataclasses.field(default="", compare=False)
     typed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    file: Path | None = dataclasses.field(default=None, compare=False)
 
     def section(self, name: str) -> typing.Any:
         """A section's config. Raises UserError where the recipe does not have it."""
@@ -69,7 +70,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
     settings = tuple(settings)
     typed = tuple(setting.partition("=")[0].strip() for setting in settings)
     recipe = _read(data, str(path), settings)
-    return dataclasses.replace(recipe, foreign=why_foreign(Path(path)), typed=typed)
+    return dataclasses.replace(recipe, foreign=why_foreign(Path(path)), typed=typed, file=Path(path))
 
 
 def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:

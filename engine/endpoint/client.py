@@ -17,6 +17,7 @@ import json
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
+from engine.endpoint.bounds import DRIPPED, bounded_client
 from engine.endpoint.dialect import advice, dialect_of
 from engine.endpoint.disguise import DISGUISED, has_no_money, unmask
 from engine.endpoint.replies import GarbageError, Reply, check_says_something, read_reply
@@ -68,7 +69,7 @@ class Client:
             api_key=self._key or "none",
             max_retries=endpoint.retries,
             timeout=endpoint.timeout,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [unmask]}),
+            http_client=bounded_client(openai.DefaultAsyncHttpxClient, endpoint.timeout, unmask),
         )
         self._dialect = dialect_of(endpoint)
         self._last: Body = {}  # the last request
@@ -97,8 +98,8 @@ class Client:
         nonsense = ""
         tries = min(_TRIES_FOR_SENSE, self._endpoint.retries + 1)
         for number in range(tries):
-            content = await self._content(body)
             try:
+                content = await self._content(body)
                 reply = read_reply(content, self._key)
                 if body.get("logprobs") and not may_be_empty:
                     check_says_something(reply)
@@ -142,8 +143,11 @@ class Client:
             async with asyncio.timeout(self._bound):
                 reply = await create(model=self._endpoint.model, messages=body["messages"], extra_body=body)
                 return reply.content
-        except (openai.APITimeoutError, TimeoutError):
-            stop = self._failure(f"did not answer within {self._endpoint.timeout:g} seconds")
+        except openai.APITimeoutError as error:
+            what = DRIPPED if DRIPPED in str(error.__cause__) else "did not answer"
+            stop = self._failure(f"{what} within {self._endpoint.timeout:g} seconds")
+        except TimeoutError:
+            stop = self._failure(f"gave no answer within {self._bound:g} seconds, pauses between included")
         except openai.APIConnectionError as error:
             stop = self._failure(f"cannot be reached ({self._clean(str(error.__cause__ or error))})")
         except openai.APIStatusError as error:

@@ -17,12 +17,11 @@ DISGUISED = "disguised"
 
 
 async def unmask(response: Any) -> None:
-    """Set the status that a response to a chat completion means; a hook of openai's HTTP client."""
+    """Set the status that a response to a chat completion means, which is read already."""
     if not response.request.url.path.endswith("/chat/completions"):
         return
     if response.status_code not in (200, _TOO_MANY):
         return
-    await response.aread()
     if response.status_code == 200:
         status = status_within(response.content)
         if status is None:

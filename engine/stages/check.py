@@ -12,8 +12,9 @@ import inspect
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from engine.python_loading import refuse_strangers
 from engine.python_sources import digests, modules_of, packages_of
 from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
-from engine.user_function import CheckFunction, code_facts, seen, source_of, title
+from engine.user_function import CheckFunction, code_facts, seen, source_of, title, what_it_says
 from engine.user_function import load as load
 from schemas.digest import sha256_file
 from schemas.errors import UserError
@@ -72,6 +73,11 @@ def runs(config: Check) -> str:
     """The user's code that is run when scores are made."""
     place, _, name = config.function.rpartition(":")
     return f"Python of {source_of(config.function).path if place.endswith('.py') else place}:{name}"
+
+
+def code(config: Check) -> Path:
+    """The file that the function lies in."""
+    return source_of(config.function).path
 
 
 def prepare(config: Check, facts: Facts) -> None:
@@ -148,10 +154,12 @@ def _scores(
     waiting = deque(_parts(asked, config.batch_size or 1))
     while waiting:
         part = waiting.popleft()
-        # A user's code may raise anything, and one odd response must not stop a run of millions.
+        # A user's code may raise anything, `sys.exit` too; one odd response must not stop a run of millions.
         try:
             given = _called(function, part, wants_reference, config.batch_size)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if len(part) > 1:
                 waiting.extend(_parts(part, 1))
                 asked_again += len(part)
@@ -162,13 +170,15 @@ def _scores(
         for one, score in zip(part, given_scores, strict=True):
             try:
                 scores[one.row] = _finite(score)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 rejects.append(_failed(one, error))
     return scores, sorted(rejects, key=lambda reject: reject.row), asked_again
 
 
-def _failed(one: _Asked, error: Exception) -> Reject:
-    return Reject(one.row, "check_failed", f"{type(error).__name__}: {error}")
+def _failed(one: _Asked, error: BaseException) -> Reject:
+    return Reject(one.row, "check_failed", what_it_says(error))
 
 
 def _parts(asked: Sequence[_Asked], size: int) -> list[Sequence[_Asked]]:
@@ -176,10 +186,13 @@ def _parts(asked: Sequence[_Asked], size: int) -> list[Sequence[_Asked]]:
 
 
 def _called(function: CheckFunction, part: Sequence[_Asked], wants_reference: bool, batch_size: int) -> Any:
-    """What the function gives for these responses; without `batch_size` there is one."""
+    """What the function gives for these responses; without `batch_size` there is one.
+
+    What it yields it yields here, so that what it raises on the way is its own."""
     if batch_size:
         more = {"reference": [one.reference for one in part]} if wants_reference else {}
-        return function([one.messages for one in part], [one.response for one in part], **more)
+        given = function([one.messages for one in part], [one.response for one in part], **more)
+        return list(given) if isinstance(given, Iterator) else given
     (one,) = part
     more_of_one = {"reference": one.reference} if wants_reference else {}
     return function(one.messages, one.response, **more_of_one)
@@ -214,6 +227,7 @@ STAGE = Stage(
     fn=make,
     facts=facts,
     runs=runs,
+    code=code,
     prepare=prepare,
     libraries=libraries,
 )

@@ -7,6 +7,7 @@ import pytest
 
 from engine.python_loading import strangers
 from engine.trust import code_arguments
+from schemas.digest import sha256_file
 
 
 @pytest.mark.parametrize(
@@ -39,4 +40,5 @@ def test_what_a_library_generates_is_no_module_of_the_user_s(tmp_path, monkeypat
         module.__file__ = str(file)
         monkeypatch.setitem(sys.modules, name, module)
     assert strangers(before, {}) == [("own_42", file)]
-    assert strangers(before, {"own_42": "0"}) == []
+    assert strangers(before, {"own_42": sha256_file(file)}) == []
+    assert strangers(before, {"own_42": "0"}) == [("own_42", file)], "another file of the name was planned"

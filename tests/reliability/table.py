@@ -24,12 +24,17 @@ GROUPS = {
         "test_training",
         "test_ranks",
         "test_stopped_rank",
+        "test_lost_ranks",
     ),
     "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),
     "a run folder damaged or faked": ("test_folders",),
     "a checkpoint or a train folder damaged or faked": ("test_checkpoints",),
     "a setting, a file, a module or a version changed": ("test_staleness",),
-    "somebody else's run folder, recipe or server": ("test_trust",),
+    "somebody else's run folder, recipe or server": (
+        "test_trust",
+        "test_foreign_runs",
+        "test_endless_replies",
+    ),
     "hostile lines, keys, texts and input files": ("test_rows", "test_damaged_inputs", "test_typed_tokens"),
     "hostile models, templates and instructions": (
         "test_hostile_models",
