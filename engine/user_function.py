@@ -18,6 +18,7 @@ from engine.python_loading import refuse_strangers, run_module
 from engine.python_sources import Source, digests, levels, modules_of, parsed, source_of_file
 from schemas.errors import UserError, did_you_mean
 from schemas.manifest import Facts
+from schemas.panics import panics_as_errors
 
 # (messages, response) -> the score, or None where it has no opinion; with batch_size lists of each.
 CheckFunction = Callable[..., Any]
@@ -86,7 +87,8 @@ def load(name: str, planned: str = "") -> CheckFunction:
         _check_planned(name, sha256, source, planned)
     before = set(sys.modules)
     try:
-        module = run_module(source, place.endswith(".py"), modules, sha256)
+        with panics_as_errors():
+            module = run_module(source, place.endswith(".py"), modules, sha256)
     except UserError:
         raise
     except Exception as error:

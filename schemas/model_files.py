@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.panics import panics_as_errors
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -142,7 +143,8 @@ def usable(path: Path) -> Iterator[None]:
     Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours stay what they
     are."""
     try:
-        yield
+        with panics_as_errors():
+            yield
     except (UserError, AssertionError):
         raise
     except OSError as error:

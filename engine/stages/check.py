@@ -28,6 +28,7 @@ from engine.user_function import load as load
 from schemas.digest import sha256_file
 from schemas.errors import UserError
 from schemas.manifest import Facts
+from schemas.panics import panics_as_errors
 from schemas.sections import Check
 from schemas.tables import table
 
@@ -150,7 +151,8 @@ def _scores(
         part = waiting.popleft()
         # A user's code may raise anything, and one odd response must not stop a run of millions.
         try:
-            given = _called(function, part, wants_reference, config.batch_size)
+            with panics_as_errors():
+                given = _called(function, part, wants_reference, config.batch_size)
         except Exception as error:
             if len(part) > 1:
                 waiting.extend(_parts(part, 1))
