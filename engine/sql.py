@@ -50,9 +50,10 @@ def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> d
     con = duckdb.connect(":memory:")
     for name, rows in tables.items():
         con.register(name, rows)
-    con.execute(f"SET memory_limit='{memory_mb}MB'")
-    for setting in _CLOSED:
-        con.execute(setting)
+    with ctrl_c():
+        con.execute(f"SET memory_limit='{memory_mb}MB'")
+        for setting in _CLOSED:
+            con.execute(setting)
     return con
 
 
@@ -70,7 +71,7 @@ def over(
             with ctrl_c():
                 return con.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise UserError(f"{where}: its SQL fails: {error}") from None
+            raise UserError(f"{where}: its SQL fails: {_in_one_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -146,7 +147,7 @@ def answered(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> Itera
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise UserError(too_large(_first_line(error))) from None
     except duckdb.Error as error:
-        raise UserError(f"SQL: {error}") from None
+        raise UserError(f"SQL: {_in_one_line(error)}") from None
     except Exception as error:
         # A query is foreign: what it brings DuckDB or Arrow to raise is not known beforehand.
         if "interrupted" in str(error).lower():
@@ -159,6 +160,14 @@ def answered(con: duckdb.DuckDBPyConnection, text: str, seconds: float) -> Itera
             answer.close()  # of one that is not read to its end DuckDB would still be at work
         with contextlib.suppress(duckdb.Error):
             con.execute("ROLLBACK")
+
+
+def _in_one_line(error: duckdb.Error) -> str:
+    """What DuckDB says in one line; the place in the query, which it shows last, stays below it."""
+    text, mark, place = str(error).rpartition("\n\nLINE ")
+    head = text if mark else place
+    line = " ".join(filter(None, map(str.strip, head.splitlines())))
+    return line + mark + place if mark else line
 
 
 def _first_line(error: BaseException) -> str:
@@ -184,6 +193,12 @@ def _check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
     ):  # a statement that DuckDB knows and its Python module does not, such as UPDATE EXTENSIONS
         kind = None
     if kind not in _READING:
+        if kind == duckdb.StatementType.MULTI:
+            # It looks for its columns by a statement of its own, and makes a type of them.
+            raise UserError(
+                "PIVOT without its columns is not for here: name them, as in PIVOT … ON split IN ('train', "
+                "'test') USING …, or write it as a SELECT with GROUP BY"
+            )
         name = kind.name if kind is not None else "this statement"
         raise UserError(
             f"{name} is not for here: the tables can be read, not changed; "

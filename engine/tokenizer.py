@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from schemas.errors import UserError
 from schemas.identity import Identity
 from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, read_json, shown, view
+from schemas.panics import panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,8 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
     with view(path, files_of_tokenizer(path)) as folder:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            with panics_as_errors():
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # each tokenizer class fails in its own way; tokenizers' errors are bare
             reason = shown(error, folder, path) + _remedy(path)
             raise UserError(f"the tokenizer in {path} does not load: {reason}") from None

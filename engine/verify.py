@@ -126,7 +126,9 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     say(f"token ids of {len(rows):,} rows: {counts}")
     prompt = text.tokenizer.decode(rows[0]["prompt_ids"])
     response = text.tokenizer.decode(rows[0]["response_ids"])
-    say(f"one of them as the model reads it, prompt and response:\n  {prompt!r}\n  {response!r}")
+    say("one of them as the model reads it, prompt and response:")
+    say(f"  {prompt!r}")
+    say(f"  {response!r}")
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),

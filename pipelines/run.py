@@ -50,7 +50,8 @@ def rounds(where: str, recipe: Recipe, settings: Sequence[str] = (), trust: bool
             recipe = _starting_from(recipe, policies[-1])
         run = store.child(f"round-{number}")
         model = recipe.section("model").name
-        say(f"\nround {number} of {config.n}: {run}, model {model}", bold=True)
+        say()
+        say(f"round {number} of {config.n}: {run}, model {model}", bold=True)
         precompute(run, recipe, 0, trust=trust)
         policy = _train(run, recipe, settings)
         policies.append(policy)

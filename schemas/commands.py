@@ -14,7 +14,7 @@ import click
 
 from schemas import screen
 from schemas.errors import exit_on_user_error
-from schemas.printable import printable
+from schemas.printable import one_line, printable
 from schemas.redaction import redacted
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -67,7 +67,9 @@ class Command(click.Command):
             except click.ClickException as error:
                 shown = io.StringIO()
                 error.show(file=shown)
-                screen.say(redacted(shown.getvalue()), err=True, nl=False)
+                message = error.format_message()
+                usage = shown.getvalue().replace(message, one_line(message))
+                screen.say(redacted(usage), err=True, nl=False, as_it_is=True)
                 status = error.exit_code
             except click.Abort:
                 screen.say("stopped", err=True)
@@ -110,7 +112,13 @@ class Group(Command, click.Group):
 
 
 class _Lines(logging.Formatter):
-    """Log lines fit for the screen: no keys, nothing that a terminal obeys."""
+    """Log lines fit for the screen: no keys, nothing that a terminal obeys, one line for a message.
+
+    A warning is shown with the line of the code below it, as Python gives it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return message if record.name == "py.warnings" else one_line(message)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(redacted(super().format(record)))

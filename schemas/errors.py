@@ -6,11 +6,13 @@ Both command lines show it without a traceback.
 import contextlib
 import errno
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from schemas.redaction import redacted, without_credentials
+from schemas.panics import Panic, panics_as_errors
+from schemas.redaction import without_credentials
 from schemas.screen import say
 from schemas.signals import ended_by_signals, exit_status
 
@@ -19,6 +21,8 @@ from schemas.signals import ended_by_signals, exit_status
 _NEAR = 0.59
 # What data passes through: what these raise is of the data or the machine far more often than of our code.
 _LIBRARIES = ("duckdb", "pyarrow", "polars", "safetensors", "safetensors_rust")
+# What DuckDB says last: the line of the query, and a mark below the place.
+_PLACE_IN_QUERY = re.compile(r"\n+LINE \d+: [^\n]*\n *\^+\s*\Z")
 _HOUSE = Path(__file__).resolve().parent.parent
 _PACKAGES = ("engine", "trainer", "schemas")
 _LESS_MEMORY = (
@@ -85,19 +89,20 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
     passes through, with its place in our code. A `sys.exit` of some other code ends nothing well: it is told
     too, with 1. `doing` names the command. Anything else is our mistake and keeps its traceback."""
     try:
-        with ended_by_signals():
+        with ended_by_signals(), panics_as_errors():
             yield
     except UserError as error:
         _print_of_rank(error)
         raise Ended(error.exit_status) from None
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            say(f"\nstopped; {kept}", err=True)
+            say(err=True)
+            say(f"stopped; {kept}", err=True)
         raise Ended(exit_status()) from None
     except Ended:
         raise
     except SystemExit as error:
-        say(f"error: {redacted(_of_exit(error, doing()))}", err=True)
+        say_error(_of_exit(error, doing()))
         raise Ended(1) from None
     except BrokenPipeError:
         raise  # whoever reads our output has stopped reading: the command knows what that means
@@ -105,18 +110,27 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
         sentence = sentence_of(error, doing())
         if not sentence:
             raise
-        say(f"error: {redacted(sentence)}", err=True)
+        say_error(sentence)
         raise Ended(1) from None
+
+
+def say_error(text: str, whose: str = "") -> None:
+    """Print an error: one line, and below it the place in a query where DuckDB shows one."""
+    place = _PLACE_IN_QUERY.search(text)
+    head = text[: place.start()] if place else text
+    say(f"{whose}error: {head}", err=True)
+    for line in place[0].rstrip().lstrip("\n").split("\n") if place else ():
+        say(line, err=True)
 
 
 def _print_of_rank(error: UserError) -> None:
     """Print an error of all ranks by the first one, an error that one rank alone may raise by that rank."""
     rank = os.environ.get("RANK", "0")
-    text = redacted(str(error))
+    text = str(error)
     if rank == "0":
-        say(f"error: {text}", err=True)
+        say_error(text)
     elif not error.shared:
-        say(f"rank {rank}: error: {text}", err=True)
+        say_error(text, f"rank {rank}: ")
 
 
 def sentence_of(error: Exception, doing: str) -> str:
@@ -131,6 +145,8 @@ def sentence_of(error: Exception, doing: str) -> str:
         return _of_system(error, at)
     if isinstance(error, RecursionError):
         return f"something is nested too deeply, {at}: look at the last input that was named"
+    if isinstance(error, Panic):
+        return f"{error} ({at}): look at the last input that was named"
     if library in _LIBRARIES:
         return f"{library} says: {text or type(error).__name__} ({at})"
     return ""

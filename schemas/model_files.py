@@ -16,6 +16,7 @@ from typing import Any
 
 from schemas.errors import UserError
 from schemas.kernel_names import drop_kernels
+from schemas.panics import panics_as_errors
 from schemas.plain_files import MOST_JSON, read_plain
 
 CONFIG = "config.json"
@@ -155,7 +156,8 @@ def usable(path: Path) -> Iterator[None]:
     Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours stay what they
     are."""
     try:
-        yield
+        with panics_as_errors():
+            yield
     except (UserError, AssertionError):
         raise
     except OSError as error:

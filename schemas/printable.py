@@ -16,3 +16,8 @@ _COMMANDS = re.compile(
 def printable(text: str) -> str:
     """The text with every character that a terminal would obey written by its number."""
     return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    r"""The text as one printable line. A break is shown as `\n`, or a name could add lines of its own."""
+    return printable(text).replace("\n", "\\n")

@@ -1,7 +1,7 @@
-"""What commands print goes through here: nothing in it commands the terminal, and no write fails in silence.
+r"""What commands print goes through here: nothing in it commands the terminal, and no write fails in silence.
 
 - A line may hold a row's text, a file's name or a model's answer: control characters are written by their
-  numbers (schemas/printable.py).
+  numbers, a line break as `\n` (schemas/printable.py), and keys are left out (schemas/redaction.py).
 - Data for a pipe or a file is passed on exactly as it is; on a terminal it is made printable as well.
 - A character that the terminal's encoding lacks is written by its number, too.
 - Output that cannot be written is an OSError that names it. What goes to the error output is said as well as
@@ -17,7 +17,8 @@ from typing import IO
 
 import click
 
-from schemas.printable import printable
+from schemas.printable import one_line, printable
+from schemas.redaction import redacted
 
 _OUTPUT = "standard output"
 
@@ -48,9 +49,13 @@ def check_output() -> None:
         raise OSError(errno.EBADF, "there is no place to print to", closed)
 
 
-def say(text: object = "", *, err: bool = False, nl: bool = True, bold: bool = False) -> None:
-    """Print a line to standard output, or with `err` to the error output."""
-    line = printable(str(text))
+def say(
+    text: object = "", *, err: bool = False, nl: bool = True, bold: bool = False, as_it_is: bool = False
+) -> None:
+    """Print one line, without keys, to standard output, or with `err` to the error output.
+
+    `as_it_is`: the text has lines of its own and is what was asked for; it is made printable only."""
+    line = printable(str(text)) if as_it_is else one_line(redacted(str(text)))
     if bold and sys.stdout.isatty():
         line = click.style(line, bold=True)
     if nl:
@@ -69,7 +74,7 @@ def hand_over(text: str) -> None:
     """Give data to whoever reads standard output: exactly, in UTF-8; to a terminal as it can be printed."""
     check_output()
     if sys.stdout.isatty():
-        say(text, nl=False)
+        say(text, nl=False, as_it_is=True)
         return
     with binary_output() as output:
         output.write(text.encode())

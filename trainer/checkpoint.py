@@ -24,6 +24,7 @@ from schemas.chat_template import MORE_TEMPLATES
 from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
+from schemas.panics import panics_as_errors
 from schemas.screen import say
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
@@ -232,7 +233,8 @@ def restore(checkpoint: Store, state: TrainState) -> None:
     if position is None:
         raise UserError(f"{checkpoint.where(STATE)} is not as it was written: {what_to_do}")
     try:
-        tensors = load_file(checkpoint.local_path(OPTIMIZER))
+        with panics_as_errors():
+            tensors = load_file(checkpoint.local_path(OPTIMIZER))
     except Exception as error:  # safetensors' own error is no OSError
         where = checkpoint.where(OPTIMIZER)
         raise UserError(f"{where} does not load ({error}): {what_to_do}") from None

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from schemas.errors import UserError
 from schemas.manifest import METRICS
-from schemas.printable import printable
+from schemas.printable import one_line
+from schemas.redaction import redacted
 from schemas.screen import say
 from schemas.store import Store
 from trainer import record
@@ -131,7 +132,7 @@ class Log:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
         if self._bar is not None:
-            tqdm.write(printable(text))
+            tqdm.write(one_line(redacted(text)))
         else:
             say(text)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.progress import Meter, Work
 from schemas.manifest import Marker
-from schemas.printable import printable
+from schemas.printable import one_line
 from schemas.screen import say
 
 # Seconds between two lines where the output is no terminal: a tenth of the time passed, within these.
@@ -46,7 +46,7 @@ class RowsBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=printable(what), unit=" rows", unit_scale=True, dynamic_ncols=True, leave=False
+                desc=one_line(what), unit=" rows", unit_scale=True, dynamic_ncols=True, leave=False
             )
 
     def advance(self, rows: int) -> None:
@@ -76,7 +76,7 @@ class MakingBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=printable(self._text()),
+                desc=one_line(self._text()),
                 total=_PARTS,
                 dynamic_ncols=True,
                 leave=False,
@@ -96,7 +96,7 @@ class MakingBar:
     def _show(self) -> None:
         if self._bar is not None:
             self._bar.n = round(_PARTS * self._meter.fraction())
-            self._bar.set_description_str(printable(self._text()), refresh=False)
+            self._bar.set_description_str(one_line(self._text()), refresh=False)
             self._bar.update(0)
         elif self._lines.is_due():
             say(f"making: {self._text()}", err=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.ready import ready, text_of
-from schemas.errors import UserError
+from schemas.errors import UserError, say_error, sentence_of
+from schemas.panics import Panic, panics_as_errors
 from schemas.redaction import holds_secret, redacted
 from schemas.screen import say
 from schemas.signals import Stopped
@@ -46,11 +47,14 @@ def ask(process: "QueryProcess", timeout: float) -> None:
                     break
                 if _is_whole(text):
                     typed = ""
-                    _answer(process, text, timeout)
+                    with panics_as_errors():
+                        _answer(process, text, timeout)
                 elif not text:
                     typed = ""
             except UserError as error:
-                say(f"error: {redacted(str(error))}", err=True)
+                say_error(str(error))
+            except Panic as error:
+                say_error(sentence_of(error, ""))
             except UnicodeError:
                 say("error: this is not UTF-8; type it again", err=True)
                 typed = ""
@@ -67,7 +71,18 @@ def ask(process: "QueryProcess", timeout: float) -> None:
 
 def _is_whole(text: str) -> bool:
     """Whether what is typed so far is to be answered now."""
-    return text.endswith(";") or text.startswith(".") or text in ready()
+    return text.startswith(".") or text in ready() or _ends_statement(text)
+
+
+def _ends_statement(text: str) -> bool:
+    """Whether the last sign is a ';' outside strings, names and comments, as DuckDB reads the text."""
+    if not text.endswith(";"):
+        return False
+    import duckdb
+
+    *_, (offset, _kind) = duckdb.tokenize(text)
+    # DuckDB counts bytes. A string that is still open is one token up to its end.
+    return bool(offset == len(text.encode()) - 1)
 
 
 def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
@@ -82,9 +97,10 @@ def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
         except Stopped:
             raise
         except KeyboardInterrupt:
-            say("\nthe query was stopped; the tables are opened again for the next", err=True)
+            say(err=True)
+            say("the query was stopped; the tables are opened again for the next", err=True)
         else:
-            say(answers.as_table(rows))
+            say(answers.as_table(rows), as_it_is=True)
 
 
 def _read_history(path: Path) -> None:

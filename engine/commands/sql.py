@@ -137,14 +137,15 @@ def _list_queries() -> None:
     for name, query in ready.items():
         say(f"{name:<20} {query.what}")
     where = ", ".join(map(str, sorted(folders)))
-    say(f"\nengine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")
+    say()
+    say(f"engine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")
 
 
 def _show(rows: "pa.Table", form: str) -> None:
     from engine import answers
 
     if form == "table":
-        say(answers.as_table(rows))
+        say(answers.as_table(rows), as_it_is=True)
     elif form == "csv":
         hand_over(answers.as_csv(rows))
     elif form == "json":

@@ -105,7 +105,8 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
                 "rows": ", ".join(counts) or "none yet",
             }
         )
-    say(as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1))
+    table = as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1)
+    say(table, as_it_is=True)
     for what in damaged:
         say(f"{what}, so its folder is not counted: `engine precompute` makes it again")
 

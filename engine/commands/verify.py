@@ -76,4 +76,4 @@ def _print_gaps(gaps: Sequence["Gap"]) -> None:
                 "mean exp|Δ|": f"{gap.multiplicative:.6f}",
             }
         )
-    say(as_table(pl.DataFrame(rows), fmt_str_lengths=40, tbl_width_chars=120))
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=40, tbl_width_chars=120), as_it_is=True)

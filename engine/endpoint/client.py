@@ -23,6 +23,7 @@ from engine.endpoint.disguise import DISGUISED, has_no_money, unmask
 from engine.endpoint.replies import GarbageError, Reply, check_says_something, read_reply
 from engine.endpoint.spec import Endpoint, check_ready
 from schemas.errors import UserError
+from schemas.redaction import redacted
 
 Body = dict[str, Any]
 
@@ -176,7 +177,7 @@ class Client:
         """What a server or a library says, without the key and of a length to be read."""
         if self._key:
             text = text.replace(self._key, "***")
-        words = " ".join(text.split())
+        words = " ".join(redacted(text).split())
         return words if len(words) <= _SHOWN else words[:_SHOWN] + "…"
 
     def _failure(self, what: str) -> UserError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.redaction import keep_secret
 from schemas.sections import Sampling, Served
 
 # Of every position of an answer so many tokens with their log-probs are asked for: the most that OpenAI's API
@@ -43,6 +44,7 @@ class Endpoint:
                 f"[{self.section}] the environment variable {self.api_key_env} holds signs that no key has "
                 "(spaces, line ends or letters outside ASCII): set it again"
             )
+        keep_secret(key)
         return key
 
     @property
@@ -55,6 +57,7 @@ def endpoint_of(config: Served) -> Endpoint | None:
     """The server that a section names; None where its model runs here."""
     if not config.base_url:
         return None
+    keep_secret(os.environ.get(config.api_key_env, "").strip())
     keys = dataclasses.fields(Sampling) if isinstance(config, Sampling) else ()
     arguments = getattr(config, "template_arguments", {})
     return Endpoint(

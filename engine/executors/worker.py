@@ -21,6 +21,7 @@ from engine.plan import Run
 from engine.progress import Work
 from schemas.errors import UserError, sentence_of
 from schemas.manifest import Marker
+from schemas.panics import panics_as_errors
 
 BEAT = 2.0  # seconds between a worker's signs of life
 # The driver ends its workers, also where the terminal or a scheduler tells all of them to end.
@@ -74,14 +75,15 @@ def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packa
     for package in packages:
         importlib.import_module(package)
     try:
-        work_through(
-            run=run,
-            phase=phases(run)[phase],
-            place=place,
-            threads=threads,
-            next_shard=line.next_shard,
-            progress=line,
-        )
+        with panics_as_errors():
+            work_through(
+                run=run,
+                phase=phases(run)[phase],
+                place=place,
+                threads=threads,
+                next_shard=line.next_shard,
+                progress=line,
+            )
         line.send(NoMoreWork())
     except UserError as error:
         line.send(Failed(error))

@@ -25,6 +25,7 @@ from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
 from schemas.model_files import files_of_model, shown, usable, view, weight_files
 from schemas.model_sizes import check_built
+from schemas.panics import panics_as_errors
 from schemas.tensor_headers import tensors_of
 
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
@@ -60,14 +61,15 @@ def read_weights(
     with view(path, files_of_model(path)) as folder:
         try:
             _check_size(kind, folder, path, options)
-            loaded: Any = kind.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
+            with panics_as_errors():
+                loaded: Any = kind.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **options,
+                )
         except UserError:
             raise
         except Exception as error:  # each class of a config and of a model fails in its own way

@@ -45,6 +45,7 @@ GROUPS = {
         "test_queries",
         "test_screen",
         "test_secrets",
+        "test_said",
     ),
 }
 _SHOWN = 5  # of the trials that were lost

@@ -67,5 +67,5 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
         "tbl_width_chars": 240,
         "float_precision": 3,
     }
-    say(as_table(compare.shown(rows), **looks))
+    say(as_table(compare.shown(rows), **looks), as_it_is=True)
     say(f"curves: {output}")

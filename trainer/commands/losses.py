@@ -17,7 +17,9 @@ def command() -> None:
         for line in loss.equation:
             say(f"    {line}")
         say(f"    keys: {loss.keys}")
-        say(f"    needs {loss.needs}\n" if loss.needs else "")
+        if loss.needs:
+            say(f"    needs {loss.needs}")
+        say()
     say(
         'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
     )
