@@ -28,6 +28,7 @@ from engine.folders import (
     walk_matches,
     why_nothing,
 )
+from engine.input_errors import check_source
 from engine.split_names import says_test
 from schemas.data_set_names import data_set_name
 from schemas.errors import UserError
@@ -141,6 +142,7 @@ def _below(path: Path, source: str) -> str:
 
 def _files_at(source: str, key: str, tell: bool) -> list[Path]:
     """The files that one source names: a file of any suffix, or the readable ones of a folder or a glob."""
+    check_source(source)
     if os.path.isfile(source):
         return [Path(source)]
     if os.path.isdir(source):

@@ -8,7 +8,6 @@
   nobody can say which rows it lost.
 """
 
-import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from engine import columnar_rows, csv_rows, json_rows
 from engine.checked_rows import Row as Row
 from engine.checked_rows import checked_row
 from engine.folders import COMPRESSIONS, uncompressed_name
+from engine.input_errors import not_read, reason_of_system
 from engine.inputs import find as find
 from schemas.errors import UserError
 
@@ -42,13 +42,8 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
 
 def _not_read(path: Path, error: OSError) -> UserError:
     """Why a file cannot be read: the system does not give it, or its bytes are no compressed ones."""
-    if error.errno is None:
-        return _damaged(path, error)
-    code = errno.errorcode.get(error.errno, error.errno)
-    return UserError(
-        f"{path} cannot be read: {error.strerror or error} ({code}); "
-        "make it readable, or take it out of the recipe's input, and run the same command again"
-    )
+    number = error.errno or reason_of_system(path)
+    return not_read(path, number) if number else _damaged(path, error)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.input_errors import reading
 from schemas.errors import UserError
 
 _STATE = "state.json"
@@ -60,9 +61,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     """What a file of JSON says, None where there is none or it is no object. Raises UserError where it is
     damaged and Arrow files stand beside it."""
     try:
-        value = json.loads(path.read_bytes())
+        with reading(path):
+            value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except UserError:
+        raise
     except ValueError as error:
         if path.name == _STATE and not any(path.parent.glob("*.arrow")):
             return None  # of another program

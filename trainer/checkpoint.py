@@ -100,7 +100,7 @@ def prune(folder: Store, keep: int) -> None:
     if keep:
         for old in steps(folder)[:-keep]:
             with at(folder.where(name_of(old))):
-                folder.remove(name_of(old))
+                folder.remove_folder(name_of(old))
 
 
 def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> str | None:

@@ -59,7 +59,7 @@ def _start_again(job: Job) -> None:
     """Remove what the run was, the manifest first: without it nothing is taken for finished."""
     job.folder.remove(MANIFEST)
     for step in checkpoint.steps(job.folder):
-        job.folder.remove(checkpoint.name_of(step))
+        job.folder.remove_folder(checkpoint.name_of(step))
 
 
 def _is_finished(job: Job) -> bool:
@@ -108,5 +108,5 @@ def _newest_whole(job: Job) -> int:
         say(f"{sentence}; {again}")
     for step in checkpoint.steps(folder):
         if step > start:
-            folder.remove(checkpoint.name_of(step))
+            folder.remove_folder(checkpoint.name_of(step))
     return start

@@ -102,7 +102,7 @@ def precompute(
         if gaps:
             trusting.check(run, gaps, trust)
         for damage in damages:
-            say(f"{damage.what}: made again")
+            say(f"{damage.what}: {damage.done}")
         take_back(run, damages)
         if gaps:
             _announce(run, gaps)
