@@ -54,3 +54,13 @@ def check_source(source: str) -> None:
     except OSError as error:
         if error.errno not in (None, errno.ENAMETOOLONG):
             raise not_read(source, error.errno or errno.EIO) from None
+
+
+def check_name(path: Path, name: str) -> None:
+    """Raise UserError for a file whose name is not UTF-8: rows carry it as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{os.fspath(path)!a}: the name is not UTF-8, and each row keeps the name of its file: rename it"
+        ) from None

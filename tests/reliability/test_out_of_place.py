@@ -6,23 +6,29 @@ file in a folder that is going to be removed, files shared with a snapshot.
 
 import errno
 import fcntl
+import gzip
 import json
 import os
 import shutil
 
 import pytest
 
+from engine.commands.precompute import precompute
+from engine.commands.sql import _answer
+from engine.inputs import find
 from engine.integrity import examine
 from engine.looks import never_rows
 from engine.raw import rows
+from engine.table_files import unfinished
 from schemas.errors import UserError
 from schemas.plans import read_plan
+from schemas.recipe import load
 from schemas.records import Damaged
 from schemas.sealed import seal
 from schemas.store import open_store
-from tests.conftest import tree
+from tests.conftest import preferences, tree
 from tests.reliability.runs import plan_once, said_by
-from tests.reliability.test_folders import imported, kinds  # noqa: F401 (a fixture)
+from tests.reliability.test_folders import IMPORT, imported, kinds  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(autouse=True)
@@ -314,8 +320,6 @@ def test_a_library_that_keeps_the_reason_for_itself_is_asked_for_it(tmp_path, mo
 
 
 def test_a_source_that_the_system_does_not_show_is_not_taken_for_nothing(tmp_path, monkeypatch):
-    from engine.inputs import find
-
     real = os.stat
 
     def stat(path, *args, **kwargs):
@@ -326,3 +330,58 @@ def test_a_source_that_the_system_does_not_show_is_not_taken_for_nothing(tmp_pat
     monkeypatch.setattr(os, "stat", stat)
     with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Stale file handle \(ESTALE\)"):
         find([str(tmp_path / "rows.jsonl")])
+
+
+def test_a_run_folder_that_is_the_folder_of_the_input_is_refused(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 4)))
+    (tmp_path / "recipe.toml").write_text(IMPORT)
+    recipe = load(str(tmp_path / "recipe.toml"), [f"prompts.source={data}"])
+    (tmp_path / "link").symlink_to(data)
+    for where in (data, tmp_path / "link"):
+        with pytest.raises(UserError, match="is the folder of the input") as error:
+            precompute(where, recipe, 1)
+        assert os.listdir(data) == ["rows.jsonl"]
+    remedy = str(error.value).rpartition(" ")[2]
+    for _ in range(2):
+        precompute(remedy, recipe, 1)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_file_whose_name_is_not_utf8_is_to_be_renamed(tmp_path):
+    path = tmp_path / os.fsdecode(b"rows\xff.jsonl")
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match=r"the name is not UTF-8.*rename it") as error:
+        find([str(tmp_path)])
+    str(error.value).encode()
+    path.rename(tmp_path / "rows.jsonl")
+    assert find([str(tmp_path)])
+
+
+def test_a_query_on_a_part_of_the_shards_says_so(run, capsys):
+    assert unfinished(open_store(run)) == []
+    capsys.readouterr()
+    next(run.glob("given-*/00001.json")).unlink()
+    next(run.glob("given-*/manifest.json")).unlink()
+    assert unfinished(open_store(run)) == ["given: 1 of 2 shards"]
+    _answer(str(run), "select count(*) from prompts", "csv", None, 60, 4096)
+    said = capsys.readouterr()
+    assert said.err.strip() == "not all is made: given: 1 of 2 shards" and "given" not in said.out
+
+
+def test_zeros_behind_gzip_data_are_padding_and_other_bytes_are_named(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    lines = gzip.compress(b'{"n": 1}\n' * 5) + gzip.compress(b'{"n": 1}\n' * 4)
+    for behind in (b"", bytes(9), bytes(10240), gzip.compress(b"")):
+        path.write_bytes(lines + behind)
+        assert len(list(rows({"f": path}, 100))) == 9
+    for behind in (b"garbage!", b"x", bytes(3), bytes(600) + b"x"):
+        path.write_bytes(lines + behind)
+        with pytest.raises(UserError, match=rf"{path} .*bytes behind the end of the gzip data"):
+            list(rows({"f": path}, 100))
+    for cut in (1, 8, 20):
+        path.write_bytes(lines[:-cut])
+        with pytest.raises(UserError, match="breaks off or is damaged") as error:
+            list(rows({"f": path}, 100))
+        assert "bytes behind" not in str(error.value)
