@@ -4,12 +4,12 @@ A marker says what its shard's files are, and what was read to make them; a shar
 says is missing, as one without a marker is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.plan import Run
 from engine.stage import Stage
-from schemas.manifest import Marker, marker_name, read_marker, verify
+from schemas.manifest import Marker, marker_name, marker_names, read_marker, verify
 from schemas.records import Damaged, read_record, what_of
 
 SCANNED = "scanned.json"  # in the first stage's folder
@@ -39,11 +39,14 @@ def made_from(run: Run, stage: Stage, digests: Mapping[str, str]) -> dict[str, s
 
 @dataclass(frozen=True)
 class Damage:
-    """A shard of a stage that is there and not as it was written: `what` names the file and says why."""
+    """A shard of a stage that is there and not as it was written: `what` names the file and says why.
+
+    `done`: what is done about it."""
 
     stage: Stage
     shard: int
     what: str
+    done: str = "made again"
 
 
 def missing(run: Run, damaged: Callable[[Damage], None] = lambda damage: None) -> dict[int, list[Stage]]:
@@ -64,7 +67,20 @@ def missing(run: Run, damaged: Callable[[Damage], None] = lambda damage: None) -
                 gaps.setdefault(shard, list(run.stages[number:]))
             # Also below what is missing: a shard that is damaged there has to be taken back as well.
             digests[stage.name] = marker.digest if marker else ""
+    for damage in _too_many(run):
+        damaged(damage)
     return gaps
+
+
+def _too_many(run: Run) -> Iterator[Damage]:
+    """The markers that are there of shards that the run does not have."""
+    wanted = {marker_name(shard) for shard in range(run.shards)}
+    for stage in run.stages:
+        folder = run.folder(stage)
+        for name in marker_names(folder):
+            if name not in wanted:
+                what = f"{folder.where(name)}: the run has no such shard, it has {run.shards:,}"
+                yield Damage(stage, int(name.removesuffix(".json")), what, "removed")
 
 
 def _whole_marker(run: Run, stage: Stage, shard: int, read: Sequence[int] | None) -> Marker | None:

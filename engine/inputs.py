@@ -28,10 +28,13 @@ from engine.folders import (
     walk_matches,
     why_nothing,
 )
+from engine.input_errors import check_name, check_source
 from engine.split_names import says_test
 from schemas.data_set_names import data_set_name
 from schemas.errors import UserError
+from schemas.recipe import Recipe
 from schemas.sections import Prompts
+from schemas.store import Store
 
 _URL = re.compile(r"(?:^|/)((?:https?|s3|gs|gcs|az|abfss?|hf|hdfs|ftp|file)):/+(.*)$")
 _log = logging.getLogger("prefmill")
@@ -83,6 +86,20 @@ def inputs(config: Prompts, tell: bool = False) -> Inputs:
     return Inputs(files, frozenset(held_out), of_test_source)
 
 
+def check_apart(run: Store, recipe: Recipe) -> None:
+    """Raise UserError where a source is the run folder: what is written there would be input next time."""
+    config = recipe.sections.get("prompts")
+    if not isinstance(config, Prompts):
+        return
+    place = os.path.realpath(run.where())
+    for source in (*config.source, *config.test_source):
+        if os.path.isdir(source) and os.path.realpath(source) == place:
+            raise UserError(
+                f"-o {run} is the folder of the input: choose another folder for the run, such as "
+                f"-o {os.path.join(run.where(), 'run')}"
+            )
+
+
 def find(sources: Iterable[str]) -> dict[str, Path]:
     """The input files, in a fixed order, by their names: the paths below the folder that all of them share.
 
@@ -110,6 +127,7 @@ def _named(paths: Mapping[Path, _Place]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path, place in paths.items():
         name = place.name or os.path.relpath(path, shared_folder)
+        check_name(path, name)
         if name in files:
             raise UserError(f"prompts.source: {files[name]} and {path} are both called {name}: take one out")
         files[name] = path
@@ -141,6 +159,7 @@ def _below(path: Path, source: str) -> str:
 
 def _files_at(source: str, key: str, tell: bool) -> list[Path]:
     """The files that one source names: a file of any suffix, or the readable ones of a folder or a glob."""
+    check_source(source)
     if os.path.isfile(source):
         return [Path(source)]
     if os.path.isdir(source):

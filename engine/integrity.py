@@ -46,7 +46,7 @@ def examine(run: Store) -> Examined:
         for place, check in _checks(run, name, examined):
             try:
                 check()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 why = what_of(error) if isinstance(error, Damaged) else str(error)
                 examined.damaged[f"{name}/{place}" if place else name] = why
     return examined
@@ -54,7 +54,7 @@ def examine(run: Store) -> Examined:
 
 def _checks(run: Store, name: str, examined: Examined) -> Iterator[tuple[str, Callable[[], object]]]:
     """What there is to check of a folder: the file that it is about, and the check."""
-    yield "", lambda: run.child(name)
+    yield "", lambda: run.child(name).exists()
     if name in examined.damaged:
         return
     folder = run.child(name)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from engine.input_errors import reading
 from engine.json_looks import lists_look, objects_look, strings_look
 from engine.text_looks import encoding_look, header_look, plain_look, python_look, table_look
 
@@ -170,7 +171,7 @@ def _look_of_text(head: bytes, suffix: str) -> str | None:
 
 
 def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         return file.read(_HEAD)
 
 

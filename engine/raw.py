@@ -8,7 +8,7 @@
   nobody can say which rows it lost.
 """
 
-import errno
+import gzip
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +20,8 @@ from engine import columnar_rows, csv_rows, json_rows
 from engine.checked_rows import Row as Row
 from engine.checked_rows import checked_row
 from engine.folders import COMPRESSIONS, uncompressed_name
+from engine.gzip_ends import goes_on_behind, is_padded
+from engine.input_errors import not_read, reason_of_system
 from engine.inputs import find as find
 from schemas.errors import UserError
 
@@ -42,17 +44,14 @@ def rows(files: dict[str, Path], max_row_bytes: int) -> Iterator[Row]:
 
 def _not_read(path: Path, error: OSError) -> UserError:
     """Why a file cannot be read: the system does not give it, or its bytes are no compressed ones."""
-    if error.errno is None:
-        return _damaged(path, error)
-    code = errno.errorcode.get(error.errno, error.errno)
-    return UserError(
-        f"{path} cannot be read: {error.strerror or error} ({code}); "
-        "make it readable, or take it out of the recipe's input, and run the same command again"
-    )
+    number = error.errno or reason_of_system(path)
+    return not_read(path, number) if number else _damaged(path, error)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     said = str(error).strip() or type(error).__name__
+    if path.suffix.lower() == ".gz" and goes_on_behind(path):
+        said = "bytes behind the end of the gzip data"
     return UserError(
         f"{path} breaks off or is damaged ({said}): copy it again, or take it out of the recipe's input"
     )
@@ -71,16 +70,23 @@ def _rows_of_file(name: str, path: Path, limit: int) -> Iterator[Row]:
     return _rows_of_json(name, path, limit)
 
 
+def _opened(path: Path) -> pa.NativeFile:
+    """The file, unpacked while it is read. What Arrow takes no zeros behind, Python does."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz" and is_padded(path):
+        return pa.PythonFile(gzip.open(path), mode="r")
+    return pa.input_stream(path, compression=COMPRESSIONS.get(suffix))
+
+
 def _rows_of_csv(name: str, path: Path, delimiter: str, limit: int) -> Iterator[Row]:
     """The rows of a table of text below its header."""
-    with pa.input_stream(path, compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
+    with _opened(path) as stream:
         yield from csv_rows.rows(name, path, _chunks_without_mark(stream), delimiter, limit)
 
 
 def _rows_of_json(name: str, path: Path, limit: int) -> Iterator[Row]:
     """The rows of a JSON Lines file or of one JSON array. Blank lines are no rows, but count as lines."""
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    with pa.input_stream(path, compression=compression) as stream:
+    with _opened(path) as stream:
         chunks = _chunks_without_mark(stream)
         first = next(chunks, b"")
         all_chunks = itertools.chain([first], chunks)
@@ -122,7 +128,7 @@ def _is_array(path: Path, first_chunk: bytes, limit: int) -> bool:
 
 def _is_one_array(path: Path, limit: int) -> bool:
     """True if the whole file is one JSON array of objects, with nothing outside of it."""
-    with pa.input_stream(path, compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
+    with _opened(path) as stream:
         try:
             for piece in json_rows.elements(_chunks_without_mark(stream), limit):
                 is_object = piece.raw.lstrip().startswith(b"{")

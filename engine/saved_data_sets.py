@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.input_errors import reading
 from schemas.errors import UserError
 from schemas.plain_files import MOST_JSON, read_plain
 
@@ -61,9 +62,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     """What a file of JSON says, None where there is none or it is no object. Raises UserError where it is
     damaged and Arrow files stand beside it."""
     try:
-        value = json.loads(read_plain(path, MOST_JSON))
+        with reading(path):
+            value = json.loads(read_plain(path, MOST_JSON))
     except FileNotFoundError:
         return None
+    except UserError:
+        raise
     except ValueError as error:
         if path.name == _STATE and not any(path.parent.glob("*.arrow")):
             return None  # of another program

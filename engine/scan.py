@@ -8,6 +8,7 @@ A file is checked before it is opened: pyarrow crashes on an Arrow stream that w
 there, so a scan that is not whole is laid again.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -23,12 +24,14 @@ from engine.plan import Run
 from engine.stage import Scanned
 from schemas.digest import sha256_file
 from schemas.disk import naming
+from schemas.errors import UserError
 from schemas.manifest import shard_name
 from schemas.records import Damaged, damaged, read_record, sealed_bytes, what_of
 from schemas.store import Store
 
 _SCAN = "scan"
 _DONE = "done.json"
+_LAID = re.compile(r"[0-9]{5,}\.arrows")
 _BUFFER = 16 << 20  # bytes of rows that wait in memory during a scan
 _AGAIN = "run the same `engine precompute` again, which reads the input again"
 
@@ -63,6 +66,7 @@ def scan(
     the input is read again."""
     stage = run.stages[0]
     folder = run.folder(stage)
+    _check_ours(folder.child(_SCAN))
     done = _whole_scan(folder.child(_SCAN), run.shards, wanted, say)
     if done is None:
         done = _lay(run, folder, wanted, report)
@@ -91,8 +95,21 @@ def _lay(run: Run, folder: Store, wanted: Collection[int], report: Callable[[int
 
 
 def remove_scan(run: Run) -> None:
-    """Remove the scan, once all shards are made of it."""
-    run.folder(run.stages[0]).remove(_SCAN)
+    """Remove the scan, once all shards are made of it. Raises UserError where a user's file lies in it."""
+    folder = run.folder(run.stages[0])
+    _check_ours(folder.child(_SCAN))
+    folder.remove_folder(_SCAN)
+
+
+def _check_ours(scanned: Store) -> None:
+    """Raise UserError for what the scan's folder holds that no scan has laid: it goes with the scan."""
+    for name in scanned.names():
+        if name != _DONE and not _LAID.fullmatch(name):
+            raise UserError(
+                f"{scanned.where(name)} is not prefmill's, and its folder is removed when the run is done: "
+                "move it away, then run the same command again"
+            )
+        scanned.size(name)  # a folder of such a name is refused
 
 
 def _whole_scan(

@@ -1,6 +1,6 @@
 """The files that hold each table of a run: the shards that markers name, their digests checked."""
 
-from schemas.manifest import read_markers, verify
+from schemas.manifest import marker_names, read_markers, verify
 from schemas.plans import read_plan
 from schemas.store import Store
 from schemas.tables import TABLES
@@ -18,3 +18,14 @@ def table_files(run: Store) -> TableFiles:
             for file in marker.files:
                 shards[file.table].append(str(verify(folder, file)))
     return shards
+
+
+def unfinished(run: Store) -> list[str]:
+    """For each stage of which not every shard is there, how many are."""
+    planned, shards = read_plan(run)
+    found: list[str] = []
+    for stage in planned:
+        there = len(marker_names(run.child(stage.folder)))
+        if there < shards:
+            found.append(f"{stage.stage}: {there:,} of {shards:,} shards")
+    return found

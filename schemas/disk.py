@@ -61,6 +61,8 @@ def state_of(path: Path) -> os.stat_result | None:
         state = os.lstat(path)
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise no_folder(path) from None
     for is_kind, what in _KINDS:
         if is_kind(state.st_mode):
             raise UserError(
@@ -69,6 +71,29 @@ def state_of(path: Path) -> os.stat_result | None:
                 "the same command again"
             )
     return state
+
+
+def is_a_folder(path: Path) -> UserError:
+    """The error for a folder in the place of a file."""
+    return UserError(
+        f"{printable(str(path))} is a folder where prefmill keeps a file: "
+        "move it away, then run the same command again"
+    )
+
+
+def no_folder(path: Path) -> UserError:
+    """The error for what lies in the place of a folder, at the path or above it."""
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    name = printable(str(place))
+    if place.is_symlink():
+        what = f"{name} is a link that leads to no folder: remove it or take another folder"
+    elif place.is_file():
+        what = f"{name} is a file where prefmill keeps a folder: move it away or take another folder"
+    else:
+        return UserError(f"{name} is no folder: name one that is, or that is still to be made")
+    return UserError(f"{what}, then run the same command again")
 
 
 @contextlib.contextmanager
@@ -107,7 +132,10 @@ def make_folder(path: Path) -> None:
     with naming(path):
         if path.parent != path:
             make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise no_folder(path) from None
         with contextlib.suppress(PermissionError):  # a folder that may be passed through and not listed
             sync(path.parent)
 
@@ -139,7 +167,7 @@ def write_folder(path: Path, fill: Fill) -> None:
             for inner in sorted(temporary.rglob("*")):
                 sync(inner)
             sync(temporary)
-            remove(path)
+            remove_folder(path)
             os.replace(temporary, path)
         finally:
             _discard(temporary)
@@ -164,15 +192,25 @@ def _delete(path: Path) -> None:
         os.unlink(path)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder. A removal that is cut off leaves no half of a folder under its name."""
+def remove_file(path: Path) -> None:
+    """Remove a file. A folder in its place stays: it is not ours."""
     state = state_of(path)
     if state is None:
         return
+    if stat.S_ISDIR(state.st_mode):
+        raise is_a_folder(path)
     with naming(path):
-        if not stat.S_ISDIR(state.st_mode):
-            os.unlink(path)
-            return
+        os.unlink(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all in it. A removal that is cut off leaves no half of it under its name."""
+    state = state_of(path)
+    if state is None:
+        return
+    if not stat.S_ISDIR(state.st_mode):
+        raise no_folder(path)
+    with naming(path):
         old = path.with_name(temporary_name())
         os.rename(path, old)
         _delete(old)
@@ -220,15 +258,21 @@ class Lines(io.TextIOWrapper):
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file to change it, made where there is none. Raises UserError where it also lies elsewhere."""
-    state_of(path)
+    """Open a file to change it, made where there is none.
+
+    One that also lies elsewhere (a hard link, as `cp -al` makes) is copied first: the other must not change
+    with it."""
+    state = state_of(path)
+    if state is not None and stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
+        with written(path, lambda own: shutil.copyfile(path, own)) as own:
+            os.replace(own, path)
+    return open_or_make(path, flags)
+
+
+def open_or_make(path: Path, flags: int) -> int:
+    """Open a file, made where there is none. Raises UserError where a folder is there."""
+    state = state_of(path)
+    if state is not None and stat.S_ISDIR(state.st_mode):
+        raise is_a_folder(path)
     with naming(path):
-        handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        state = os.fstat(handle)
-    if stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
-        return handle
-    os.close(handle)
-    raise UserError(
-        f"{printable(str(path))} is the same file as another one (a hard link), which would change with it: "
-        f"copy it (cp {path.name} x; mv x {path.name}) and run the same command again"
-    )
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

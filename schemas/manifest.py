@@ -116,11 +116,16 @@ def read_marker(folder: Store, shard: int) -> Marker | None:
     name = marker_name(shard)
     if not folder.exists(name):
         return None
-    marker = read_record(folder, name, Marker)
+    marker = read_record(folder, name, Marker, must_be_sealed=_has_sizes)
     problem = _problem(marker, shard)
     if problem:
         raise damaged(folder.where(name), problem)
     return marker
+
+
+def _has_sizes(marker: Marker) -> bool:
+    """True if the marker says how large its files are; what was written before there were seals does not."""
+    return any(file.size is not None for file in marker.files)
 
 
 def _problem(marker: Marker, shard: int) -> str | None:
@@ -188,7 +193,9 @@ def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> di
 
 def read_manifest(folder: Store, markers: Iterable[Marker]) -> dict[str, Any]:
     """A folder's manifest, which sums up exactly these markers: those beside it. Raises Damaged."""
-    read = read_record(folder, MANIFEST, _Manifest)
+    read = read_record(
+        folder, MANIFEST, _Manifest, must_be_sealed=lambda manifest: any(map(_has_sizes, manifest.shards))
+    )
     where = folder.where(MANIFEST)
     if folder.name != folder_name(str(read.facts.get("stage")), read.facts):
         raise damaged(where, "its facts are not those that the folder is named by")
@@ -210,6 +217,8 @@ def read_manifest(folder: Store, markers: Iterable[Marker]) -> dict[str, Any]:
 
 def read_facts(folder: Store) -> Facts:
     """What a folder was made from. Raises Damaged where its name says otherwise."""
+    if not folder.exists(FACTS):
+        raise Damaged(f"{folder.where(FACTS)} is gone: {AGAIN}")
     facts = read_json(folder, FACTS)
     if folder.name != folder_name(str(facts.get("stage")), facts):
         raise damaged(folder.where(FACTS), "its facts are not those that the folder is named by")
@@ -236,8 +245,6 @@ def verify(folder: Store, file: File, *, afresh: bool = False) -> Path:
     if file.size is not None and size != file.size:
         raise damaged(where, f"it has {size:,} bytes and its marker says {file.size:,}")
     path = folder.local_path(file.name)
-    if not path.is_file():
-        raise damaged(where, "it is a folder")
     digest = sha256_file(path) if afresh else content_digest(path)
     if digest != file.sha256:
         raise damaged(where, "its sha256 is not the one its marker names")

@@ -41,8 +41,12 @@ def write_plan(
     run.put(PLAN, sealed_bytes(plan))
 
 
+def _is_newer_than_seals(plan: _Plan) -> bool:
+    return plan.recipe is not None or plan.threads is not None
+
+
 def _read_plan(run: Store) -> _Plan:
-    plan = read_record(run, PLAN, _Plan)
+    plan = read_record(run, PLAN, _Plan, must_be_sealed=_is_newer_than_seals)
     for stage in plan.stages:
         if not re.fullmatch("[a-z_]+", stage.stage) or stage.folder != folder_name(stage.stage, stage.facts):
             what = f"the folder {ascii(stage.folder)[:80]} is not the one that the facts of its stage name"

@@ -5,11 +5,12 @@ and types are checked. What was written before there were seals is read without 
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from schemas.digest import canonical
 from schemas.errors import UserError
-from schemas.sealed import seal, unsealed
+from schemas.sealed import SEAL, seal, unsealed
 from schemas.shapes import ShapeError, shaped
 from schemas.store import Store
 
@@ -69,23 +70,31 @@ def _loaded(folder: Store, name: str, remedy: str) -> tuple[dict[str, Any], byte
         if isinstance(error, UserError):
             raise
         raise damaged(where, f"it is not JSON any more ({error})", remedy) from None
-    except IsADirectoryError:
-        raise damaged(where, "it is a folder", remedy) from None
     if not isinstance(value, dict):
         raise damaged(where, "it is not a JSON object", remedy)
     return value, data
 
 
-def read_record(folder: Store, name: str, kind: type[_Kind], remedy: str = AGAIN) -> _Kind:
+def read_record(
+    folder: Store,
+    name: str,
+    kind: type[_Kind],
+    remedy: str = AGAIN,
+    must_be_sealed: Callable[[_Kind], bool] = lambda record: True,
+) -> _Kind:
     """A JSON file of ours as a dataclass. Raises Damaged, which names the key.
 
-    A sealed one has to be what `sealed_bytes` writes, to the last byte."""
+    A sealed one has to be what `sealed_bytes` writes, to the last byte. `must_be_sealed`: False for what may
+    be from before there were seals."""
     value, data = _loaded(folder, name, remedy)
     where = folder.where(name)
     opened = unsealed(value)
     if opened is None or (opened is not value and json_bytes(value) != data):
         raise damaged(where, "its content is not what its own sha256 says", remedy)
     try:
-        return shaped(kind, opened)
+        record = shaped(kind, opened)
     except ShapeError as error:
         raise damaged(where, str(error), remedy) from None
+    if SEAL not in value and must_be_sealed(record):
+        raise damaged(where, f"it has lost its own {SEAL}", remedy)
+    return record

@@ -13,10 +13,10 @@
 """
 
 import contextlib
-import fcntl
 import fnmatch
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from schemas import disk
+from schemas import disk, locks
 from schemas.digest import sha256_file
 from schemas.errors import UserError
-from schemas.printable import printable
 
 _LOCK = ".lock"
 # What is read whole is JSON, TOML and metrics. More than this is none of ours, and would fill the memory.
@@ -93,7 +92,11 @@ class Store(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file or a whole folder; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none. Raises UserError for a folder."""
+        ...
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder with all in it, if there is one. Raises UserError for a file."""
         ...
 
     def sweep(self) -> None:
@@ -146,7 +149,9 @@ class LocalStore:
     def _check_folders(self) -> None:
         folder = self.root
         for _ in range(self.inside):
-            disk.state_of(folder)
+            state = disk.state_of(folder)
+            if state is not None and not stat.S_ISDIR(state.st_mode):
+                raise disk.no_folder(folder)
             folder = folder.parent
 
     def child(self, name: str) -> "LocalStore":
@@ -173,13 +178,20 @@ class LocalStore:
         return disk.read(self._path(name))
 
     def size(self, name: str) -> int:
-        return self._path(name).stat().st_size
+        return self._file(name).stat().st_size
+
+    def _file(self, name: str) -> Path:
+        """Where a file is or is to be. Raises UserError where a folder is there."""
+        path = self._path(name)
+        if path.is_dir():
+            raise disk.is_a_folder(path)
+        return path
 
     def put(self, name: str, data: bytes) -> None:
         self._publish(name, lambda path: path.write_bytes(data))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        path = self._path(name)
+        path = self._file(name)
         if path.exists():
             return False
         with disk.written(path, lambda temporary: temporary.write_bytes(data)) as temporary:
@@ -206,7 +218,7 @@ class LocalStore:
 
     def _publish(self, name: str, fill: Callable[[Path], object]) -> None:
         """Fill a temporary file and give it the name."""
-        path = self._path(name)
+        path = self._file(name)
         with disk.written(path, fill) as temporary:
             os.replace(temporary, path)
 
@@ -225,7 +237,10 @@ class LocalStore:
         return str(self.root / name)
 
     def remove(self, name: str) -> None:
-        disk.remove(self._path(name))
+        disk.remove_file(self._path(name))
+
+    def remove_folder(self, name: str) -> None:
+        disk.remove_folder(self._path(name))
 
     def sweep(self) -> None:
         self._check_folders()
@@ -236,21 +251,7 @@ class LocalStore:
     def lock(self, who: str) -> Iterator[None]:
         self._check_folders()
         disk.make_folder(self.root)
-        path = self._path(_LOCK)
-        with open(disk.open_own(path, os.O_RDWR), "r+", errors="replace") as lock:
-            try:
-                with disk.naming(path):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = printable(lock.read(20)) or "unknown"
-                raise UserError(
-                    f"{self}: another `{who}` (process {holder}) is at work in it; "
-                    "wait for it, or take another folder"
-                ) from None
-            with disk.naming(path):
-                lock.truncate(0)
-                lock.write(str(os.getpid()))
-                lock.flush()
+        with locks.held(self._path(_LOCK), who):
             yield
 
 

@@ -111,6 +111,11 @@ class FaultyStore:
         if self.exists(name):
             self.fault.write(f"remove {self.name}/{name}", lambda: self.store.remove(name), lambda: None)
 
+    def remove_folder(self, name: str) -> None:
+        if self.exists(name):
+            what = f"remove folder {self.name}/{name}"
+            self.fault.write(what, lambda: self.store.remove_folder(name), lambda: None)
+
     def _write(self, what: str, name: str, write: Callable[[], object]) -> object:
         def half() -> None:
             path = self._temporary()

@@ -27,6 +27,7 @@ WRITERS = {
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",
     "schemas/disk.py": "what the door is made of",
+    "schemas/locks.py": "what the door is made of",
     "engine/scan.py": "fills local paths that a store gave it",
     "engine/commands/prompt.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",

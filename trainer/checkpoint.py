@@ -172,7 +172,7 @@ def remove(folder: Store, step: int, source: Path) -> None:
     with at(folder.where(name)):
         ours, theirs = checkpoints.parted(path, source)
         if not theirs:
-            folder.remove(name)
+            folder.remove_folder(name)
             return
         for file in ours:
             (path / file).unlink(missing_ok=True)

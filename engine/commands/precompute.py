@@ -13,7 +13,7 @@ from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
 from schemas.screen import say
-from schemas.store import Store
+from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
     from engine.executors.phases import Gaps
@@ -91,10 +91,12 @@ def precompute(
     from engine import outcome
     from engine import trust as trusting
     from engine.gaps import Damage, missing
+    from engine.inputs import check_apart
     from engine.make import finish, take_back
     from engine.plan import opened, plan
     from engine.threads import threads_of
 
+    check_apart(open_store(where), recipe)
     run = plan(where, recipe)
     with opened(run, lambda run: threads_of(run, workers)) as threads:
         damages: list[Damage] = []
@@ -102,7 +104,7 @@ def precompute(
         if gaps:
             trusting.check(run, gaps, trust)
         for damage in damages:
-            say(f"{damage.what}: made again")
+            say(f"{damage.what}: {damage.done}")
         take_back(run, damages)
         if gaps:
             _announce(run, gaps)

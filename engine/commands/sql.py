@@ -102,9 +102,13 @@ def _answer(run: str, query: str | None, form: str, output: Path | None, timeout
         # Imported while that process begins.
         import polars  # noqa: F401
 
-        from engine.table_files import table_files
+        from engine.table_files import table_files, unfinished
 
-        process.open(table_files(open_store(run)))
+        store = open_store(run)
+        process.open(table_files(store))
+        not_all = unfinished(store)
+        if not_all:
+            say(f"not all is made: {', '.join(not_all)}", err=True)
         if query is None:
             from engine.commands.prompt import ask
 

@@ -27,7 +27,7 @@ GROUPS = {
         "test_lost_ranks",
     ),
     "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),
-    "a run folder damaged or faked": ("test_folders",),
+    "a run folder damaged or faked": ("test_folders", "test_out_of_place"),
     "a checkpoint or a train folder damaged or faked": ("test_checkpoints",),
     "a setting, a file, a module or a version changed": ("test_staleness",),
     "somebody else's run folder, recipe or server": (

@@ -133,7 +133,7 @@ def test_an_error_of_the_disk_in_a_worker_has_its_place(trials, recipe, whole, t
     with trials("an error of the disk in a worker") as trial, trial("a folder in a file's place"):
         with pytest.raises(UserError, match=r"00001\.logprobs\.parquet") as caught:
             precompute(run, recipe, 2)
-        assert "Is a directory" in str(caught.value) and "ended" not in str(caught.value)
+        assert "is a folder where" in str(caught.value) and "ended" not in str(caught.value)
         shutil.rmtree(file)
         precompute(run, recipe, 1)
         assert tree(run).keys() == tree(whole).keys()

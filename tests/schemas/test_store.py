@@ -94,8 +94,8 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(store):
     assert store.child("whole").read("a") == b"1"
     store.put_folder("whole", lambda path: (path / "b").write_text("2"))
     assert store.child("whole").names() == ["b"] and files(store) == ["whole"]
-    store.remove("whole")
-    store.remove("whole")
+    store.remove_folder("whole")
+    store.remove_folder("whole")
     assert files(store) == []
 
 
