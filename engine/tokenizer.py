@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import UserError
 from schemas.identity import Identity
-from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, read_json, shown, view
+from schemas.model_errors import shown
+from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, read_json, view
 from schemas.panics import panics_as_errors
 
 if TYPE_CHECKING:

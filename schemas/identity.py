@@ -19,6 +19,7 @@ from schemas.digest import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.model_checks import Kind, checked_config, checked_weight_files
+from schemas.model_errors import usable
 from schemas.model_files import (
     CONFIG,
     GENERATION_CONFIG,
@@ -26,7 +27,6 @@ from schemas.model_files import (
     TOKENIZER_CONFIG,
     read_json,
     tokenizer_files,
-    usable,
     weight_files,
 )
 from schemas.sections import Model

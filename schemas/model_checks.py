@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.model_files import CONFIG, read_json, usable, weight_files, weight_map
+from schemas.model_errors import usable
+from schemas.model_files import CONFIG, read_json, weight_files, weight_map
 from schemas.model_sizes import check_sizes
 from schemas.plain_files import MOST_JSON, read_plain
 from schemas.tensor_headers import Tensor, tensors_of

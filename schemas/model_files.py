@@ -16,7 +16,6 @@ from typing import Any
 
 from schemas.errors import UserError
 from schemas.kernel_names import drop_kernels
-from schemas.panics import panics_as_errors
 from schemas.plain_files import MOST_JSON, read_plain
 
 CONFIG = "config.json"
@@ -63,7 +62,6 @@ _BESIDE_VOCABULARIES = (
 )
 # A plain name, so that no index leads out of the folder, and none to a file that is read by running it.
 _WEIGHTS_NAME = re.compile(r"[^/\\\x00]+\.safetensors")
-_LONGEST_ERROR = 400  # letters
 _LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _LFS_REMEDY = "run `git lfs pull` in the folder, or download it again (`hf download`)"
 
@@ -147,30 +145,6 @@ def weight_map(path: Path) -> dict[str, str]:
                 "folder: get the folder again, or save the model again by save_pretrained"
             )
     return mapped
-
-
-@contextlib.contextmanager
-def usable(path: Path) -> Iterator[None]:
-    """Raise UserError, which names the folder, where what a model's folder holds makes any code fail.
-
-    Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours stay what they
-    are."""
-    try:
-        with panics_as_errors():
-            yield
-    except (UserError, AssertionError):
-        raise
-    except OSError as error:
-        place = error.filename or path
-        said = error.strerror or str(error)[:_LONGEST_ERROR]
-        raise UserError(f"the model in {path} cannot be read ({place}): {said}") from None
-    except Exception as error:
-        lines = str(error).strip().splitlines() or ["it gives no reason"]
-        said = f"{type(error).__name__}: {' '.join(lines)[:_LONGEST_ERROR]}"
-        raise UserError(
-            f"the model in {path} cannot be used: a file of it is not what it should be ({said}); get the "
-            "folder again"
-        ) from None
 
 
 def _indexed_files(path: Path) -> list[str]:
@@ -290,12 +264,3 @@ def view(path: Path, names: Iterable[str]) -> Iterator[Path]:
             else:
                 (folder / name).symlink_to((path / name).resolve())
         yield folder
-
-
-def shown(error: object, folder: Path, path: Path) -> str:
-    """The first sentence of what a loader says of a view, as if it had been given the model's folder."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    first = lines[0]
-    if first.endswith(":") and len(lines) > 1:
-        first = f"{first} {lines[1].strip()}"
-    return first.replace(str(folder), str(path))

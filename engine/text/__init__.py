@@ -20,7 +20,7 @@ from engine.text.guard import Guard
 from engine.text.template import Template
 from engine.text.tokens import Tokens
 from engine.text.typed import TypedTokens
-from schemas.model_files import usable
+from schemas.model_errors import usable
 
 __all__ = ["Chat", "Messages", "Prompt", "Response", "TemplateError", "Text", "Turn"]
 

@@ -23,7 +23,8 @@ from schemas.errors import UserError
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
-from schemas.model_files import files_of_model, shown, usable, view, weight_files
+from schemas.model_errors import shown, usable
+from schemas.model_files import files_of_model, view, weight_files
 from schemas.model_sizes import check_built
 from schemas.panics import panics_as_errors
 from schemas.tensor_headers import tensors_of
