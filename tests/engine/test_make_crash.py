@@ -57,6 +57,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(way, whole, recipe, tm
     assert tree(run) == tree(path)
 
 
+@pytest.mark.long
 def test_a_lost_shard_that_is_killed_on_its_way_back_ends_in_the_same_bytes(whole, recipe, tmp_path, capsys):
     path, _ = whole
     fault = Fault()

@@ -77,6 +77,7 @@ def test_a_key_has_the_same_effect_on_both_backends(vllm, hf, prompts, keys):
         np.testing.assert_allclose(a.token_logps, b.token_logps, atol=1e-4)
 
 
+@pytest.mark.long
 @needs_vllm
 def test_structured_outputs_bind_the_text(vllm, hf, prompts):
     """A regex, a choice and a schema; the tiny model would say none of it by itself."""

@@ -113,6 +113,7 @@ def test_another_recipe_has_nothing_to_verify(run):
     )
 
 
+@pytest.mark.long
 def test_a_backend_that_cannot_run_the_model_is_said_and_not_compared(run):
     """The trainer's forward is: what it says decides."""
     words = ("--set", "model.vllm.no_such_argument=1", "--set", "verify.sample=8")
