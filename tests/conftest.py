@@ -21,7 +21,17 @@ SHARED = ROOT.parent / "shared"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that two workers end at about the same time."""
-    longest = ("test_readme", "test_vllm", "test_endpoint_run", "test_make", "test_make_crash")
+    longest = (
+        "test_readme",
+        "test_vllm",
+        "test_endpoint_run",
+        "test_make",
+        "test_make_crash",
+        "test_processes",
+        "test_rows",
+        "test_ranks",
+        "test_disk",
+    )
     items.sort(key=lambda item: item.path.stem not in longest)
 
 

@@ -136,6 +136,8 @@ def test_every_file_that_is_gone_is_made_again(imported, modelled, tmp_path, tri
     with trials("a file of a run deleted") as trial:
         for small in (imported, modelled) if all_files else (imported,):
             for name in tree(small.path) if all_files else list(kinds(small).values())[::2]:
+                if name.endswith("made_with.json"):
+                    continue  # which versions made a folder nobody can know afterwards
                 run = small.copy(tmp_path / "run")
                 with trial(name):
                     (run / name).unlink()
