@@ -58,7 +58,9 @@ def _tensor(fields: dict[str, Any]) -> Tensor:
     dtype = fields["dtype"]
     shape = tuple(fields["shape"])
     first, last = fields["data_offsets"]
-    if not isinstance(dtype, str) or not all(type(one) is int and one >= 0 for one in (*shape, first, last)):
+    numbers = (*shape, first, last)
+    are_whole = all(type(number) is int and number >= 0 for number in numbers)
+    if not isinstance(dtype, str) or not are_whole:
         raise TypeError("a type is a text, sizes and offsets are whole numbers")
     # Numbers of less than a byte take at least an eighth of one.
     if last < first or math.prod(shape) > 8 * (last - first):

@@ -7,7 +7,7 @@ import pytest
 
 from engine.python_paths import added_folders, unseen_loads
 
-FILE = Path("/work/checks/score.py")
+FILE = Path("/home/ada/checks/score.py")
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ FILE = Path("/work/checks/score.py")
         ("sys.path.insert(0, 'lib')", ["lib"], []),
         ("sys.path.append('lib')", [], ["lib"]),
         ("sys.path.insert(0, 'a'); sys.path.insert(0, 'b')", ["b", "a"], []),
-        ("sys.path.insert(0, str(Path(__file__).parent / 'lib'))", ["/work/checks/lib"], []),
-        ("sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))", ["/work"], []),
-        ("HERE = Path(__file__).parent\nsys.path.insert(0, str(HERE / 'lib'))", ["/work/checks/lib"], []),
-        ("sys.path.append(os.path.dirname(os.path.abspath(__file__)))", [], ["/work/checks"]),
-        ("sys.path.append(os.path.join(os.path.dirname(__file__), 'lib'))", [], ["/work/checks/lib"]),
+        ("sys.path.insert(0, str(Path(__file__).parent / 'lib'))", ["/home/ada/checks/lib"], []),
+        ("sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))", ["/home/ada"], []),
+        ("HERE = Path(__file__).parent\nsys.path.insert(0, str(HERE / 'lib'))", ["/home/ada/checks/lib"], []),
+        ("sys.path.append(os.path.dirname(os.path.abspath(__file__)))", [], ["/home/ada/checks"]),
+        ("sys.path.append(os.path.join(os.path.dirname(__file__), 'lib'))", [], ["/home/ada/checks/lib"]),
         ("sys.path.insert(0, os.environ['LIB'])", [], []),
         ("X = X\nsys.path.insert(0, X)", [], []),
         ("sys.path.insert(0, Path(__file__).parents[99])", [], []),

@@ -10,17 +10,8 @@ from schemas.recipe import load
 from schemas.store import LocalStore
 from tests.conftest import RECIPE, preferences, settings
 from tests.faulty import Fault, FaultyStore
+from tests.reliability.training import SMALL
 from trainer.train import train
-
-SMALL = {
-    "train__optimizer": "adamw",
-    "train__batch_size": 4,
-    "train__learning_rate": 3e-3,
-    "train__max_steps": 3,
-    "train__save_every": 1,
-    "train__keep": 1,
-    "train__eval_every": 2,
-}
 
 
 def arguments(**values) -> list[str]:
@@ -33,7 +24,7 @@ def recipe(tmp_path_factory, model_path):
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 12)))
     values = {"prompts__source": path, "prompts__shards": 1, "model__name": model_path}
-    return load(RECIPE, arguments(**values, **SMALL, pairs__test_share=0.2))
+    return load(RECIPE, arguments(**values, **SMALL | {"train__keep": 1}, pairs__test_share=0.2))
 
 
 @pytest.fixture(scope="module")
