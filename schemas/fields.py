@@ -40,6 +40,7 @@ class Rules:
     check: Check | None = None
     path: Path | None = None
     formerly: str = ""  # an older name: recipes may still use it, and facts and fingerprints keep it
+    has_switch: bool = False  # true and false are two of its words, and may be written without quotes
     tables: bool = False  # takes every table of its section, as [train.dpo] and [train.sft]
 
 
@@ -90,7 +91,7 @@ def choice(default: str, *allowed: str, formerly: str = "") -> Any:
     def check(value: str) -> str | None:
         return None if value in allowed else f"; {did_you_mean(value, allowed)}"
 
-    return setting(default, check, formerly=formerly)
+    return setting(default, check, formerly=formerly, has_switch="true" in allowed)
 
 
 def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False) -> Any:

@@ -156,6 +156,7 @@ def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: st
     names = _names_of_keys(kind)
     collector = next((field.name for field in dataclasses.fields(kind) if rules_of(field).tables), None)
     hints = typing.get_type_hints(kind)
+    rules = {field.name: rules_of(field) for field in dataclasses.fields(kind)}
     values: dict[str, typing.Any] = {}
     collected: dict[str, typing.Any] = {}
     for key, value in body.items():
@@ -172,6 +173,8 @@ def section_of(kind: type[AnySection], body: Mapping[str, typing.Any], where: st
             raise UserError(
                 f"{where} has no key '{key}': it is a table, written [{table}], or --set {table}.KEY=VALUE"
             )
+        if rules[name].has_switch and isinstance(value, bool):
+            value = str(value).lower()
         values[name] = _converted(value, hints[name], f"{where} {key}")
     if collector:
         values[collector] = collected

@@ -7,7 +7,7 @@ other settings make another one.
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas import versions
@@ -38,7 +38,26 @@ _NOT_FACTS = (
     "loss",
     "options",
     "gradient_checkpointing",
+    "accept_other_dtype",
+    "parallel",
+    "shard_size",
+    "reshard_after_forward",
+    "compile",
+    "deterministic",
+    "report_to",
+    "eval_samples",
+    "eval_sample_tokens",
+    "metric_for_best_model",
+    "greater_is_better",
+    "save_on_signal",
 )
+# Facts only where they differ from these, so that runs from before there were such keys keep their folders.
+_WERE_ALWAYS = {
+    "look_ahead": 1,
+    "weights": "float32",
+    "save_dtype": "auto",
+    "reduce_dtype": "float32",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
     with on_every_rank():
         objective = losses.choose(config)
         pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+        config = _with_dtype(config, pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -95,6 +115,13 @@ def plan(run: Store, recipe: Recipe) -> Job:
     )
 
 
+def _with_dtype(config: Train, pairs: Pairs) -> Train:
+    """The settings with train.dtype resolved: auto is the dtype that the cache was made in."""
+    if config.dtype != "auto":
+        return config
+    return replace(config, dtype=pairs.facts["reference"]["dtype"])
+
+
 def _check_same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:
     """Raise UserError where the cache was made with another model than the one to be trained."""
     reference = pairs.facts["reference"]
@@ -110,8 +137,9 @@ def _check_same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> Non
 def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> Facts:
     """What the result depends on: the name of the train folder."""
     kept = facts_of(config, leave_out=_NOT_FACTS)
-    if kept["look_ahead"] == 1:
-        del kept["look_ahead"]  # so runs from before there was such a key keep their folders
+    for name, value in _WERE_ALWAYS.items():
+        if kept[name] == value:
+            del kept[name]
     facts: Facts = {
         "pairs": pairs.folder.name,
         "policy": policy,
@@ -119,6 +147,9 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
         "train": kept,
         "loss": objective.facts(),
     }
+    lora = losses.lora_of(config)
+    if lora is not None:
+        facts["lora"] = facts_of(lora)
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json

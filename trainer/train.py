@@ -178,7 +178,7 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     if start:
         source = job.folder.local_path(checkpoint.name_of(start))
     try:
-        model = load(source, ranks.device, config.gradient_checkpointing)
+        model = load(source, ranks.device, config.gradient_checkpointing == "true")
     except UserError as error:
         if not start:
             raise

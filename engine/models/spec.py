@@ -75,6 +75,8 @@ class ResolvedModel:
             "backend": self.spec.backend,
         }
         # Only where they are set, so that folders made without them keep their names.
+        if config.quantization != "none":
+            facts["quantization"] = config.quantization
         if config.template_arguments:
             facts["template_arguments"] = config.template_arguments
         if config.response_markers != "text":

@@ -7,6 +7,7 @@ A section is a stage, a key is a field with its default. What values a key may h
 from schemas.fields import Section
 from schemas.sections.endpoint import Served as Served
 from schemas.sections.logprobs import Logprobs as Logprobs
+from schemas.sections.lora import Lora as Lora
 from schemas.sections.model import Model as Model
 from schemas.sections.pairs import Pairs as Pairs
 from schemas.sections.prompts import Given as Given

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas import checks, extensions
-from schemas.fields import Section, choice, number, setting, tables
+from schemas.fields import Section, choice, choices, number, setting, tables
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class Train(Section):
 
     loss: str = "dpo"
     learning_rate: float = number(5e-7, above=0)
-    optimizer: str = choice("adamw", "adamw", "rmsprop")
+    # adamw_8bit keeps its two moments in 8 bits (extra `torchao`).
+    optimizer: str = choice("adamw", "adamw", "adamw_8bit", "rmsprop")
     weight_decay: float = number(0.0, low=0)
     betas: tuple[float, ...] = setting((0.9, 0.999), checks.betas)  # of adamw
     schedule: str = choice("linear", "linear", "cosine", "constant")  # after the warm-up
@@ -24,23 +25,50 @@ class Train(Section):
     # Global batches whose pairs are grouped by length. Above 1 (8, say): ranks with few pairs each wait less,
     # a padded model pads less.
     look_ahead: int = number(1, low=1)
-    # Tokens of one forward pass; bounds memory, changes no result. 0: 2048 on a CPU, 16384 on a GPU.
+    # Tokens of one forward pass; bounds memory, changes no result. 0: what fits (`trainer plan`).
     micro_batch_tokens: int = number(0, low=0)
     epochs: int = number(1, low=1)
     max_steps: int = -1  # above 0: this many steps, whatever epochs says
-    # float32, or bfloat16: autocast over float32 weights.
-    dtype: str = choice("float32", "float32", "bfloat16")
-    gradient_checkpointing: bool = False
+    # The forward pass runs in it. auto: the dtype that the cached log-probs were made in.
+    dtype: str = choice("auto", "auto", "float32", "bfloat16")
+    # Train on log-probs that were made in another dtype, or by vLLM. Their noise is printed at step 0.
+    accept_other_dtype: bool = False
+    # What the optimizer updates: float32, or bfloat16 with stochastic rounding (extra `torchao`).
+    weights: str = choice("float32", "float32", "bfloat16")
+    save_dtype: str = choice("auto", "auto", "float32", "bfloat16")  # of a checkpoint; auto: the model's own
+    # How ranks share the work. ddp: each holds all weights; fsdp: they are split among them. auto: ddp where
+    # that fits.
+    parallel: str = choice("auto", "auto", "ddp", "fsdp")
+    # fsdp: ranks among which the weights are split; each such group holds all of them. 0: all ranks.
+    shard_size: int = number(0, low=0)
+    # fsdp: give a layer's weights back after its forward pass; false is faster and takes more memory.
+    reshard_after_forward: bool = True
+    reduce_dtype: str = choice("float32", "float32", "bfloat16")  # in which ranks add their gradients up
+    # Make the activations again in the backward pass. auto: where they do not fit otherwise.
+    gradient_checkpointing: str = choice("auto", "auto", "true", "false")
+    # torch.compile of norms, rotary and MLP. auto: on a GPU.
+    compile: str = choice("auto", "auto", "true", "false")
+    deterministic: bool = False  # algorithms that give the same bits on a GPU each time, and are slower
     # Steps between evaluations on the test split; 0: at the start and at the end only.
     eval_every: int = number(0, low=0)
     save_every: int = number(500, low=0)  # steps between checkpoints; the last step is always saved
     keep: int = number(2, low=0)  # checkpoints kept; 0: all
     # Largest mean gap, nat a token, between cache and policy at step 0; 0: 1e-3 in float32, 0.05 otherwise.
     tolerance: float = number(0.0, low=0)
-    tensorboard: bool = False
+    # Where the curves go beside metrics.jsonl (extras of the same names).
+    report_to: tuple[str, ...] = choices((), "tensorboard", "wandb", "mlflow", may_be_empty=True)
+    tensorboard: bool = False  # the same as report_to = ["tensorboard"]
+    # So many held-out prompts are answered at each evaluation.
+    eval_samples: int = number(0, low=0)
+    eval_sample_tokens: int = number(128, low=1)  # of such an answer, at most
+    # A metric of the evaluations, such as eval_loss: the checkpoint that is best by it is kept too.
+    metric_for_best_model: str = ""
+    greater_is_better: bool = False
+    save_on_signal: bool = True  # SIGTERM: save a checkpoint, then exit with status 143
     # Seconds without a sign of life after which the other ranks give a rank up; 0: they wait for ever.
     timeout: int = number(60, low=0)
-    # The tables [train.<loss>] and [train.sft], read by the losses.
+    # [train.lora]: train an adapter, by PEFT's names: r, alpha, dropout, target_modules … (extra `peft`).
+    # The tables [train.<loss>], [train.sft] and [train.lora], read by the losses and by the adapter.
     options: dict[str, Any] = tables(collects=True)
 
     def check_with_extensions(self) -> None:

@@ -44,6 +44,7 @@ def _server(section: str) -> tuple[str, ...]:
 
 _PATIENCE = "how a server is asked, not what it is asked"
 _MEMORY = "bounds memory; a number changes by rounding at most"
+_RANKS = "how ranks share the work; a number changes by rounding at most"
 _NO_ROWS = "of a command that writes no rows"
 _SHOWN = "what is kept or shown of a training run, not what is learnt"
 
@@ -81,6 +82,7 @@ KEYS: dict[str, dict[str, Entry]] = {
         "name": Other('"{other}"'),
         "revision": Idle('"branch"', "of a name on the hub; what counts is the content that it names"),
         "dtype": Other('"bfloat16"'),
+        "quantization": Other('"nf4"'),
         "device": Idle('"cpu"', "where numbers are computed changes them by rounding at most"),
         "backend": Other('"vllm"'),
         "timeout": Idle("3.0", "when an engine is taken for dead"),
@@ -191,12 +193,29 @@ KEYS: dict[str, dict[str, Entry]] = {
         "epochs": Other("2"),
         "max_steps": Other("2"),
         "dtype": Other('"bfloat16"'),
-        "gradient_checkpointing": Idle("true", _MEMORY),
+        "accept_other_dtype": Idle("true", "what is refused at the start, not what is learnt"),
+        "weights": Other('"bfloat16"'),
+        "save_dtype": Other('"bfloat16"'),
+        "parallel": Idle('"fsdp"', _RANKS),
+        "shard_size": Idle("1", _RANKS),
+        "reshard_after_forward": Idle("false", _RANKS),
+        "reduce_dtype": Other('"bfloat16"'),
+        "gradient_checkpointing": Idle('"true"', _MEMORY),
+        "compile": Idle('"true"', "fuses the same operations; a number changes by rounding at most"),
+        "deterministic": Idle(
+            "true", "which of several algorithms runs; a number changes by rounding at most"
+        ),
         "eval_every": Idle("3", _SHOWN),
         "save_every": Idle("3", _SHOWN),
         "keep": Idle("1", _SHOWN),
         "tolerance": Idle("0.5", "what is refused at the start, not what is learnt"),
+        "report_to": Idle('["tensorboard"]', _SHOWN),
         "tensorboard": Idle("true", _SHOWN),
+        "eval_samples": Idle("2", _SHOWN),
+        "eval_sample_tokens": Idle("5", _SHOWN),
+        "metric_for_best_model": Idle('"eval_loss"', _SHOWN),
+        "greater_is_better": Idle("true", _SHOWN),
+        "save_on_signal": Idle("false", _SHOWN),
         "timeout": Idle("90", "how long a rank may be silent"),
         "options": Other("{ beta = 0.3 }"),
     },

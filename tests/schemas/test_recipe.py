@@ -45,7 +45,7 @@ def write(tmp_path, text):
         ("[model.vllm]\nmax_model_len = 0", "[model.vllm] max_model_len = 0: expected a whole number"),
         ("[model.vlm]\nx = 1", "has no table [model.vlm]; there is [model.vllm]"),
         ("[model]\nvllm = 3", "has no key 'vllm'"),
-        ("[train]\ndtype = 'fp16'", "r.toml: [train] dtype = fp16; known are: bfloat16, float32"),
+        ("[train]\ndtype = 'fp16'", "r.toml: [train] dtype = fp16; known are: auto, bfloat16, float32"),
         ("[train]\noptimizer = 'adm'", "optimizer = adm; did you mean 'adamw'?"),
         ("[train]\nschedule = 'step'", "schedule = step"),
         ("[train]\nloss = 'bmk'", "did you mean 'bmc'?"),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import facts_of
 from schemas.recipe import section_of
-from schemas.sections import Train
+from schemas.sections import Lora, Train
 from trainer.losses import sft
 from trainer.losses.options import Options
 from trainer.losses.side import Side, Tensor
@@ -99,14 +99,24 @@ def choose(train: Train) -> Objective:
     Raises UserError for an unknown loss, table or key, and for a value that is not allowed."""
     if train.loss not in NAMES:
         raise UserError(f"train.loss = {train.loss}: {did_you_mean(train.loss, NAMES)}")
-    tables = (*NAMES, "sft")
+    tables = (*NAMES, "sft", "lora")
     for table in train.options:
         if table not in tables:
             raise UserError(f"[train.{table}]: no loss has this name; {did_you_mean(table, tables)}")
     kind: type[Options] = loss_module(train.loss).Config
     config = section_of(kind, train.options.get(train.loss, {}), f"[train.{train.loss}]")
     sft_config = section_of(sft.Config, train.options.get("sft", {}), "[train.sft]")
+    lora_of(train)
     return Objective(train.loss, config, sft_config)
+
+
+def lora_of(train: Train) -> Lora | None:
+    """The settings of [train.lora]; None where the model's own weights are trained.
+
+    Raises UserError for a key that it does not have, and for a value that is not allowed."""
+    if "lora" not in train.options:
+        return None
+    return section_of(Lora, train.options["lora"], "[train.lora]")
 
 
 class Description(NamedTuple):
