@@ -132,7 +132,7 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),
-        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_of(recipe).dtype),
+        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_dtype(cached, recipe)),
         gaps=_gaps(rows, cached, recipe, both, say),
         ids=ids,
         files=examined.files,
@@ -143,10 +143,11 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     return report
 
 
-def _train_of(recipe: Recipe) -> Train:
+def _train_dtype(cached: ResolvedModel, recipe: Recipe) -> str:
+    """What the trainer's forward will run in: train.dtype, where auto is the dtype of the cache."""
     train = recipe.sections.get("train", Train())
     assert isinstance(train, Train)
-    return train
+    return cached.spec.config.dtype if train.dtype == "auto" else train.dtype
 
 
 def _sample(run: Run, stage: Stage, wanted: int) -> list[Row]:
@@ -214,8 +215,8 @@ def _gaps(
     rows: Sequence[Row], cached: ResolvedModel, recipe: Recipe, both: bool, say: Callable[[str], None]
 ) -> list[Gap]:
     """For each other way of computing the log-probs how far they are from the cached ones."""
-    train = _train_of(recipe)
-    gaps = [_gap(f"trainer ({train.dtype})", rows, _trainers_logprobs(rows, cached, train))]
+    dtype = _train_dtype(cached, recipe)
+    gaps = [_gap(f"trainer ({dtype})", rows, _trainers_logprobs(rows, cached, dtype))]
     if not both:
         return gaps
     other = "vllm" if cached.spec.backend == "hf" else "hf"
@@ -248,19 +249,15 @@ def _fits(row: Row, positions: int) -> bool:
     return not positions or len(row["prompt_ids"]) + len(row["response_ids"]) < positions
 
 
-def _trainers_logprobs(rows: Sequence[Row], cached: ResolvedModel, train: Train) -> list[np.ndarray]:
-    """By the trainer's forward: float32 weights, autocast where [train] says bfloat16, the packed pass."""
-    import torch
-
+def _trainers_logprobs(rows: Sequence[Row], cached: ResolvedModel, dtype: str) -> list[np.ndarray]:
+    """By the trainer's forward in a dtype: the one packed pass that both sides have."""
     from engine.models.hf import HF
 
-    config = replace(cached.spec.config, dtype="float32")
+    config = replace(cached.spec.config, dtype=dtype)
     spec = spec_on(config, "hf", cached.spec.batch_tokens)
     place = places(spec)[0]
     model = HF(replace(cached, spec=spec), place)
-    lowered = train.dtype == "bfloat16"
-    with torch.autocast(torch.device(place).type, torch.bfloat16, enabled=lowered):
-        return _logprobs(model, rows)
+    return _logprobs(model, rows)
 
 
 def _logprobs(model: Model, rows: Sequence[Row]) -> list[np.ndarray]:

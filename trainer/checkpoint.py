@@ -1,48 +1,36 @@
 """checkpoint-<step>/: a model folder that `from_pretrained` opens, with the state of training beside it.
 
-That state is the optimizer's tensors and the position in the schedule. A checkpoint is there whole or not at
-all, and says its files' digests (schemas/checkpoints.py), so that one that was damaged later is noticed. The
-optimizer's tensors are safetensors too: nothing has to be unpickled, and the same state gives the same bytes.
+What is in it is trainer/state.py. A checkpoint is there whole or not at all, and says its files' digests
+(schemas/checkpoints.py), so that one that was damaged later is noticed. All tensors are safetensors: nothing
+has to be unpickled, and the same state gives the same bytes.
 """
 
 import contextlib
 import filecmp
-import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel
 
 from schemas import checkpoints
 from schemas.chat_template import MORE_TEMPLATES
-from schemas.checkpoints import OPTIMIZER, STATE
+from schemas.checkpoints import STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
-from schemas.panics import panics_as_errors
 from schemas.screen import say
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
+from trainer import state as train_state
 from trainer.disk import at
+from trainer.dist import Ranks
+from trainer.state import TrainState
+from trainer.tensor_file import Form
 
 _PREFIX = "checkpoint-"
 # What a model folder has beside weights: tokenizer, template, generation config.
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".spm", ".codes", ".tokenizer")
 _NOT_COPIED = ("config.json", "model.safetensors.index.json", STATE)
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """All that changes from step to step."""
-
-    model: PreTrainedModel
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
 
 
 def name_of(step: int) -> str:
@@ -81,24 +69,60 @@ def step_of(name: str) -> int | None:
     return int(suffix) if is_ours else None
 
 
-def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -> None:
-    """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all).
+def save(folder: Store, step: int, state: TrainState, source: Path, keep: int, ranks: Ranks) -> None:
+    """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all). Every rank calls it.
 
-    Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. A person's
-    own files in a folder of its name stay in it. Raises UserError where the disk refuses it, or where a
-    weight is not finite."""
-    if step in steps(folder, step):
+    Rank 0 writes what it gathers from all. Tokenizer and template are copied from `source`. Does nothing
+    where the checkpoint is there. A person's own files in a folder of its name stay in it. Raises UserError
+    where the disk refuses it, or where a weight is not finite."""
+    if ranks.from_first(lambda: step in steps(folder, step)):
         return
-    _check_finite(step, state)
+    _check_finite(step, state, ranks)
+    forms = train_state.optimizer_forms(state)
+    weights = train_state.weights_of(state)
+    tensors = train_state.optimizer_tensors(state)
+
+    def write() -> None:
+        try:
+            _write(folder, step, state, source, forms, weights, tensors)
+        finally:
+            _go_through(weights, tensors)  # the other ranks wait at each tensor
+        prune(folder, keep, step, source)
+
+    if not ranks.first:
+        _go_through(weights, tensors)
+    ranks.from_first(write)
+
+
+def _go_through(*streams: Iterator[object]) -> None:
+    """Take part in gathering what rank 0 writes."""
+    for stream in streams:
+        for _ in stream:
+            pass
+
+
+def _write(
+    folder: Store,
+    step: int,
+    state: TrainState,
+    source: Path,
+    forms: dict[str, Form],
+    weights: Iterator[tuple[str, torch.Tensor]],
+    tensors: Iterator[tuple[str, torch.Tensor]],
+) -> None:
+    """Write a checkpoint's folder, whole or not at all."""
+    gathered = dict(weights)
     with at(folder.where(name_of(step))), _put_aside(folder.local_path(name_of(step))) as own:
 
         def fill(path: Path) -> None:
-            _fill(path, step, state, source)
+            train_state.write(path, state, forms, gathered, tensors)
+            _copy_from_source(path, source)
+            position = train_state.position(step, state)
+            (path / STATE).write_bytes(checkpoints.state_bytes(position, path))
             if own and own.is_dir():
                 _copy_beside(own, path)  # after state.json, which is to name our own files alone
 
         folder.put_folder(name_of(step), fill)
-    prune(folder, keep, step, source)
 
 
 @contextlib.contextmanager
@@ -139,23 +163,16 @@ def _holds(path: Path, own: Path) -> bool:
     return all(filecmp.cmp(own / name, path / name, shallow=False) for name in checkpoints.names(own))
 
 
-def _check_finite(step: int, state: TrainState) -> None:
-    """Raise UserError for weights, or a state of the optimizer, from which nothing can be trained on."""
-    for name, tensor in _tensors(state):
-        if not tensor.isfinite().all():
-            raise UserError(
-                f"after step {step} {name} is not finite, so {name_of(step)} is not written: "
-                "lower train.learning_rate"
-            )
-
-
-def _tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors that change from step to step, with words for each."""
-    for name, parameter in state.model.named_parameters():
-        yield f"the weight {name}", parameter
-    for values in state.optimizer.state.values():
-        for name, value in values.items():
-            yield f"the optimizer's {name}", value
+def _check_finite(step: int, state: TrainState, ranks: Ranks) -> None:
+    """Raise UserError, on every rank, where nothing can be trained on from the weights or the optimizer."""
+    found = train_state.check_finite(state)
+    bad = ranks.gather([found] if found else [])
+    if bad:
+        raise UserError(
+            f"after step {step} {bad[0]} is not finite, so {name_of(step)} is not written: "
+            "lower train.learning_rate",
+            shared=True,
+        )
 
 
 def prune(folder: Store, keep: int, last: int, source: Path) -> None:
@@ -198,50 +215,11 @@ def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> st
     return None
 
 
-def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
-    """Write a checkpoint's files."""
-    state.model.save_pretrained(path)
-    # The source's own, if any, byte for byte.
-    (path / "generation_config.json").unlink(missing_ok=True)
+def _copy_from_source(path: Path, source: Path) -> None:
+    """Copy what a model folder has beside its weights: tokenizer, template, generation config."""
     for file in sorted(source.iterdir()):
         is_wanted = file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
         if is_wanted and not (path / file.name).exists():
             shutil.copyfile(file, path / file.name)
     if (source / MORE_TEMPLATES).is_dir():
         shutil.copytree(source / MORE_TEMPLATES, path / MORE_TEMPLATES)
-    optimizer = state.optimizer.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    for index, values in optimizer["state"].items():
-        for name, value in values.items():
-            tensors[f"{index}.{name}"] = value.contiguous()
-    save_file(tensors, path / OPTIMIZER)
-    position = {
-        "step": step,
-        "scheduler": state.scheduler.state_dict(),
-        "param_groups": optimizer["param_groups"],
-    }
-    as_json = json.loads(json.dumps(position, default=list))
-    (path / STATE).write_bytes(checkpoints.state_bytes(as_json, path))
-
-
-def restore(checkpoint: Store, state: TrainState) -> None:
-    """Put optimizer and schedule back; the weights are loaded from the same folder as any model's.
-
-    Raises UserError where a file is damaged."""
-    what_to_do = f"delete {checkpoint.where()} to go on from the checkpoint before it"
-    position = checkpoints.position_of(checkpoint.local_path())
-    if position is None:
-        raise UserError(f"{checkpoint.where(STATE)} is not as it was written: {what_to_do}")
-    try:
-        with panics_as_errors():
-            tensors = load_file(checkpoint.local_path(OPTIMIZER))
-    except Exception as error:  # safetensors' own error is no OSError
-        where = checkpoint.where(OPTIMIZER)
-        raise UserError(f"{where} does not load ({error}): {what_to_do}") from None
-    optimizer_state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        optimizer_state.setdefault(int(index), {})[key] = value
-    groups = position["param_groups"]
-    state.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
-    state.scheduler.load_state_dict(position["scheduler"])

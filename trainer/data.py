@@ -114,7 +114,7 @@ def deal(batch: Sequence[Pair], rank: int, world_size: int) -> list[Pair]:
     long for another."""
     loads = [0] * world_size
     part: list[Pair] = []
-    longest_first = sorted(batch, key=_most_tokens, reverse=True)
+    longest_first = sorted(batch, key=most_tokens, reverse=True)
     for pair in longest_first:
         least = loads.index(min(loads))
         loads[least] += pair.most_tokens
@@ -123,7 +123,7 @@ def deal(batch: Sequence[Pair], rank: int, world_size: int) -> list[Pair]:
     return part
 
 
-def _most_tokens(pair: Pair) -> int:
+def most_tokens(pair: Pair) -> int:
     """What `deal` balances between ranks."""
     return pair.most_tokens
 

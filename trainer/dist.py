@@ -1,16 +1,13 @@
 """Ranks: one process a GPU (or several on a CPU) under torchrun; alone without it.
 
-Gradients are summed by hand after the last micro-batch instead of by DistributedDataParallel: a rank whose
-part of a small last batch is empty has no forward, and DDP would wait for its hooks for ever. The loss is
-divided by the pairs of the global batch, which every rank knows, so the sum over ranks is the gradient of the
-whole, whatever part each of them held.
+What they share of the policy, and how gradients are summed, is trainer/parallel.py.
 """
 
 import contextlib
 import datetime
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +21,6 @@ from schemas.errors import UserError
 from trainer.heartbeat import Heartbeat
 from trainer.launcher import Watch, end
 
-_BUCKET = 1 << 25  # elements summed in one call: few calls, without a second copy of a large model
 # How long a rank waits for one that gives signs of life (trainer/heartbeat.py), such as rank 0 while it saves
 # a large model to a slow disk.
 _TIMEOUT = datetime.timedelta(hours=6)
@@ -62,26 +58,6 @@ class Ranks:
             with _connected(self.again):
                 dist.all_reduce(values)
         return values
-
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over ranks.
-
-        A rank that has no gradient, since its part of the batch was empty, adds zeros."""
-        if self.world_size == 1:
-            return
-        bucket: list[torch.Tensor] = []
-        elements = 0
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            bucket.append(parameter.grad)
-            elements += parameter.grad.numel()
-            if elements >= _BUCKET:
-                _sum_in_one_call(bucket, self.again)
-                bucket = []
-                elements = 0
-        if bucket:
-            _sum_in_one_call(bucket, self.again)
 
     def gather(self, values: list[T]) -> list[T]:
         """The lists of all ranks, joined in the order of the ranks, on every rank."""
@@ -140,16 +116,6 @@ def _connected(again: str) -> Iterator[None]:
             f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
             f"above or in its own log; {again}"
         ) from None
-
-
-def _sum_in_one_call(gradients: list[torch.Tensor], again: str) -> None:
-    """Replace some gradients by their sums over ranks, copied into one tensor for it."""
-    sizes = [gradient.numel() for gradient in gradients]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    with _connected(again):
-        dist.all_reduce(flat)
-    for gradient, total in zip(gradients, flat.split(sizes), strict=True):
-        gradient.copy_(total.view_as(gradient))
 
 
 _threads: list[Heartbeat | Watch] = []  # of this process, while it is among ranks

@@ -7,6 +7,7 @@ and is no divergence. KL(π‖ref) would need samples of the policy.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +19,9 @@ from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
 from schemas.store import Store, open_store
 from trainer import checkpoint, dist, losses, metrics, record
+from trainer.job import with_dtype
 from trainer.losses import Objective
-from trainer.model import load as load_model
+from trainer.opening import open_policy
 from trainer.pairs import Pairs, open_pairs
 from trainer.step import HeldOut, Stepper, held_out
 
@@ -79,13 +81,14 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     config: Train = recipe.section("train")
     objective = losses.choose(config)
     pairs = _held_out_pairs(run, objective)
+    config = with_dtype(config, pairs)
     model = recipe.sections.get("model", Model())
     assert isinstance(model, Model)
     ranks = dist.start(model.device, config.timeout)
     try:
         ranks.from_first(lambda: _check_whole(policy))
-        loaded = load_model(policy, ranks.device, gradient_checkpointing=False)
-        stepper = Stepper.of(loaded, objective, config, ranks)
+        config = replace(config, gradient_checkpointing="false", weights="float32")
+        stepper = Stepper(open_policy(policy, config, ranks), objective, config, ranks)
         totals = metrics.zero_sums(ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
         for part in held_out(stepper, pairs):

@@ -67,7 +67,7 @@ class Job:
     run: Store
     folder: Store  # train-<fingerprint>/
     recipe: Recipe
-    config: Train
+    config: Train  # with dtype resolved
     objective: Objective
     pairs: Pairs
     source: Path  # the model it starts from
@@ -88,7 +88,8 @@ def plan(run: Store, recipe: Recipe) -> Job:
     with on_every_rank():
         objective = losses.choose(config)
         pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
-        config = _with_dtype(config, pairs)
+        config = with_dtype(config, pairs)
+        check_precision(config, pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -115,11 +116,39 @@ def plan(run: Store, recipe: Recipe) -> Job:
     )
 
 
-def _with_dtype(config: Train, pairs: Pairs) -> Train:
+def with_dtype(config: Train, pairs: Pairs) -> Train:
     """The settings with train.dtype resolved: auto is the dtype that the cache was made in."""
     if config.dtype != "auto":
         return config
     return replace(config, dtype=pairs.facts["reference"]["dtype"])
+
+
+def precision_gap(config: Train, pairs: Pairs) -> str | None:
+    """How the cache was made with another arithmetic than training will have; None where it was not."""
+    reference = pairs.facts["reference"]
+    cached = reference["dtype"]
+    if cached != config.dtype:
+        return f"the cache was made in {cached}, and training runs in {config.dtype}"
+    if reference.get("backend") == "vllm" and cached != "float32":
+        return f"the cache was made by vLLM in {cached}, whose arithmetic is not the trainer's"
+    return None
+
+
+def check_precision(config: Train, pairs: Pairs) -> None:
+    """Raise UserError where cache and policy would differ by rounding, unless the recipe accepts that."""
+    gap = precision_gap(config, pairs)
+    if gap is None or config.accept_other_dtype:
+        return
+    cached = pairs.facts["reference"]["dtype"]
+    own = f"train in the cache's (train.dtype = auto, or {cached})"
+    if cached not in ("float32", "bfloat16"):
+        own = "make the cache in float32 or bfloat16 (model.dtype; `engine precompute` again)"
+    elif cached == config.dtype:
+        own = 'make the log-probs with logprobs.backend = "hf" (`engine precompute` again)'
+    raise UserError(
+        f"{gap}: every margin would begin some tenths of a nat wrong; {own}, or set "
+        "train.accept_other_dtype = true, which prints the error at step 0"
+    )
 
 
 def _check_same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> None:

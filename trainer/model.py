@@ -1,4 +1,4 @@
-"""The policy: load it, and run pairs through it to two Sides.
+"""Pairs through the policy to two Sides, and to the loss of training.
 
 A micro-batch is put together on the CPU and goes to the device in one copy. The prompt is computed once for
 all its responses. A loss that asks for the quality context takes one more pass, without gradient, before the
@@ -7,19 +7,16 @@ other.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from schemas.forward import load as forward_load
 from schemas.forward.layout import Layout, pack
-from schemas.forward.logps import Head, head_logps, head_rows, hidden_states, token_logps
+from schemas.forward.logps import decoder_and_head, head_logps, head_rows, hidden_states, token_logps
+from trainer.head_loss import summed_loss
 from trainer.losses.side import Side
 from trainer.pairs import Pair
 
@@ -29,24 +26,6 @@ _ALIGNMENT = 16  # bytes; a tensor within the one copy begins at a multiple
 
 # (B,) losses and the two sides they are of.
 Observer = Callable[[torch.Tensor, Side, Side], None]
-
-
-def load(path: Path, device: torch.device, gradient_checkpointing: bool) -> PreTrainedModel:
-    """A policy in float32. Raises UserError where the folder does not load.
-
-    Where bfloat16 is wanted autocast lowers the arithmetic, not the weights: updates of 5e-7 would vanish in
-    them."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # only now: a run that is found finished takes no memory of a GPU
-    model = forward_load.load(path, torch.float32, device)
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers checkpoints only layers that are in training. Their parts stay in eval, so no dropout
-        # wakes up.
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True
-    return model
 
 
 @dataclass(frozen=True)
@@ -162,57 +141,58 @@ def _view(buffer: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor
     return buffer[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
 
 
-def sides(decoder: nn.Module, head: Head, batch: MicroBatch) -> tuple[Side, Side]:
-    """Chosen and rejected of B pairs, each (B, T) with a T of its own, and what else the loss needs."""
-    quality = quality_logps(decoder, head, batch)
+def sides(
+    model: PreTrainedModel, batch: MicroBatch, quality: Sequence[torch.Tensor] = ()
+) -> tuple[Side, Side]:
+    """Chosen and rejected of B pairs, each (B, T) with a T of its own, and what else the loss needs.
+
+    `quality`: what `quality_logps` says of the batch."""
+    decoder, head = decoder_and_head(model)
     logps = token_logps(decoder, head, batch.layout).split(batch.layout.lengths)
     every_pair = slice(0, len(batch.pairs))
     return _sides(batch, logps, quality, every_pair)
 
 
 @torch.no_grad()
-def quality_logps(decoder: nn.Module, head: Head, batch: MicroBatch) -> Sequence[torch.Tensor]:
+def quality_logps(model: PreTrainedModel, batch: MicroBatch) -> Sequence[torch.Tensor]:
     """The log-probs under the quality prompt, by the policy as it is now.
 
     They are (T,) each, chosen and rejected, pair after pair. Empty where the loss does not ask for them."""
     if batch.quality is None:
         return ()
+    decoder, head = decoder_and_head(model)
     return token_logps(decoder, head, batch.quality).split(batch.quality.lengths)
 
 
-def backward(
-    decoder: nn.Module,
-    head: Head,
+def training_loss(
+    model: PreTrainedModel,
     batch: MicroBatch,
+    quality: Sequence[torch.Tensor],
     loss: Callable[[Side, Side], torch.Tensor],
     scale: float,
     observe: Observer,
-) -> None:
-    """Add `scale` times the gradient of the pairs' summed loss to the weights.
+) -> torch.Tensor:
+    """The scalar `scale` times the pairs' summed loss; call `backward()` on it.
 
-    Backpropagates the head chunk by chunk, so only one chunk of logits is alive: the logits of some whole
-    pairs give their loss and its gradient at once and are freed before the next ones are made. That takes
-    three matrix products a chunk where going through all pairs twice takes four. A pair's loss must depend on
-    its own tokens alone. `observe` is given the losses (without gradient) and the sides of each chunk."""
-    quality = quality_logps(decoder, head, batch)
+    The gradients of the head are made here, chunk by chunk (trainer/head_loss.py). A chunk has whole pairs,
+    and a pair's loss must depend on its own tokens alone. `quality`: what `quality_logps` says of the batch.
+    `observe` is given the losses (without gradient) and the sides of each chunk."""
+    decoder, head = decoder_and_head(model)
     hidden = hidden_states(decoder, batch.layout)
     chunks = list(_chunks(batch, head_rows(head, hidden.device)))
     rows = [chunk.rows for chunk in chunks]
-    leaves = [leaf.requires_grad_() for leaf in hidden.detach().split(rows)]
     targets = batch.layout.targets.split(rows)
-    for chunk, leaf, chunk_targets in zip(chunks, leaves, targets, strict=True):
-        logps = head_logps(head, leaf, chunk_targets).split(chunk.lengths)
+
+    def loss_of_chunk(number: int, chunk_hidden: torch.Tensor) -> torch.Tensor:
+        chunk = chunks[number]
+        logps = head_logps(head, chunk_hidden, targets[number]).split(chunk.lengths)
         chosen, rejected = _sides(batch, logps, quality, chunk.span)
         losses = loss(chosen, rejected)
-        (losses.sum() * scale).backward()
         observe(losses.detach(), chosen, rejected)
-    hidden.backward(torch.cat([_gradient(leaf) for leaf in leaves]))
+        return losses.sum() * scale
 
-
-def _gradient(leaf: torch.Tensor) -> torch.Tensor:
-    """The gradient that the chunk's backward pass has left on its hidden states."""
-    assert leaf.grad is not None
-    return leaf.grad
+    weights = [weight for weight in head.projection.parameters() if weight.requires_grad]
+    return summed_loss(loss_of_chunk, rows, hidden, weights)
 
 
 @dataclass(frozen=True)

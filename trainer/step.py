@@ -10,64 +10,67 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
+from schemas import tolerance
 from schemas.devices import batch_tokens
 from schemas.errors import UserError
-from schemas.forward.logps import Head, decoder_and_head
 from schemas.sections import Train
 from schemas.store import Store
-from schemas.tolerance import mean_gap
 from trainer import data, metrics, model
 from trainer.dist import Ranks
+from trainer.job import precision_gap
 from trainer.losses import Objective
 from trainer.losses.side import Side
 from trainer.pairs import Pair, Pairs
+from trainer.parallel import Parallel
 
 _SHOWN_IDS = 20  # pairs named in an error
 
 
 @dataclass(frozen=True)
-class Stepper:
-    """What every forward pass of a run shares. `policy` is the module whose parameters are trained."""
+class MicroPart:
+    """Some pairs that go through one pass. `counts`: False where another rank has more passes than this one,
+    and this one takes part with pairs of no weight."""
 
-    policy: nn.Module
-    decoder: nn.Module
-    head: Head
+    pairs: list[Pair]
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """What every pass of a run shares."""
+
+    parallel: Parallel
     objective: Objective
     config: Train
     ranks: Ranks
 
-    @classmethod
-    def of(cls, policy: PreTrainedModel, objective: Objective, config: Train, ranks: Ranks) -> "Stepper":
-        """A stepper for a whole model."""
-        decoder, head = decoder_and_head(policy)
-        return cls(
-            policy=policy,
-            decoder=decoder,
-            head=head,
-            objective=objective,
-            config=config,
-            ranks=ranks,
-        )
+    def parts(self, batch: Sequence[Pair]) -> list[MicroPart]:
+        """This rank's part of a global batch, in pieces that fit the token budget.
 
-    def micro_batches(self, batch: Sequence[Pair]) -> list[list[Pair]]:
-        """This rank's part of a global batch, in pieces that fit the token budget."""
-        part = data.deal(batch, self.ranks.rank, self.ranks.world_size)
+        Every rank gets the same number of them, whatever its share of the batch."""
         budget = batch_tokens(self.config.micro_batch_tokens, self.ranks.device.type)
-        return data.micro_batches(part, budget)
+        world_size = self.ranks.world_size
+        of_ranks: list[list[list[Pair]]] = []
+        for rank in range(world_size):
+            of_ranks.append(data.micro_batches(data.deal(batch, rank, world_size), budget))
+        parts = [MicroPart(pairs, counts=True) for pairs in of_ranks[self.ranks.rank]]
+        shortest = min(batch, key=data.most_tokens)
+        missing = max(map(len, of_ranks)) - len(parts)
+        return parts + [MicroPart([shortest], counts=False)] * missing
 
     def sides(self, pairs: Sequence[Pair]) -> tuple[Side, Side]:
-        """Chosen and rejected of some pairs, each (B, T)."""
-        with self.autocast():
-            batch = model.micro_batch(pairs, self.ranks.device)
-            return model.sides(self.decoder, self.head, batch)
+        """Chosen and rejected of some pairs, each (B, T), without gradient."""
+        batch = model.micro_batch(pairs, self.ranks.device)
+        quality = self.quality(batch)
+        return self.parallel.look(lambda policy: model.sides(policy, batch, quality))
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 arithmetic over float32 weights, where [train] asks for it."""
-        lowered = self.config.dtype == "bfloat16"
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=lowered)
+    def quality(self, batch: model.MicroBatch) -> Sequence[torch.Tensor]:
+        """The policy's log-probs under the quality prompt: a pass of its own, where the loss asks for it."""
+        if batch.quality is None:
+            return ()
+        return self.parallel.look(lambda policy: model.quality_logps(policy, batch))
 
     def backward(self, batch: Sequence[Pair]) -> tuple[torch.Tensor, int]:
         """Put the gradient of the global batch's mean loss on every rank.
@@ -75,32 +78,50 @@ class Stepper:
         Returns the metrics' sums and the number of tokens, of all ranks. Raises UserError, on every rank
         alike, where a loss is not finite."""
         totals = metrics.zero_sums(self.ranks.device)
-        finite: list[bool] = []
+        finite: list[torch.Tensor] = []  # of each chunk's pairs; looked at only where a sum is not finite
         pair_ids: list[str] = []
 
         def observe(losses: torch.Tensor, chosen: Side, rejected: Side) -> None:
             columns = metrics.columns(losses, chosen, rejected, self.objective.beta)
             totals.add_(columns.sum(1))
-            finite.extend(columns.isfinite().all(0).tolist())
+            finite.append(columns.isfinite().all(0))
 
-        for pairs in self.micro_batches(batch):
-            with self.autocast():
-                model.backward(
-                    self.decoder,
-                    self.head,
-                    model.micro_batch(pairs, self.ranks.device),
-                    loss=self.objective,
-                    scale=1 / len(batch),
-                    observe=observe,
-                )
-            pair_ids += [pair.pair_id for pair in pairs]
+        parts = self.parts(batch)
+        for number, part in enumerate(parts, 1):
+            self._backward_part(part, len(batch), observe, last=number == len(parts))
+            if part.counts:
+                pair_ids += [pair.pair_id for pair in part.pairs]
         self.ranks.sum(totals)
         # Every rank sees the same sum, so all of them stop here or none does.
         if not totals.isfinite().all():
-            bad = [pair_id for pair_id, fine in zip(pair_ids, finite, strict=True) if not fine]
+            are_fine = torch.cat(finite).tolist() if finite else []
+            bad = [pair_id for pair_id, fine in zip(pair_ids, are_fine, strict=True) if not fine]
             raise UserError(_not_finite_message(self.ranks.gather(bad)))
-        self.ranks.sum_gradients(self.policy.parameters())
         return totals, sum(pair.tokens for pair in batch)
+
+    def _backward_part(self, part: MicroPart, pairs: int, observe: model.Observer, *, last: bool) -> None:
+        """Add the gradient of a part's share in the mean loss over `pairs` pairs."""
+        batch = model.micro_batch(part.pairs, self.ranks.device)
+        quality = self.quality(batch)
+        # The ranks' gradients are averaged.
+        scale = self.ranks.world_size / pairs if part.counts else 0.0
+
+        def work(policy: PreTrainedModel) -> torch.Tensor:
+            return model.training_loss(
+                policy,
+                batch,
+                quality,
+                loss=self.objective,
+                scale=scale,
+                observe=observe if part.counts else _observe_nothing,
+            )
+
+        loss = self.parallel.training_pass(work, last=last)
+        self.parallel.backward(loss, last=last)
+
+
+def _observe_nothing(losses: torch.Tensor, chosen: Side, rejected: Side) -> None:
+    """Of pairs that do not count."""
 
 
 def _not_finite_message(bad: Sequence[str]) -> str:
@@ -130,12 +151,20 @@ class Agreement:
     law: float  # the loss if the policy were exactly the reference (log 2 for DPO)
     mean_gap: float  # of the per-token log-probs, nat
     largest_gap: float
+    pair_gap: float = 0.0  # mean |logratio of chosen − logratio of rejected| of a pair, nat; by law 0
 
     def __str__(self) -> str:
         """The line that is printed at step 0."""
         return (
             f"step 0: loss {self.loss:.6f} (law: {self.law:.6f}); gap between cache and policy, nat a token: "
             f"mean {self.mean_gap:.2g}, largest {self.largest_gap:.2g}"
+        )
+
+    def noise(self, reason: str) -> str:
+        """The line about a cache of another arithmetic, which the recipe accepts for this `reason`."""
+        return (
+            f"{reason}: each pair's logratio begins {self.pair_gap:.2g} nat wrong on average "
+            "(train.accept_other_dtype)"
         )
 
 
@@ -147,26 +176,31 @@ def measure_agreement(stepper: Stepper, batch: Sequence[Pair]) -> Agreement:
     loss = zero
     law = zero
     gap_sum = zero
+    pair_gap_sum = zero
     pairs_seen = 0
     tokens = 0
     largest = 0.0
-    for pairs in stepper.micro_batches(batch):
-        chosen, rejected = stepper.sides(pairs)
+    for part in stepper.parts(batch):
+        chosen, rejected = stepper.sides(part.pairs)
+        if not part.counts:
+            continue
         gaps = _token_gaps(chosen, rejected)
         loss = loss + stepper.objective(chosen, rejected).sum().double()
         law = law + stepper.objective(chosen.at_start(), rejected.at_start()).sum().double()
         gap_sum = gap_sum + gaps.sum().double()
-        pairs_seen += len(pairs)
+        pair_gap_sum = pair_gap_sum + (chosen.logratios - rejected.logratios).abs().sum().double()
+        pairs_seen += len(part.pairs)
         tokens += len(gaps)
         largest = max(largest, gaps.max().item())
     counts = torch.tensor([pairs_seen, tokens], dtype=torch.float64, device=device)
-    totals = stepper.ranks.sum(torch.cat([torch.stack([loss, law, gap_sum]), counts]))
-    loss_sum, law_sum, gaps_sum, all_pairs, all_tokens = totals.tolist()
+    totals = stepper.ranks.sum(torch.cat([torch.stack([loss, law, gap_sum, pair_gap_sum]), counts]))
+    loss_sum, law_sum, gaps_sum, pair_gaps_sum, all_pairs, all_tokens = totals.tolist()
     return Agreement(
         loss=loss_sum / all_pairs,
         law=law_sum / all_pairs,
         mean_gap=gaps_sum / all_tokens,
         largest_gap=max(stepper.ranks.gather([largest])),
+        pair_gap=pair_gaps_sum / all_pairs,
     )
 
 
@@ -178,12 +212,21 @@ def _token_gaps(chosen: Side, rejected: Side) -> torch.Tensor:
     return torch.cat(gaps).abs()
 
 
-def check_cache_matches_policy(agreement: Agreement, config: Train, pairs: Pairs, run: Store) -> None:
+def _tolerance(config: Train, pairs: Pairs, device: torch.device) -> float:
+    """The largest mean gap that is normal between this cache and this training, in nat a token."""
+    if precision_gap(config, pairs):
+        return tolerance.MIXED
+    return tolerance.same_policy(config.dtype, device.type)
+
+
+def check_cache_matches_policy(
+    agreement: Agreement, config: Train, pairs: Pairs, run: Store, device: torch.device
+) -> None:
     """Raise UserError where cache and policy do not agree: before the first update they are one model."""
     cache_dtype = pairs.facts["reference"]["dtype"]
-    tolerance = mean_gap(config.tolerance, config.dtype, cache_dtype)
+    most = config.tolerance or _tolerance(config, pairs, device)
     # Not `mean_gap > tolerance`: NaN must not pass.
-    if agreement.mean_gap <= tolerance:
+    if agreement.mean_gap <= most:
         return
     if not math.isfinite(agreement.mean_gap):
         # The cached ones were looked at when they were read (trainer/pairs.py).
@@ -193,7 +236,7 @@ def check_cache_matches_policy(agreement: Agreement, config: Train, pairs: Pairs
             "model again, or train in float32 (train.dtype)"
         )
     raise UserError(
-        f"{agreement}, more than {tolerance:g}: cache and policy do not agree. They have the same weights, "
+        f"{agreement}, more than {most:g}: cache and policy do not agree. They have the same weights, "
         f"so the arithmetic differs (dtype of the cache {cache_dtype}, of training {config.dtype}; another "
         f"torch or device?) or the shards in {pairs.folder} were changed; `engine verify {run}` tells which; "
         "run `engine precompute` again in this dtype, or raise train.tolerance"
@@ -217,13 +260,15 @@ def held_out(stepper: Stepper, pairs: Pairs) -> Iterator[HeldOut]:
     size = stepper.config.batch_size * stepper.ranks.world_size
     bad: list[str] = []
     for batch in data.in_batches(data.held_out(pairs), size):
-        for part in stepper.micro_batches(batch):
-            chosen, rejected = stepper.sides(part)
+        for part in stepper.parts(batch):
+            chosen, rejected = stepper.sides(part.pairs)
+            if not part.counts:
+                continue
             losses = stepper.objective(chosen, rejected)
             columns = metrics.columns(losses, chosen, rejected, stepper.objective.beta)
             finite = columns.isfinite().all(0).tolist()
-            bad += [pair.pair_id for pair, fine in zip(part, finite, strict=True) if not fine]
-            yield HeldOut(part, chosen, rejected, columns)
+            bad += [pair.pair_id for pair, fine in zip(part.pairs, finite, strict=True) if not fine]
+            yield HeldOut(part.pairs, chosen, rejected, columns)
     bad = sorted(stepper.ranks.gather(bad))
     if bad:
         raise UserError(

@@ -9,25 +9,24 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel, get_scheduler
 
 from schemas.errors import UserError
 from schemas.identity import weights_digest
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
-from schemas.sections import Train
 from schemas.store import Store, open_store
 from trainer import checkpoint, data, disk, dist, metrics
-from trainer.checkpoint import TrainState
 from trainer.dist import Ranks
-from trainer.job import Job, on_every_rank, plan
-from trainer.model import load
+from trainer.job import Job, on_every_rank, plan, precision_gap
+from trainer.opening import open_policy
+from trainer.optimizers import make_optimizer
 from trainer.pairs import Pair
 from trainer.resume import begin, write_manifest
+from trainer.schedules import make_schedule
+from trainer.state import TrainState, dtype_of, restore
 from trainer.step import (
     Stepper,
     check_cache_matches_policy,
@@ -37,7 +36,6 @@ from trainer.step import (
 )
 
 _AGAIN = "run the same command: it goes on from the last checkpoint, if there is one"
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Path:
@@ -65,7 +63,7 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
     config = job.config
     state = _load_state(job, start, ranks)
-    stepper = Stepper.of(state.model, job.objective, config, ranks)
+    stepper = Stepper(state.parallel, job.objective, config, ranks)
     log = metrics.Log(job.folder, start, job.steps, config.tensorboard) if ranks.first else None
     _say(log, _first_line(job, start))
     batches = data.global_batches(
@@ -105,7 +103,10 @@ def _check_start(job: Job, stepper: Stepper, batch: Sequence[Pair], log: metrics
     with on_every_rank():
         agreement = measure_agreement(stepper, batch)
         _say(log, str(agreement))
-        check_cache_matches_policy(agreement, job.config, job.pairs, job.run)
+        reason = precision_gap(job.config, job.pairs)
+        if reason:
+            _say(log, agreement.noise(reason))
+        check_cache_matches_policy(agreement, job.config, job.pairs, job.run, stepper.ranks.device)
 
 
 def _update(
@@ -115,13 +116,14 @@ def _update(
     with on_every_rank():
         totals, tokens = stepper.backward(batch)
         limit = stepper.config.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+        norm = state.parallel.clip(limit)
         check_gradient(norm, step, batch)
     values = {
         **metrics.means(totals),
         "grad_norm": norm.item(),
         "learning_rate": float(state.scheduler.get_last_lr()[0]),
     }
+    torch.manual_seed(step)  # for an optimizer that rounds at random
     state.optimizer.step()
     state.scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -129,18 +131,15 @@ def _update(
 
 
 def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
-    """Write the checkpoint of a step on rank 0; the other ranks wait for it."""
-
-    def save() -> None:
-        checkpoint.save(
-            job.folder,
-            step,
-            state,
-            source=job.source,
-            keep=job.config.keep,
-        )
-
-    ranks.from_first(save)
+    """Write the checkpoint of a step."""
+    checkpoint.save(
+        job.folder,
+        step,
+        state,
+        source=job.source,
+        keep=job.config.keep,
+        ranks=ranks,
+    )
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -178,50 +177,22 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     if start:
         source = job.folder.local_path(checkpoint.name_of(start))
     try:
-        model = load(source, ranks.device, config.gradient_checkpointing == "true")
+        parallel = open_policy(source, config, ranks)
     except UserError as error:
         if not start:
             raise
         # Only one without digests comes as far.
         raise UserError(f"{error}; delete {source} to go on from the checkpoint before it") from None
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(parallel.policy, config)
     warmup_steps = config.warmup_steps or round(config.warmup_ratio * job.steps)
-    scheduler = get_scheduler(
-        _SCHEDULES[config.schedule],
-        optimizer,
-        num_warmup_steps=warmup_steps,
-        num_training_steps=job.steps,
-    )
-    state = TrainState(model, optimizer, scheduler)
+    scheduler = make_schedule(optimizer, config.schedule, warmup_steps, job.steps)
+    save_dtype = config.save_dtype
+    if save_dtype == "auto":
+        save_dtype = dtype_of(job.source)
+    state = TrainState(parallel, optimizer, scheduler, save_dtype)
     if start:
-        checkpoint.restore(job.folder.child(checkpoint.name_of(start)), state)
+        restore(job.folder.child(checkpoint.name_of(start)), state)
     return state
-
-
-def make_optimizer(model: PreTrainedModel, config: Train) -> torch.optim.Optimizer:
-    """The optimizer of [train]; weight decay is on matrices alone."""
-    matrices: list[torch.nn.Parameter] = []
-    vectors: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.dim() > 1:
-            matrices.append(parameter)
-        else:
-            vectors.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=config.learning_rate)
-    first, second = config.betas
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(first, second),
-        fused=True,  # takes a quarter of the time, on a CPU too
-    )
 
 
 def _evaluate(job: Job, stepper: Stepper, step: int, log: metrics.Log | None) -> None:

@@ -21,3 +21,5 @@ with the model's own forward; a model that differs is padded, which is slower an
 This package stands in schemas, which otherwise computes nothing, for one reason: cache and policy agree only
 if both sides run one and the same pass, and engine and trainer do not import each other.
 """
+
+from schemas.forward import without_torchao as without_torchao

@@ -53,7 +53,8 @@ class Train(Section):
     eval_every: int = number(0, low=0)
     save_every: int = number(500, low=0)  # steps between checkpoints; the last step is always saved
     keep: int = number(2, low=0)  # checkpoints kept; 0: all
-    # Largest mean gap, nat a token, between cache and policy at step 0; 0: 1e-3 in float32, 0.05 otherwise.
+    # Largest mean gap, nat a token, between cache and policy at step 0; 0: 1e-3, or 0.05 in bfloat16 on a GPU
+    # and between two dtypes.
     tolerance: float = number(0.0, low=0)
     # Where the curves go beside metrics.jsonl (extras of the same names).
     report_to: tuple[str, ...] = choices((), "tensorboard", "wandb", "mlflow", may_be_empty=True)

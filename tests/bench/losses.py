@@ -28,10 +28,10 @@ def main() -> None:
     from schemas.sections import Train
     from trainer import data, losses
     from trainer.dist import Ranks
-    from trainer.model import load as load_model
+    from trainer.opening import open_policy
+    from trainer.optimizers import make_optimizer
     from trainer.pairs import open_pairs
     from trainer.step import Stepper
-    from trainer.train import make_optimizer
 
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("run", type=Path)
@@ -41,10 +41,11 @@ def main() -> None:
     words.add_argument("--json", action="store_true")
     args = words.parse_args()
 
-    config = Train(learning_rate=1e-9, batch_size=args.pairs)
+    config = Train(learning_rate=1e-9, batch_size=args.pairs, dtype="float32")
     source = resolve(load(args.run / "recipe.toml").section("model"))
-    model = load_model(source, torch.device("cpu"), False)
-    optimizer, ranks = make_optimizer(model, config), Ranks(0, 1, torch.device("cpu"))
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    parallel = open_policy(source, config, ranks)
+    optimizer = make_optimizer(parallel.policy, config)
     objectives = {name: losses.choose(Train(loss=name)) for name in ("dpo", *args.losses.split(","))}
     # The same pairs in the same order for all, each with what its loss needs.
     batches = {
@@ -57,7 +58,7 @@ def main() -> None:
             taken = [next(batches[name])[1] for _ in range(2)]
             begun = time.perf_counter()
             for batch in taken:
-                Stepper.of(model, objective, config, ranks).backward(batch)
+                Stepper(parallel, objective, config, ranks).backward(batch)
                 optimizer.step()
                 optimizer.zero_grad()
             if number:  # the first round warms up

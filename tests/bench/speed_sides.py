@@ -31,12 +31,17 @@ def ours(work: Work, folder: Path):
     if work.training:
         from schemas.sections import Train
         from trainer import losses
-        from trainer.model import load
+        from trainer.opening import open_policy
         from trainer.step import Stepper
 
-        model = load(folder, ranks.device, gradient_checkpointing=False)
-        config = Train(batch_size=work.pairs, dtype=work.dtype, options={"dpo": {"beta": 0.1}})
-        return Stepper.of(model, losses.choose(config), config, ranks).backward, model
+        config = Train(
+            batch_size=work.pairs,
+            dtype=work.dtype,
+            gradient_checkpointing="false",
+            options={"dpo": {"beta": 0.1}},
+        )
+        parallel = open_policy(folder, config, ranks)
+        return Stepper(parallel, losses.choose(config), config, ranks).backward, parallel.policy.model
     from engine.models.hf import HF
     from engine.models.spec import ModelSpec, resolve
     from schemas.sections import Model

@@ -196,7 +196,7 @@ def test_numbers_that_are_not_finite_are_not_written(trained, trials, tmp_path, 
                 """An update after which the policy's numbers overflow."""
                 made = update(state, *rest)
                 with torch.no_grad():
-                    state.model.model.norm.weight.fill_(math.inf)
+                    state.policy.model.model.norm.weight.fill_(math.inf)
                 return made
 
             monkeypatch.setattr("trainer.train._update", overflow)

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from schemas.forward import logps
 from schemas.sections import Train
-from tests.trainer.forward import sides_of
+from tests.trainer.forward import policy_in, sides_of
 from trainer import data
 from trainer.losses import NAMES, choose
-from trainer.model import backward, load, micro_batch, move_together, whole_ranges
+from trainer.model import micro_batch, move_together, quality_logps, training_loss, whole_ranges
 from trainer.pairs import open_pairs
 
 NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
@@ -31,7 +31,7 @@ def alone(model, prompt, response):
 
 def test_every_part_is_what_a_plain_forward_says(batch, other_model):
     plain = AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32)
-    chosen, rejected = sides_of(load(other_model, torch.device("cpu"), False), batch)
+    chosen, rejected = sides_of(policy_in(other_model).policy.model, batch)
     parts = [
         (chosen, "prompt_ids", "chosen_ids", "ref_chosen_token_logps"),
         (rejected, "prompt_ids", "rejected_ids", "ref_rejected_token_logps"),
@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_table(batch, rich_run):
 
 def test_without_needs_a_side_is_bare(rich_run, other_model):
     batch = next(data.global_batches(open_pairs(rich_run), 3, seed=4))[1]
-    chosen, _ = sides_of(load(other_model, torch.device("cpu"), False), batch)
+    chosen, _ = sides_of(policy_in(other_model).policy.model, batch)
     assert chosen.parts() == [chosen] and chosen.edit_mask is None and chosen.scores == {}
 
 
@@ -102,16 +102,20 @@ def test_gradients_made_in_the_chunk_are_those_of_the_whole_batch(
         Train(loss=name.removesuffix("_baseline"), options={**options, "sft": {"weight": 0.1}})
     )
     pairs = next(data.global_batches(open_pairs(rich_run, objective.needs), 5, seed=4))[1]
-    model = load(other_model, torch.device("cpu"), False)
+    model = policy_in(other_model).policy.model
     want = objective(*sides_of(model, pairs))
     (want.sum() / 7).backward()
     gradients = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
     model.zero_grad()
     monkeypatch.setitem(logps._CHUNK_LOGITS, "cpu", rows * model.config.vocab_size)
     chunks = []  # the losses of each
-    decoder, head = logps.decoder_and_head(model)
     batch = micro_batch(pairs, torch.device("cpu"))
-    backward(decoder, head, batch, objective, 1 / 7, lambda losses, *_: chunks.append(losses))
+    quality = quality_logps(model, batch)
+    loss = training_loss(
+        model, batch, quality, objective, scale=1 / 7, observe=lambda losses, *_: chunks.append(losses)
+    )
+    torch.testing.assert_close(loss, want.sum().detach() / 7, atol=1e-6, rtol=1e-5)
+    loss.backward()
     chunk_count = {1: 5, 10_000: 1}
     assert len(chunks) == chunk_count.get(rows, len(chunks))
     torch.testing.assert_close(torch.cat(chunks), want.detach(), atol=1e-6, rtol=1e-5)
@@ -125,9 +129,9 @@ def test_gradients_are_right_whatever_is_observed(rich_run, other_model):
     """They do not hang on what the caller does with the chunks."""
     objective = choose(Train())
     pairs = next(data.global_batches(open_pairs(rich_run), 4, seed=4))[1]
-    model = load(other_model, torch.device("cpu"), False)
+    model = policy_in(other_model).policy.model
     placed = micro_batch(pairs, torch.device("cpu"))
-    backward(*logps.decoder_and_head(model), placed, objective, 1.0, lambda losses, chosen, rejected: None)
+    training_loss(model, placed, (), objective, 1.0, lambda losses, chosen, rejected: None).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

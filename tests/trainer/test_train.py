@@ -205,7 +205,9 @@ def test_a_policy_that_is_not_finite_is_told_from_one_that_differs(run):
     for gap in (float("nan"), float("inf")):
         agreement = Agreement(loss=gap, law=0.69, mean_gap=gap, largest_gap=gap)
         with pytest.raises(UserError, match="the policy's log-probs are not finite on the first batch"):
-            check_cache_matches_policy(agreement, Train(), pairs, open_store(run))
+            check_cache_matches_policy(
+                agreement, Train(dtype="float32"), pairs, open_store(run), torch.device("cpu")
+            )
 
 
 def test_a_diverging_run_stops_on_all_ranks_with_the_pair_ids(run):
@@ -260,7 +262,7 @@ def test_wrong_settings_are_named(run, key, value, said):
     "more",
     [
         {"train__optimizer": "rmsprop", "train__schedule": "cosine"},
-        {"train__dtype": "bfloat16"},
+        {"train__dtype": "bfloat16", "train__accept_other_dtype": "true"},
         {"train__gradient_checkpointing": "true", "train__schedule": "constant"},
     ],
 )
@@ -424,7 +426,7 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
 
 
 def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):
-    monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.train.open_policy", lambda *_: pytest.fail("the model was loaded"))
     said = (
         r"train\.loss = sr_dpo needs log-probs under the quality prompt .*"
         r'contexts = \["plain", "quality"\] in \[logprobs\]'
@@ -433,7 +435,9 @@ def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, mode
         train(run, recipe_for(run, train__loss="sr_dpo"))
 
 
-@pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"gradient_checkpointing": "true"}])
+@pytest.mark.parametrize(
+    "more", [{"dtype": "bfloat16", "accept_other_dtype": "true"}, {"gradient_checkpointing": "true"}]
+)
 def test_the_live_refinement_leaves_the_gradients_alone_in_other_ways_to_train(more, rich_run, tmp_path):
     """A forward without gradient before one with it, inside one autocast.
 

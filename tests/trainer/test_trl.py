@@ -9,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from schemas.sections import Train
-from tests.trainer.forward import sides_of
+from tests.trainer.forward import policy_in, sides_of
 from trainer import data
 from trainer.losses import choose
-from trainer.model import load
 from trainer.pairs import open_pairs
 
 trl = pytest.importorskip("trl")
@@ -70,7 +69,7 @@ def theirs(policy, model_path, pairs, tmp_path, **settings):
 def same(policy, pairs, train: Train, their_loss, model):
     """TRL's `train.loss` and ours, and their gradients, agree to 1e-5."""
     their_loss.backward()
-    ours = load(policy, torch.device("cpu"), False)
+    ours = policy_in(policy).policy.model
     our_loss = choose(train)(*sides_of(ours, pairs)).mean()
     our_loss.backward()
     assert our_loss.item() == pytest.approx(their_loss.item(), abs=1e-5, rel=1e-5)

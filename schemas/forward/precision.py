@@ -1,0 +1,115 @@
+"""The precision of the forward pass: which dtype each weight is computed in, the same in engine and trainer.
+
+A policy has a name, that of a dtype as a recipe writes it (float32, bfloat16, float16), and means:
+
+- every weight is in that dtype while the pass runs, and so are the hidden states between the layers;
+- what a model's class keeps in float32 stays so (transformers' `_keep_in_fp32_modules`), and so do the
+  rotary frequencies;
+- logits are turned to float32 before the log-softmax.
+
+The engine loads the weights in it. The trainer keeps float32 weights to update, and lowers them here for the
+time of a pass: a layer's at the layer, since a layer may run again in the backward pass (gradient
+checkpointing), and all others at the policy. So both sides do the same arithmetic, bit for bit. Autocast over
+float32 weights does another: in bfloat16 it differs by 0.04 nat a token on a model of 135 M.
+"""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model, outermost ones: what is run, sharded and checkpointed as one."""
+    unsplit = set(getattr(model, "_no_split_modules", None) or ())
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():
+        is_layer = isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in unsplit
+        if is_layer and module not in inside:
+            found.append(module)
+            inside.update(module.modules())
+    return found
+
+
+def compute_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[nn.Parameter, torch.dtype]:
+    """The dtype in which each floating-point weight of a model is computed under the policy `dtype`."""
+    kept = list(model._get_dtype_plan(dtype))
+    pattern = re.compile("|".join(name.replace("*", ".*") for name in kept)) if kept else None
+    dtypes: dict[nn.Parameter, torch.dtype] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            continue  # bytes of quantised weights
+        stays = pattern is not None and pattern.search(name) is not None
+        dtypes[parameter] = torch.float32 if stays else dtype
+    return dtypes
+
+
+def lower_in_forward(
+    policy: nn.Module, layers: Iterable[nn.Module], dtypes: dict[nn.Parameter, torch.dtype]
+) -> None:
+    """Compute with `dtypes` whatever the weights are held in, whenever `policy` runs.
+
+    `policy`: the module that all of the model's weights are used in; `layers`: the modules in it whose
+    weights are lowered only while they run themselves. Weights that have their dtype already cost nothing.
+    Gradients come back in the dtype of the weight that is held."""
+    taken: set[nn.Parameter] = set()
+    for layer in layers:
+        _Lowered.put_on(layer, dtypes, taken)
+    _Lowered.put_on(policy, dtypes, taken)
+
+
+class _Lowered:
+    """The weights of one module, exchanged for lowered ones while its forward runs."""
+
+    def __init__(self, places: list[tuple[nn.Module, str]], dtypes: dict[nn.Parameter, torch.dtype]):
+        self._places = places
+        self._dtypes = dtypes
+        self._held: list[nn.Parameter] = []
+
+    @classmethod
+    def put_on(
+        cls, module: nn.Module, dtypes: dict[nn.Parameter, torch.dtype], taken: set[nn.Parameter]
+    ) -> None:
+        """Hook a module. `taken` are the weights that other modules lower; those of this one are added."""
+        places: list[tuple[nn.Module, str]] = []
+        own: set[nn.Parameter] = set()
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is None or parameter in taken:
+                    continue
+                own.add(parameter)
+                if dtypes.get(parameter, parameter.dtype) != parameter.dtype:
+                    places.append((part, name))
+        taken |= own
+        if places:
+            lowered = cls(places, dtypes)
+            module.register_forward_pre_hook(lowered.lower)
+            module.register_forward_hook(lowered.restore, always_call=True)
+
+    def lower(self, *_: object) -> None:
+        """Put the lowered weights in place. A weight that stands in two places is lowered once."""
+        assert not self._held, "a module runs inside itself"
+        lowered: dict[nn.Parameter, torch.Tensor] = {}
+        for part, name in self._places:
+            parameter = part._parameters[name]
+            assert parameter is not None
+            if parameter not in lowered:
+                lowered[parameter] = parameter.to(self._dtypes[parameter])
+            self._held.append(parameter)
+            part._parameters[name] = lowered[parameter]  # type: ignore[assignment]
+
+    def restore(self, *_: object) -> None:
+        """Put the weights back, also after a forward that failed."""
+        for (part, name), parameter in zip(self._places, self._held, strict=False):
+            part._parameters[name] = parameter
+        self._held = []

@@ -1,0 +1,98 @@
+"""A model folder to a policy that is shared among the ranks and ready for its first pass.
+
+With FSDP2 rank 0 alone reads the weights, into the memory of its machine. The others build the same modules
+around nothing, and get their parts of each weight from rank 0. So no device ever holds the whole model, and a
+machine with eight ranks holds it once.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from schemas.forward.load import prepare
+from schemas.forward.precision import DTYPES
+from schemas.model_errors import usable
+from schemas.model_files import files_of_model, view
+from schemas.sections import Train
+from trainer.dist import Ranks
+from trainer.parallel import FSDP, Parallel, share
+from trainer.policy import Policy, Precision, checkpoint_layers, read_model
+
+
+def open_policy(path: Path, config: Train, ranks: Ranks) -> Parallel:
+    """The policy in a folder, shared as [train] asks; every rank calls it.
+
+    `config`: with dtype resolved. Raises UserError where the folder does not load, or cannot be used."""
+    precision = Precision(compute=config.dtype, weights=config.weights)
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)  # only now: a finished run takes no memory of a GPU
+    model = _read(path, precision, config, ranks)
+    if config.gradient_checkpointing == "true":
+        checkpoint_layers(model)
+    policy = Policy(model)
+    whole = list(policy.parameters())
+    parallel = share(policy, config, precision, ranks)
+    if isinstance(parallel, FSDP):
+        _hand_out(whole, policy)
+    del whole
+    with usable(path):
+        parallel.look(prepare)  # the pass that will be used, in its precision
+    return parallel
+
+
+def _read(path: Path, precision: Precision, config: Train, ranks: Ranks) -> PreTrainedModel:
+    """The folder's model as each rank needs it to share it."""
+    if ranks.world_size > 1 and config.parallel == "fsdp":
+        return _read_on_first(path, precision, ranks)
+    return read_model(path, ranks.device, precision)
+
+
+def _read_on_first(path: Path, precision: Precision, ranks: Ranks) -> PreTrainedModel:
+    """The model on the CPU: with its weights on rank 0, with memory that is never touched on the others."""
+    read: list[PreTrainedModel] = []
+
+    def read_here() -> str:
+        read.append(read_model(path, "cpu", precision))
+        attention: str = read[0].config._attn_implementation
+        return attention
+
+    attention = ranks.from_first(read_here)
+    if ranks.first:
+        return read[0]
+    return _empty_model(path, DTYPES[precision.weights], attention)
+
+
+def _empty_model(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """The modules of a folder's model, without weights of its own."""
+    with view(path, files_of_model(path)) as folder:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with no_init_weights():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+            )
+    model.name_or_path = model.config.name_or_path = str(path)
+    model.tie_weights()
+    model.generation_config = GenerationConfig()
+    return model.eval()
+
+
+@torch.no_grad()
+def _hand_out(whole: list[nn.Parameter], policy: nn.Module) -> None:
+    """Give every rank its part of rank 0's weights, one weight at a time, and rank 0's buffers."""
+    for source, parameter in zip(whole, policy.parameters(), strict=True):
+        assert isinstance(parameter, DTensor)
+        own = parameter.to_local()
+        part = distribute_tensor(
+            source.detach().to(own.device, parameter.dtype), parameter.device_mesh, parameter.placements
+        )
+        own.copy_(part.to_local())
+    for buffer in policy.buffers():
+        dist.broadcast(buffer, src=0)

@@ -1,0 +1,142 @@
+"""The optimizers of [train], and their state as plain tensors.
+
+    adamw        torch's, fused
+    adamw_8bit   torchao's: both moments in 8 bits, blocks of 256 with a scale each (arXiv 2110.02861)
+    rmsprop      torch's
+
+With `weights = "bfloat16"` there is no float32 copy of a weight: torchao's optimizers compute an update in
+float32 and round the sum to bfloat16 at random, up as often as it lies near the upper neighbour. Rounded to
+the nearest, updates of 5e-7 would all vanish.
+
+A checkpoint holds moments as float tensors whatever they are kept in: quantising what was dequantised gives
+the same codes again, and the state then fits any number of ranks.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from schemas.errors import UserError
+from schemas.sections import Train
+from trainer.parallel import like
+
+_NEEDS_TORCHAO = 'needs torchao: pip install "prefmill[torchao]"'
+
+
+def make_optimizer(module: nn.Module, config: Train) -> torch.optim.Optimizer:
+    """The optimizer of [train] for what is trained of a module; weight decay is on matrices alone.
+
+    Raises UserError where it needs a package that is not installed."""
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": config.weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.dim() > 1
+            groups[0 if is_matrix else 1]["params"].append(parameter)
+    # An adapter may have no vectors.
+    groups = [group for group in groups if group["params"]]
+    rounds_at_random = config.weights == "bfloat16"
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.learning_rate)
+    first, second = config.betas
+    if config.optimizer == "adamw_8bit" or rounds_at_random:
+        return _of_torchao(groups, config, rounds_at_random)
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=(first, second),
+        fused=True,  # takes a quarter of the time, on a CPU too
+    )
+
+
+def _of_torchao(groups: list[dict[str, Any]], config: Train, rounds_at_random: bool) -> torch.optim.Optimizer:
+    wanted = 'train.weights = "bfloat16"' if rounds_at_random else f'train.optimizer = "{config.optimizer}"'
+    try:
+        from torchao.optim import AdamW8bit, _AdamW
+    except ImportError:
+        raise UserError(f"{wanted} {_NEEDS_TORCHAO}") from None
+    kind = AdamW8bit if config.optimizer == "adamw_8bit" else _AdamW
+    made: torch.optim.Optimizer = kind(
+        groups,
+        lr=config.learning_rate,
+        betas=tuple(config.betas),
+        bf16_stochastic_round=rounds_at_random,
+    )
+    return made
+
+
+def check(config: Train) -> None:
+    """Raise UserError for settings that do not go together."""
+    if config.weights == "bfloat16" and config.optimizer == "rmsprop":
+        raise UserError(
+            'train.weights = "bfloat16" goes with the optimizers adamw and adamw_8bit, which round at '
+            'random; rmsprop does not: set train.optimizer = "adamw", or train.weights = "float32"'
+        )
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """What is trained, in the order by which a checkpoint numbers it."""
+    parameters: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        parameters.extend(group["params"])
+    return parameters
+
+
+def stored_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state as `number.name` and a float tensor, shared among the ranks as its parameter is."""
+    for number, parameter in enumerate(trained(optimizer)):
+        for name, value in sorted(optimizer.state[parameter].items()):
+            yield f"{number}.{name}", _as_float(value)
+
+
+def restore_state(optimizer: torch.optim.Optimizer, number: int, state: dict[str, torch.Tensor]) -> None:
+    """Put back the state of parameter `number`; the tensors are whole, and the same on every rank."""
+    parameter = trained(optimizer)[number]
+    own = optimizer.state[parameter]
+    for name, whole in state.items():
+        if name == "step":
+            own[name] = whole
+            continue
+        value = _new_buffer(optimizer, parameter, name, whole)
+        _local(value).copy_(_local(like(parameter, whole)))
+        own[name] = value
+
+
+def _new_buffer(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, name: str, whole: torch.Tensor
+) -> torch.Tensor:
+    """A place for a moment of a parameter, in the form in which the optimizer keeps it."""
+    make = getattr(optimizer, "_new_buffer", None)  # torchao's
+    if make is None:
+        return like(parameter, whole)
+    signed = name == "exp_avg"
+    with torch.no_grad():
+        buffer: torch.Tensor = make(parameter, signed)
+    return buffer
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _as_float(value: torch.Tensor) -> torch.Tensor:
+    """A moment out of its 8 bits; any other tensor as it is."""
+    local = _local(value)
+    if not hasattr(local, "dequantize") or type(local) is torch.Tensor:
+        return value
+    plain: torch.Tensor = local.dequantize()
+    if not isinstance(value, DTensor):
+        return plain
+    return DTensor.from_local(
+        plain,
+        device_mesh=value.device_mesh,
+        placements=value.placements,
+        run_check=False,
+        shape=value.shape,
+        stride=value.stride(),
+    )

@@ -1,0 +1,221 @@
+"""How ranks share the training of one policy: alone, DDP, or FSDP2. One class each, one small interface.
+
+- `Alone`: one rank. Nothing is shared.
+- `DDP`: every rank holds all weights; gradients are summed over the ranks in buckets, while the backward pass
+  is still making others (torch's DistributedDataParallel).
+- `FSDP`: weights, gradients and the optimizer's state are split over the ranks (PyTorch's `fully_shard`). A
+  layer's weights are gathered while it runs. With `shard_size` the ranks are split into groups that each
+  hold all weights (HSDP).
+
+Under the last two every rank must run the same number of passes: trainer/step.py gives a rank that has fewer
+micro-batches than another some of weight zero. Both average gradients over the ranks, so a rank's loss is
+scaled by the number of ranks.
+"""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from schemas.errors import UserError
+from schemas.forward.precision import DTYPES, compute_dtypes, layers_of
+from schemas.sections import Train
+from trainer.dist import Ranks
+from trainer.policy import Policy, Precision, lower_weights
+
+T = TypeVar("T")
+
+
+class Parallel:
+    """One rank alone, and what the other ways have in common with it."""
+
+    shards = False  # True where every pass is a collective call
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def look(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """A pass without gradient."""
+        return self.policy(work)
+
+    def training_pass(self, work: Callable[[PreTrainedModel], T], *, last: bool) -> T:
+        """A pass that a `backward` follows. `last`: the step's last one, after which gradients are whole."""
+        del last
+        return self.policy(work)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """The gradients of a loss of `training_pass`, added to those of the step so far."""
+        del last
+        loss.backward()
+
+    def clip(self, limit: float) -> torch.Tensor:
+        """Scale all gradients down so that their norm is at most `limit`; returns the norm before."""
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the training's state as it would be on one rank alone. Every rank must ask."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def forget_step(self) -> None:
+        """Drop what a step that failed has left: its gradients, and passes that were not finished."""
+        self.policy.zero_grad(set_to_none=True)
+
+
+class DDP(Parallel):
+    """Every rank holds all weights."""
+
+    def __init__(self, policy: Policy, config: Train, device: torch.device) -> None:
+        super().__init__(policy)
+        self._ddp = DistributedDataParallel(
+            policy,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=_may_skip_weights(policy.model),
+        )
+        if config.reduce_dtype == "bfloat16":
+            self._ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
+
+    def training_pass(self, work: Callable[[PreTrainedModel], T], *, last: bool) -> T:
+        """Gradients of the last pass alone are exchanged, with those added up before."""
+        with self._sync(last):
+            return self._ddp(work)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Buckets of gradients are summed over the ranks as soon as they are full."""
+        with self._sync(last):
+            loss.backward()
+
+    def _sync(self, last: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if last else self._ddp.no_sync()
+
+
+class FSDP(Parallel):
+    """Weights, gradients and the optimizer's state are split over the ranks."""
+
+    shards = True
+
+    def __init__(self, policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> None:
+        super().__init__(policy)
+        size = _shard_size(config, ranks)
+        if size == ranks.world_size:
+            mesh = init_device_mesh(ranks.device.type, (size,), mesh_dim_names=("shard",))
+        else:
+            groups = ranks.world_size // size
+            mesh = init_device_mesh(ranks.device.type, (groups, size), mesh_dim_names=("replicate", "shard"))
+        self._has_groups = size != ranks.world_size
+        reduce_dtype = DTYPES[config.reduce_dtype]
+        dtypes = compute_dtypes(policy.model, DTYPES[precision.compute])
+        for module, dtype in _units(policy, dtypes):
+            fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=None if module is policy else config.reshard_after_forward,
+                mp_policy=MixedPrecisionPolicy(
+                    param_dtype=dtype,
+                    reduce_dtype=reduce_dtype,
+                    cast_forward_inputs=False,
+                ),
+            )
+
+    @torch.no_grad()
+    def look(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """The policy's own weights are split again afterwards: a backward pass, which does it, is missing."""
+        try:
+            return self.policy(work)
+        finally:
+            self._root.reshard()
+
+    def training_pass(self, work: Callable[[PreTrainedModel], T], *, last: bool) -> T:
+        """Gradients of each pass are split at once: a whole set of them would take as much as the weights."""
+        root = self._root
+        root.set_is_last_backward(last)
+        if self._has_groups:
+            root.set_requires_all_reduce(last)
+        return self.policy(work)
+
+    def forget_step(self) -> None:
+        """Also the state of passes that were not finished."""
+        self._root.reset_iter_state()
+        super().forget_step()
+
+    @property
+    def _root(self) -> FSDPModule:
+        root: nn.Module = self.policy
+        assert isinstance(root, FSDPModule)
+        return root
+
+
+def share(policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> Parallel:
+    """Share a policy, the same on every rank, as [train] asks. Raises UserError where that cannot be done."""
+    if ranks.world_size == 1:
+        lower_weights(policy, precision)
+        return Parallel(policy)
+    if config.parallel == "fsdp":
+        return FSDP(policy, config, precision, ranks)
+    lower_weights(policy, precision)
+    return DDP(policy, config, ranks.device)
+
+
+def like(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """This rank's part of `whole`, shared as `tensor` is; every rank gives the same `whole`."""
+    if not isinstance(tensor, DTensor):
+        return whole.to(tensor.device)
+    return distribute_tensor(
+        whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+    )
+
+
+def _shard_size(config: Train, ranks: Ranks) -> int:
+    """Ranks among which the weights are split. Raises UserError where the ranks are no multiple of it."""
+    size = config.shard_size or ranks.world_size
+    if ranks.world_size % size:
+        raise UserError(
+            f"train.shard_size = {size}, but there are {ranks.world_size} ranks, which is no multiple of it: "
+            "set it to the GPUs of one machine, or to 0 to split the weights over all ranks"
+        )
+    return size
+
+
+def _units(
+    policy: Policy, dtypes: dict[nn.Parameter, torch.dtype]
+) -> list[tuple[nn.Module, torch.dtype | None]]:
+    """The modules that are split one by one, inner ones first, and the dtype that each computes in.
+
+    They are the layers and the policy itself. Within them, modules that hold weights which stay in float32
+    are units of their own, since a unit has one dtype."""
+    main = _main_dtype(dtypes)
+    units: list[tuple[nn.Module, torch.dtype | None]] = []
+    for module in policy.modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter in dtypes]
+        if own and any(dtypes[parameter] != main for parameter in own):
+            units.append((module, dtypes[own[0]]))
+    units += [(layer, main) for layer in layers_of(policy.model)]
+    units.append((policy, main))
+    return units
+
+
+def _main_dtype(dtypes: dict[nn.Parameter, torch.dtype]) -> torch.dtype | None:
+    """The dtype that most weights are computed in; None where there is no floating-point weight."""
+    elements: dict[torch.dtype, int] = {}
+    for parameter, dtype in dtypes.items():
+        elements[dtype] = elements.get(dtype, 0) + parameter.numel()
+    return max(elements, key=elements.__getitem__, default=None)
+
+
+def _may_skip_weights(model: PreTrainedModel) -> bool:
+    """True for a model of which a pass may leave weights out: experts, or a tower for pictures."""
+    text = model.config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return text is not model.config or any(getattr(text, name, None) for name in names)

@@ -1,0 +1,77 @@
+"""The policy: the model that is trained, as one module through which every pass goes.
+
+Whatever is computed with the model is computed inside `Policy.forward`, with the head as well as the layers.
+So a wrapper around it (DDP, FSDP2) sees each pass begin and end, and no weight is used outside of one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from schemas.forward import load as forward_load
+from schemas.forward.precision import DTYPES, compute_dtypes, layers_of, lower_in_forward
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The dtypes of a policy, by their names.
+
+    `compute`: the forward pass runs in it; `weights`: the weights that are trained are held in it."""
+
+    compute: str = "float32"
+    weights: str = "float32"
+
+
+class Policy(nn.Module):
+    """A model whose every pass is a call of this module.
+
+    `model`: as transformers builds it, maybe with adapters in it. Its weights may be held in another dtype
+    than they are computed in (schemas/forward/precision.py)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """What `work` makes of the model. Ranks that share its weights must do the same passes in it."""
+        return work(self.model)
+
+
+def read_model(path: Path, device: torch.device | str, precision: Precision) -> PreTrainedModel:
+    """A folder's model as it is held for training: no dropout, no generation config of its own."""
+    model = forward_load.read_weights(
+        AutoModelForCausalLM,
+        path,
+        DTYPES[precision.weights],
+        device,
+        attn_implementation="sdpa",
+    )
+    # It would change sampling without being asked to, and many published ones cannot be saved again.
+    model.generation_config = GenerationConfig()
+    # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
+    model.eval()
+    return model
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Make each layer's activations again in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers checkpoints only layers that are in training. Their parts stay in eval, so no dropout wakes
+    # up.
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def lower_weights(policy: Policy, precision: Precision) -> None:
+    """Let a policy that no FSDP lowers compute in its dtype."""
+    dtypes = compute_dtypes(policy.model, DTYPES[precision.compute])
+    lower_in_forward(policy, layers_of(policy.model), dtypes)

@@ -1,0 +1,208 @@
+"""All that changes from step to step, written into a checkpoint's folder and read back.
+
+    model.safetensors       the weights, in the dtype that the model came in (train.save_dtype)
+    optimizer.safetensors   by the number of each trained weight: the optimizer's moments, and the float32
+                            weight itself where model.safetensors rounds it (`master`)
+    state.json              the step and the position in the schedule
+
+Every tensor is whole, whatever the ranks share, so a run goes on with any number of them. Gathering a tensor
+is a call that all ranks make together, in one order; rank 0 writes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.optim.lr_scheduler import LRScheduler
+
+from schemas import checkpoints
+from schemas.checkpoints import OPTIMIZER, STATE
+from schemas.errors import UserError
+from schemas.forward.precision import DTYPES, compute_dtypes
+from schemas.model_files import weight_files
+from schemas.panics import panics_as_errors
+from schemas.store import Store
+from schemas.tensor_headers import tensors_of
+from trainer import tensor_file
+from trainer.optimizers import restore_state, stored_state, trained
+from trainer.parallel import Parallel, like
+from trainer.policy import Policy
+from trainer.tensor_file import Form
+
+_MASTER = "master"
+_SAVED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes from step to step. `save_dtype`: the name of the one that checkpoints have."""
+
+    parallel: Parallel
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    save_dtype: str
+
+    @property
+    def policy(self) -> Policy:
+        """What is trained."""
+        return self.parallel.policy
+
+
+def dtype_of(source: Path) -> str:
+    """The dtype that most of a model folder's weights are in; float32 where it is none that is trained in."""
+    elements: dict[str, int] = {}
+    for name in weight_files(source):
+        for tensor in tensors_of(source / name).values():
+            size = 1
+            for length in tensor.shape:
+                size *= length
+            elements[tensor.dtype] = elements.get(tensor.dtype, 0) + size
+    most = max(elements, key=elements.__getitem__, default="F32")
+    return _SAVED.get(most, "float32")
+
+
+def weights_of(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's whole tensors under their names, in the dtype of checkpoints. Every rank goes through it.
+
+    What the model's class keeps in float32 stays so. A tensor that has two names comes as one object."""
+    model = state.policy.model
+    dtypes = compute_dtypes(model, DTYPES[state.save_dtype])
+    made: dict[torch.Tensor, torch.Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor not in made:
+            whole = state.parallel.whole(tensor.detach())
+            wanted = dtypes.get(tensor, whole.dtype)
+            made[tensor] = whole.to("cpu", wanted)
+        yield name, made[tensor]
+
+
+def optimizer_forms(state: TrainState) -> dict[str, Form]:
+    """What optimizer.safetensors holds, without gathering any of it."""
+    forms: dict[str, Form] = {}
+    for name, tensor in _shared_tensors(state):
+        forms[name] = Form(tensor.dtype, tuple(tensor.shape))
+    return forms
+
+
+def optimizer_tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
+    """The whole tensors of optimizer.safetensors, in the order of the forms. Every rank goes through it."""
+    for name, tensor in _shared_tensors(state):
+        yield name, state.parallel.whole(tensor.detach())
+
+
+def _shared_tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
+    """The optimizer's state and the weights that are rounded elsewhere, shared as they are."""
+    yield from stored_state(state.optimizer)
+    dtypes = compute_dtypes(state.policy.model, DTYPES[state.save_dtype])
+    for number, parameter in enumerate(trained(state.optimizer)):
+        if dtypes.get(parameter, parameter.dtype) != parameter.dtype:
+            yield f"{number}.{_MASTER}", parameter
+
+
+def check_finite(state: TrainState) -> str | None:
+    """What of this rank's part of the state is not finite, in words; None where all of it is."""
+    for name, parameter in state.policy.model.named_parameters():
+        if parameter.is_floating_point() and not _local(parameter).isfinite().all():
+            return f"the weight {name}"
+    for name, value in stored_state(state.optimizer):
+        if not _local(value).isfinite().all():
+            return f"the optimizer's {name.partition('.')[2]}"
+    return None
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local.detach()
+
+
+def write(
+    path: Path,
+    state: TrainState,
+    forms: dict[str, Form],
+    weights: dict[str, torch.Tensor],
+    tensors: Iterator[tuple[str, torch.Tensor]],
+) -> None:
+    """Write the model and the optimizer's state into a folder, on rank 0. Raises OSError."""
+    state.policy.model.save_pretrained(path, state_dict=weights)
+    _say_dtype(path / "config.json", state.save_dtype)
+    # The source's own, if any, byte for byte.
+    (path / "generation_config.json").unlink(missing_ok=True)
+    tensor_file.write(path / OPTIMIZER, forms, tensors)
+
+
+def position(step: int, state: TrainState) -> dict[str, Any]:
+    """What state.json says of a step, beside the digests of the other files."""
+    groups: list[dict[str, Any]] = state.optimizer.state_dict()["param_groups"]
+    found = {
+        "step": step,
+        "scheduler": state.scheduler.state_dict(),
+        "param_groups": groups,
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
+    return as_json
+
+
+def _plain(value: Any) -> Any:
+    """A learning rate that is a tensor, or a tuple, as JSON has it."""
+    return value.item() if isinstance(value, torch.Tensor) else list(value)
+
+
+def _say_dtype(config: Path, dtype: str) -> None:
+    """Let config.json say the dtype that the weights are saved in, also for the parts of a model."""
+    values = json.loads(config.read_text())
+    for part in (values, *values.values()):
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = dtype
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def restore(checkpoint: Store, state: TrainState) -> None:
+    """Put optimizer, schedule and float32 weights back; the model was loaded from the same folder.
+
+    Every rank reads the file and takes its part. Raises UserError where a file is damaged."""
+    what_to_do = f"delete {checkpoint.where()} to go on from the checkpoint before it"
+    found = checkpoints.position_of(checkpoint.local_path())
+    if found is None:
+        raise UserError(f"{checkpoint.where(STATE)} is not as it was written: {what_to_do}")
+    try:
+        with panics_as_errors(), torch.no_grad():
+            _restore_tensors(checkpoint.local_path(OPTIMIZER), state)
+    except Exception as error:  # safetensors' own error is no OSError
+        where = checkpoint.where(OPTIMIZER)
+        raise UserError(f"{where} does not load ({error}): {what_to_do}") from None
+    _restore_groups(state.optimizer, found["param_groups"])
+    state.scheduler.load_state_dict(found["scheduler"])
+
+
+def _restore_tensors(path: Path, state: TrainState) -> None:
+    parameters = trained(state.optimizer)
+    names_of: dict[int, list[str]] = {}
+    with safe_open(path, framework="pt") as file:
+        for full_name in file.keys():  # noqa: SIM118  it is no dict
+            number, _, name = full_name.partition(".")
+            names_of.setdefault(int(number), []).append(name)
+        for number, names in sorted(names_of.items()):
+            values = {name: file.get_tensor(f"{number}.{name}") for name in names}
+            master = values.pop(_MASTER, None)
+            if master is not None:
+                parameter = parameters[number]
+                _local(parameter).copy_(_local(like(parameter, master)))
+            restore_state(state.optimizer, number, values)
+
+
+def _restore_groups(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """The settings of each group as they were; the learning rate keeps the form in which it is held."""
+    for own, saved in zip(optimizer.param_groups, groups, strict=True):
+        for name, value in saved.items():
+            if name == "params":
+                continue
+            if isinstance(own.get(name), torch.Tensor):
+                own[name].fill_(value)
+            elif isinstance(own.get(name), tuple):
+                own[name] = tuple(value)
+            else:
+                own[name] = value
