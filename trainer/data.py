@@ -9,6 +9,7 @@
 - The next shard is read in a thread while this one is trained on.
 """
 
+import heapq
 import itertools
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -107,20 +108,19 @@ def in_batches(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def deal(batch: Sequence[Pair], rank: int, world_size: int) -> list[Pair]:
-    """A rank's part of a global batch.
+def deal(batch: Sequence[Pair], world_size: int) -> list[list[Pair]]:
+    """Each rank's part of a global batch.
 
     Each pair, the longest first, goes to the rank with the fewest tokens (Graham 1969), so that no rank waits
     long for another."""
-    loads = [0] * world_size
-    part: list[Pair] = []
+    loads = [(0, rank) for rank in range(world_size)]  # a heap: the least first
+    parts: list[list[Pair]] = [[] for _ in range(world_size)]
     longest_first = sorted(batch, key=most_tokens, reverse=True)
     for pair in longest_first:
-        least = loads.index(min(loads))
-        loads[least] += pair.most_tokens
-        if least == rank:
-            part.append(pair)
-    return part
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + pair.most_tokens, rank))
+        parts[rank].append(pair)
+    return parts
 
 
 def most_tokens(pair: Pair) -> int:

@@ -128,6 +128,7 @@ class FSDP(Parallel):
                     cast_forward_inputs=False,
                 ),
             )
+        self._root.set_reduce_scatter_unused_params(_may_skip_weights(policy.model))
 
     @torch.no_grad()
     def look(self, work: Callable[[PreTrainedModel], T]) -> T:

@@ -51,10 +51,8 @@ class Stepper:
 
         Every rank gets the same number of them, whatever its share of the batch."""
         budget = batch_tokens(self.config.micro_batch_tokens, self.ranks.device.type)
-        world_size = self.ranks.world_size
-        of_ranks: list[list[list[Pair]]] = []
-        for rank in range(world_size):
-            of_ranks.append(data.micro_batches(data.deal(batch, rank, world_size), budget))
+        dealt = data.deal(batch, self.ranks.world_size)
+        of_ranks = [data.micro_batches(part, budget) for part in dealt]
         parts = [MicroPart(pairs, counts=True) for pairs in of_ranks[self.ranks.rank]]
         shortest = min(batch, key=data.most_tokens)
         missing = max(map(len, of_ranks)) - len(parts)

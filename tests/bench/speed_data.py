@@ -97,7 +97,7 @@ def _seconds_a_pair_handled(opened, work: Work) -> float:
     steps = _PAIRS_PER_SHARD // work.pairs
     begun = time.perf_counter()
     for _, batch in itertools.islice(data.global_batches(opened, work.pairs, seed=1), steps):
-        for part in data.micro_batches(data.deal(batch, 0, 1), 2048):
+        for part in data.micro_batches(data.deal(batch, 1)[0], 2048):
             pack([(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in part])
     return (time.perf_counter() - begun) / _PAIRS_PER_SHARD
 
