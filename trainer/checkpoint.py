@@ -9,7 +9,7 @@ import contextlib
 import filecmp
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,19 @@ def step_of(name: str) -> int | None:
     return int(suffix) if is_ours else None
 
 
-def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -> None:
+def save(
+    folder: Store,
+    step: int,
+    state: TrainState,
+    source: Path,
+    keep: int,
+    best: Callable[[], int | None] = lambda: None,
+) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all).
 
     Tokenizer and template are copied from `source`. Does nothing where the checkpoint is there. A person's
-    own files in a folder of its name stay in it. Raises UserError where the disk refuses it, or where a
-    weight is not finite."""
+    own files in a folder of its name stay in it. `best` names, once this one is there, the step of one that
+    is kept whatever its age. Raises UserError where the disk refuses it, or where a weight is not finite."""
     if step in steps(folder, step):
         return
     _check_finite(step, state)
@@ -98,7 +105,7 @@ def save(folder: Store, step: int, state: TrainState, source: Path, keep: int) -
                 _copy_beside(own, path)  # after state.json, which is to name our own files alone
 
         folder.put_folder(name_of(step), fill)
-    prune(folder, keep, step, source)
+    prune(folder, keep, step, source, best())
 
 
 @contextlib.contextmanager
@@ -158,11 +165,14 @@ def _tensors(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"the optimizer's {name}", value
 
 
-def prune(folder: Store, keep: int, last: int, source: Path) -> None:
-    """Remove the oldest checkpoints up to step `last` beyond `keep`; 0 keeps all. `source` as in `save`."""
+def prune(folder: Store, keep: int, last: int, source: Path, best: int | None = None) -> None:
+    """Remove the oldest checkpoints up to step `last` beyond `keep`, but not the one of step `best`.
+
+    0 keeps all. `source` as in `save`."""
     if keep:
         for old in steps(folder, last)[:-keep]:
-            remove(folder, old, source)
+            if old != best:
+                remove(folder, old, source)
 
 
 def remove(folder: Store, step: int, source: Path) -> None:

@@ -20,7 +20,7 @@ from schemas.plans import read_plan
 from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
-from trainer import checkpoint, data, losses
+from trainer import best, checkpoint, data, losses, samples, tracking
 from trainer.dist import RankLost
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
@@ -89,6 +89,9 @@ def plan(run: Store, recipe: Recipe) -> Job:
         objective = losses.choose(config)
         pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
         config = _with_dtype(config, pairs)
+        tracking.check(config)
+        samples.check(config, pairs)
+        best.check(config, pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
