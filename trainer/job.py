@@ -89,9 +89,6 @@ def plan(run: Store, recipe: Recipe) -> Job:
         objective = losses.choose(config)
         pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
         config = _with_dtype(config, pairs)
-        tracking.check(config)
-        samples.check(config, pairs)
-        best.check(config, pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -156,6 +153,13 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json
+
+
+def check_watched(job: Job) -> None:
+    """Raise UserError where a run cannot be watched as [train] asks for; a finished one is not asked."""
+    tracking.check(job.config)
+    samples.check(job.config, job.pairs)
+    best.check(job.config, job.pairs)
 
 
 def note_versions(job: Job, goes_on: bool) -> None:

@@ -14,7 +14,7 @@ from schemas.screen import say
 from schemas.sealed import seal
 from trainer import best, checkpoint, record
 from trainer.disk import at
-from trainer.job import Job, note_versions, version_remarks
+from trainer.job import Job, check_watched, note_versions, version_remarks
 
 # How a disk says that it may not be written.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -34,6 +34,8 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
             if error.errno in _READ_ONLY and resume and _is_finished(job):
                 return None
             raise
+        if not (resume and _is_finished(job)):
+            check_watched(job)
         folder.sweep()
         if not resume:
             _start_again(job)

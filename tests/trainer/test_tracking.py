@@ -173,7 +173,21 @@ def test_one_that_is_not_installed_is_refused_before_anything_is_loaded(trained,
     run = copy_of_cache(trained, tmp_path)
     with pytest.raises(UserError, match=r"needs mlflow, which is not .* pip install 'prefmill\[mlflow\]'"):
         train(run, with_train(trained.recipe, report_to=("mlflow",)))
-    assert not list(run.glob("train-*"))
+    assert [path.name for path in run.glob("train-*/*")] == [".lock"]
+
+
+def test_a_finished_run_is_found_finished_where_a_tracker_is_not_installed(
+    trained, monkeypatch, tmp_path, capsys
+):
+    folder = trained.copy(tmp_path / "run")
+    monkeypatch.setattr("trainer.tracking._is_installed", lambda name: False)
+    before = tree(folder)
+    tracked = with_train(trained.recipe, report_to=("mlflow",))
+    train(tmp_path / "run", tracked)
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="needs mlflow"):
+        train(tmp_path / "run", tracked, resume=False)
+    assert tree(folder) == before
 
 
 def test_a_folder_of_logs_is_no_package(tmp_path, monkeypatch):
