@@ -91,7 +91,8 @@ def check(config: Train) -> None:
             key = f'train.report_to = ["{name}"]'
             if name not in config.report_to:
                 key = "train.tensorboard = true"
-            raise UserError(f"{key} needs {name}, which is not installed: pip install 'prefmill[{name}]'")
+            install = f'pip install "prefmill[{name}]"'
+            raise UserError(f"{key} needs {name}, which is not installed: {install}")
 
 
 def _is_installed(package: str) -> bool:

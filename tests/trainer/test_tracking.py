@@ -171,7 +171,7 @@ def test_one_that_is_not_installed_is_refused_before_anything_is_loaded(trained,
     monkeypatch.setattr("trainer.tracking._is_installed", lambda name: name != "mlflow" and installed(name))
     monkeypatch.setattr("trainer.train.load", lambda *_: pytest.fail("the model was loaded"))
     run = copy_of_cache(trained, tmp_path)
-    with pytest.raises(UserError, match=r"needs mlflow, which is not .* pip install 'prefmill\[mlflow\]'"):
+    with pytest.raises(UserError, match=r'needs mlflow, which is not .* pip install "prefmill\[mlflow\]"'):
         train(run, with_train(trained.recipe, report_to=("mlflow",)))
     assert [path.name for path in run.glob("train-*/*")] == [".lock"]
 
@@ -214,3 +214,46 @@ def test_answers_are_a_table_in_wandb(trained, tmp_path):
     table = json.loads(tables[0].read_text())
     first = [list(line.values())[1:] for line in lines if line["step"] == 0]
     assert table["columns"] == list(lines[0])[1:] and table["data"] == first
+
+
+@pytest.mark.long
+def test_all_hold_the_record_after_sigkill(trained, tmp_path):
+    """The process is gone without a word; those that it has started, too."""
+    for name in ALL:
+        pytest.importorskip(name)
+    import os
+    import signal
+    import subprocess
+
+    from schemas.recipe import dump
+    from tests.conftest import ROOT
+
+    run = copy_of_cache(trained, tmp_path)
+    recipe = with_train(trained.recipe, report_to=ALL, max_steps=200, eval_every=100, save_every=20)
+    (tmp_path / "given.toml").write_bytes(dump(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", "run", str(tmp_path / "given.toml"), "-o", str(run)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 100
+    while not list(run.glob("train-*/checkpoint-20/state.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    train(run, recipe)
+    (folder,) = run.glob("train-*")
+    want = points_of(folder)
+    assert set(want["loss"]) == set(range(1, 201))
+    assert {name: once(points) for name, points in wandb_points(folder).items()} == want
+    from mlflow.tracking import MlflowClient
+
+    from trainer.trackers.mlflow import address
+
+    client = MlflowClient(tracking_uri=address(folder))
+    (shown,) = client.search_runs([client.get_experiment_by_name("prefmill").experiment_id])
+    history = client.get_metric_history(shown.info.run_id, "loss")
+    assert once((point.step, point.value) for point in history) == want["loss"]
