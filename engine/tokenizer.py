@@ -1,51 +1,18 @@
-"""The tokenizer of a model's folder, made from the files that its digest names; whether it fits the model."""
+"""Whether the tokenizer of a model's folder fits the model."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import UserError
 from schemas.identity import Identity
 from schemas.model_errors import shown
-from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, read_json, view
-from schemas.panics import panics_as_errors
+from schemas.model_files import files_of_tokenizer, view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Special tokens that may get into a prompt though its template does not spell them.
 _NAMED = ("bos_token", "eos_token", "unk_token")
-
-
-def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder. Raises UserError if it does not load."""
-    from transformers import AutoTokenizer
-
-    with view(path, files_of_tokenizer(path)) as folder:
-        try:
-            with panics_as_errors():
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # each tokenizer class fails in its own way; tokenizers' errors are bare
-            reason = shown(error, folder, path) + _remedy(path)
-            raise UserError(f"the tokenizer in {path} does not load: {reason}") from None
-    tokenizer.name_or_path = str(path)
-    return tokenizer
-
-
-def _remedy(path: Path) -> str:
-    """What to do where a tokenizer asks for code of its own; empty where it does not."""
-    if not read_json(path / TOKENIZER_CONFIG).get("auto_map"):
-        return ""
-    advice = "use a model whose tokenizer transformers supports itself"
-    if (path / "tokenizer.json").is_file():
-        advice += (
-            ", or, if its tokenizer.json is all of it, set tokenizer_class to PreTrainedTokenizerFast in "
-            f"{TOKENIZER_CONFIG} and remove auto_map there"
-        )
-    return (
-        f"; it asks for code of its own (auto_map in {TOKENIZER_CONFIG}), and no code of a model folder is "
-        f"run: {advice}"
-    )
 
 
 def embedding_rows(identity: Identity) -> int | None:

@@ -8,7 +8,7 @@ has to be unpickled, and the same state gives the same bytes.
 import contextlib
 import filecmp
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -69,12 +69,21 @@ def step_of(name: str) -> int | None:
     return int(suffix) if is_ours else None
 
 
-def save(folder: Store, step: int, state: TrainState, source: Path, keep: int, ranks: Ranks) -> None:
+def save(
+    folder: Store,
+    step: int,
+    state: TrainState,
+    source: Path,
+    keep: int,
+    ranks: Ranks,
+    best: Callable[[], int | None] = lambda: None,
+) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all). Every rank calls it.
 
     Rank 0 writes what it gathers from all. Tokenizer and template are copied from `source`. Does nothing
-    where the checkpoint is there. A person's own files in a folder of its name stay in it. Raises UserError
-    where the disk refuses it, or where a weight is not finite."""
+    where the checkpoint is there. A person's own files in a folder of its name stay in it. `best` names, once
+    this one is there, the step of one that is kept whatever its age. Raises UserError where the disk refuses
+    it, or where a weight is not finite."""
     if ranks.from_first(lambda: step in steps(folder, step)):
         return
     _check_finite(step, state, ranks)
@@ -87,7 +96,7 @@ def save(folder: Store, step: int, state: TrainState, source: Path, keep: int, r
             _write(folder, step, state, source, forms, weights, tensors)
         finally:
             _go_through(weights, tensors)  # the other ranks wait at each tensor
-        prune(folder, keep, step, source)
+        prune(folder, keep, step, source, best())
 
     if not ranks.first:
         _go_through(weights, tensors)
@@ -175,11 +184,14 @@ def _check_finite(step: int, state: TrainState, ranks: Ranks) -> None:
         )
 
 
-def prune(folder: Store, keep: int, last: int, source: Path) -> None:
-    """Remove the oldest checkpoints up to step `last` beyond `keep`; 0 keeps all. `source` as in `save`."""
+def prune(folder: Store, keep: int, last: int, source: Path, best: int | None = None) -> None:
+    """Remove the oldest checkpoints up to step `last` beyond `keep`, but not the one of step `best`.
+
+    0 keeps all. `source` as in `save`."""
     if keep:
         for old in steps(folder, last)[:-keep]:
-            remove(folder, old, source)
+            if old != best:
+                remove(folder, old, source)
 
 
 def remove(folder: Store, step: int, source: Path) -> None:

@@ -20,7 +20,7 @@ from schemas.plans import read_plan
 from schemas.recipe import Recipe
 from schemas.sections import Train
 from schemas.store import Store
-from trainer import checkpoint, data, losses
+from trainer import best, checkpoint, data, losses, samples, tracking
 from trainer.dist import RankLost
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
@@ -182,6 +182,13 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json
+
+
+def check_watched(job: Job) -> None:
+    """Raise UserError where a run cannot be watched as [train] asks for; a finished one is not asked."""
+    tracking.check(job.config)
+    samples.check(job.config, job.pairs)
+    best.check(job.config, job.pairs)
 
 
 def note_versions(job: Job, goes_on: bool) -> None:

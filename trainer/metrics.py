@@ -1,31 +1,29 @@
 """What a batch says about the policy, under TRL's names, and where it is written.
 
-It goes to metrics.jsonl, the screen, and TensorBoard if asked. metrics.jsonl holds nothing that depends on
-the clock: a run that was killed and resumed ends with the same bytes as one that was not.
+It goes to metrics.jsonl, the screen, and the trackers that are asked for (trainer/tracking.py). metrics.jsonl
+holds nothing that depends on the clock: a run that was killed and resumed ends with the same bytes as one
+that was not. So does samples.jsonl.
 """
 
 import contextlib
 import json
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
 
-from schemas.errors import UserError
-from schemas.manifest import METRICS
+from schemas.manifest import METRICS, Facts
 from schemas.printable import one_line
 from schemas.redaction import redacted
 from schemas.screen import say
 from schemas.store import Store
-from trainer import record
+from trainer import record, samples
 from trainer.disk import at
 from trainer.losses.side import Side
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from trainer.tracking import Past, Tracked, Trackers
 
 NAMES = (
     "loss",
@@ -74,18 +72,18 @@ class Log:
     """Rank 0's record of a run.
 
     `start` is the step that is resumed from: what was written of later steps is dropped, since they are
-    made again. `total` is the run's last step. Raises UserError if TensorBoard is wanted and not there."""
+    made again. `total` is the run's last step. `report_to`: the trackers, which are told `facts`."""
 
-    def __init__(self, folder: Store, start: int, total: int, tensorboard: bool):
+    def __init__(
+        self, folder: Store, start: int, total: int, report_to: Sequence[str] = (), facts: Facts | None = None
+    ):
+        self._folder = folder
         self._where = folder.where(METRICS)
         with at(self._where):
-            _drop_later_lines(folder, start)
+            past = _drop_later_lines(folder, start)
+            samples.drop_later(folder, start)
             self._file = folder.append(METRICS)
-        self._board: SummaryWriter | None = None
-        if tensorboard:
-            # TensorBoard writes its event files by itself, to a local path: the one exception to the store.
-            # They are for people and no part of the record, so a cut-off one does no harm.
-            self._board = _open_board(folder.local_path("tensorboard"), start)
+        self._samples: TextIO | None = None
         self._bar: tqdm[object] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -95,9 +93,19 @@ class Log:
                 dynamic_ncols=True,
             )
         self._total = total
+        self._last = start  # the last step that was written
         self._begun = time.monotonic()
         self._line_shown = 0.0  # when, by the same clock
         self._tokens = 0
+        tracked = Tracked(
+            folder=folder,
+            start=start,
+            total=total,
+            facts=facts or {},
+            past=_past(past, samples.read(folder)) if report_to else (),
+            say=self.say,
+        )
+        self._trackers = Trackers(report_to, tracked)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add values to the record. Each line is flushed, so a kill loses none that was written.
@@ -107,10 +115,19 @@ class Log:
         with at(self._where):
             self._file.write(line)
             self._file.flush()
-        if self._board is not None:
-            with at(self._board.log_dir):
-                for name, value in values.items():
-                    self._board.add_scalar(name, value, step)
+        self._last = step
+        self._trackers.write(step, values)
+
+    def show(self, step: int, answers: list[dict[str, str]]) -> None:
+        """Add the answers that were sampled at a step to samples.jsonl and the trackers.
+
+        Raises UserError where the disk refuses them."""
+        with at(self._folder.where(samples.SAMPLES)):
+            if self._samples is None:
+                self._samples = self._folder.append(samples.SAMPLES)
+            self._samples.write(samples.lines_of(step, answers))
+            self._samples.flush()
+        self._trackers.show(step, answers)
 
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Add a training step's metrics to the record, and show them."""
@@ -139,34 +156,29 @@ class Log:
     def close(self) -> None:
         """Close the record and what shows it."""
         # A line that the disk has refused is still in memory: that it is refused again was said already.
-        with contextlib.suppress(OSError):
-            self._file.close()
+        for file in (self._file, self._samples):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._trackers.close(finished=self._last == self._total)
         if self._bar is not None:
             self._bar.close()
-        if self._board is not None:
-            with at(self._board.log_dir):
-                self._board.close()
 
 
-def _drop_later_lines(folder: Store, start: int) -> None:
-    """Keep the lines up to step `start`; none of them where it is 0, since step 0 is measured again too."""
-    kept: list[str] = []
+def _drop_later_lines(folder: Store, start: int) -> list[dict[str, Any]]:
+    """Keep the lines up to step `start`, and return them; none where it is 0: step 0 is measured again."""
+    kept: list[dict[str, Any]] = []
     if start > 0:
-        for line in record.read(folder):
-            if line["step"] <= start:
-                kept.append(json.dumps(line) + "\n")
-    folder.put(METRICS, "".join(kept).encode())
+        kept = [line for line in record.read(folder) if line["step"] <= start]
+    folder.put(METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    return kept
 
 
-def _open_board(folder: Path, start: int) -> "SummaryWriter":
-    """TensorBoard's writer. Raises UserError if it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard = true needs TensorBoard: pip install 'prefmill[tensorboard]'"
-        ) from None
-    purge_step = None
-    if start > 0:
-        purge_step = start + 1
-    return SummaryWriter(str(folder), purge_step=purge_step)
+def _past(lines: Sequence[dict[str, Any]], sampled: Sequence[dict[str, Any]]) -> list[Past]:
+    """What the record holds, a step at a time."""
+    answers = samples.by_step(sampled)
+    values: dict[int, dict[str, float]] = {}
+    for line in lines:
+        others = {name: value for name, value in line.items() if name != "step"}
+        values.setdefault(line["step"], {}).update(others)
+    return [Past(step, values[step], answers.get(step, ())) for step in sorted(values)]

@@ -12,9 +12,9 @@ from schemas.manifest import FACTS, MANIFEST, METRICS, RECIPE, Facts, json_bytes
 from schemas.recipe import dump
 from schemas.screen import say
 from schemas.sealed import seal
-from trainer import checkpoint, record
+from trainer import best, checkpoint, record
 from trainer.disk import at
-from trainer.job import Job, note_versions, version_remarks
+from trainer.job import Job, check_watched, note_versions, version_remarks
 
 # How a disk says that it may not be written.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -34,13 +34,16 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
             if error.errno in _READ_ONLY and resume and _is_finished(job):
                 return None
             raise
+        if not (resume and _is_finished(job)):
+            check_watched(job)
         folder.sweep()
         if not resume:
             _start_again(job)
         for name in checkpoint.strangers(folder, job.steps):
             say(f"{folder.where(name)} is no checkpoint of this run; what is in it stays")
         if _is_finished(job):
-            checkpoint.prune(folder, job.config.keep, job.steps, job.source)
+            kept = best.choose_whole(folder, job.config, job.steps, job.source, finished=True)
+            checkpoint.prune(folder, job.config.keep, job.steps, job.source, kept)
             return None
         if folder.exists(MANIFEST) and record.manifest(folder) is None:
             say(f"{folder.where(MANIFEST)} is not as it was written; written again")
@@ -48,7 +51,8 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
         if start < job.steps:
             folder.remove(MANIFEST)  # of a run that was finished, and is not any more
         # A run that was killed between its last checkpoint and this left one too many.
-        checkpoint.prune(folder, job.config.keep, job.steps, job.source)
+        kept = best.choose_whole(folder, job.config, start, job.source, finished=False)
+        checkpoint.prune(folder, job.config.keep, job.steps, job.source, kept)
         for line in version_remarks(job):
             say(line)
         folder.put(FACTS, json_bytes(job.facts))

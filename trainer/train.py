@@ -18,13 +18,14 @@ from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
 from schemas.store import Store, open_store
-from trainer import checkpoint, data, disk, dist, metrics
+from trainer import best, checkpoint, data, disk, dist, metrics, tracking
 from trainer.dist import Ranks
 from trainer.job import Job, on_every_rank, plan, precision_gap
 from trainer.opening import open_policy
 from trainer.optimizers import make_optimizer
 from trainer.pairs import Pair
 from trainer.resume import begin, write_manifest
+from trainer.samples import Sampler
 from trainer.schedules import make_schedule
 from trainer.state import TrainState, dtype_of, restore
 from trainer.step import (
@@ -62,9 +63,13 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
     config = job.config
+    with on_every_rank():
+        sampler = Sampler.of(config, job.pairs, job.source)
     state = _load_state(job, start, ranks)
     stepper = Stepper(state.parallel, job.objective, config, ranks)
-    log = metrics.Log(job.folder, start, job.steps, config.tensorboard) if ranks.first else None
+    log = _open_log(job, start) if ranks.first else None
+    # The record's lines after `start` are gone by now.
+    so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
     _say(log, _first_line(job, start))
     batches = data.global_batches(
         job.pairs,
@@ -79,23 +84,31 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
             epoch, batch = next(batches)
             if step == 1:
                 _check_start(job, stepper, batch, log)
-                _evaluate(job, stepper, 0, log)
+                _evaluate(job, stepper, 0, log, sampler)
             values, tokens = _update(state, stepper, step, batch)
             if log:
                 progress = {"epoch": epoch + _share_of_epoch(job, step)}
                 log.step(step, progress | values, tokens)
+            is_best = False
             if _is_due(step, config.eval_every, job.steps):
-                _evaluate(job, stepper, step, log)
-            if _is_due(step, config.save_every, job.steps):
+                found = _evaluate(job, stepper, step, log, sampler)
+                is_best = so_far is not None and so_far.take(step, found)
+            if is_best or _is_due(step, config.save_every, job.steps):
                 _save(job, state, step, ranks)
         ranks.from_first(lambda: write_manifest(job, weights_digest(job.last)))
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
+        _say(log, best.sentence(job.folder) if log else None)
         _say(log, f"{job.steps - start} steps in {seconds:.0f} s; policy: {job.last}; curves: {curves}")
     finally:
         batches.close()
         if log:
             log.close()
+
+
+def _open_log(job: Job, start: int) -> metrics.Log:
+    """The record of the run, and the trackers that [train] asks for."""
+    return metrics.Log(job.folder, start, job.steps, tracking.names_of(job.config), job.facts)
 
 
 def _check_start(job: Job, stepper: Stepper, batch: Sequence[Pair], log: metrics.Log | None) -> None:
@@ -139,6 +152,7 @@ def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
         source=job.source,
         keep=job.config.keep,
         ranks=ranks,
+        best=lambda: best.choose(job.folder, job.config, step),
     )
 
 
@@ -153,9 +167,9 @@ def _share_of_epoch(job: Job, step: int) -> float:
     return (1 + (step - 1) % each) / each
 
 
-def _say(log: metrics.Log | None, text: str) -> None:
-    """Print a line, on the rank that has the log."""
-    if log:
+def _say(log: metrics.Log | None, text: str | None) -> None:
+    """Print a line, if there is one, on the rank that has the log."""
+    if log and text:
         log.say(text)
 
 
@@ -195,17 +209,29 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     return state
 
 
-def _evaluate(job: Job, stepper: Stepper, step: int, log: metrics.Log | None) -> None:
-    """Write the metrics over the test split, if there is one, as eval_*."""
+def _evaluate(
+    job: Job, stepper: Stepper, step: int, log: metrics.Log | None, sampler: Sampler | None
+) -> dict[str, float]:
+    """Write the metrics over the test split, if there is one, as eval_*, and sampled answers.
+
+    Returns the metrics, the same on every rank."""
     if not job.pairs.count("test"):
-        return
+        return {}
     with on_every_rank():
         values = evaluate(stepper, job.pairs)
+    named = {f"eval_{name}": value for name, value in values.items()}
+    answers: list[dict[str, str]] = []
+    if sampler:
+        generate = sampler.greedy(stepper.parallel.look, stepper.ranks.world_size > 1)
+        answers = sampler.answers(generate)
     if not log:
-        return
-    log.write(step, {f"eval_{name}": value for name, value in values.items()})
+        return named
+    log.write(step, named)
+    if answers:
+        log.show(step, answers)
     log.say(
         f"test at step {step}: loss {values['loss']:.4f}  accuracy {values['rewards/accuracies']:.3f}  "
         f"margin {values['rewards/margins']:.4f}  "
         f"logps chosen {values['logps/chosen']:.1f} rejected {values['logps/rejected']:.1f}"
     )
+    return named

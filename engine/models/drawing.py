@@ -1,7 +1,5 @@
 """One batch of samples by transformers' `generate`: the draws of sampling.py, the ends of stopping.py."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from engine.models.sampling import GumbelDraw, cut_at_stop
 from engine.models.shaping import Shaping, bad_word_ids, shapes_logits
 from engine.models.stopping import StopStrings, all_stop_ids, with_said
 from engine.text import Text
+from schemas.forward.generating import generating, padded_left
 from schemas.sections import Sampling
 
 
@@ -26,7 +25,7 @@ def draw_batch(
     max_tokens: int,
 ) -> list[Sample]:
     """One sample of each prompt by the seed at its place, all in one batch padded on the left."""
-    ids, mask = _padded(prompts)
+    ids, mask = padded_left(prompts)
     stop_ids = all_stop_ids(text, sampling)
     config = GenerationConfig(
         do_sample=False,
@@ -37,9 +36,9 @@ def draw_batch(
     )
     draw = GumbelDraw(seeds, sampling, _shaping(text, prompts, sampling, stop_ids))
     stop = _AtStopStrings(_stop_strings(text, sampling, len(prompts)), stop_ids)
-    generating: Any = model  # transformers' types do not say that it has `generate`
-    with _own_attention(model):
-        generated = generating.generate(
+    drawing: Any = model  # transformers' types do not say that it has `generate`
+    with generating(model):
+        generated = drawing.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
@@ -92,27 +91,3 @@ class _AtStopStrings(StoppingCriteria):
             return None
         length = self._rows[row].length
         return Sample(ids[:length], logps[:length], "stop", self._rows[row].said)
-
-
-def _padded(prompts: list[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, width) prompts padded on the left, and where they are not."""
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        begin = width - len(prompt)
-        ids[row, begin:] = torch.tensor(prompt)
-        mask[row, begin:] = 1
-    return ids, mask
-
-
-@contextlib.contextmanager
-def _own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model use its own attention: the packed one knows nothing of `generate`'s key-value cache."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.text.tokens import Tokens
 from schemas.errors import UserError
-from schemas.model_files import CONFIG, GENERATION_CONFIG, read_json
+from schemas.tokenizer import named_end_ids
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def ends_of(path: Path, tokens: Tokens, after_response: str) -> Ends:
 
     Raises UserError if neither the template nor the model ends a response, or if the tokenizer does not know
     the template's end of turn."""
-    named = _named_end_ids(path, tokens.tokenizer.eos_token_id)
+    named = named_end_ids(path, tokens.tokenizer.eos_token_id)
     place = _end_token(tokens, after_response, named)
     if place is None:
         return Ends(after_response.rstrip(), _fallback(path, tokens, named), frozenset(named), False)
@@ -66,23 +66,3 @@ def _fallback(path: Path, tokens: Tokens, named: set[int]) -> int:
         f"the tokenizer in {path} has no EOS token: a response could not be ended; "
         "set eos_token in its tokenizer_config.json"
     )
-
-
-def _named_end_ids(path: Path, eos: int | None) -> set[int]:
-    """The end tokens of a model folder, from every place that transformers takes them from."""
-    named: set[int] = set()
-    if eos is not None:
-        named.add(eos)
-    for name in (GENERATION_CONFIG, CONFIG):
-        settings = read_json(path / name)
-        for holder in (settings, settings.get("text_config") or {}):
-            ends = holder.get("eos_token_id")
-            if ends is None:
-                continue
-            ids = ends if isinstance(ends, list) else [ends]
-            if not all(type(one) is int for one in ids):
-                raise UserError(
-                    f"{path / name}: eos_token_id is {ends!r}; expected a number or a list of them"
-                )
-            named.update(ids)
-    return named

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.text.typed import TypedTokens
-from engine.tokenizer import load_tokenizer
+from schemas.tokenizer import load_tokenizer
 
 # What a text is put behind, to be tokenised as one that continues another.
 _ANCHORS = ("\n", ":")

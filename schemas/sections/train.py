@@ -64,7 +64,8 @@ class Train(Section):
     eval_sample_tokens: int = number(128, low=1)  # of such an answer, at most
     # A metric of the evaluations, such as eval_loss: the checkpoint that is best by it is kept too.
     metric_for_best_model: str = ""
-    greater_is_better: bool = False
+    # Of that metric. auto: lower is better where its name ends with "loss", higher otherwise.
+    greater_is_better: str = choice("auto", "auto", "true", "false")
     save_on_signal: bool = True  # SIGTERM: save a checkpoint, then exit with status 143
     # Seconds without a sign of life after which the other ranks give a rank up; 0: they wait for ever.
     timeout: int = number(60, low=0)

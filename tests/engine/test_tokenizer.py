@@ -5,10 +5,11 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from engine.tokenizer import check_tokenizer, check_tokens, load_tokenizer
+from engine.tokenizer import check_tokenizer, check_tokens
 from schemas.errors import UserError
 from schemas.identity import identify
 from schemas.sections import Model
+from schemas.tokenizer import load_tokenizer
 from tests.conftest import RECIPE, command, settings
 from tests.schemas.models import change_json, copy_of
 

@@ -214,7 +214,7 @@ KEYS: dict[str, dict[str, Entry]] = {
         "eval_samples": Idle("2", _SHOWN),
         "eval_sample_tokens": Idle("5", _SHOWN),
         "metric_for_best_model": Idle('"eval_loss"', _SHOWN),
-        "greater_is_better": Idle("true", _SHOWN),
+        "greater_is_better": Idle('"true"', _SHOWN),
         "save_on_signal": Idle("false", _SHOWN),
         "timeout": Idle("90", "how long a rank may be silent"),
         "options": Other("{ beta = 0.3 }"),

@@ -13,7 +13,6 @@ import transformers.modeling_utils as modeling
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 from transformers.integrations import hub_kernels
 
-from engine.tokenizer import load_tokenizer
 from schemas import plain_files, recipe
 from schemas.errors import UserError
 from schemas.extensions import included
@@ -21,6 +20,7 @@ from schemas.forward.load import load, read_weights
 from schemas.identity import identify
 from schemas.model_files import view
 from schemas.sections import Model
+from schemas.tokenizer import load_tokenizer
 from tests.reliability.hostile_models import of_json
 
 CODE = "kernels-community/anything"

@@ -38,6 +38,7 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     read_plan(store)  # says clearly where this is no run
 
     from schemas.identity import resolve
+    from trainer import best
     from trainer.dist import is_first
     from trainer.evaluate import evaluate, folder_of, recipe_of
 
@@ -50,5 +51,8 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
         say(json.dumps({"policy": str(folder), **values}, allow_nan=False))
         return
     say(str(folder))
+    named = best.sentence(open_store(policy)) if policy else None
+    if named:
+        say(f"{named} (give this path to measure it)")
     for name, value in values.items():
         say(f"{name:<26} {value:>12.6g}")

@@ -13,8 +13,8 @@ import numpy as np
 
 from engine.models.stopping import StopStrings
 from engine.models.vllm.messages import Answer, Done, Generate, NextToken, Ready, Refused, Request, Score
-from engine.tokenizer import load_tokenizer
 from schemas.sections import Sampling
+from schemas.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
