@@ -28,6 +28,7 @@ from engine.text.chat import stored_chat, stored_response
 from engine.token_check import Scored
 from engine.trust import code_arguments
 from schemas.devices import cores
+from schemas.dtypes import AUTO
 from schemas.errors import UserError
 from schemas.fetching import nothing_fetched
 from schemas.manifest import Marker, json_bytes, read_markers
@@ -105,6 +106,7 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     assert isinstance(config, Verify)
     with nothing_fetched():
         run = plan(store, recipe)
+    recipe = run.recipe  # in which no dtype is auto
     stage = next((stage for stage in run.stages if stage.name == "logprobs"), None)
     if stage is None or not run.folder(stage).exists():
         raise UserError(
@@ -116,6 +118,7 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         say(why)
     say(f"digests: {examined.whole:,} of {examined.files:,} files are what their markers say")
     cached = run.models[stage.name]
+    train = _train_of(recipe, cached)
     try:
         rows = _sample(run, stage, config.sample)
     except Damaged:
@@ -132,7 +135,7 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),
-        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_of(recipe).dtype),
+        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, train.dtype),
         gaps=_gaps(rows, cached, recipe, both, say),
         ids=ids,
         files=examined.files,
@@ -143,10 +146,13 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     return report
 
 
-def _train_of(recipe: Recipe) -> Train:
+def _train_of(recipe: Recipe, cached: ResolvedModel) -> Train:
+    """[train] with its dtype resolved: auto is that of the cache."""
     train = recipe.sections.get("train", Train())
     assert isinstance(train, Train)
-    return train
+    dtype = cached.spec.config.dtype
+    # The trainer has no float16: it then trains in float32.
+    return replace(train, dtype=dtype if dtype != "float16" else "float32") if train.dtype == AUTO else train
 
 
 def _sample(run: Run, stage: Stage, wanted: int) -> list[Row]:
@@ -214,7 +220,7 @@ def _gaps(
     rows: Sequence[Row], cached: ResolvedModel, recipe: Recipe, both: bool, say: Callable[[str], None]
 ) -> list[Gap]:
     """For each other way of computing the log-probs how far they are from the cached ones."""
-    train = _train_of(recipe)
+    train = _train_of(recipe, cached)
     gaps = [_gap(f"trainer ({train.dtype})", rows, _trainers_logprobs(rows, cached, train))]
     if not both:
         return gaps

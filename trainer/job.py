@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from schemas import versions
+from schemas import dtypes, versions
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
@@ -84,6 +84,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
     """The run that a recipe asks for. Reads digests, writes nothing.
 
     Raises UserError where the loss, the pairs and the model do not fit together."""
+    recipe, _ = dtypes.resolved(recipe, run)
     config: Train = recipe.section("train")
     with on_every_rank():
         objective = losses.choose(config)
