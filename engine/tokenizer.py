@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import UserError
 from schemas.identity import Identity
+from schemas.model_content import read_json
 from schemas.model_errors import shown
-from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, read_json, view
+from schemas.model_files import TOKENIZER_CONFIG, files_of_tokenizer, place_of, view
 from schemas.panics import panics_as_errors
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 def _remedy(path: Path) -> str:
     """What to do where a tokenizer asks for code of its own; empty where it does not."""
-    if not read_json(path / TOKENIZER_CONFIG).get("auto_map"):
+    if not read_json(place_of(path, TOKENIZER_CONFIG)).get("auto_map"):
         return ""
     advice = "use a model whose tokenizer transformers supports itself"
-    if (path / "tokenizer.json").is_file():
+    if place_of(path, "tokenizer.json").is_file():
         advice += (
             ", or, if its tokenizer.json is all of it, set tokenizer_class to PreTrainedTokenizerFast in "
             f"{TOKENIZER_CONFIG} and remove auto_map there"

@@ -106,7 +106,6 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     assert isinstance(config, Verify)
     with nothing_fetched():
         run = plan(store, recipe)
-    recipe = run.recipe  # in which no dtype is auto
     stage = next((stage for stage in run.stages if stage.name == "logprobs"), None)
     if stage is None or not run.folder(stage).exists():
         raise UserError(
@@ -118,7 +117,6 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
         say(why)
     say(f"digests: {examined.whole:,} of {examined.files:,} files are what their markers say")
     cached = run.models[stage.name]
-    train = _train_of(recipe, cached)
     try:
         rows = _sample(run, stage, config.sample)
     except Damaged:
@@ -135,8 +133,8 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),
-        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, train.dtype),
-        gaps=_gaps(rows, cached, recipe, both, say),
+        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_of(run.recipe, cached).dtype),
+        gaps=_gaps(rows, cached, run.recipe, both, say),
         ids=ids,
         files=examined.files,
         damaged=damaged,
@@ -219,7 +217,9 @@ def _sampling_order(response_id: str) -> tuple[float, str]:
 def _gaps(
     rows: Sequence[Row], cached: ResolvedModel, recipe: Recipe, both: bool, say: Callable[[str], None]
 ) -> list[Gap]:
-    """For each other way of computing the log-probs how far they are from the cached ones."""
+    """For each other way of computing the log-probs how far they are from the cached ones.
+
+    `recipe`: as planned, with no dtype left at auto but that of [train]."""
     train = _train_of(recipe, cached)
     gaps = [_gap(f"trainer ({train.dtype})", rows, _trainers_logprobs(rows, cached, train))]
     if not both:

@@ -20,10 +20,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from schemas import checkpoints
-from schemas.chat_template import MORE_TEMPLATES
 from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
+from schemas.model_copies import copy_beside
 from schemas.panics import panics_as_errors
 from schemas.screen import say
 from schemas.store import Store
@@ -31,9 +31,6 @@ from schemas.tensor_headers import tensors_of
 from trainer.disk import at
 
 _PREFIX = "checkpoint-"
-# What a model folder has beside weights: tokenizer, template, generation config.
-_COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".spm", ".codes", ".tokenizer")
-_NOT_COPIED = ("config.json", "model.safetensors.index.json", STATE)
 
 
 @dataclass(frozen=True)
@@ -203,12 +200,7 @@ def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
     state.model.save_pretrained(path)
     # The source's own, if any, byte for byte.
     (path / "generation_config.json").unlink(missing_ok=True)
-    for file in sorted(source.iterdir()):
-        is_wanted = file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
-        if is_wanted and not (path / file.name).exists():
-            shutil.copyfile(file, path / file.name)
-    if (source / MORE_TEMPLATES).is_dir():
-        shutil.copytree(source / MORE_TEMPLATES, path / MORE_TEMPLATES)
+    copy_beside(source, path, leave_out=(STATE,))
     optimizer = state.optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     for index, values in optimizer["state"].items():

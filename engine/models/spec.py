@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.text import Text
 from engine.text.dialogues import Dialogues
+from schemas.adapters import is_adapter
 from schemas.devices import gpu_is_there
 from schemas.dtypes import AUTO, dtype_here
 from schemas.errors import UserError
@@ -87,6 +88,19 @@ class ResolvedModel:
             if arguments:
                 facts["vllm"] = arguments
         return facts
+
+    def check_runs(self) -> None:
+        """Raise UserError where the backend cannot run the model: vLLM an adapter, or no PEFT is there."""
+        path = self.identity.path
+        if not is_adapter(path):
+            return
+        if self.spec.backend == "vllm":
+            raise UserError(
+                f"{path} is an adapter, and vLLM is given whole models only: "
+                f"`trainer merge {path} -o FOLDER` makes one, which you can name; or set model.backend = hf"
+            )
+        if importlib.util.find_spec("peft") is None:
+            raise UserError(f'{path} is an adapter, which PEFT loads: pip install "prefmill[peft]"')
 
     def open_dialogues(self) -> Dialogues:
         """The tokenizer and template of a reward model, loaded. Raises UserError where they cannot work."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from engine.text.tokens import Tokens
 from schemas.errors import UserError
-from schemas.model_files import CONFIG, GENERATION_CONFIG, read_json
+from schemas.model_content import read_json
+from schemas.model_files import CONFIG, GENERATION_CONFIG, place_of
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,14 @@ def _named_end_ids(path: Path, eos: int | None) -> set[int]:
     if eos is not None:
         named.add(eos)
     for name in (GENERATION_CONFIG, CONFIG):
-        settings = read_json(path / name)
+        file = place_of(path, name)
+        settings = read_json(file)
         for holder in (settings, settings.get("text_config") or {}):
             ends = holder.get("eos_token_id")
             if ends is None:
                 continue
             ids = ends if isinstance(ends, list) else [ends]
             if not all(type(one) is int for one in ids):
-                raise UserError(
-                    f"{path / name}: eos_token_id is {ends!r}; expected a number or a list of them"
-                )
+                raise UserError(f"{file}: eos_token_id is {ends!r}; expected a number or a list of them")
             named.update(ids)
     return named
