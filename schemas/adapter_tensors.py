@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.adapters import ADAPTER_WEIGHTS
+from schemas.adapters import ADAPTER, ADAPTER_WEIGHTS, settings_of
 from schemas.errors import UserError
 from schemas.model_files import weight_files
 from schemas.tensor_headers import Tensor, tensors_of
@@ -25,6 +25,7 @@ def checked_tensors(path: Path, base: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"{path} has no {ADAPTER_WEIGHTS}{_other_form(path)}")
     tensors = tensors_of(file)
+    _check_ranks(path, tensors)
     if not modules_of(tensors):
         raise UserError(f"{file} holds no tensors of LoRA, such as {_PREFIX}….lora_A.weight: get it again")
     of_base: dict[str, Tensor] = {}
@@ -43,6 +44,18 @@ def checked_tensors(path: Path, base: Path) -> dict[str, Tensor]:
                 f"it is for {_size(weight)}; was it trained on another model?"
             )
     return tensors
+
+
+def _check_ranks(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for a rank beyond every size of the tensors: matrices of it would fill the memory."""
+    settings = settings_of(path)
+    largest = max(max(tensor.shape, default=0) for tensor in tensors.values())
+    for rank in (settings["r"], *settings["rank_pattern"].values()):
+        if rank > largest:
+            raise UserError(
+                f"the adapter in {path} says r = {rank:,} ({ADAPTER}), but no tensor of it has more than "
+                f"{largest:,} rows or columns: the two do not belong together; get the folder again"
+            )
 
 
 def modules_of(tensors: Mapping[str, object]) -> list[str]:

@@ -45,7 +45,8 @@ _MERGE_IT = (
     "merge the two with the PEFT that wrote it (model.merge_and_unload(), then save_pretrained of model and "
     "tokenizer into a new folder) and name that folder"
 )
-_LONGEST_PATTERN = 200  # letters
+# A regular expression that cannot take for ever: names, and one part that repeats at most.
+_PATTERN = re.compile(r"[\w.^$\\-]*(?:[*+][\w.^$\\-]*)?")
 
 
 def is_adapter(path: Path) -> bool:
@@ -163,8 +164,7 @@ def _is_names_or_pattern(value: object) -> bool:
 
 
 def _is_pattern(value: object) -> bool:
-    """True for a regular expression with at most one part that repeats: it cannot take for ever."""
-    if not isinstance(value, str) or len(value) > _LONGEST_PATTERN or len(re.findall(r"[*+{]", value)) > 1:
+    if not isinstance(value, str) or not _PATTERN.fullmatch(value):
         return False
     try:
         re.compile(value)
@@ -183,7 +183,8 @@ def _is_layers(value: object) -> bool:
     return isinstance(value, list) and all(type(layer) is int for layer in value)
 
 
-_A_PATTERN = "a list of names, or a regular expression in which one part repeats at most"
+_A_PATTERN = "a list of names, or a name in which one part repeats at most, such as .*_proj"
+_PATTERNS = "such names as q_proj or .*_proj, each with a number"
 # Key of LoraConfig -> what it is where it is not there, what it may be, and that in words.
 _USED: dict[str, tuple[object, Callable[[object], bool], str]] = {
     "r": (8, _is_rank, "a number from 1 up"),
@@ -202,6 +203,6 @@ _USED: dict[str, tuple[object, Callable[[object], bool], str]] = {
     "modules_to_save": (None, lambda value: value is None or _is_names(value), "a list of names"),
     "layers_to_transform": (None, _is_layers, "a number or a list of numbers"),
     "layers_pattern": (None, _is_names_or_pattern, _A_PATTERN),
-    "rank_pattern": ({}, lambda value: _is_patterns(value, _is_rank), "regular expressions with numbers"),
-    "alpha_pattern": ({}, lambda value: _is_patterns(value, _is_number), "regular expressions with numbers"),
+    "rank_pattern": ({}, lambda value: _is_patterns(value, _is_rank), _PATTERNS),
+    "alpha_pattern": ({}, lambda value: _is_patterns(value, _is_number), _PATTERNS),
 }

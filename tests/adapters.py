@@ -13,13 +13,13 @@ def write_adapter(base: Path, path: Path, seed: int = 0, **settings):
 
     given = {"r": 3, "lora_alpha": 7, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    draw = torch.Generator().manual_seed(seed)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
         adapted = get_peft_model(model, LoraConfig(**given))
         for weight in adapted.parameters():
             if weight.requires_grad:
-                weight += 0.05 * torch.randn(weight.shape, generator=draw)
+                weight += 0.05 * torch.randn_like(weight)
         adapted.save_pretrained(path)
     return adapted.eval()
 

@@ -11,6 +11,7 @@ from schemas.errors import UserError
 from schemas.forward.load import read_weights
 from schemas.identity import config_digest, resolve, weights_digest
 from schemas.model_copies import copy_beside
+from schemas.model_errors import usable
 from schemas.model_files import GENERATION_CONFIG, weight_files
 from schemas.sections import Model
 from schemas.store import open_store
@@ -31,9 +32,10 @@ def merge(adapter: Path, output: Path, dtype: str = "auto") -> str:
     source = folder_of(adapter) if adapter.is_dir() else resolve(Model(name=str(adapter)))
     if not is_adapter(source):
         raise UserError(f"{source} is no adapter (or one beside a whole model): there is nothing to merge")
-    weights_digest(source)  # of whole files that fit each other
-    config_digest(source)
-    base = base_of(source)
+    with usable(source):
+        weights_digest(source)  # of whole files that fit each other
+        config_digest(source)
+        base = base_of(source)
     if dtype == "auto":
         dtype = _dtype_of(base)
     model = read_weights(AutoModelForCausalLM, source, getattr(torch, dtype), "cpu")

@@ -112,6 +112,14 @@ def test_the_base_is_found_from_the_adapters_folder(own, model_path, monkeypatch
     assert base_of(own) == tmp_path / "the-base"
 
 
+def test_a_base_on_the_hub_is_asked_for_once(own, model_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("schemas.adapters.find", lambda *name: asked.append(name) or model_path)
+    change_json(own / "adapter_config.json", base_model_name_or_path="acme/tiny-of-a-test", revision="v2")
+    assert facts(own) == facts(own)
+    assert asked == [("acme/tiny-of-a-test", "v2")]
+
+
 def test_a_tokenizer_and_template_of_its_own_are_used(own, model_path):
     for file in model_path.iterdir():
         if file.name.startswith(("tokenizer", "special")) or file.suffix == ".jinja":
@@ -140,8 +148,13 @@ def test_a_tokenizer_and_template_of_its_own_are_used(own, model_path):
         ({"something_new": 3}, r"sets something_new \(3\), which is not known here"),
         ({"r": "3"}, r"says r = '3'; expected a number from 1 up"),
         ({"bias": "some"}, r"bias = 'some'; expected none, all or lora_only"),
-        ({"rank_pattern": {"(a+)+$": 3}}, r"rank_pattern = .*expected regular expressions with numbers"),
-        ({"alpha_pattern": {"(": 3}}, r"alpha_pattern"),
+        ({"rank_pattern": {"(a+)+$": 3}}, r"rank_pattern = .*; expected such names as q_proj or"),
+        ({"rank_pattern": {".?.?.?.?.?.?.?.?.?!": 3}}, r"rank_pattern"),
+        ({"rank_pattern": {"(.|.)(.|.)(.|.)(.|.)!": 3}}, r"rank_pattern"),
+        ({"rank_pattern": {"q_proj": 10**9}}, r"says r = 1,000,000,000 .*no tensor of it has more than 80"),
+        ({"r": 10**9}, r"says r = 1,000,000,000"),
+        ({"alpha_pattern": {"*q": 3}}, r"alpha_pattern"),
+        ({"base_model_name_or_path": "a\0b"}, r"is an adapter \(LORA\) on a\x00b, which is not there"),
         ({"exclude_modules": "(x*)*y"}, r"exclude_modules .*in which one part repeats at most"),
         ({"base_model_name_or_path": None}, r"does not say which model the adapter is on: set base_model"),
         ({"base_model_name_or_path": "/nowhere/at-all"}, r"on /nowhere/at-all, which is not there: no model"),
@@ -156,6 +169,19 @@ def test_what_its_settings_say_against_it(own, changes, said):
     change_json(own / "adapter_config.json", **changes)
     with pytest.raises(UserError, match=said):
         facts(own)
+
+
+def test_values_of_every_kind_are_one_sentence(own):
+    """Whatever stands at a key: the adapter is read as before, or refused."""
+    for name in json.loads((own / "adapter_config.json").read_text()):
+        for value in ([], -1, "x", [None], {"a": {}}, float("nan")):
+            config = json.loads((own / "adapter_config.json").read_text())
+            (own / "adapter_config.json").write_text(json.dumps(config | {name: value}))
+            try:
+                facts(own)
+            except UserError as error:
+                assert "\n" not in str(error)
+            (own / "adapter_config.json").write_text(json.dumps(config))
 
 
 def test_what_its_tensors_say_against_it(own):

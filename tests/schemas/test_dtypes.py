@@ -1,6 +1,7 @@
 """dtype = "auto": resolved by the run that is there, else by the machine, and in no fact."""
 
 import json
+import shutil
 import tomllib
 
 import pytest
@@ -42,16 +43,34 @@ def put_gpus(monkeypatch, *capabilities):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: capabilities[index])
 
 
-@pytest.fixture
-def recipe(tmp_path, model_path):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 7)))
-    (tmp_path / "own.toml").write_text(RECIPE_TEXT)
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, model_path):
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 7)))
+    (folder / "own.toml").write_text(RECIPE_TEXT)
 
     def read(*settings):
-        given = (f"prompts.source={tmp_path / 'rows.jsonl'}", f"model.name={model_path}", *settings)
-        return load(tmp_path / "own.toml", given)
+        given = (f"prompts.source={folder / 'rows.jsonl'}", f"model.name={model_path}", *settings)
+        return load(folder / "own.toml", given)
 
     return read
+
+
+@pytest.fixture(scope="module")
+def made_on_gpu(recipe, tmp_path_factory):
+    """A run folder that was begun where there was a GPU. (It computed in bfloat16 on the CPU.)"""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as on_gpu:
+        put_gpus(on_gpu, (8, 0))
+        taken, _ = resolved(recipe("model.backend=hf"), open_store(path))
+    precompute(path, taken, 1)
+    return path
+
+
+@pytest.fixture
+def run(made_on_gpu, tmp_path):
+    shutil.copytree(made_on_gpu, tmp_path / "run")
+    return tmp_path / "run"
 
 
 def dtype_of(run):
@@ -85,17 +104,11 @@ def test_auto_on_a_cpu_is_the_run_that_float32_made(no_gpu, recipe, tmp_path):
     assert named.remarks == ()
 
 
-def test_a_run_made_on_a_gpu_stays_itself_on_a_machine_without(monkeypatch, recipe, tmp_path, capsys):
-    store = open_store(tmp_path / "run")
-    with monkeypatch.context() as on_gpu:
-        put_gpus(on_gpu, (8, 0))
-        made_on_gpu, _ = resolved(recipe("model.backend=hf"), store)
-    assert made_on_gpu.section("model").dtype == "bfloat16"
-    precompute(store, made_on_gpu, 1)
+def test_a_run_made_on_a_gpu_stays_itself_on_a_machine_without(recipe, run, capsys):
+    store = open_store(run)
     assert "auto" not in json.dumps(json.loads(store.read(PLAN))["stages"])
     assert tomllib.loads(store.read(RECIPE).decode())["model"]["dtype"] == "bfloat16"
 
-    capsys.readouterr()
     precompute(store, recipe("model.backend=hf"), 1)
     assert "nothing to do" in capsys.readouterr().out
     status(store, recipe("model.backend=hf"))
@@ -110,11 +123,9 @@ def test_a_run_made_on_a_gpu_stays_itself_on_a_machine_without(monkeypatch, reci
 
 
 @pytest.mark.parametrize("what", ["edited", "no recipe", "no plan", "damaged plan"])
-def test_a_run_whose_recipe_or_plan_is_lost_is_still_itself(recipe, tmp_path, what):
-    store = open_store(tmp_path / "run")
-    precompute(store, recipe("model.dtype=bfloat16"), 1)
+def test_a_run_whose_recipe_or_plan_is_lost_is_still_itself(recipe, run, what):
+    store = open_store(run)
     before = plan(store, recipe("model.dtype=bfloat16")).planned
-    run = tmp_path / "run"
     if what == "edited":
         (run / RECIPE).write_text((run / RECIPE).read_text().replace("bfloat16", "float32"))
     elif what == "no recipe":
@@ -128,10 +139,9 @@ def test_a_run_whose_recipe_or_plan_is_lost_is_still_itself(recipe, tmp_path, wh
     assert again.remarks == (f"model.dtype = auto: bfloat16, as {store} was made",)
 
 
-def test_a_dtype_that_the_recipe_names_wins(recipe, tmp_path):
-    store = open_store(tmp_path / "run")
-    precompute(store, recipe("model.dtype=bfloat16"), 1)
-    assert dtype_of(plan(store, recipe("model.dtype=float32"))) == "float32"
+def test_a_dtype_that_the_recipe_names_wins(recipe, run):
+    assert dtype_of(plan(run, recipe())) == "bfloat16"
+    assert dtype_of(plan(run, recipe("model.dtype=float32"))) == "float32"
 
 
 def test_a_reward_model_has_a_dtype_of_its_own(monkeypatch, recipe, tmp_path):

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.commands.precompute import precompute
 from engine.models.hf import HF
 from engine.models.spec import ModelSpec, resolve
+from engine.models.vllm.settings import engine_arguments
 from schemas.checkpoints import state_bytes
 from schemas.errors import UserError
 from schemas.forward.load import read_weights
@@ -55,13 +56,22 @@ def own(written, tmp_path):
     return copy_of(written[1], tmp_path / "adapter")
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 17)))
-    (tmp_path / "own.toml").write_text(RECIPE_TEXT)
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 13)))
+    (folder / "own.toml").write_text(RECIPE_TEXT)
     return lambda model: load(
-        tmp_path / "own.toml", (f"prompts.source={tmp_path / 'rows.jsonl'}", f"model.name={model}")
+        folder / "own.toml", (f"prompts.source={folder / 'rows.jsonl'}", f"model.name={model}")
     )
+
+
+@pytest.fixture(scope="module")
+def run_of_base(recipe, model_path, tmp_path_factory):
+    """A finished run of the base; evaluations leave it as it is."""
+    run = open_store(tmp_path_factory.mktemp("runs") / "of-base")
+    precompute(run, recipe(model_path), 1)
+    return run
 
 
 def test_it_is_an_ordinary_model_with_the_adapters_log_probs(written, own, model_path, tmp_path):
@@ -127,6 +137,26 @@ def test_nothing_is_overwritten_and_nothing_half_made(own, model_path, tmp_path,
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".*"))
 
 
+def test_the_remedies_for_an_adapter_on_an_adapter_and_for_vllm(written, own, model_path, tmp_path):
+    write_adapter(model_path, tmp_path / "second", seed=1)
+    change_json(tmp_path / "second" / "adapter_config.json", base_model_name_or_path="../adapter")
+    with pytest.raises(UserError, match=rf"adapter itself: `trainer merge {own} -o FOLDER`, and name that"):
+        identify(Model(name=str(tmp_path / "second")))
+    merge(own, tmp_path / "first")
+    change_json(tmp_path / "second" / "adapter_config.json", base_model_name_or_path="../first")
+    merge(tmp_path / "second", tmp_path / "both")
+    model = resolve(ModelSpec(Model(name=str(tmp_path / "both")), "vllm"))
+    assert engine_arguments(model, "cpu")["model"] == str(tmp_path / "both")
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    base, one, two = (
+        load_file(path / "model.safetensors")[name]
+        for path in (model_path, tmp_path / "first", tmp_path / "both")
+    )
+    alone = write_adapter(model_path, tmp_path / "again", seed=1).merge_and_unload().get_parameter(name)
+    torch.testing.assert_close(two - one, alone - base, atol=1e-6, rtol=0)
+
+
 def test_a_train_folder_stands_for_its_last_checkpoint_and_damage_is_seen(own, tmp_path):
     folder = tmp_path / "train-0123456789ab"
     folder.mkdir()
@@ -149,7 +179,7 @@ def test_a_train_folder_stands_for_its_last_checkpoint_and_damage_is_seen(own, t
             look()
 
 
-def test_an_adapter_is_a_reference_and_a_policy(own, model_path, recipe, tmp_path):
+def test_an_adapter_is_a_reference_and_a_policy(own, recipe, run_of_base, tmp_path):
     """Log-probs of it, training from it, and its measure against its base."""
     of_adapter = open_store(tmp_path / "of-adapter")
     precompute(of_adapter, recipe(own), 1)
@@ -162,19 +192,16 @@ def test_an_adapter_is_a_reference_and_a_policy(own, model_path, recipe, tmp_pat
         identify(Model(name=str(own))).template,
     )
 
-    of_base = open_store(tmp_path / "of-base")
-    precompute(of_base, recipe(model_path), 1)
     with pytest.raises(UserError, match="the cache was made with other weights"):
-        train(of_base, recipe(own))
+        train(run_of_base, recipe(own))
     merge(own, tmp_path / "merged")
-    values = evaluate(of_base, recipe_of(of_base, own, ()), folder_of(own))
-    assert values == evaluate(of_base, recipe_of(of_base, own, ()), tmp_path / "merged")
+    values = evaluate(run_of_base, recipe_of(run_of_base, own, ()), folder_of(own))
+    assert values == evaluate(run_of_base, recipe_of(run_of_base, own, ()), tmp_path / "merged")
     assert abs(values["mean_logratio"]) > 1e-3
 
 
-def test_eval_sees_a_damaged_base(own, model_path, recipe, tmp_path):
-    run = open_store(tmp_path / "run")
-    precompute(run, recipe(model_path), 1)
+def test_eval_sees_a_damaged_base(own, model_path, run_of_base, tmp_path):
+    run = run_of_base
     base = copy_of(model_path, tmp_path / "base")
     (base / "optimizer.safetensors").write_bytes(b"of a checkpoint")
     (base / "state.json").write_bytes(state_bytes({"step": 1}, base))
