@@ -73,10 +73,6 @@ def run(made_on_gpu, tmp_path):
     return tmp_path / "run"
 
 
-def dtype_of(run):
-    return run.models["logprobs"].facts()["dtype"]
-
-
 @pytest.mark.parametrize(
     ("device", "capabilities", "dtype"),
     [
@@ -96,12 +92,10 @@ def test_the_device_says_it_where_there_is_no_run(monkeypatch, model_path, devic
 
 
 def test_auto_on_a_cpu_is_the_run_that_float32_made(no_gpu, recipe, tmp_path):
-    named = plan(tmp_path / "a", recipe("model.dtype=float32"))
-    left = plan(tmp_path / "b", recipe())
-    assert left.planned == named.planned
-    assert left.recipe == named.recipe
-    assert left.remarks == ("model.dtype = auto: float32, by the device here",)
-    assert named.remarks == ()
+    store = open_store(tmp_path / "run")
+    named = recipe("model.dtype=float32")
+    assert resolved(named, store) == (named, ())
+    assert resolved(recipe(), store) == (named, ("model.dtype = auto: float32, by the device here",))
 
 
 def test_a_run_made_on_a_gpu_stays_itself_on_a_machine_without(recipe, run, capsys):
@@ -125,7 +119,6 @@ def test_a_run_made_on_a_gpu_stays_itself_on_a_machine_without(recipe, run, caps
 @pytest.mark.parametrize("what", ["edited", "no recipe", "no plan", "damaged plan"])
 def test_a_run_whose_recipe_or_plan_is_lost_is_still_itself(recipe, run, what):
     store = open_store(run)
-    before = plan(store, recipe("model.dtype=bfloat16")).planned
     if what == "edited":
         (run / RECIPE).write_text((run / RECIPE).read_text().replace("bfloat16", "float32"))
     elif what == "no recipe":
@@ -134,14 +127,15 @@ def test_a_run_whose_recipe_or_plan_is_lost_is_still_itself(recipe, run, what):
         (run / PLAN).unlink()
     else:
         (run / PLAN).write_text("{}")
-    again = plan(store, recipe())
-    assert again.planned == before
-    assert again.remarks == (f"model.dtype = auto: bfloat16, as {store} was made",)
+    taken, remarks = resolved(recipe(), store)
+    assert taken == recipe("model.dtype=bfloat16")
+    assert remarks == (f"model.dtype = auto: bfloat16, as {store} was made",)
 
 
 def test_a_dtype_that_the_recipe_names_wins(recipe, run):
-    assert dtype_of(plan(run, recipe())) == "bfloat16"
-    assert dtype_of(plan(run, recipe("model.dtype=float32"))) == "float32"
+    named = recipe("model.dtype=float32")
+    assert resolved(named, open_store(run)) == (named, ())
+    assert plan(run, named).models["logprobs"].facts()["dtype"] == "float32"
 
 
 def test_a_reward_model_has_a_dtype_of_its_own(monkeypatch, recipe, tmp_path):
