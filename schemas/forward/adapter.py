@@ -4,9 +4,11 @@ What is left is a model like any other: W + scale · B·A in the place of W, and
 forward.
 """
 
+import contextlib
 import copy
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 _ALL_LINEAR = "all-linear"
+_TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")  # loggers
 
 
 def with_adapter(
@@ -51,10 +54,9 @@ def _merge(base: PreTrainedModel, path: Path) -> None:
 
     Raises UserError where PEFT is not installed, and where the two do not fit together."""
     assert all(weight.dtype in (torch.float32, torch.float64) for weight in base.parameters())
-    peft = _peft(path)
     try:
-        with panics_as_errors(), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with panics_as_errors(), _quietly(), torch.no_grad():
+            peft = _peft(path)
             tensors = load_file(path / ADAPTER_WEIGHTS)
             wrapped = peft.PeftModel(base, _config(path, tensors))
             _check_ties(base, path)
@@ -70,6 +72,21 @@ def _merge(base: PreTrainedModel, path: Path) -> None:
             "(was it trained on another model?)"
         ) from None
     assert merged is base, "PEFT has put another model in its place"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what is said of packages that PEFT imports where they are there and that are not used here."""
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in levels:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def _peft(path: Path) -> Any:
