@@ -41,7 +41,7 @@ _IDLE = {
 }
 # Others begin by changing the base's own weights (PiSSA, OLoRA, LoftQ …), or are another method (MiCA).
 _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
-_MERGE_IT = (
+MERGE_IT = (
     "merge the two with the PEFT that wrote it (model.merge_and_unload(), then save_pretrained of model and "
     "tokenizer into a new folder) and name that folder"
 )
@@ -105,7 +105,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         if value and name not in _USED and name not in _IDLE:
             raise UserError(
                 f"the adapter in {path} cannot be used here: its {ADAPTER} sets {name} "
-                f"({str(value)[:60]}), which is not known here; {_MERGE_IT}"
+                f"({str(value)[:60]}), which is not known here; {MERGE_IT}"
             )
     taken: dict[str, Any] = {}
     for name, (default, is_valid, expected) in _USED.items():
@@ -114,7 +114,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         if not is_valid(value):
             raise UserError(
                 f"{file} says {name} = {str(value)[:60]!r}; expected {expected}: get the folder again, or "
-                f"{_MERGE_IT}"
+                f"{MERGE_IT}"
             )
         # PEFT writes a set as a list, in any order.
         taken[name] = sorted(value) if isinstance(value, list) else value
@@ -126,7 +126,7 @@ def _check_kind(path: Path, given: dict[str, Any]) -> None:
     if kind.upper() != "LORA":
         raise UserError(
             f"the adapter in {path} cannot be used here: its peft_type is {kind[:40]}, and only LORA is "
-            f"known (with DoRA and rsLoRA); {_MERGE_IT}"
+            f"known (with DoRA and rsLoRA); {MERGE_IT}"
         )
     task = given.get("task_type") or "CAUSAL_LM"
     if task != "CAUSAL_LM":
@@ -139,7 +139,7 @@ def _check_kind(path: Path, given: dict[str, Any]) -> None:
         raise UserError(
             f"the adapter in {path} cannot be used here: it began as {str(beginning)[:40]}, which changes "
             "the base's own weights or what an adapter is; save it as LoRA with PEFT (save_pretrained with "
-            f"path_initial_model_for_weight_conversion), or {_MERGE_IT}"
+            f"path_initial_model_for_weight_conversion), or {MERGE_IT}"
         )
 
 

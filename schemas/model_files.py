@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schemas.adapters import ADAPTER, base_of, is_adapter
+from schemas.adapters import ADAPTER, MERGE_IT, base_of, is_adapter
 from schemas.errors import UserError
 from schemas.kernel_names import drop_kernels
 from schemas.model_content import INDEX, WEIGHTS, check_is_content, read_json
@@ -141,10 +141,7 @@ def _check_adapter(path: Path, is_beside: bool) -> None:
             f"meant cannot be known; move {ADAPTER} away, or the adapter's files into a folder of their own, "
             "which can be named as a model is"
         )
-    raise UserError(
-        f"{path} is an adapter ({kind}) on {base}, not a whole model: `trainer merge {path} -o FOLDER` makes "
-        "one of the two"
-    )
+    raise UserError(f"{path} is an adapter ({kind}) on {base}, not a whole model: {MERGE_IT}")
 
 
 def _other_weights(path: Path) -> str:

@@ -200,7 +200,7 @@ def _fill(path: Path, step: int, state: TrainState, source: Path) -> None:
     state.model.save_pretrained(path)
     # The source's own, if any, byte for byte.
     (path / "generation_config.json").unlink(missing_ok=True)
-    copy_beside(source, path, leave_out=(STATE,))
+    copy_beside(source, path)
     optimizer = state.optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     for index, values in optimizer["state"].items():

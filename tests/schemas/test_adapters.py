@@ -247,8 +247,8 @@ def test_no_expression_of_its_settings_runs_over_the_names(own):
     assert len(got) == len(RESPONSE)
 
 
-def test_a_reward_model_is_no_adapter(own):
-    with pytest.raises(UserError, match=r"is an adapter \(LORA\) on .*not a whole model: `trainer merge"):
+def test_an_adapter_is_no_reward_model(own):
+    with pytest.raises(UserError, match=r"is an adapter \(LORA\) on .*not a whole model: merge the two"):
         identify(Model(name=str(own)), REWARD)
 
 

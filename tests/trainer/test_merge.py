@@ -157,6 +157,28 @@ def test_the_remedies_for_an_adapter_on_an_adapter_and_for_vllm(written, own, mo
     torch.testing.assert_close(two - one, alone - base, atol=1e-6, rtol=0)
 
 
+def test_a_base_that_is_a_checkpoint_and_a_tokenizer_of_the_adapters_own(own, model_path, tmp_path):
+    base = copy_of(model_path, tmp_path / "base")
+    (base / "state.json").write_bytes(state_bytes({"step": 1}, base))
+    change_json(own / "adapter_config.json", base_model_name_or_path="../base")
+    merge(own, tmp_path / "merged")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model_path / name, own / name)
+    change_json(own / "tokenizer_config.json", padding_side="left")
+    (own / "state.json").write_bytes(state_bytes({"step": 1}, own))
+    merge(own, tmp_path / "of-own")
+
+    for folder, tokenizer in (("merged", base), ("of-own", own)):
+        names = [path.name for path in (tmp_path / folder).iterdir()]
+        assert "state.json" not in names and "adapter_config.json" not in names
+        found, given = identify(Model(name=str(tmp_path / folder))), identify(Model(name=str(own)))
+        assert found.template == given.template
+        assert (found.tokenizer == given.tokenizer) == (tokenizer == own)
+        assert AutoTokenizer.from_pretrained(tmp_path / folder).padding_side == (
+            "left" if tokenizer == own else AutoTokenizer.from_pretrained(model_path).padding_side
+        )
+
+
 def test_a_train_folder_stands_for_its_last_checkpoint_and_damage_is_seen(own, tmp_path):
     folder = tmp_path / "train-0123456789ab"
     folder.mkdir()
