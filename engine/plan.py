@@ -17,6 +17,7 @@ from engine.models import Model
 from engine.models.spec import ResolvedModel, Resolver, reference_spec
 from engine.stage import Context, Planning, Stage
 from engine.stages import STAGES
+from schemas import dtypes
 from schemas.differences import difference
 from schemas.errors import UserError
 from schemas.fields import Section, facts_of
@@ -43,6 +44,7 @@ class Run:
     models: Mapping[str, ResolvedModel]
     references: Mapping[str, ResolvedModel]
     shards: int
+    remarks: tuple[str, ...] = ()  # on what the recipe left to us
 
     def folder(self, stage: Stage) -> Store:
         """Where the stage's shards are."""
@@ -79,6 +81,8 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
     """The folders that a recipe asks for. Reads the input's and the models' digests, makes nothing.
 
     Each model is resolved once. Raises UserError for what cannot work."""
+    store = open_store(where)
+    recipe, remarks = dtypes.resolved(recipe, store)
     stages = tuple(STAGES[name] for name in recipe.sections if name in STAGES)
     if not stages or stages[0].scan is None:
         raise UserError(
@@ -99,13 +103,14 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
         facts = json.loads(json.dumps(facts))
         planned[stage.name] = Planned(stage.name, folder_name(stage.name, facts), facts)
     return Run(
-        store=open_store(where),
+        store=store,
         recipe=recipe,
         stages=stages,
         planned=planned,
         models={stage.name: models.of(stage) for stage in stages if _opens_model(stage, recipe)},
         references={stage.name: models.reference() for stage in stages if stage.compares_with_reference},
         shards=planned[stages[0].name].facts["shards"],
+        remarks=remarks,
     )
 
 

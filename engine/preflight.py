@@ -33,6 +33,7 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
         if model.spec.is_reward:
             _check_reward_model(model)
             continue
+        model.check_runs()
         rows = embedding_rows(model.identity)  # before the tokenizer, which reads the config too
         text = model.open_text()
         if rows is not None:

@@ -132,8 +132,8 @@ def check(store: Store, recipe: Recipe, both: bool, say: Callable[[str], None]) 
     report = Report(
         logprobs=run.folder(stage).name,
         rows=len(rows),
-        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_dtype(cached, recipe)),
-        gaps=_gaps(rows, cached, recipe, both, say),
+        tolerance=mean_gap(config.tolerance, cached.spec.config.dtype, _train_dtype(cached, run.recipe)),
+        gaps=_gaps(rows, cached, run.recipe, both, say),
         ids=ids,
         files=examined.files,
         damaged=damaged,

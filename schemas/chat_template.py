@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.model_files import TOKENIZER_CONFIG, read_content, read_json
+from schemas.model_content import read_content, read_json
+from schemas.model_files import TOKENIZER_CONFIG
 from schemas.plain_files import MOST_TEMPLATE, plain_text
 
 _JINJA = "chat_template.jinja"

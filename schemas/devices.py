@@ -4,12 +4,16 @@ The engine imports this module for commands that must not load torch, so torch i
 """
 
 import os
+from pathlib import Path
 
 from schemas.errors import UserError
 
 # Tokens of one forward pass. On a CPU short rows stay in its caches; a GPU wants long ones.
 _BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_GPU = 16384
+# One of these is there where a driver of a GPU is (NVIDIA, AMD, Windows' Linux).
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_FIRST_WITH_BFLOAT16 = 8  # major compute capability, of Ampere
 
 
 def check_device(wanted: str) -> None:
@@ -30,6 +34,30 @@ def check_device(wanted: str) -> None:
             f"model.device = {wanted}, but torch finds {gpus} GPUs here; "
             "set it to auto or cpu, or install a CUDA build of torch"
         )
+
+
+def gpu_is_there() -> bool:
+    """Look for a GPU. Does not import torch where there is plainly none, so a run with no work is quick."""
+    if not any(Path(file).exists() for file in _GPU_FILES):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def bfloat16_is_there(device: str) -> bool:
+    """True where `device`, a value of `model.device`, means GPUs that all compute in bfloat16.
+
+    As `torch.cuda.is_bf16_supported` without emulation, which looks at the current GPU alone."""
+    if device == "cpu" or not gpu_is_there():
+        return False
+    import torch
+
+    if torch.version.hip:
+        return True
+    one = None if device == "auto" else torch.device(device).index
+    wanted = range(torch.cuda.device_count()) if one is None else [one]
+    return all(torch.cuda.get_device_capability(index)[0] >= _FIRST_WITH_BFLOAT16 for index in wanted)
 
 
 def cores() -> int:

@@ -6,27 +6,31 @@ milliseconds.
 """
 
 import logging
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas import fetching
+from schemas.adapter_tensors import checked_tensors
+from schemas.adapters import ADAPTER_WEIGHTS, base_of, is_adapter, settings_of
 from schemas.chat_template import own_template, read_template
 from schemas.checkpoints import check_as_model
 from schemas.digest import content_digest, fingerprint, is_remembered
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.hub_models import find
 from schemas.model_checks import Kind, checked_config, checked_weight_files
+from schemas.model_content import read_json
 from schemas.model_errors import usable
 from schemas.model_files import (
     CONFIG,
     GENERATION_CONFIG,
     PROCESSOR_FILES,
     TOKENIZER_CONFIG,
-    read_json,
+    model_home,
+    place_of,
     tokenizer_files,
+    tokenizer_home,
     weight_files,
 )
 from schemas.sections import Model
@@ -35,7 +39,6 @@ _log = logging.getLogger("prefmill")
 _LARGE = 2_000_000_000  # bytes that take long enough to read for a user to wonder
 # What transformers writes of its own accord and what changes no number.
 _IDLE_CONFIG = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.spm", "*.codes", "*.tokenizer")
 # Where the template comes from: the recipe's model.chat_template, the model's folder, or, for a model that
 # has none, the recipe's model.template.
 TemplateSource = Literal["recipe", "model", "plain"]
@@ -44,6 +47,8 @@ TemplateSource = Literal["recipe", "model", "plain"]
 @dataclass(frozen=True)
 class Identity:
     """A model folder and the digests of what is opened of it (schemas/model_files.py).
+
+    `path` may be an adapter's (schemas/adapters.py): its digests are over its base, too.
 
     `template_source`: where `template_text` comes from: the recipe's model.chat_template, the model's own
     folder, or, for a model that has none, the recipe's model.template (`plain`). `positions` is the longest
@@ -77,40 +82,7 @@ def resolve(model: Model) -> Path:
             "the recipe names no model: set name in [model] to a folder in Hugging Face form "
             "or to a name on the hub"
         )
-    path = Path(model.name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or model.name.startswith((".", "~")) or model.name.count("/") > 1:
-        raise UserError(f"no model folder at {model.name}")
-    if not fetching.is_allowed():
-        return _fetched_before(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(_WANTED)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model '{model.name}' is no folder here and the hub does not give it: {reason}"
-        ) from None
-
-
-def _fetched_before(model: Model) -> Path:
-    """The snapshot in the hub's cache, without asking the hub. Raises UserError where there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            model.name, revision=model.revision, allow_patterns=list(_WANTED), local_files_only=True
-        )
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        raise UserError(
-            f"model '{model.name}' is no folder here and not in the hub's cache, and this command fetches "
-            f"nothing: `hf download {shlex.quote(model.name)} --revision {shlex.quote(model.revision)}` does"
-        ) from None
-    return Path(found)
+    return find(model.name, model.revision)
 
 
 def identify(model: Model, kind: Kind | None = None) -> Identity:
@@ -158,10 +130,16 @@ def check_unchanged(model: Model, planned: Mapping[str, Any] | None, kind: Kind 
 
 
 def weights_digest(path: Path, kind: Kind | None = None) -> str:
-    """Digest over the names and contents of a folder's weight files.
+    """Digest over the names and contents of a folder's weight files; of an adapter also of its base's.
 
     Raises UserError if it has none, if they are not those of a model that can be used here, or if it is a
     checkpoint of training whose files are not as they were written."""
+    if is_adapter(path) and kind is None:
+        base = base_of(path)
+        of_base = weights_digest(base)
+        check_as_model(path)
+        checked_tensors(path, base)
+        return fingerprint({"base": of_base, "adapter": content_digest(path / ADAPTER_WEIGHTS)})
     weight_files(path)  # says first that a folder is an adapter, or holds no weights at all
     check_as_model(path)
     files = checked_weight_files(path, checked_config(path, kind), kind)
@@ -177,7 +155,11 @@ def weights_digest(path: Path, kind: Kind | None = None) -> str:
 
 
 def config_digest(path: Path, kind: Kind | None = None) -> str:
-    """Digest of config.json without what changes no number. Raises UserError if there is none."""
+    """Digest of config.json without what changes no number; of an adapter also of its settings.
+
+    Raises UserError if there is none."""
+    if is_adapter(path) and kind is None:
+        return fingerprint({"base": config_digest(base_of(path)), "adapter": settings_of(path)})
     config = _without(checked_config(path, kind), _IDLE_CONFIG)
     processors: dict[str, str] = {}
     for name in PROCESSOR_FILES:
@@ -192,13 +174,15 @@ def _without(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def _tokenizer_digest(path: Path) -> str:
-    digests = {name: content_digest(path / name) for name in tokenizer_files(path)}
-    settings = _without(read_json(path / TOKENIZER_CONFIG), ("chat_template", "name_or_path"))
+    digests = {name: content_digest(place_of(path, name)) for name in tokenizer_files(path)}
+    settings = _without(read_json(place_of(path, TOKENIZER_CONFIG)), ("chat_template", "name_or_path"))
     if settings.get("fix_mistral_regex"):
         # transformers then splits words as Mistral does if an older version of it has written config.json.
-        settings["config.json transformers_version"] = read_json(path / CONFIG).get("transformers_version")
+        settings["config.json transformers_version"] = read_json(place_of(path, CONFIG)).get(
+            "transformers_version"
+        )
     # Where a response ends is part of how it is tokenised.
-    ends = read_json(path / GENERATION_CONFIG).get("eos_token_id")
+    ends = read_json(place_of(path, GENERATION_CONFIG)).get("eos_token_id")
     return fingerprint([digests, settings, sorted(ends) if isinstance(ends, list) else [ends]])
 
 
@@ -206,20 +190,23 @@ def _template(model: Model, path: Path) -> tuple[str, TemplateSource]:
     """The chat template: the recipe's, else the model's own, else the one for models that have none."""
     if model.chat_template:
         return read_template(included("prompts", model.chat_template, ".jinja")), "recipe"
-    own = own_template(path)
-    if own is not None:
-        return own, "model"
+    # An adapter with a tokenizer and no template of its own is asked by that of its base.
+    for home in dict.fromkeys((tokenizer_home(path), model_home(path))):
+        own = own_template(home)
+        if own is not None:
+            return own, "model"
     return read_template(included("prompts", model.template, ".jinja")), "plain"
 
 
 def _positions(path: Path) -> int:
     """The longest sequence by config.json; 0 where it says none."""
-    config = read_json(path / CONFIG)
+    file = place_of(path, CONFIG)
+    config = read_json(file)
     text = config.get("text_config")
     limits = text if isinstance(text, dict) and text else config
     limit = limits.get("max_position_embeddings") or limits.get("n_positions") or 0
     if not isinstance(limit, int | float) or limit != int(limit):
         raise UserError(
-            f"{path / CONFIG} says max_position_embeddings = {limit!r}, which is no whole number: correct it"
+            f"{file} says max_position_embeddings = {limit!r}, which is no whole number: correct it"
         )
     return int(limit)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
+from schemas.model_content import read_json
 from schemas.model_errors import usable
-from schemas.model_files import CONFIG, read_json, weight_files, weight_map
+from schemas.model_files import CONFIG, weight_files, weight_map
 from schemas.model_sizes import check_sizes
 from schemas.plain_files import MOST_JSON, read_plain
 from schemas.tensor_headers import Tensor, tensors_of

@@ -12,18 +12,15 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from schemas.adapters import ADAPTER, MERGE_IT, base_of, is_adapter
 from schemas.errors import UserError
 from schemas.kernel_names import drop_kernels
-from schemas.plain_files import MOST_JSON, read_plain
+from schemas.model_content import INDEX, WEIGHTS, check_is_content, read_json
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_ADAPTER = "adapter_config.json"
 # A model that also takes pictures or sound is not opened without them.
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 # Any of these makes a tokenizer: the files that the tokenizers of transformers name, and tiktoken.model, from
@@ -62,47 +59,6 @@ _BESIDE_VOCABULARIES = (
 )
 # A plain name, so that no index leads out of the folder, and none to a file that is read by running it.
 _WEIGHTS_NAME = re.compile(r"[^/\\\x00]+\.safetensors")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec"
-_LFS_REMEDY = "run `git lfs pull` in the folder, or download it again (`hf download`)"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model's folder; empty where there is no file.
-
-    Raises UserError where it holds anything else."""
-    if not path.exists():
-        return {}
-    data = read_content(path, MOST_JSON)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}; get the folder again") from None
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path} holds no JSON object but {type(value).__name__} ({str(value)[:40]}): get it again"
-        )
-    return value
-
-
-def read_content(file: Path, most: int) -> bytes:
-    """A file's bytes. Raises UserError as `read_plain` and `check_is_content` do."""
-    data = read_plain(file, most)
-    _check_begin(file, data)
-    return data
-
-
-def check_is_content(file: Path) -> None:
-    """Raise UserError where a file is empty, or stands for one that Git LFS has not fetched."""
-    with open(file, "rb") as opened:
-        _check_begin(file, opened.read(len(_LFS_POINTER)))
-
-
-def _check_begin(file: Path, data: bytes) -> None:
-    begin = data[: len(_LFS_POINTER)]
-    if not begin:
-        raise UserError(f"{file} is empty: get it again")
-    if begin == _LFS_POINTER:
-        raise UserError(f"{file} is a Git LFS pointer, not the file itself: {_LFS_REMEDY}")
 
 
 def weight_files(path: Path) -> list[str]:
@@ -147,27 +103,45 @@ def weight_map(path: Path) -> dict[str, str]:
     return mapped
 
 
+def model_home(path: Path) -> Path:
+    """The folder with a model's weights and config: of an adapter that of its base."""
+    return base_of(path) if is_adapter(path) else path
+
+
+def tokenizer_home(path: Path) -> Path:
+    """The folder with a model's tokenizer and template: of an adapter its own, or that of its base."""
+    if not is_adapter(path) or any((path / name).is_file() for name in _VOCABULARIES):
+        return path
+    return base_of(path)
+
+
+def place_of(path: Path, name: str) -> Path:
+    """Where a file of a model is, whether it exists or not: for an adapter some are in its base's folder."""
+    is_of_model = name in (CONFIG, GENERATION_CONFIG, INDEX, *PROCESSOR_FILES) or name.endswith(
+        ".safetensors"
+    )
+    home = model_home(path) if is_of_model else tokenizer_home(path)
+    return home / name
+
+
 def _indexed_files(path: Path) -> list[str]:
     return sorted(set(weight_map(path).values()))
 
 
 def _check_adapter(path: Path, is_beside: bool) -> None:
     """Raise UserError where the folder is an adapter, or holds one beside a whole model."""
-    if not (path / _ADAPTER).exists():
+    if not (path / ADAPTER).exists():
         return
-    adapter = read_json(path / _ADAPTER)
+    adapter = read_json(path / ADAPTER)
     kind = adapter.get("peft_type") or "PEFT"
     base = adapter.get("base_model_name_or_path") or "a model that it does not name"
-    remedy = (
-        "merge the two (PEFT: load the adapter on its base, model.merge_and_unload(), then save_pretrained "
-        "of model and tokenizer into a new folder) and name that folder"
-    )
     if is_beside:
         raise UserError(
-            f"{path} holds an adapter ({_ADAPTER}: {kind} on {base}) beside a whole model: "
-            f"whether it is meant cannot be known; move {_ADAPTER} away, or {remedy}"
+            f"{path} holds an adapter ({ADAPTER}: {kind} on {base}) beside a whole model: whether it is "
+            f"meant cannot be known; move {ADAPTER} away, or the adapter's files into a folder of their own, "
+            "which can be named as a model is"
         )
-    raise UserError(f"{path} is an adapter ({kind}) on {base}, not a whole model: {remedy}")
+    raise UserError(f"{path} is an adapter ({kind}) on {base}, not a whole model: {MERGE_IT}")
 
 
 def _other_weights(path: Path) -> str:
@@ -192,6 +166,7 @@ def tokenizer_files(path: Path) -> list[str]:
 
     Mistral's tekken.json is none of them: it is used only where a package of theirs is installed. Raises
     UserError where none makes one."""
+    path = tokenizer_home(path)
     versions = read_json(path / TOKENIZER_CONFIG).get("fast_tokenizer_files")
     wanted = [*_VOCABULARIES, *_BESIDE_VOCABULARIES]
     vocabularies = list(_VOCABULARIES)
@@ -213,7 +188,8 @@ def tokenizer_files(path: Path) -> list[str]:
 
 
 def files_of_model(path: Path) -> list[str]:
-    """The names of the files that make a model without its tokenizer."""
+    """The names of the files that make a model without its tokenizer; of an adapter those of its base."""
+    path = model_home(path)
     weights = weight_files(path)
     names = [CONFIG, *weights]
     if weights != [WEIGHTS]:
@@ -235,7 +211,7 @@ def is_read_of_model(name: str) -> bool:
         GENERATION_CONFIG,
         TOKENIZER_CONFIG,
         INDEX,
-        _ADAPTER,
+        ADAPTER,
         "chat_template.json",
         *PROCESSOR_FILES,
         *_VOCABULARIES,
@@ -245,7 +221,7 @@ def is_read_of_model(name: str) -> bool:
 
 
 def _present(path: Path, names: Iterable[str]) -> list[str]:
-    return [name for name in names if (path / name).is_file()]
+    return [name for name in names if place_of(path, name).is_file()]
 
 
 @contextlib.contextmanager
@@ -258,9 +234,10 @@ def view(path: Path, names: Iterable[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="prefmill-model-") as made:
         folder = Path(made)
         for name in names:
-            config = read_json(path / name) if name == CONFIG else {}
+            place = place_of(path, name)
+            config = read_json(place) if name == CONFIG else {}
             if drop_kernels(config):
                 (folder / name).write_text(json.dumps(config))
             else:
-                (folder / name).symlink_to((path / name).resolve())
+                (folder / name).symlink_to(place.resolve())
         yield folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.model_files import check_is_content
+from schemas.model_content import check_is_content
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # bytes; the library's own limit

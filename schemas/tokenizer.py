@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import UserError
+from schemas.model_content import read_json
 from schemas.model_errors import shown
 from schemas.model_files import (
     CONFIG,
     GENERATION_CONFIG,
     TOKENIZER_CONFIG,
     files_of_tokenizer,
-    read_json,
+    place_of,
     view,
 )
 from schemas.panics import panics_as_errors
@@ -36,10 +37,10 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 def _remedy(path: Path) -> str:
     """What to do where a tokenizer asks for code of its own; empty where it does not."""
-    if not read_json(path / TOKENIZER_CONFIG).get("auto_map"):
+    if not read_json(place_of(path, TOKENIZER_CONFIG)).get("auto_map"):
         return ""
     advice = "use a model whose tokenizer transformers supports itself"
-    if (path / "tokenizer.json").is_file():
+    if place_of(path, "tokenizer.json").is_file():
         advice += (
             ", or, if its tokenizer.json is all of it, set tokenizer_class to PreTrainedTokenizerFast in "
             f"{TOKENIZER_CONFIG} and remove auto_map there"
@@ -56,15 +57,14 @@ def named_end_ids(path: Path, eos: int | None) -> set[int]:
     if eos is not None:
         named.add(eos)
     for name in (GENERATION_CONFIG, CONFIG):
-        settings = read_json(path / name)
+        file = place_of(path, name)
+        settings = read_json(file)
         for holder in (settings, settings.get("text_config") or {}):
             ends = holder.get("eos_token_id")
             if ends is None:
                 continue
             ids = ends if isinstance(ends, list) else [ends]
             if not all(type(one) is int for one in ids):
-                raise UserError(
-                    f"{path / name}: eos_token_id is {ends!r}; expected a number or a list of them"
-                )
+                raise UserError(f"{file}: eos_token_id is {ends!r}; expected a number or a list of them")
             named.update(ids)
     return named

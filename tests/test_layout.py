@@ -25,6 +25,7 @@ WRITERS = {
     "schemas/store.py": "the door",
     "schemas/digest.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
+    "schemas/model_copies.py": "fills local paths that a store gave it",
     "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",
     "schemas/disk.py": "what the door is made of",
     "schemas/locks.py": "what the door is made of",
@@ -33,6 +34,7 @@ WRITERS = {
     "trainer/checkpoint.py": "fills local paths that a store gave it",
     "trainer/state.py": "fills a local path that a store gave it",
     "trainer/tensor_file.py": "fills a local path that a store gave it",
+    "trainer/merge.py": "fills a local path that a store gave it",
     "trainer/commands/compare.py": "fills a local path that the store gave it: the user's picture",
     "pipelines/sandbox/make.py": "writes the model that ships",
 }

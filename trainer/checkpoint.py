@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from schemas import checkpoints
-from schemas.chat_template import MORE_TEMPLATES
 from schemas.checkpoints import STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
+from schemas.model_copies import copy_beside
 from schemas.screen import say
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
@@ -28,9 +28,6 @@ from trainer.state import TrainState
 from trainer.tensor_file import Form
 
 _PREFIX = "checkpoint-"
-# What a model folder has beside weights: tokenizer, template, generation config.
-_COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".spm", ".codes", ".tokenizer")
-_NOT_COPIED = ("config.json", "model.safetensors.index.json", STATE)
 
 
 def name_of(step: int) -> str:
@@ -125,7 +122,7 @@ def _write(
 
         def fill(path: Path) -> None:
             train_state.write(path, state, forms, gathered, tensors)
-            _copy_from_source(path, source)
+            copy_beside(source, path)
             position = train_state.position(step, state)
             (path / STATE).write_bytes(checkpoints.state_bytes(position, path))
             if own and own.is_dir():
@@ -225,13 +222,3 @@ def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> st
         except UserError as error:
             return str(error)
     return None
-
-
-def _copy_from_source(path: Path, source: Path) -> None:
-    """Copy what a model folder has beside its weights: tokenizer, template, generation config."""
-    for file in sorted(source.iterdir()):
-        is_wanted = file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
-        if is_wanted and not (path / file.name).exists():
-            shutil.copyfile(file, path / file.name)
-    if (source / MORE_TEMPLATES).is_dir():
-        shutil.copytree(source / MORE_TEMPLATES, path / MORE_TEMPLATES)

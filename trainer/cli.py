@@ -9,6 +9,7 @@ COMMANDS = {
     "compare": "trainer.commands.compare",
     "eval": "trainer.commands.evaluate",
     "losses": "trainer.commands.losses",
+    "merge": "trainer.commands.merge",
     "run": "trainer.commands.run",
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from schemas.adapters import base_of, is_adapter
 from schemas.checkpoints import check_as_model
 from schemas.errors import UserError
 from schemas.manifest import FACTS, RECIPE
@@ -56,7 +57,7 @@ def recipe_of(run: Store, policy: Path | None, settings: Sequence[str]) -> Recip
 def folder_of(policy: Path) -> Path:
     """The model folder meant: a train folder stands for its last checkpoint. Raises UserError for neither."""
     store = open_store(policy)
-    if store.exists(_CONFIG):
+    if store.exists(_CONFIG) or is_adapter(policy):
         return policy
     if not store.exists(FACTS):
         raise UserError(f"{policy} is no model folder (it has no config.json) and no train folder")
@@ -108,7 +109,11 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
 
 
 def _check_whole(policy: Path) -> None:
-    """Raise UserError where the policy is a damaged checkpoint: another policy would be measured."""
+    """Raise UserError where the policy is a damaged checkpoint: another policy would be measured.
+
+    An adapter's base may be one as well."""
+    if is_adapter(policy):
+        check_as_model(base_of(policy))
     folder = open_store(policy.absolute().parent)
     step = checkpoint.step_of(policy.name)
     if step is None or not folder.exists(FACTS):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from schemas import versions
+from schemas import dtypes, versions
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
@@ -84,6 +84,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
     """The run that a recipe asks for. Reads digests, writes nothing.
 
     Raises UserError where the loss, the pairs and the model do not fit together."""
+    recipe, _ = dtypes.resolved(recipe, run)
     config: Train = recipe.section("train")
     with on_every_rank():
         objective = losses.choose(config)
@@ -120,7 +121,9 @@ def with_dtype(config: Train, pairs: Pairs) -> Train:
     """The settings with train.dtype resolved: auto is the dtype that the cache was made in."""
     if config.dtype != "auto":
         return config
-    return replace(config, dtype=pairs.facts["reference"]["dtype"])
+    cached = pairs.facts["reference"]["dtype"]
+    # Nothing is trained in float16: the check after this one says what to do.
+    return replace(config, dtype="float32" if cached == "float16" else cached)
 
 
 def precision_gap(config: Train, pairs: Pairs) -> str | None:

@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 from schemas.forward.load import prepare
 from schemas.forward.precision import DTYPES
 from schemas.model_errors import usable
-from schemas.model_files import files_of_model, view
+from schemas.model_files import files_of_model, model_home, view
 from schemas.sections import Train
 from trainer.dist import Ranks
 from trainer.parallel import FSDP, Parallel, share
@@ -69,7 +69,7 @@ def _read_on_first(path: Path, precision: Precision, ranks: Ranks) -> PreTrained
 
 def _empty_model(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """The modules of a folder's model, without weights of its own."""
-    with view(path, files_of_model(path)) as folder:
+    with view(path, files_of_model(model_home(path))) as folder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with no_init_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(

@@ -112,9 +112,8 @@ class Sampler:
     def greedy(self, look: Callable[[Work], list[list[int]]], several_ranks: bool) -> Generate:
         """The likeliest token after token, by transformers' `generate`, for all prompts in one batch.
 
-        `look`: runs work on the model (trainer/parallel.py). `several_ranks`: every rank makes as many forward
-        passes as the one that needs the most, so that passes in which ranks work together (a sharded
-        model's) meet."""
+        `look`: runs work on the model (trainer/parallel.py). `several_ranks`: every rank makes as many passes
+        as the one that needs the most, so that passes in which ranks work together meet."""
 
         def generate(prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
             def work(model: PreTrainedModel) -> list[list[int]]:

@@ -10,6 +10,8 @@ is a call that all ranks make together, in one order; rank 0 writes.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from schemas import checkpoints
 from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.forward.precision import DTYPES, compute_dtypes
-from schemas.model_files import weight_files
+from schemas.model_files import model_home, weight_files
 from schemas.panics import panics_as_errors
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
@@ -53,15 +55,13 @@ class TrainState:
 
 
 def dtype_of(source: Path) -> str:
-    """The dtype that most of a model folder's weights are in; float32 where it is none that is trained in."""
-    elements: dict[str, int] = {}
-    for name in weight_files(source):
-        for tensor in tensors_of(source / name).values():
-            size = 1
-            for length in tensor.shape:
-                size *= length
-            elements[tensor.dtype] = elements.get(tensor.dtype, 0) + size
-    most = max(elements, key=elements.__getitem__, default="F32")
+    """The dtype that most of a model folder's weights are in, of an adapter's base; float32 for any other."""
+    home = model_home(source)
+    elements: Counter[str] = Counter()
+    for name in weight_files(home):
+        for tensor in tensors_of(home / name).values():
+            elements[tensor.dtype] += math.prod(tensor.shape)
+    most, _ = elements.most_common(1)[0]
     return _SAVED.get(most, "float32")
 
 

@@ -130,6 +130,8 @@ def _announce(run: "Run", gaps: "Gaps") -> None:
             config = phase.model.spec.config
             backend = "vLLM" if phase.uses_vllm else "transformers"
             say(f"{names}: {config.name} on {backend}, {config.dtype}")
+    for line in run.remarks:
+        say(line)
     for stage in run.stages:
         endpoint = run.endpoint(stage)
         if endpoint is not None:

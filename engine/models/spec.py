@@ -9,11 +9,13 @@ time.
 
 import importlib.util
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from engine.text import Text
 from engine.text.dialogues import Dialogues
+from schemas.adapters import is_adapter
+from schemas.devices import gpu_is_there
+from schemas.dtypes import AUTO, dtype_here
 from schemas.errors import UserError
 from schemas.identity import Identity, identify
 from schemas.reward_checks import REWARD
@@ -87,6 +89,19 @@ class ResolvedModel:
                 facts["vllm"] = arguments
         return facts
 
+    def check_runs(self) -> None:
+        """Raise UserError where the backend cannot run the model: vLLM an adapter, or no PEFT is there."""
+        path = self.identity.path
+        if not is_adapter(path):
+            return
+        if self.spec.backend == "vllm":
+            raise UserError(
+                f"{path} is an adapter, and vLLM is given whole models only: "
+                f"`trainer merge {path} -o FOLDER` makes one, which you can name; or set model.backend = hf"
+            )
+        if importlib.util.find_spec("peft") is None:
+            raise UserError(f'{path} is an adapter, which PEFT loads: pip install "prefmill[peft]"')
+
     def open_dialogues(self) -> Dialogues:
         """The tokenizer and template of a reward model, loaded. Raises UserError where they cannot work."""
         config = self.spec.config
@@ -138,7 +153,11 @@ class Resolver:
         self._identities[_key(model.spec)] = model.identity
 
     def resolve(self, spec: ModelSpec) -> ResolvedModel:
-        """Raises UserError where the model is not there or is not whole."""
+        """Raises UserError where the model is not there or is not whole.
+
+        A dtype that is still auto, as it is in no recipe that was planned, is the machine's."""
+        if spec.config.dtype == AUTO:
+            spec = replace(spec, config=replace(spec.config, dtype=dtype_here(spec.config.device)))
         config = spec.config
         key = _key(spec)
         if key not in self._identities:
@@ -189,7 +208,7 @@ def _backend_named(model: Model) -> str:
     """`auto` resolved: vllm where it and a GPU are there, else hf."""
     if model.backend != "auto":
         return model.backend
-    use_vllm = vllm_is_installed() and _gpu_is_there() and model.device != "cpu"
+    use_vllm = vllm_is_installed() and gpu_is_there() and model.device != "cpu"
     return "vllm" if use_vllm else "hf"
 
 
@@ -205,12 +224,3 @@ def require_vllm() -> None:
 def vllm_is_installed() -> bool:
     """True if vLLM can be imported here."""
     return importlib.util.find_spec("vllm") is not None
-
-
-def _gpu_is_there() -> bool:
-    """Look for a GPU. Does not import torch where there is plainly none, so a run with no work is quick."""
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()

@@ -19,7 +19,8 @@ from engine.text.dialogues import Dialogues, Pairs, Reading
 from schemas import sections
 from schemas.errors import UserError
 from schemas.manifest import Facts
-from schemas.model_files import CONFIG, read_json
+from schemas.model_content import read_json
+from schemas.model_files import CONFIG
 from schemas.reward_checks import label_number, labels_of, positions_of
 from schemas.sections import Reward
 from schemas.tables import table

@@ -19,7 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import logging as logging_of_transformers
 
 from schemas import tolerance
+from schemas.adapters import is_adapter
 from schemas.errors import UserError
+from schemas.forward.adapter import with_adapter
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
@@ -54,11 +56,18 @@ def read_weights(
 ) -> PreTrainedModel:
     """The folder's model on the device, as one of transformers' Auto classes opens it.
 
-    `kind`: the class; `options`: more of its arguments. Raises UserError if the model does not load or lacks
-    weights."""
+    `kind`: the class; `options`: more of its arguments. Of an adapter: its base's, with the adapter merged
+    into it. Raises UserError if the model does not load or lacks weights."""
     logging_of_transformers.disable_progress_bar()
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
+    if is_adapter(path):
+        return with_adapter(path, dtype, lambda base, of: _read(kind, base, of, options)).to(device)
+    return _read(kind, path, dtype, options).to(device)
+
+
+def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    """The model of a folder that holds a whole one, on the CPU."""
     with view(path, files_of_model(path)) as folder:
         try:
             _check_size(kind, folder, path, options)
@@ -86,7 +95,7 @@ def read_weights(
             f"such as {absent[0]}; get the folder again"
         )
     _check_nothing_left(path, model, info["unexpected_keys"])
-    return model.to(device)
+    return model
 
 
 def _check_size(kind: Any, folder: Path, path: Path, options: dict[str, Any]) -> None:

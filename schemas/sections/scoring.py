@@ -61,7 +61,7 @@ class Reward(Section):
     # A folder in Hugging Face form, or a name on the hub; safetensors only, and no code of its own.
     model: str = path("")
     revision: str = "main"  # of a hub name
-    dtype: str = choice("float32", "float32", "bfloat16", "float16")
+    dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")  # auto: as model.dtype
     # What it reads: dialogue: prompt and response by the chat template; pair: prompt and response as the two
     # texts of its tokenizer, as cross-encoders do.
     input: str = choice("dialogue", "dialogue", "pair")

@@ -159,10 +159,10 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_made(words, settin
 
 def test_the_backend_is_a_fact(words, tmp_path, monkeypatch):
     recipe = load(words[2], [word for word in words[3:] if word != "--set"])
-    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: False)
+    monkeypatch.setattr("engine.models.spec.gpu_is_there", lambda: False)
     facts = plan(tmp_path, recipe).planned["generate"].facts["model"]
     assert facts["backend"] == "hf"
-    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: True)
+    monkeypatch.setattr("engine.models.spec.gpu_is_there", lambda: True)
     monkeypatch.setattr("engine.models.spec.vllm_is_installed", lambda: True)
     planned = plan(tmp_path, recipe).planned["generate"]
     assert planned.facts["model"] == facts | {"backend": "vllm"}

@@ -22,7 +22,7 @@ def named(tmp_path, model_path, monkeypatch, *settings):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
     (tmp_path / "r.toml").write_text(RECIPE)
     monkeypatch.setattr("engine.models.spec.vllm_is_installed", lambda: True)
-    monkeypatch.setattr("engine.models.spec._gpu_is_there", lambda: False)
+    monkeypatch.setattr("engine.models.spec.gpu_is_there", lambda: False)
     run = plan(
         tmp_path / "run",
         load(

@@ -40,7 +40,10 @@ def write(tmp_path, text):
         ("[train]\nwarmup_ratio = 5", "warmup_ratio = 5"),
         ("[train]\nbetas = [0.9]", "expected two numbers"),
         ("[model]\ndate = 'today'", "expected a day as YYYY-MM-DD"),
-        ("[model]\ndtype = 'fp8'", "r.toml: [model] dtype = fp8; known are: bfloat16, float16, float32"),
+        (
+            "[model]\ndtype = 'fp8'",
+            "r.toml: [model] dtype = fp8; known are: auto, bfloat16, float16, float32",
+        ),
         ("[model]\ndevice = 'gpu'", "expected auto, cpu, cuda or one GPU such as cuda:1"),
         ("[model.vllm]\nmax_model_len = 0", "[model.vllm] max_model_len = 0: expected a whole number"),
         ("[model.vlm]\nx = 1", "has no table [model.vlm]; there is [model.vllm]"),

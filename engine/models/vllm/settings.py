@@ -20,7 +20,8 @@ _CPU_ARGUMENTS = {
 def engine_arguments(model: ResolvedModel, place: str) -> dict[str, Any]:
     """The arguments of vLLM's `LLM` at a place: ours, then the recipe's [model.vllm].
 
-    Raises UserError where the recipe sets one that must be as it is."""
+    Raises UserError where the recipe sets one that must be as it is, or where the model is an adapter."""
+    model.check_runs()
     config = model.spec.config
     fixed = {
         "model": str(model.identity.path),
