@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from schemas.errors import UserError
 from schemas.identity import weights_digest
@@ -28,6 +28,7 @@ from trainer.job import Job, on_every_rank, plan
 from trainer.model import load
 from trainer.pairs import Pair
 from trainer.resume import begin, write_manifest
+from trainer.schedule import new_schedule
 from trainer.step import (
     Stepper,
     check_cache_matches_policy,
@@ -37,7 +38,6 @@ from trainer.step import (
 )
 
 _AGAIN = "run the same command: it goes on from the last checkpoint, if there is one"
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Path:
@@ -186,12 +186,7 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
         raise UserError(f"{error}; delete {source} to go on from the checkpoint before it") from None
     optimizer = make_optimizer(model, config)
     warmup_steps = config.warmup_steps or round(config.warmup_ratio * job.steps)
-    scheduler = get_scheduler(
-        _SCHEDULES[config.schedule],
-        optimizer,
-        num_warmup_steps=warmup_steps,
-        num_training_steps=job.steps,
-    )
+    scheduler = new_schedule(optimizer, config.schedule, warmup_steps, job.steps)
     state = TrainState(model, optimizer, scheduler)
     if start:
         checkpoint.restore(job.folder.child(checkpoint.name_of(start)), state)
