@@ -18,8 +18,8 @@ class FirstStep:
     Both sides have their log-probs from an earlier run. Ours is `python -m pipelines.run`, which does the
     engine's and the trainer's half, to the end of one step. TRL's is a script that loads the file, builds its
     trainer and takes one step (speed_trl.py; it proves that it computed no log-prob). `raw`: the file is read
-    and tokenised anew; `again`: all that either side keeps is there. Both have
-    one core, or both have two."""
+    and tokenised anew; `again`: all that either side keeps is there. Both have one core, or
+    both have two."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
