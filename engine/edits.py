@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 # The operation, its begin and end in the first sequence, its begin and end in the second.
 Opcode = tuple[str, int, int, int, int]
@@ -36,6 +35,8 @@ def masks(
 
 
 def _levenshtein(a: Sequence[int], b: Sequence[int]) -> Sequence[Opcode]:
+    from rapidfuzz.distance import Levenshtein  # not needed by the log-prob pass, which loads this module
+
     opcodes = Levenshtein.opcodes(a, b).as_list()
     return cast(list[Opcode], opcodes)  # rapidfuzz's own type, which unpacks like the tuple
 

@@ -6,6 +6,9 @@ Round r is in RUN/round-r, an ordinary run folder. Its model, which answers, jud
 the policy that round r − 1 ended with; so its data is new because the weights' digest is, and nothing else
 tells the rounds apart. After a kill the same command goes on and makes nothing again that is finished. Ended
 rounds are listed in RUN/rounds.json.
+
+One command does both halves, so nothing is loaded twice; and where there is a second core, what training
+needs is loaded while the engine reads (pipelines/beside.py).
 """
 
 import subprocess
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from pipelines.beside import beside, pays
 from schemas.commands import (
     CONTEXT,
     RECIPE_ARGUMENT,
@@ -27,19 +31,21 @@ from schemas.commands import (
 )
 from schemas.errors import Ended, exit_on_user_error
 from schemas.identity import weights_digest
+from schemas.loading import no_garbage
 from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
 from schemas.screen import say
 from schemas.sections import Rounds
 from schemas.store import Store, open_store
 
+_KEPT = "what is finished is kept: run the same command to go on"
+_IS_PROGRAM = __name__ == "__main__"  # not a caller's function: this process may fork
+
 
 def rounds(where: str, recipe: Recipe, settings: Sequence[str] = (), trust: bool = False) -> list[Path]:
     """The policies that the rounds end with, each made if it is not there.
 
     `trust`: as of `engine precompute`."""
-    from engine.commands.precompute import precompute
-
     config = recipe.sections.get("rounds", Rounds())
     assert isinstance(config, Rounds)
     store = open_store(where)
@@ -52,7 +58,7 @@ def rounds(where: str, recipe: Recipe, settings: Sequence[str] = (), trust: bool
         model = recipe.section("model").name
         say()
         say(f"round {number} of {config.n}: {run}, model {model}", bold=True)
-        precompute(run, recipe, 0, trust=trust)
+        _precompute(run, recipe, trust)
         policy = _train(run, recipe, settings)
         policies.append(policy)
         ended.append(
@@ -73,8 +79,29 @@ def _starting_from(recipe: Recipe, policy: Path) -> Recipe:
     return recipe.with_sections(model=model)
 
 
+def _precompute(run: Store, recipe: Recipe, trust: bool) -> None:
+    """Make the round's data; beside it load what training needs, where that pays."""
+
+    from engine.commands.precompute import precompute
+
+    def work() -> None:
+        precompute(run, recipe, 0, trust=trust)
+
+    if _IS_PROGRAM and pays():
+        beside(work, _load_trainer, _KEPT)
+    else:
+        work()
+
+
+def _load_trainer() -> None:
+    """Load what training needs."""
+    with no_garbage():
+        import trainer.train  # noqa: F401
+
+
 def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
     """Train here on one device; on several in processes of their own, whose result is then found finished."""
+    _load_trainer()
     import torch
 
     from trainer.train import train
@@ -115,7 +142,7 @@ def main(recipe: str, run: str, settings: tuple[str, ...], trust: bool) -> None:
       python -m pipelines.run pipelines/recipes/sandbox.toml -o runs/rounds --set rounds.n=2
     """
     log_to_screen()
-    with exit_on_user_error("what is finished is kept: run the same command to go on"):
+    with exit_on_user_error(_KEPT):
         rounds(run, load(recipe, settings), settings, trust)
 
 

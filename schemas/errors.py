@@ -67,9 +67,12 @@ class NothingMade(UserError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that names the known word that is spelt nearly so, or all of them where none is."""
-    from rapidfuzz.distance import OSA
-
     known = sorted(known)
+    all_known = f"known are: {', '.join(known) or 'none'}"
+    try:
+        from rapidfuzz.distance import OSA
+    except ImportError:  # training needs it for nothing else
+        return all_known
     ranked: list[tuple[float, int, str]] = []
     for name in known:
         likeness = OSA.normalized_similarity(word.lower(), name.lower())
@@ -77,7 +80,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     likeness, _, nearest = max(ranked, default=(0.0, 0, ""))
     if likeness >= _NEAR:
         return f"did you mean '{nearest}'?"
-    return f"known are: {', '.join(known) or 'none'}"
+    return all_known
 
 
 @contextlib.contextmanager

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomli_w
-
 from schemas.errors import UserError, did_you_mean
 from schemas.fields import Section, rules_of
 from schemas.manifest import RECIPE
@@ -263,7 +261,16 @@ def _items(value: typing.Any, kind: type) -> list[typing.Any]:
 
 
 def dump(recipe: Recipe) -> bytes:
-    """The recipe as TOML, every default written out; `load` gives the same recipe back."""
+    """The recipe as TOML, every default written out; `load` gives the same recipe back.
+
+    Raises UserError where the library that writes TOML is not there, as on a machine with torch alone."""
+    try:
+        import tomli_w
+    except ImportError:
+        raise UserError(
+            "a run writes its recipe down as TOML, by the package tomli-w, which is not installed here: "
+            "pip install tomli-w"
+        ) from None
     tree: dict[str, typing.Any] = {"seed": recipe.seed}
     for name, config in recipe.sections.items():
         body: dict[str, typing.Any] = {}

@@ -10,6 +10,7 @@ import click
 from engine import executors
 from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
+from schemas.loading import no_garbage
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
 from schemas.screen import say
@@ -88,13 +89,14 @@ def precompute(
     trust: bool = False,
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
-    from engine import outcome
-    from engine import trust as trusting
-    from engine.gaps import Damage, missing
-    from engine.inputs import check_apart
-    from engine.make import finish, take_back
-    from engine.plan import opened, plan
-    from engine.threads import threads_of
+    with no_garbage():
+        from engine import outcome
+        from engine import trust as trusting
+        from engine.gaps import Damage, missing
+        from engine.inputs import check_apart
+        from engine.make import finish, take_back
+        from engine.plan import opened, plan
+        from engine.threads import threads_of
 
     check_apart(open_store(where), recipe)
     run = plan(where, recipe)

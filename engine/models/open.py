@@ -6,12 +6,14 @@ from engine.models import Model
 from engine.models.spec import ModelSpec, ResolvedModel
 from schemas.devices import check_device
 from schemas.errors import UserError
+from schemas.loading import no_garbage
 from schemas.manifest import Facts
 
 
 def devices(wanted: str) -> list[str]:
     """The devices that `model.device` means here: `auto` every GPU or else the CPU, `cuda` every GPU."""
-    import torch
+    with no_garbage():
+        import torch
 
     check_device(wanted)
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
@@ -68,7 +70,8 @@ def open_model(
         )
         return engine.start()
     if model.spec.is_reward:
-        from engine.models.reward import RewardModel
+        with no_garbage():
+            from engine.models.reward import RewardModel
 
         rates = RewardModel(
             model,
@@ -77,7 +80,8 @@ def open_model(
             planned=planned,
         )
         return cast(Model, rates)  # Context.open_reward_model gives it its type back
-    from engine.models.hf import HF
+    with no_garbage():
+        from engine.models.hf import HF
 
     return HF(
         model,

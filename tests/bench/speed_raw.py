@@ -6,7 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
-from speed_rows import call, row_of
+from speed_rows import CORES, call, row_of
 from speed_works import DIALOGUES, new_model, pairs_of
 
 _TRL = Path(__file__).with_name("speed_trl.py")
@@ -15,14 +15,16 @@ _TRL = Path(__file__).with_name("speed_trl.py")
 class FirstStep:
     """From a raw file of `count` pairs to the first optimizer step, in whole processes.
 
-    Both sides have their log-probs from an earlier run. Ours is `engine precompute` and then `trainer run` to
-    the end of one step. TRL's is a script that loads the file, builds its trainer and takes one step
-    (speed_trl.py; it proves that it computed no log-prob). `raw`: the file is read and tokenised anew;
-    `again`: all that either side keeps is there."""
+    Both sides have their log-probs from an earlier run. Ours is `python -m pipelines.run`, which does the
+    engine's and the trainer's half, to the end of one step. TRL's is a script that loads the file, builds its
+    trainer and takes one step (speed_trl.py; it proves that it computed no log-prob). `raw`: the file is read
+    and tokenised anew; `again`: all that either side keeps is there. Both have one core, or
+    both have two."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
-        self.run = folder / "run"
+        self.rounds = folder / "rounds"
+        self.run = self.rounds / "round-1"
         self.count = count
         _write_raw(folder / "pairs.jsonl", count)
         new_model(
@@ -55,39 +57,46 @@ class FirstStep:
                 for path in self.run.glob(f"{stage}-*"):
                     shutil.rmtree(path)
 
-    def ours(self) -> None:
-        call("-m", "engine.cli", "precompute", self.recipe, "-o", self.run)
-        call("-m", "trainer.cli", "run", self.recipe, "-o", self.run)
+    def ours(self, cores: int) -> None:
+        call("-m", "pipelines.run", self.recipe, "-o", self.rounds, cores=cores)
 
-    def trl(self, first: bool = False) -> None:
+    def trl(self, cores: int, first: bool = False) -> None:
         options = ["--first"] if first else []
-        call(_TRL, self.folder, *options)
+        call(_TRL, self.folder, *options, cores=cores)
 
     def logprobs_times(self) -> dict[Path, int]:
         """When each file of log-probs was written."""
         return {path: path.stat().st_mtime_ns for path in self.run.glob("logprobs-*/*.parquet")}
 
     def rows(self, rounds: int) -> list[dict]:
-        self.ours()
-        self.trl(first=True)
+        self.ours(1)
+        self.trl(1, first=True)
         kept = self.logprobs_times()
         rows = []
-        for what, label, goal in (
-            ("raw", "raw file to first step, log-probs cached", 3.0),
-            ("again", "the same with all cached", None),
+        for what, cores, label, goal in (
+            ("raw", 1, "raw file to first step, log-probs cached", None),
+            ("raw", 2, "the same, two cores", 2.5),
+            ("again", 1, "the same with all cached, one core", None),
         ):
-            times: dict[str, list[float]] = {"ours": [], "trl": []}
-            for _ in range(rounds if what == "raw" else 1):
-                self.forget(what)
-                for who, done in times.items():
-                    begun = time.perf_counter()
-                    getattr(self, who)()
-                    done.append(time.perf_counter() - begun)
+            if cores > len(CORES):
+                continue
+            times = self._times(what, cores, rounds)
             medians = {who: statistics.median(done) for who, done in times.items()}
             row = row_of(f"{label}: sooner than TRL", medians["trl"] / medians["ours"], goal, at_least=True)
             rows.append(row | {"seconds": {who: round(seconds, 1) for who, seconds in medians.items()}})
         assert self.logprobs_times() == kept, "log-probs were made anew"
         return rows
+
+    def _times(self, what: str, cores: int, rounds: int) -> dict[str, list[float]]:
+        """Seconds of each side, round after round, the sides in turn."""
+        times: dict[str, list[float]] = {"ours": [], "trl": []}
+        for _ in range(rounds):
+            self.forget(what)
+            for who, done in times.items():
+                begun = time.perf_counter()
+                getattr(self, who)(cores)
+                done.append(time.perf_counter() - begun)
+        return times
 
 
 def _write_raw(path: Path, count: int) -> None:

@@ -30,12 +30,13 @@ def line_of(row: dict) -> str:
     return f"{row['work']:<76} {row['ratio']:>9g}  {goal}"
 
 
-def call(*words: object) -> str:
-    """Run a Python script or module to its end, on one core; returns its output."""
+def call(*words: object, cores: int = 1) -> str:
+    """Run a Python script or module to its end on the first so many cores; returns its output."""
     env = os.environ | QUIET | {"PYTHONPATH": str(ROOT)}
+    places = ",".join(map(str, CORES[:cores]))
     written = list(map(str, words))
     done = subprocess.run(
-        ["taskset", "-c", str(CORES[0]), sys.executable, *written],
+        ["taskset", "-c", places, sys.executable, *written],
         env=env,
         capture_output=True,
         text=True,

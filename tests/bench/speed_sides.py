@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from speed_works import GPU_WORKS, WORKS, Work, pairs_of
-
-H200_BFLOAT16 = 989e12  # operations a second, dense, from the maker's data sheet
+from speed_turns import gpu_rate, leave, take
+from speed_works import ALL_WORKS, Work, pairs_of
 
 
 def ours(work: Work, folder: Path):
     """(step over a list of pairs, model)."""
     from trainer import dist
 
-    ranks = dist.start(work.device)
+    ranks = dist.start(work.device, timeout=0)
     if work.training:
         from schemas.sections import Train
         from trainer import losses
@@ -200,6 +199,7 @@ class Worker:
         """Take a step on the largest batch, which makes the peak; its bytes."""
         import torch
 
+        self.take()
         if self.optimizer:  # its states first, as in every later step: gradients of zero change no weight
             for parameter in self.model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
@@ -211,11 +211,16 @@ class Worker:
         memory = peak_memory(self.work.device)
         # A gigabyte is taken and freed after it: no timed step waits for the system to hand out pages.
         torch.ones(0 if self.on_gpu else 1 << 28)
+        self.leave()
         return memory
 
     def timed_step(self, number: int) -> dict[str, float]:
         """Seconds and tokens of a step; of our own training also the share."""
         batch = self.batches[number]
+        self.take()
+        if self.work.shares_gpu:  # the allocator has given its memory back: the first step takes it anew
+            self.step(batch)
+            self._update()
         measures_core = self.counts_operations and not self.on_gpu
         before = rate(self.work.model) if measures_core else 0
         self._wait()
@@ -226,9 +231,20 @@ class Worker:
         seconds = time.perf_counter() - begun
         answer = {"seconds": seconds, "tokens": sum(pair.tokens + len(pair.prompt_ids) for pair in batch)}
         if self.counts_operations:
-            best = (before + rate(self.work.model)) / 2 if measures_core else H200_BFLOAT16
+            best = (before + rate(self.work.model)) / 2 if measures_core else gpu_rate()
             answer["share"] = operations(self.model, batch) / self.work.ranks / seconds / best
+        self.leave()
         return answer
+
+    def take(self) -> None:
+        """Before a turn."""
+        if self.work.shares_gpu:
+            take(self.model, self.optimizer, self.work.device)
+
+    def leave(self) -> None:
+        """After a turn."""
+        if self.work.shares_gpu:
+            leave(self.model, self.optimizer)
 
     def _update(self) -> None:
         if self.optimizer:
@@ -264,6 +280,7 @@ def new_worker(work: Work, who: str, folder: Path, steps: int) -> Worker:
 
 def serve(worker: Worker, core: int, answers: TextIO) -> None:
     """Say that the worker is ready, then answer each line of the input."""
+    worker.leave()
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         number = int(line)
@@ -280,7 +297,7 @@ def main() -> None:
     name, who, folder, steps, core = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
-    work = (WORKS | GPU_WORKS)[name]
+    work = ALL_WORKS[name]
     serve(new_worker(work, who, Path(folder), int(steps)), int(core), answers)
 
 

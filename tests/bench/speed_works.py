@@ -78,6 +78,7 @@ class Work:
     training: bool = True
     ranks: int = 1
     device: str = "cpu"
+    shares_gpu: bool = False  # whoever waits leaves the device to the other (speed_turns.py)
     steps: int = 1  # of each side in a round, in turn
 
 
@@ -90,15 +91,20 @@ WORKS = {
     "logprobs-float32": Work(_60M, DIALOGUES, 8, goal=6.0, training=False),
     "logprobs-bfloat16": Work(_60M, DIALOGUES, 8, "bfloat16", goal=7.0, training=False),
 }
+# At these lengths TRL's peak is reckoned at some 60 and 70 GiB: each side alone fits a GPU of 80 GB.
+_GPU = {"dtype": "bfloat16", "device": "cuda", "shares_gpu": True}
+_GPU_GOALS = {"goal": 1.8, "memory_goal": 0.5, "share_goal": 0.45}
 GPU_WORKS = {
-    "train-0.5B": Work(
-        _500M, LONG_DIALOGUES, 6, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"
-    ),
-    "train-1.5B": Work(
-        _1500M, LONG_DIALOGUES, 3, "bfloat16", goal=1.8, memory_goal=0.5, share_goal=0.45, device="cuda"
-    ),
-    "logprobs-1.5B": Work(_1500M, LONG_DIALOGUES, 32, "bfloat16", training=False, device="cuda"),
+    "train-0.5B": Work(_500M, LONG_DIALOGUES, 5, **_GPU, **_GPU_GOALS),
+    "train-1.5B": Work(_1500M, LONG_DIALOGUES, 2, **_GPU, **_GPU_GOALS),
+    "logprobs-1.5B": Work(_1500M, LONG_DIALOGUES, 32, **_GPU, training=False),
 }
+# The GPU's way on a CPU: whether it works can be tried anywhere. Their numbers mean nothing.
+TRIAL_WORKS = {
+    "try-train": Work(_5M, DIALOGUES, 2, "bfloat16", shares_gpu=True),
+    "try-logprobs": Work(_5M, DIALOGUES, 2, "bfloat16", shares_gpu=True, training=False),
+}
+ALL_WORKS = WORKS | GPU_WORKS | TRIAL_WORKS
 
 
 def pairs_of(lengths: tuple, count: int, vocabulary: int) -> list:

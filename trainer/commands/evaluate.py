@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from schemas.commands import RUN, settings_option
+from schemas.loading import no_garbage
 from schemas.plans import read_plan
 from schemas.screen import say
 from schemas.store import open_store
@@ -37,10 +38,11 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     store = open_store(run)
     read_plan(store)  # says clearly where this is no run
 
-    from schemas.identity import resolve
-    from trainer import best
-    from trainer.dist import is_first
-    from trainer.evaluate import evaluate, folder_of, recipe_of
+    with no_garbage():
+        from schemas.identity import resolve
+        from trainer import best
+        from trainer.dist import is_first
+        from trainer.evaluate import evaluate, folder_of, recipe_of
 
     recipe = recipe_of(store, policy, settings)
     folder = folder_of(policy) if policy else resolve(recipe.section("model"))

@@ -6,6 +6,7 @@ import click
 
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
 from schemas.errors import UserError
+from schemas.loading import no_garbage
 from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.store import Store, open_store
@@ -36,7 +37,8 @@ def command(recipe: str, run: str, settings: tuple[str, ...], resume: bool) -> N
     store = open_store(run)
     job = training_recipe(recipe, store, settings)
 
-    from trainer.train import train
+    with no_garbage():
+        from trainer.train import train
 
     train(store, job, resume)
 
