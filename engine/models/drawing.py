@@ -13,6 +13,7 @@ from engine.models.sampling import GumbelDraw, cut_at_stop
 from engine.models.shaping import Shaping, bad_word_ids, shapes_logits
 from engine.models.stopping import StopStrings, all_stop_ids, with_said
 from engine.text import Text
+from schemas.forward.attention import own_attention
 from schemas.sections import Sampling
 
 
@@ -111,7 +112,7 @@ def _own_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let a model use its own attention: the packed one knows nothing of `generate`'s key-value cache."""
     config = model.config
     before = config._attn_implementation
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = own_attention(model)
     try:
         yield
     finally:
