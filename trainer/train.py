@@ -15,6 +15,8 @@ import torch
 from transformers import PreTrainedModel, get_scheduler
 
 from schemas.errors import UserError
+from schemas.forward import compiled
+from schemas.forward.deterministic import use_deterministic
 from schemas.identity import weights_digest
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
@@ -45,6 +47,7 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
     job = plan(open_store(where), recipe)
+    use_deterministic(job.config.deterministic)
     ranks = dist.start(recipe.section("model").device, job.config.timeout, _AGAIN)
     try:
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):
@@ -184,6 +187,8 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
             raise
         # Only one without digests comes as far.
         raise UserError(f"{error}; delete {source} to go on from the checkpoint before it") from None
+    if compiled.is_wanted(config.compile, ranks.device.type):
+        compiled.compile_regions(model)
     optimizer = make_optimizer(model, config)
     warmup_steps = config.warmup_steps or round(config.warmup_ratio * job.steps)
     scheduler = get_scheduler(
