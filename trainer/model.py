@@ -14,15 +14,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from schemas.forward.layout import Layout, pack
+from schemas.forward.layout import INDICES, Layout, pack
 from schemas.forward.logps import decoder_and_head, head_logps, head_rows, hidden_states, token_logps
+from schemas.forward.moving import move_together
 from trainer.head_loss import summed_loss
 from trainer.losses.side import Side
 from trainer.pairs import Pair
 
 _SIDES = ("chosen", "rejected")
-_INDICES = ("ids", "positions", "predict", "targets")  # of a layout
-_ALIGNMENT = 16  # bytes; a tensor within the one copy begins at a multiple
 
 # (B,) losses and the two sides they are of.
 Observer = Callable[[torch.Tensor, Side, Side], None]
@@ -65,12 +64,12 @@ def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
 
     columns = _columns(pairs, responses)
     scores = _scores(pairs)
-    tensors = [getattr(part, name) for part in layouts for name in _INDICES]
+    tensors = [getattr(part, name) for part in layouts for name in INDICES]
     tensors += columns.values()
     tensors += scores.values()
     moved = iter(move_together(tensors, device))
     for part in layouts:
-        for name in _INDICES:
+        for name in INDICES:
             setattr(part, name, next(moved))
     return MicroBatch(
         pairs=pairs,
@@ -118,27 +117,6 @@ def _padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
     """(B, T) float32, 0 to the right of each row's end."""
     tensors = [torch.from_numpy(row.astype(np.float32)) for row in rows]
     return pad_sequence(tensors, batch_first=True)
-
-
-def move_together(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """The tensors on the device, in one copy from pinned memory; on a CPU as they are."""
-    if device.type == "cpu":
-        return list(tensors)
-    offsets: list[int] = []
-    size = 0
-    for tensor in tensors:
-        offsets.append(size)
-        size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for tensor, offset in zip(tensors, offsets, strict=True):
-        _view(buffer, offset, tensor).copy_(tensor)
-    moved = buffer.to(device, non_blocking=True)
-    return [_view(moved, offset, tensor) for tensor, offset in zip(tensors, offsets, strict=True)]
-
-
-def _view(buffer: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
-    """The part of a buffer of bytes that holds a tensor of this type and shape."""
-    return buffer[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
 
 
 def sides(

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from schemas.forward import compiled
 from schemas.forward.load import prepare
 from schemas.forward.precision import DTYPES
 from schemas.model_errors import usable
@@ -34,6 +35,8 @@ def open_policy(path: Path, config: Train, ranks: Ranks) -> Parallel:
     model = _read(path, precision, config, ranks)
     if config.gradient_checkpointing == "true":
         checkpoint_layers(model)
+    if compiled.is_wanted(config.compile, ranks.device.type):
+        compiled.compile_regions(model, DTYPES[precision.compute], ranks.device)
     policy = Policy(model)
     whole = list(policy.parameters())
     parallel = share(policy, config, precision, ranks)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from schemas.errors import UserError
+from schemas.forward.deterministic import use_deterministic
 from schemas.identity import weights_digest
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
@@ -44,6 +45,7 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
     job = plan(open_store(where), recipe)
+    use_deterministic(job.config.deterministic)
     ranks = dist.start(recipe.section("model").device, job.config.timeout, _AGAIN)
     try:
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):

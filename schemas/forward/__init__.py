@@ -13,7 +13,10 @@ read from its last token.
 - `layout`: which token lies where, packed in one row or padded in many.
 - `attention`: one call a segment (a prompt or a response); in half precision on a GPU one call for all.
 - `logps`: the log-probs of the response tokens, from a decoder and a head.
-- `load`: a model folder to a model that passed the self-test.
+- `load`: a model folder to a model that passed the self-test (`selftest`).
+- `compiled`: what lies between the matrix products, compiled without changing a bit.
+- `deterministic`: the same bits each time on a GPU.
+- `moving`: what lies on the CPU to a device, in one copy.
 
 The pass works with any decoder whose layers call transformers' attention interface. The self-test compares it
 with the model's own forward; a model that differs is padded, which is slower and always right.

@@ -9,21 +9,24 @@ causal.
 - A model that caps its attention scores (Gemma 2) computes them in full, a segment at a time.
 """
 
-import itertools
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import varlen
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
-from schemas.forward.layout import GroupLengths, Layout
+from schemas.forward.layout import Layout
 
 PACKED = "prefmill_packed"  # the value of config._attn_implementation that chooses this attention
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
-_KERNEL_INDEX = "kernel_index"  # its key in Layout.attention_cache; masks have their shape as a key
+# What some families ask of their attention beyond this one: sinks (gpt-oss), a bias, chosen keys (sparse).
+_NOT_DONE = ("s_aux", "position_bias", "indices", "block_indices")
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,6 @@ class _Options:
     dropout: float
     window: int | None  # a token sees so many tokens, itself counted
     softcap: float | None
-
-
-@dataclass(frozen=True)
-class _KernelIndex:
-    """The segments as the flash kernel wants them: a run of queries and a run of keys for each.
-
-    `keys`: where each segment's keys lie in the row, segment after segment.
-    `query_cuts`, `key_cuts`: (segments + 1,) int32, where the queries and keys of each segment begin, and
-    where those of the last one end.
-    `longest_query`, `longest_key`: the most queries and the most keys of one segment."""
-
-    keys: torch.Tensor
-    query_cuts: torch.Tensor
-    key_cuts: torch.Tensor
-    longest_query: int
-    longest_key: int
 
 
 def packed_attention(
@@ -63,12 +50,18 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed: Layout | None = None,
-    **_: object,
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface; `packed` is the layout of the row. The mask is ignored.
 
-    Takes query (1, heads, T, d), key and value (1, kv heads, T, d); returns (1, T, heads, d)."""
+    Takes query (1, heads, T, d), key and value (1, kv heads, T, d); returns (1, T, heads, d). Raises
+    NotImplementedError for what it does not do, which `load.prepare` takes for a reason to pad."""
     assert packed is not None, "the packed attention was called outside of token_logps"
+    for name in _NOT_DONE:
+        if more.get(name) is not None:
+            raise NotImplementedError(f"packed attention with {name}")
+    if sliding_window is not None:
+        packed.windows.add(sliding_window)
     options = _Options(scaling, dropout, sliding_window, softcap)
     if _kernel_runs(query, key, value) and softcap is None and not dropout:
         return _attend_in_one_kernel(query, key, value, options, packed), None
@@ -89,6 +82,16 @@ def packed_attention(
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+def own_attention(model: PreTrainedModel) -> str:
+    """The attention of transformers' that gives what the model was trained with.
+
+    It is sdpa where the family allows it. transformers' sdpa leaves out the cap on the scores (Gemma 2)
+    without a word, so a model that has one gets eager."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        return "eager"
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def _repeat_heads(x: torch.Tensor, repeats: int) -> torch.Tensor:
@@ -200,16 +203,20 @@ def _attend_in_one_kernel(
     layout: Layout,
 ) -> torch.Tensor:
     """Attention of all segments in one flash kernel call: (1, T, heads, d)."""
-    if _KERNEL_INDEX not in layout.attention_cache:
-        layout.attention_cache[_KERNEL_INDEX] = _kernel_index(layout.segments, query.device)
-    index: _KernelIndex = layout.attention_cache[_KERNEL_INDEX]
     # Norms of single heads may leave float32 under autocast; the value tells the dtype wanted.
     dtype = value.dtype
     query = _tokens_first(query, dtype)
     key = _tokens_first(key, dtype)
     value = _tokens_first(value, dtype)
-    seen_keys = key.index_select(0, index.keys)
-    seen_values = value.index_select(0, index.keys)
+    seen_keys = key.index_select(0, layout.seen)
+    seen_values = value.index_select(0, layout.seen)
+    more: dict[str, Any] = {}
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1 and _shares_heads(varlen.varlen_attn):
+        more["enable_gqa"] = True
+    else:
+        seen_keys = _repeat_heads(seen_keys, repeats)
+        seen_values = _repeat_heads(seen_values, repeats)
     # A window counts the token itself; the kernel counts those before it, and -1 is no window.
     before = -1
     if options.window is not None:
@@ -218,58 +225,24 @@ def _attend_in_one_kernel(
         query,
         seen_keys,
         seen_values,
-        index.query_cuts,
-        index.key_cuts,
-        index.longest_query,
-        index.longest_key,
+        layout.query_cuts,
+        layout.key_cuts,
+        layout.longest_query,
+        layout.longest_key,
         scale=options.scale,
         window_size=(before, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **more,
     )
     assert isinstance(output, torch.Tensor)  # and no log-sum-exp beside it, which was not asked for
     return output[None]
 
 
+@functools.cache
+def _shares_heads(kernel: Callable[..., object]) -> bool:
+    """True if the kernel lets several query heads use one key head; torch 2.11's does not."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
 def _tokens_first(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(1, heads, T, d) to (T, heads, d)."""
     return x[0].transpose(0, 1).to(dtype)
-
-
-def _kernel_index(segments: list[GroupLengths], device: torch.device) -> _KernelIndex:
-    """Queries and keys for the kernel, which aligns the last query of a segment with its last key.
-
-    So a prompt and its first response, which are neighbours in the row, are one segment. Every other response
-    is one that sees the prompt and itself."""
-    keys: list[np.ndarray] = []
-    query_lengths: list[int] = []
-    key_lengths: list[int] = []
-    begin = 0
-    for prompt, responses in segments:
-        first, *others = responses
-        prompt_keys = np.arange(begin, begin + prompt)
-        end = begin + prompt + first
-        keys.append(np.arange(begin, end))
-        query_lengths.append(prompt + first)
-        key_lengths.append(prompt + first)
-        for length in others:
-            # A response of one token is predicted from its prompt alone: none of it is fed.
-            if length:
-                keys.append(prompt_keys)
-                keys.append(np.arange(end, end + length))
-                query_lengths.append(length)
-                key_lengths.append(prompt + length)
-                end += length
-        begin = end
-    return _KernelIndex(
-        keys=torch.from_numpy(np.concatenate(keys)).to(device),
-        query_cuts=_cuts(query_lengths, device),
-        key_cuts=_cuts(key_lengths, device),
-        longest_query=max(query_lengths),
-        longest_key=max(key_lengths),
-    )
-
-
-def _cuts(lengths: list[int], device: torch.device) -> torch.Tensor:
-    """Where runs of these lengths begin, one after the other, and where the last one ends."""
-    cuts = [0, *itertools.accumulate(lengths)]
-    return torch.tensor(cuts, dtype=torch.int32, device=device)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from schemas.forward.attention import PACKED
+from schemas.forward.attention import PACKED, own_attention
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def generating(model: PreTrainedModel) -> Iterator[None]:
     before = config._attn_implementation
     in_training: list[nn.Module] = [module for module in model.modules() if module.training]
     if before == PACKED:
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = own_attention(model)
     for module in in_training:
         module.training = False
     try:

@@ -3,6 +3,7 @@
 Everything here is indices and lengths; no model is needed to make a layout.
 """
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+
+from schemas.forward.moving import move_together
 
 Ids = Sequence[int] | np.ndarray
 Group = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
@@ -38,8 +41,13 @@ class Layout:
     `targets`: (N,), the response tokens.
     `segments`: for each group the length of its prompt and of each of its responses, as fed.
     `lengths`: (responses,), tokens predicted: one more than are fed, or an ending's alternatives.
+    `seen`: where the keys that each segment sees lie in the row, segment after segment.
+    `query_cuts`, `key_cuts`: (segments + 1,) int32, where the queries and the keys of each segment begin, and
+    where those of the last one end; these three, `longest_query` and `longest_key` (the most queries and keys
+    of one segment) are for the flash kernel.
     `sources`: (N,), which of the P each token is predicted from; None where each has its own, so that P = N.
-    `attention_cache`: masks and indices that attention makes once for all layers."""
+    `attention_cache`: masks that attention makes once for all layers, by their shape.
+    `windows`: the windows that attention was asked for."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -47,8 +55,18 @@ class Layout:
     targets: torch.Tensor
     segments: list[GroupLengths]
     lengths: list[int]
+    seen: torch.Tensor
+    query_cuts: torch.Tensor
+    key_cuts: torch.Tensor
+    longest_query: int
+    longest_key: int
     sources: torch.Tensor | None = None
     attention_cache: dict[Hashable, Any] = field(default_factory=dict)
+    windows: set[int] = field(default_factory=set)
+
+
+# The tensors of every layout, which go to a device together.
+INDICES = ("ids", "positions", "predict", "targets", "seen", "query_cuts", "key_cuts")
 
 
 @dataclass(frozen=True)
@@ -96,16 +114,28 @@ def pack(groups: Sequence[tuple[Ids, Sequence[Response]]], device: torch.device 
             lengths.append(len(predicted))
         segments.append((prompt_length, fed_lengths))
     layout = Layout(
-        ids=_to_tensor(ids, device),
-        positions=_to_tensor(positions, device),
-        predict=_to_tensor(predict, device),
-        targets=_to_tensor(targets, device),
+        ids=_to_tensor(ids),
+        positions=_to_tensor(positions),
+        predict=_to_tensor(predict),
+        targets=_to_tensor(targets),
         segments=segments,
         lengths=lengths,
+        **_kernel_index(segments),
     )
     if isinstance(groups[0][1][0], Ending):
-        layout.sources = torch.repeat_interleave(torch.tensor(lengths)).to(device)
+        layout.sources = torch.repeat_interleave(torch.tensor(lengths))
         assert len(layout.predict) == len(lengths), "endings and whole responses in one row"
+    return _moved(layout, torch.device(device))
+
+
+def _moved(layout: Layout, device: torch.device) -> Layout:
+    """The layout, its tensors on the device."""
+    names = list(INDICES)
+    if layout.sources is not None:
+        names.append("sources")
+    tensors = [getattr(layout, name) for name in names]
+    for name, moved in zip(names, move_together(tensors, device), strict=True):
+        setattr(layout, name, moved)
     return layout
 
 
@@ -119,10 +149,50 @@ def _parts(response: Response) -> tuple[np.ndarray, np.ndarray]:
     return fed, predicted
 
 
-def _to_tensor(parts: list[np.ndarray], device: torch.device | str) -> torch.Tensor:
+def _to_tensor(parts: list[np.ndarray]) -> torch.Tensor:
     """The parts one after the other, as int64."""
     joined = np.concatenate(parts).astype(np.int64)
-    return torch.from_numpy(joined).to(device)
+    return torch.from_numpy(joined)
+
+
+def _kernel_index(segments: list[GroupLengths]) -> dict[str, Any]:
+    """Queries and keys for the kernel, which aligns the last query of a segment with its last key.
+
+    So a prompt and its first response, which are neighbours in the row, are one segment. Every other response
+    is one that sees the prompt and itself. Returns the fields of Layout by name."""
+    seen: list[np.ndarray] = []
+    query_lengths: list[int] = []
+    key_lengths: list[int] = []
+    begin = 0
+    for prompt, responses in segments:
+        first, *others = responses
+        prompt_keys = np.arange(begin, begin + prompt)
+        end = begin + prompt + first
+        seen.append(np.arange(begin, end))
+        query_lengths.append(prompt + first)
+        key_lengths.append(prompt + first)
+        for length in others:
+            # A response of one token is predicted from its prompt alone: none of it is fed.
+            if length:
+                seen.append(prompt_keys)
+                seen.append(np.arange(end, end + length))
+                query_lengths.append(length)
+                key_lengths.append(prompt + length)
+                end += length
+        begin = end
+    return {
+        "seen": _to_tensor(seen),
+        "query_cuts": _cuts(query_lengths),
+        "key_cuts": _cuts(key_lengths),
+        "longest_query": max(query_lengths),
+        "longest_key": max(key_lengths),
+    }
+
+
+def _cuts(lengths: list[int]) -> torch.Tensor:
+    """Where runs of these lengths begin, one after the other, and where the last one ends."""
+    cuts = [0, *itertools.accumulate(lengths)]
+    return torch.tensor(cuts, dtype=torch.int32)
 
 
 def pad(layout: Layout) -> PaddedRows:

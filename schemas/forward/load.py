@@ -1,13 +1,12 @@
 """A model folder to a model that is ready for the packed pass.
 
-Safetensors only, and no code of the folder's is run. After loading, a self-test compares the packed pass with
-the model's own forward. A model whose layers do not call transformers' attention interface is padded instead.
-A model that does more after its last layer than `logps.Head` knows is refused.
+Safetensors only, and no code of the folder's is run. After loading, the self-test (`selftest.prepare`)
+compares the packed pass with the model's own forward. A model whose layers do more than the packed attention
+does is padded instead. One that does more after its last layer than `logps.Head` knows is refused.
 """
 
 import contextlib
 import ctypes
-import logging
 import math
 import re
 from collections.abc import Iterable
@@ -18,21 +17,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as logging_of_transformers
 
-from schemas import tolerance
 from schemas.adapters import is_adapter
 from schemas.errors import UserError
 from schemas.forward.adapter import with_adapter
-from schemas.forward.attention import PACKED
-from schemas.forward.layout import Group, pack
-from schemas.forward.logps import decoder_and_head, token_logps
+from schemas.forward.selftest import prepare as prepare
 from schemas.model_errors import shown, usable
 from schemas.model_files import files_of_model, view, weight_files
 from schemas.model_sizes import check_built
 from schemas.panics import panics_as_errors
 from schemas.tensor_headers import tensors_of
 
+# What transformers says of a family that cannot run the attention asked for.
+_REFUSES_ATTENTION = "does not support an attention implementation"
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
-_log = logging.getLogger("prefmill")
 # glibc's parameters of mallopt.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -56,8 +53,9 @@ def read_weights(
 ) -> PreTrainedModel:
     """The folder's model on the device, as one of transformers' Auto classes opens it.
 
-    `kind`: the class; `options`: more of its arguments. Of an adapter: its base's, with the adapter merged
-    into it. Raises UserError if the model does not load or lacks weights."""
+    `kind`: the class; `options`: more of its arguments. Families that refuse the attn_implementation asked
+    for (gpt-oss, BLOOM, Mamba) get their own. Of an adapter: its base's model, with the adapter merged into
+    it. Raises UserError if the model does not load or lacks weights."""
     logging_of_transformers.disable_progress_bar()
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
@@ -70,7 +68,7 @@ def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) ->
     """The model of a folder that holds a whole one, on the CPU."""
     with view(path, files_of_model(path)) as folder:
         try:
-            _check_size(kind, folder, path, options)
+            options = _check_size(kind, folder, path, options)
             with panics_as_errors():
                 loaded: Any = kind.from_pretrained(
                     folder,
@@ -98,15 +96,30 @@ def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) ->
     return model
 
 
-def _check_size(kind: Any, folder: Path, path: Path, options: dict[str, Any]) -> None:
-    """Raise UserError where the config builds a model that is far larger than the files."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):  # without memory
-        built = kind.from_config(config, trust_remote_code=False, **options)
+def _check_size(kind: Any, folder: Path, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Raise UserError where the config builds a model that is far larger than the files.
+
+    Returns the options that it can be built with."""
+    built, options = _build_empty(kind, folder, options)
     elements = 0
     for name in weight_files(path):
         elements += sum(math.prod(tensor.shape) for tensor in tensors_of(path / name).values())
     check_built(path, built, elements)
+    return options
+
+
+def _build_empty(kind: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model without memory, and the options that it is built with: its own attention where it refuses."""
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        try:
+            return kind.from_config(config, trust_remote_code=False, **options), options
+        except ValueError as error:
+            if _REFUSES_ATTENTION not in str(error):
+                raise
+        options = {**options, "attn_implementation": "eager"}
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return kind.from_config(config, trust_remote_code=False, **options), options
 
 
 def _check_nothing_left(path: Path, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
@@ -133,90 +146,3 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(_M_MMAP_MAX, 0)  # large blocks lie in the heap too
-
-
-def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """Switch a model to the packed attention if it still gives its own log-probs then.
-
-    Otherwise leave it to padding and warn. Raises UserError if padding does not give them either."""
-    own_attention = model.config._attn_implementation
-    groups = _probe_groups(model)
-    reference = _own_logps(model, groups)
-    _check_finite(model, reference)
-    allowed = tolerance.largest_gap(str(model.dtype).removeprefix("torch."))
-    model.config._attn_implementation = PACKED
-    packed_gap = _measure_gap(model, groups, reference)
-    if packed_gap <= allowed:
-        return model
-    model.config._attn_implementation = own_attention
-    padded_gap = _measure_gap(model, groups, reference)
-    if not padded_gap <= allowed:  # not `>`: NaN must not pass
-        raise UserError(
-            f"{type(model).__name__} does more after its last layer than this pass knows: "
-            f"log-probs differ from its own by {padded_gap:.2g}, so nothing computed with it could be "
-            "trusted; use a model whose head is a matrix product (scaled or capped)"
-        )
-    _log.warning(
-        "%s does not take part in packing (log-probs differ by %.2g from its own): "
-        "padded instead, which is slower",
-        type(model).__name__,
-        packed_gap,
-    )
-    return model
-
-
-def _check_finite(model: PreTrainedModel, logps: torch.Tensor) -> None:
-    """Raise UserError, with the likely reason, where a model's own log-probs are not finite."""
-    if logps.isfinite().all():
-        return
-    dtype = str(model.dtype).removeprefix("torch.")
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise UserError(
-                f"the model in {model.name_or_path} gives log-probs that are not finite: its weights hold "
-                f"NaN or infinity in {dtype} ({name}); get the folder again, or take the checkpoint before it"
-            )
-    raise UserError(
-        f"the model in {model.name_or_path} gives log-probs that are not finite, though its weights are: "
-        f"{dtype} overflows; set model.dtype to bfloat16 or float32"
-    )
-
-
-def _probe_groups(model: PreTrainedModel) -> list[Group]:
-    """Two groups of random tokens, always the same; the first prompt is longer than a window of up to 64."""
-    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
-    length = 7
-    if window <= 64:
-        length += window
-    _, head = decoder_and_head(model)
-    draw = torch.Generator().manual_seed(7)
-    ids = torch.randint(0, head.vocabulary, (length + 9,), generator=draw).tolist()
-    first_responses = [ids[length : length + 5], ids[length + 5 : length + 8]]
-    second_responses = [ids[-4:], ids[-1:]]
-    return [(ids[:length], first_responses), (ids[2:5], second_responses)]
-
-
-@torch.no_grad()
-def _own_logps(model: PreTrainedModel, groups: list[Group]) -> torch.Tensor:
-    """(N,) log-probs by the model's own forward: one response at a time, with all logits."""
-    parts: list[torch.Tensor] = []
-    for prompt, responses in groups:
-        for response in responses:
-            ids = torch.tensor([[*prompt, *response]], device=model.device)
-            logits = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-            logps = logits.float().log_softmax(-1)
-            targets = ids[0, len(prompt) :, None]
-            parts.append(logps.gather(1, targets)[:, 0])
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def _measure_gap(model: PreTrainedModel, groups: list[Group], reference: torch.Tensor) -> float:
-    """The largest gap between `token_logps` and the reference; infinite if the model cannot run that way."""
-    try:
-        decoder, head = decoder_and_head(model)
-        logps = token_logps(decoder, head, pack(groups, model.device))
-        return (logps - reference).abs().max().item()
-    except (TypeError, RuntimeError, IndexError, AttributeError, AssertionError) as error:
-        _log.debug("packing failed: %s", error)
-        return float("inf")

@@ -21,10 +21,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Layout, pad
 
-# float32 logits alive at once: 16 M (64 MiB) on a CPU, since more falls out of its caches; 64 M on a GPU,
-# since fewer leave it idle.
+# float32 logits alive at once: 16 M (64 MiB) on a CPU, since more falls out of its caches; 256 M (1 GiB) on a
+# GPU, since fewer leave it idle: a chunk's matrix products and the kernels between them are then long.
 _CHUNK_LOGITS = {"cpu": 1 << 24}
-_CHUNK_LOGITS_GPU = 1 << 26
+_CHUNK_LOGITS_GPU = 1 << 28
+_HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,16 @@ class Head:
     divisor: float | None = None  # Granite's logits_scaling
     softcap: float | None = None  # Gemma's final_logit_softcapping
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """(vocabulary, hidden) as it is now: its dtype and device are those of the pass."""
+        return cast(torch.Tensor, self.projection.weight)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, hidden) to (rows, vocabulary) in float32."""
+        # Mamba leaves its hidden states in float32 whatever its weights are, and lowers them here itself.
+        if hidden.dtype == torch.float32 and self.weight.dtype in _HALF:
+            hidden = hidden.to(self.weight.dtype)
         logits = self.projection(hidden)
         if self.scale:
             logits = logits * self.scale
@@ -57,6 +66,9 @@ class Head:
 
 def decoder_and_head(model: PreTrainedModel) -> tuple[nn.Module, Head]:
     """The decoder and the head of a loaded model."""
+    decoder = model.base_model
+    if decoder is model:  # where a family's name for its decoder is not the one that transformers looks for
+        decoder = cast(PreTrainedModel, model.get_submodule("model"))
     projection = model.get_output_embeddings()
     config = model.config.get_text_config()
     head = Head(
@@ -66,7 +78,7 @@ def decoder_and_head(model: PreTrainedModel) -> tuple[nn.Module, Head]:
         divisor=getattr(config, "logits_scaling", None),
         softcap=getattr(config, "final_logit_softcapping", None),
     )
-    return model.base_model, head
+    return decoder, head
 
 
 def token_logps(decoder: nn.Module, head: Head, layout: Layout) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Packed = dense: log-probs and gradients are those of the model's own forward, one response at a time."""
 
+import functools
+
 import pytest
 import torch
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
 
 from schemas.forward import attention, logps
 from schemas.forward.attention import PACKED
-from schemas.forward.layout import Ending, pack
+from schemas.forward.layout import INDICES, Ending, pack
 from schemas.forward.load import prepare
 
 V = 61
@@ -124,11 +126,13 @@ def test_packed_is_dense_in_values_and_gradients(family):
 
 
 def flash_attention_by_its_documentation(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
 ):
     """torch.nn.attention.varlen.varlen_attn, which runs on a GPU alone: (T_q, heads, d).
 
-    The last query of a segment is aligned with its last key."""
+    The last query of a segment is aligned with its last key. Half precision is added up in float32."""
+    dtype = query.dtype
+    query, key, value = query.float(), key.float(), value.float()
     assert (
         cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
         and cu_seq_q[-1] == len(query)
@@ -153,25 +157,67 @@ def flash_attention_by_its_documentation(
             .softmax(-1)
         )
         out.append(torch.einsum("hqk,khd->qhd", weights, v))
-    return torch.cat(out)
+    return torch.cat(out).to(dtype)
 
 
+def flash_attention_of_torch_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)
+):
+    """The same without enable_gqa: a key head for each query head."""
+    return flash_attention_by_its_documentation(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
+    )
+
+
+KERNELS = {"2.13": flash_attention_by_its_documentation, "2.11": flash_attention_of_torch_2_11}
+
+
+@pytest.mark.parametrize("torch_version", KERNELS)
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "granite", "gpt2"])
-def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, monkeypatch):
+def test_one_kernel_for_all_segments_is_dense_in_values_and_gradients(family, torch_version, monkeypatch):
     """What runs on a GPU in half precision, with the kernel's documentation in its place."""
-    calls = []
-
-    def kernel(*args, **options):
-        calls.append(options)
-        return flash_attention_by_its_documentation(*args, **options)
+    calls = use_kernel(monkeypatch, KERNELS[torch_version])
 
     def switch(model):
         model.config._attn_implementation = PACKED
 
-    monkeypatch.setattr(attention, "_kernel_runs", lambda query, key, value: True)
-    monkeypatch.setattr(attention.varlen, "varlen_attn", kernel)
     check_against_dense(build(FAMILIES[family]), switch)
     assert len(calls) == 2, "one call a layer"
+
+
+def use_kernel(monkeypatch, kernel):
+    """Let `kernel` run as on a GPU; returns the arguments of its calls."""
+    calls = []
+
+    @functools.wraps(kernel)  # and its signature
+    def counted(*args, **options):
+        calls.append(args)
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(attention, "_kernel_runs", lambda query, key, value: True)
+    monkeypatch.setattr(attention.varlen, "varlen_attn", counted)
+    return calls
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
+@pytest.mark.parametrize("torch_version", KERNELS)
+def test_the_kernel_in_bfloat16_is_the_general_attention_up_to_rounding(family, torch_version, monkeypatch):
+    model = prepare(build(FAMILIES[family], torch.bfloat16))
+    want = token_logps(model, groups())
+    use_kernel(monkeypatch, KERNELS[torch_version])
+    got = token_logps(model, groups())
+    assert (got - want).abs().mean() < 2e-3
+    assert prepare(build(FAMILIES[family], torch.bfloat16)).config._attn_implementation == PACKED
+
+
+def test_the_indices_of_the_kernel_move_with_the_layout():
+    """All that is on the device comes there together, so no layer waits for a copy."""
+    layout = pack(groups())
+    tensors = [name for name, value in vars(layout).items() if isinstance(value, torch.Tensor)]
+    assert set(tensors) == set(INDICES)
+    # 41 tokens; responses beside the first see their prompt once more: 9 + 2 + 2 keys.
+    assert len(layout.ids) == 41 and len(layout.seen) == 54
+    assert layout.query_cuts[-1] == 41 and layout.key_cuts[-1] == 54
 
 
 @pytest.mark.parametrize("family", FAMILIES)

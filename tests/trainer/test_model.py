@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from schemas.forward import logps
+from schemas.forward.moving import move_together
 from schemas.sections import Train
 from tests.trainer.forward import policy_in, sides_of
 from trainer import data
 from trainer.losses import NAMES, choose
-from trainer.model import micro_batch, move_together, quality_logps, training_loss, whole_ranges
+from trainer.model import micro_batch, quality_logps, training_loss, whole_ranges
 from trainer.pairs import open_pairs
 
 NEEDS = ("edit_mask", "quality", "baseline", "score.prompt_gain", "score.given")
