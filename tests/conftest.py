@@ -214,6 +214,24 @@ def rich_run(tmp_path_factory, model_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def family(model_path, tmp_path_factory):
+    """From a family's name to its folder, made when it is first asked for."""
+    from transformers import AutoConfig
+
+    from tests.trainer.families import save_family
+
+    vocabulary = AutoConfig.from_pretrained(model_path).vocab_size
+    made = {}
+
+    def folder(name: str):
+        if name not in made:
+            made[name] = save_family(name, vocabulary, tmp_path_factory.mktemp("family") / name)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_ranks():
     """Two ranks on which functions are run (tests/trainer/ranks.py); they start with the first one."""
     from tests.trainer.ranks import RankPool

@@ -9,9 +9,9 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
     MixtralConfig,
-    OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
@@ -73,20 +73,8 @@ def _configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
             bos_token_id=None,
             eos_token_id=1,
         ),
-        # Learns its positions by a table that ignores position_ids in a packed row: it is padded.
-        "opt": OPTConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            word_embed_proj_dim=32,
-            ffn_dim=56,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=512,
-            dropout=0.0,
-            pad_token_id=1,
-            bos_token_id=None,
-            eos_token_id=1,
-        ),
+        # Its convolutions mix neighbours, whatever response they are of: it is padded.
+        "lfm2": Lfm2Config(**sizes, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
     }
 
 

@@ -18,6 +18,7 @@ from trainer.step import Stepper
 class Step:
     """What a step did: the metrics' sums, the norm of the gradients before they were clipped, and these."""
 
+    pairs: int  # of the global batch
     totals: torch.Tensor
     norm: float
     gradients: dict[str, torch.Tensor]  # whole, by the weight's name
@@ -48,10 +49,25 @@ def take(run: Path, model: Path, steps: int, settings: dict[str, Any]) -> list[S
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradients[name] = parallel.whole(gradient).detach().clone()
             own = sum(part.counts for part in parts)
-            taken.append(Step(totals.clone(), norm.item(), gradients, len(parts), own))
+            taken.append(Step(len(batch), totals.clone(), norm.item(), gradients, len(parts), own))
             optimizer.step()
             optimizer.zero_grad()
         batches.close()
         return taken
     finally:
         dist.stop()
+
+
+def take_all(run: Path, cases: list[tuple[Path, dict[str, Any]]], steps: int) -> list[list[Step]]:
+    """`take` for several models and settings, one after another."""
+    return [take(run, model, steps, settings) for model, settings in cases]
+
+
+def check_same(taken: list[Step], wanted: list[Step]) -> None:
+    """Assert that each step had the same mean metrics and every gradient within 1e-5."""
+    for ours, theirs in zip(taken, wanted, strict=True):
+        assert ours.pairs == theirs.pairs
+        torch.testing.assert_close(ours.totals / ours.pairs, theirs.totals / ours.pairs, atol=1e-5, rtol=1e-6)
+        assert ours.gradients.keys() == theirs.gradients.keys()
+        for name, gradient in ours.gradients.items():
+            torch.testing.assert_close(gradient, theirs.gradients[name], atol=1e-5, rtol=0)
