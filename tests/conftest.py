@@ -232,6 +232,14 @@ def family(model_path, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def caches(model_path, tmp_path_factory):
+    """Caches to train from (tests/trainer/caches.py), by the model and the dtype they were made with."""
+    from tests.trainer.caches import Caches
+
+    return Caches(tmp_path_factory.mktemp("caches"), model_path)
+
+
+@pytest.fixture(scope="session")
 def two_ranks():
     """Two ranks on which functions are run (tests/trainer/ranks.py); they start with the first one."""
     from tests.trainer.ranks import RankPool

@@ -12,7 +12,7 @@ A checkpoint holds moments as float tensors whatever they are kept in: quantisin
 the same codes again, and the state then fits any number of ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def _of_torchao(groups: list[dict[str, Any]], config: Train, rounds_at_random: b
     return made
 
 
-def _adjusted(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _adjusted(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """torchao's class `kind`, with three changes that its users need.
 
     - Signed codes reach from -1 to 1. torchao's end at -0.993, so a block whose largest value is negative
@@ -79,7 +79,7 @@ def _adjusted(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
       cannot fall: a thousandth of it is less than half of its last digit.
     - On a CPU it runs without torch.compile, which wants a C++ compiler and takes a minute."""
 
-    class Adjusted(kind):  # type: ignore[valid-type]
+    class Adjusted(kind):  # type: ignore[valid-type,misc]
         def _new_buffer(self, p: torch.Tensor, signed: bool) -> torch.Tensor:
             buffer: torch.Tensor = super()._new_buffer(torch.empty_like(p, dtype=torch.float32), signed)
             local = _local(buffer)

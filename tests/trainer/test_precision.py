@@ -6,28 +6,24 @@ So step 0 is log 2 whatever the dtype, and a cache of another dtype is refused o
 import json
 import math
 import re
-import shutil
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.commands.precompute import precompute
 from schemas.errors import UserError
 from schemas.forward.layout import pack
 from schemas.forward.load import load as load_as_engine
 from schemas.forward.logps import decoder_and_head, token_logps
-from schemas.recipe import load
 from schemas.sections import Train
 from schemas.store import open_store
-from tests.conftest import RECIPE, ROOT, preferences, settings
+from tests.trainer.caches import SANDBOX, recipe_of
 from tests.trainer.families import NAMES as FAMILIES
 from tests.trainer.forward import policy_in
 from trainer import dist
 from trainer.opening import open_policy
 from trainer.train import train
 
-SANDBOX = ROOT / "pipelines" / "sandbox" / "model"
 LOG_2 = math.log(2)
 # Three prompts with 2, 1 and 3 responses.
 GROUPS = [
@@ -98,44 +94,6 @@ def test_gradients_come_back_in_the_dtype_of_the_weights_and_point_the_same_way(
         assert torch.cosine_similarity(rounded.flatten(), exact.flatten(), 0) > 0.99, name
 
 
-@pytest.fixture(scope="module")
-def caches(tmp_path_factory, model_path):
-    """From (model, dtype) to a finished cache and its recipe; tests copy it."""
-    made = {}
-
-    def cache(name: str, dtype: str):
-        if (name, dtype) not in made:
-            folder = tmp_path_factory.mktemp("cache")
-            rows = folder / "rows.jsonl"
-            rows.write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 30)))
-            values = {
-                "prompts__source": rows,
-                "prompts__shards": 1,
-                "model__name": SANDBOX if name == "sandbox" else model_path,
-                "model__dtype": dtype,
-                "pairs__test_share": 0.3,
-            }
-            recipe = load(RECIPE, [word for word in settings(**values) if word != "--set"])
-            precompute(folder / "run", recipe, 1)
-            made[name, dtype] = folder / "run", values
-        return made[name, dtype]
-
-    return cache
-
-
-def recipe_of(values, **more):
-    """The recipe of a cache with these settings of [train]."""
-    wanted = {"train__batch_size": 8, "train__learning_rate": 3e-3, "train__max_steps": 2} | more
-    return load(RECIPE, [word for word in settings(**values | wanted) if word != "--set"])
-
-
-def copy_of(cache, to):
-    """A copy of a cache, and the settings that it was made by."""
-    run, values = cache
-    shutil.copytree(run, to)
-    return to, values
-
-
 def check_start(folder) -> None:
     """The first loss and the held-out loss of step 0 are log 2, the held-out margin is 0."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -150,7 +108,7 @@ def check_start(folder) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["test", "sandbox"])
 def test_step_0_is_log_2(name, dtype, caches, tmp_path, capsys):
-    run, values = copy_of(caches(name, dtype), tmp_path / "run")
+    run, values = caches.copy(name, dtype, tmp_path / "run")
     last = train(run, recipe_of(values))
     said = capsys.readouterr().out
     gap = float(re.search(r"nat a token: mean ([^,]+),", said).group(1))
@@ -164,7 +122,7 @@ def train_on_ranks(run, recipe) -> str:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_step_0_is_log_2_on_ranks(parallel, caches, two_ranks, tmp_path):
-    run, values = copy_of(caches("sandbox", "bfloat16"), tmp_path / "run")
+    run, values = caches.copy("sandbox", "bfloat16", tmp_path / "run")
     recipe = recipe_of(values, train__parallel=parallel)
     folders = two_ranks.run(train_on_ranks, run, recipe)
     check_start(open_store(folders[0]).local_path().parent)
@@ -172,7 +130,7 @@ def test_step_0_is_log_2_on_ranks(parallel, caches, two_ranks, tmp_path):
 
 def test_auto_is_the_dtype_of_the_cache(caches, tmp_path):
     """Resolved before the fingerprint: naming it makes no other run."""
-    run, values = copy_of(caches("sandbox", "bfloat16"), tmp_path / "run")
+    run, values = caches.copy("sandbox", "bfloat16", tmp_path / "run")
     last = train(run, recipe_of(values))
     facts = json.loads((last.parent / "facts.json").read_text())
     assert facts["train"]["dtype"] == "bfloat16"
@@ -181,7 +139,7 @@ def test_auto_is_the_dtype_of_the_cache(caches, tmp_path):
 
 @pytest.mark.parametrize(("cached", "own"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_a_cache_of_another_dtype_is_refused_or_its_noise_is_told(cached, own, caches, tmp_path, capsys):
-    run, values = copy_of(caches("sandbox", cached), tmp_path / "run")
+    run, values = caches.copy("sandbox", cached, tmp_path / "run")
     with pytest.raises(
         UserError, match=rf"the cache was made in {cached}, and training runs in {own}"
     ) as refused:
