@@ -10,7 +10,12 @@ from schemas.recipe import Recipe, load
 from tests.conftest import RECIPE, ROOT, preferences, settings
 
 SANDBOX = ROOT / "pipelines" / "sandbox" / "model"
-_TRAIN = {"train__batch_size": 8, "train__learning_rate": 3e-3, "train__max_steps": 2}
+_TRAIN = {
+    "train__optimizer": "adamw",
+    "train__batch_size": 8,
+    "train__learning_rate": 3e-3,
+    "train__max_steps": 2,
+}
 
 
 class Caches:

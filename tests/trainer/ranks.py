@@ -29,8 +29,9 @@ class RankPool:
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """What `function(*args)` returns on each rank, by rank.
 
-        In it the environment names the ranks, as under torchrun: `trainer.dist.start` joins them. An error on
-        one rank is an AssertionError here, and ends all of them."""
+        In it the environment names the ranks, as under torchrun, and `trainer.dist.start` joins them: once a
+        call, since a second time a rank could find the store of the first. An error on one rank is an
+        AssertionError here, and ends all of them."""
         if not self._processes:
             self._start()
         work = pickle.dumps((function, args, _free_port()))

@@ -58,11 +58,6 @@ def take(run: Path, model: Path, steps: int, settings: dict[str, Any]) -> list[S
         dist.stop()
 
 
-def take_all(run: Path, cases: list[tuple[Path, dict[str, Any]]], steps: int) -> list[list[Step]]:
-    """`take` for several models and settings, one after another."""
-    return [take(run, model, steps, settings) for model, settings in cases]
-
-
 def check_same(taken: list[Step], wanted: list[Step]) -> None:
     """Assert that each step had the same mean metrics and every gradient within 1e-5."""
     for ours, theirs in zip(taken, wanted, strict=True):

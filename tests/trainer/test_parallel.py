@@ -13,7 +13,7 @@ from schemas.sections import Train
 from tests.trainer.families import NAMES as FAMILIES
 from tests.trainer.forward import policy_in
 from tests.trainer.ranks import RankPool
-from tests.trainer.steps import check_same, take, take_all
+from tests.trainer.steps import Step, check_same, take
 from trainer import dist
 from trainer.losses import NAMES as LOSSES
 from trainer.opening import open_policy
@@ -25,37 +25,34 @@ BASELINE = {"loss": "rpo", "options": {"rpo": {"y0": "baseline"}}}
 
 def check_on_ranks(pool: RankPool, run, cases: list[tuple[Any, dict[str, Any]]], **more: Any) -> None:
     """Every case, shared by the pool's ranks in each way, is what it is on one rank. `more`: theirs."""
-    cases = [(model, SMALL | settings) for model, settings in cases]
-    alone = take_all(run, cases, STEPS)
-    for parallel in ("ddp", "fsdp"):
-        shared = [(model, settings | more | {"parallel": parallel}) for model, settings in cases]
-        of_ranks = pool.run(take_all, run, shared, STEPS)
-        for case, wanted in enumerate(alone):
+    differed: list[bool] = []
+    for model, settings in cases:
+        alone = take(run, model, STEPS, SMALL | settings)
+        for parallel in ("ddp", "fsdp"):
+            shared = SMALL | settings | more | {"parallel": parallel}
+            of_ranks = pool.run(take, run, model, STEPS, shared)
             for of_rank in of_ranks:
-                check_same(of_rank[case], wanted)
-        check_work_differs([of_rank[0] for of_rank in of_ranks])
+                check_same(of_rank, alone)
+            differed.append(work_differs(of_ranks))
+    assert any(differed), "every rank had as many micro-batches as the others"
 
 
-def check_work_differs(of_ranks) -> None:
-    """Ranks have different numbers of micro-batches in some step, and make as many passes nevertheless."""
+def work_differs(of_ranks: list[list[Step]]) -> bool:
+    """True if ranks had different numbers of micro-batches in some step. All make as many passes."""
     own = [[step.own for step in steps] for steps in of_ranks]
-    assert any(len(set(at_step)) > 1 for at_step in zip(*own, strict=True)), own
     passes = [[step.passes for step in steps] for steps in of_ranks]
     assert all(len(set(at_step)) == 1 for at_step in zip(*passes, strict=True)), passes
+    return any(len(set(at_step)) > 1 for at_step in zip(*own, strict=True))
 
 
 def test_two_ranks_do_what_one_does(two_ranks, rich_run, other_model, family):
     cases = [
-        (other_model, {"sft": {"weight": 0.1}}),
+        (other_model, {"options": {"sft": {"weight": 0.1}}}),
         (family("gemma2"), {"loss": "sr_dpo", "gradient_checkpointing": "true"}),
         (family("mixtral"), BASELINE),
         (family("lfm2"), {"loss": "bmc", "batch_size": 1}),  # padded; one rank has no pair
         (family("llama"), {"loss": "ipo", "reshard_after_forward": False}),
     ]
-    for _, settings in cases:
-        sft = settings.pop("sft", None)
-        if sft:
-            settings["options"] = {"sft": sft}
     check_on_ranks(two_ranks, rich_run, cases)
 
 
