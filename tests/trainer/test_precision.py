@@ -56,6 +56,8 @@ def test_the_pass_is_the_engines_bit_for_bit(name, dtype, family):
     with torch.no_grad():
         wanted = logps_of(load_as_engine(folder, getattr(torch, dtype), "cpu"))
     policy = policy_in(folder, dtype=dtype)
+    if name != "lfm2":
+        assert policy.policy.model.config._attn_implementation == "prefmill_packed"
     assert torch.equal(policy.look(logps_of), wanted)
     assert {parameter.dtype for parameter in policy.policy.parameters()} == {torch.float32}
     checkpointed = policy_in(folder, dtype=dtype, gradient_checkpointing="true")
@@ -105,8 +107,18 @@ def check_start(folder) -> None:
     assert rows[-1]["eval_loss"] != held_out["eval_loss"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["test", "sandbox"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("sandbox", "bfloat16"),
+        ("test", "float32"),
+        pytest.param("sandbox", "float32", marks=LONG),
+        pytest.param("test", "bfloat16", marks=LONG),
+    ],
+)
 def test_step_0_is_log_2(name, dtype, caches, tmp_path, capsys):
     run, values = caches.copy(name, dtype, tmp_path / "run")
     last = train(run, recipe_of(values))
@@ -120,7 +132,7 @@ def train_on_ranks(run, recipe) -> str:
     return str(train(run, recipe))
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("ddp", marks=LONG)])
 def test_step_0_is_log_2_on_ranks(parallel, caches, two_ranks, tmp_path):
     run, values = caches.copy("sandbox", "bfloat16", tmp_path / "run")
     recipe = recipe_of(values, train__parallel=parallel)
@@ -137,7 +149,9 @@ def test_auto_is_the_dtype_of_the_cache(caches, tmp_path):
     assert train(run, recipe_of(values, train__dtype="bfloat16")) == last
 
 
-@pytest.mark.parametrize(("cached", "own"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+@pytest.mark.parametrize(
+    ("cached", "own"), [("bfloat16", "float32"), pytest.param("float32", "bfloat16", marks=LONG)]
+)
 def test_a_cache_of_another_dtype_is_refused_or_its_noise_is_told(cached, own, caches, tmp_path, capsys):
     run, values = caches.copy("sandbox", cached, tmp_path / "run")
     with pytest.raises(
