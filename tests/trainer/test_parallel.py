@@ -75,7 +75,7 @@ def test_two_ranks_do_what_one_does_for_every_family(two_ranks, rich_run, family
         {"look_ahead": 3},
         {"max_grad_norm": 0.0},
         {"weight_decay": 0.1, "optimizer": "rmsprop", "learning_rate": 1e-4},
-        {"micro_batch_tokens": 1},
+        {"micro_batch_tokens": 1, "batch_size": 9},
     ],
     ids=str,
 )
