@@ -213,6 +213,42 @@ def rich_run(tmp_path_factory, model_path) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def family(model_path, tmp_path_factory):
+    """From a family's name to its folder, made when it is first asked for."""
+    from transformers import AutoConfig
+
+    from tests.trainer.families import save_family
+
+    vocabulary = AutoConfig.from_pretrained(model_path).vocab_size
+    made = {}
+
+    def folder(name: str):
+        if name not in made:
+            made[name] = save_family(name, vocabulary, tmp_path_factory.mktemp("family") / name)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def caches(model_path, tmp_path_factory):
+    """Caches to train from (tests/trainer/caches.py), by the model and the dtype they were made with."""
+    from tests.trainer.caches import Caches
+
+    return Caches(tmp_path_factory.mktemp("caches"), model_path)
+
+
+@pytest.fixture(scope="session")
+def two_ranks():
+    """Two ranks on which functions are run (tests/trainer/ranks.py); they start with the first one."""
+    from tests.trainer.ranks import RankPool
+
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file's bytes by its path below the folder; the lock is not part of what was made."""
     return {

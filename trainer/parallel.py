@@ -15,7 +15,7 @@ scaled by the number of ranks.
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -85,7 +85,7 @@ class DDP(Parallel):
             find_unused_parameters=_may_skip_weights(policy.model),
         )
         if config.reduce_dtype == "bfloat16":
-            self._ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
+            self._ddp.register_comm_hook(None, _in_bfloat16)
 
     def training_pass(self, work: Callable[[PreTrainedModel], T], *, last: bool) -> T:
         """Gradients of the last pass alone are exchanged, with those added up before."""
@@ -132,11 +132,15 @@ class FSDP(Parallel):
 
     @torch.no_grad()
     def look(self, work: Callable[[PreTrainedModel], T]) -> T:
-        """The policy's own weights are split again afterwards: a backward pass, which does it, is missing."""
+        """All weights are split again afterwards: a backward pass, which does it, is missing.
+
+        Until then a module's parameters are the gathered ones, of which no optimizer must be made."""
         try:
             return self.policy(work)
         finally:
-            self._root.reshard()
+            for module in self.policy.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     def training_pass(self, work: Callable[[PreTrainedModel], T], *, last: bool) -> T:
         """Gradients of each pass are split at once: a whole set of them would take as much as the weights."""
@@ -167,6 +171,12 @@ def share(policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> 
         return FSDP(policy, config, precision, ranks)
     lower_weights(policy, precision)
     return DDP(policy, config, ranks.device)
+
+
+def _in_bfloat16(group: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """Add a bucket of gradients up in bfloat16: torch's own hook. Under its own name gloo refuses it."""
+    added: torch.futures.Future[torch.Tensor] = default_hooks.bf16_compress_hook(group, bucket)
+    return added
 
 
 def like(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
