@@ -91,6 +91,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
         pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
         config = with_dtype(config, pairs)
         check_precision(config, pairs)
+        check_weights(config)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -135,6 +136,22 @@ def precision_gap(config: Train, pairs: Pairs) -> str | None:
     if reference.get("backend") == "vllm" and cached != "float32":
         return f"the cache was made by vLLM in {cached}, whose arithmetic is not the trainer's"
     return None
+
+
+def check_weights(config: Train) -> None:
+    """Raise UserError for weights in bfloat16 that would not be trained in it."""
+    if config.weights == "float32":
+        return
+    if config.dtype != "bfloat16":
+        raise UserError(
+            f'train.weights = "bfloat16" and the forward pass runs in {config.dtype}: make the cache in '
+            'bfloat16 (model.dtype), or set train.weights = "float32"'
+        )
+    if config.optimizer == "rmsprop":
+        raise UserError(
+            'train.weights = "bfloat16" goes with the optimizers adamw and adamw_8bit, which round at '
+            'random; rmsprop does not: set train.optimizer = "adamw", or train.weights = "float32"'
+        )
 
 
 def check_precision(config: Train, pairs: Pairs) -> None:

@@ -95,15 +95,6 @@ def _adjusted(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Op
     return Adjusted
 
 
-def check(config: Train) -> None:
-    """Raise UserError for settings that do not go together."""
-    if config.weights == "bfloat16" and config.optimizer == "rmsprop":
-        raise UserError(
-            'train.weights = "bfloat16" goes with the optimizers adamw and adamw_8bit, which round at '
-            'random; rmsprop does not: set train.optimizer = "adamw", or train.weights = "float32"'
-        )
-
-
 def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """What is trained, in the order by which a checkpoint numbers it."""
     parameters: list[nn.Parameter] = []
@@ -125,7 +116,9 @@ def restore_state(optimizer: torch.optim.Optimizer, number: int, state: dict[str
     own = optimizer.state[parameter]
     for name, whole in state.items():
         if name == "step":
-            own[name] = whole
+            # torch's fused optimizers count on the device, torchao's on the CPU.
+            is_fused = bool(optimizer.param_groups[0].get("fused"))
+            own[name] = whole.to(parameter.device) if is_fused else whole
             continue
         value = _new_buffer(optimizer, parameter, name, whole)
         _local(value).copy_(_local(like(parameter, whole)))

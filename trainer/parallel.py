@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
@@ -173,7 +174,7 @@ def share(policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> 
     return DDP(policy, config, ranks.device)
 
 
-def _in_bfloat16(group: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+def _in_bfloat16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Add a bucket of gradients up in bfloat16: torch's own hook. Under its own name gloo refuses it."""
     added: torch.futures.Future[torch.Tensor] = default_hooks.bf16_compress_hook(group, bucket)
     return added

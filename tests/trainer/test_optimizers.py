@@ -6,7 +6,8 @@ from torch import nn
 
 from schemas.errors import UserError
 from schemas.sections import Train
-from trainer.optimizers import check, make_optimizer, restore_state, stored_state, trained
+from trainer.job import check_weights
+from trainer.optimizers import make_optimizer, restore_state, stored_state, trained
 
 pytest.importorskip("torchao")
 
@@ -161,10 +162,10 @@ def test_weight_decay_is_on_matrices_alone():
 
 def test_rmsprop_does_not_round_at_random_and_is_refused():
     with pytest.raises(UserError, match="rmsprop does not") as refused:
-        check(Train(optimizer="rmsprop", weights="bfloat16"))
+        check_weights(Train(optimizer="rmsprop", weights="bfloat16", dtype="bfloat16"))
     assert 'train.optimizer = "adamw"' in str(refused.value)
-    check(Train(optimizer="adamw", weights="bfloat16"))
-    check(Train(optimizer="rmsprop", weights="float32"))
+    check_weights(Train(optimizer="adamw", weights="bfloat16", dtype="bfloat16"))
+    check_weights(Train(optimizer="rmsprop", weights="float32"))
 
 
 def test_without_torchao_the_remedy_is_named(monkeypatch):
