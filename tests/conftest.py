@@ -213,6 +213,16 @@ def rich_run(tmp_path_factory, model_path) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def two_ranks():
+    """Two ranks on which functions are run (tests/trainer/ranks.py); they start with the first one."""
+    from tests.trainer.ranks import RankPool
+
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file's bytes by its path below the folder; the lock is not part of what was made."""
     return {

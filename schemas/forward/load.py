@@ -20,6 +20,7 @@ from transformers.utils import logging as logging_of_transformers
 
 from schemas import tolerance
 from schemas.errors import UserError
+from schemas.forward import quantized
 from schemas.forward.attention import PACKED
 from schemas.forward.layout import Group, pack
 from schemas.forward.logps import decoder_and_head, token_logps
@@ -27,6 +28,7 @@ from schemas.model_errors import shown, usable
 from schemas.model_files import files_of_model, view, weight_files
 from schemas.model_sizes import check_built
 from schemas.panics import panics_as_errors
+from schemas.quantization import NONE
 from schemas.tensor_headers import tensors_of
 
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
@@ -36,12 +38,22 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
-def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+def load(
+    path: Path, dtype: torch.dtype, device: torch.device | str, quantization: str = NONE
+) -> PreTrainedModel:
     """Load a model folder's weights on a device, ready for `logps.split` and `logps.token_logps`.
 
-    Its generation_config is left behind: it would change sampling without being asked to, and many published
-    ones cannot be saved again. Raises UserError that names what is wrong with the folder."""
-    model = read_weights(AutoModelForCausalLM, path, dtype, device, attn_implementation="sdpa")
+    `quantization`: as the recipe's [model] says it. The folder's generation_config is left behind: it would
+    change sampling without being asked to, and many published ones cannot be saved again. Raises UserError
+    that names what is wrong with the folder."""
+    model = read_weights(
+        AutoModelForCausalLM,
+        path,
+        dtype,
+        device,
+        quantization=quantization,
+        attn_implementation="sdpa",
+    )
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
     model.eval()
@@ -50,12 +62,18 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
 
 
 def read_weights(
-    kind: Any, path: Path, dtype: torch.dtype, device: torch.device | str, **options: Any
+    kind: Any,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantization: str = NONE,
+    **options: Any,
 ) -> PreTrainedModel:
     """The folder's model on the device, as one of transformers' Auto classes opens it.
 
     `kind`: the class; `options`: more of its arguments. Raises UserError if the model does not load or lacks
     weights."""
+    more = quantized.options(quantization, dtype, device)
     logging_of_transformers.disable_progress_bar()
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
@@ -70,6 +88,7 @@ def read_weights(
                     trust_remote_code=False,
                     output_loading_info=True,
                     **options,
+                    **more,
                 )
         except UserError:
             raise
@@ -78,14 +97,11 @@ def read_weights(
     model: PreTrainedModel
     model, info = loaded
     model.name_or_path = model.config.name_or_path = str(path)
-    # transformers fills what is missing with random numbers and goes on.
-    absent = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
-    if absent:
-        raise UserError(
-            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
-            f"such as {absent[0]}; get the folder again"
-        )
+    _check_all_there(path, (*info["missing_keys"], *info["mismatched_keys"]))
     _check_nothing_left(path, model, info["unexpected_keys"])
+    if more:
+        quantized.settle(model)
+        return model  # on its device, to which its weights were quantised
     return model.to(device)
 
 
@@ -98,6 +114,16 @@ def _check_size(kind: Any, folder: Path, path: Path, options: dict[str, Any]) ->
     for name in weight_files(path):
         elements += sum(math.prod(tensor.shape) for tensor in tensors_of(path / name).values())
     check_built(path, built, elements)
+
+
+def _check_all_there(path: Path, missing: Iterable[Any]) -> None:
+    """Raise UserError where tensors are missing: transformers fills them with random numbers and goes on."""
+    absent = sorted(map(str, missing))
+    if absent:
+        raise UserError(
+            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
+            f"such as {absent[0]}; get the folder again"
+        )
 
 
 def _check_nothing_left(path: Path, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
