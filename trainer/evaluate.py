@@ -22,6 +22,7 @@ from schemas.store import Store, open_store
 from trainer import adapter_files, checkpoint, dist, losses, metrics, record
 from trainer.dist import Ranks
 from trainer.job import with_dtype
+from trainer.lora import check as check_lora
 from trainer.losses import Objective
 from trainer.opening import open_policy
 from trainer.pairs import Pairs, open_pairs
@@ -91,7 +92,7 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     try:
         ranks.from_first(lambda: _check_whole(policy))
         config = replace(config, gradient_checkpointing="false", weights="float32")
-        stepper = Stepper(_open(policy, config, ranks, model.quantization), objective, config, ranks)
+        stepper = Stepper(_open(policy, config, ranks, model), objective, config, ranks)
         totals = metrics.zero_sums(ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
         for part in held_out(stepper, pairs):
@@ -110,21 +111,22 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     return values
 
 
-def _open(policy: Path, config: Train, ranks: Ranks, quantization: str) -> Parallel:
+def _open(policy: Path, config: Train, ranks: Ranks, model: Model) -> Parallel:
     """The policy in a folder: a whole model, or a checkpoint of [train.lora], put on its base.
 
     Not merged, so that it is what was trained, to the last bit."""
     if not adapter_files.is_checkpoint(policy):
         return open_policy(policy, config, ranks)
-    adapter, model = adapter_files.of_checkpoint(policy)
-    base = resolve(model)
+    check_lora(config, model)
+    adapter, of_base = adapter_files.of_checkpoint(policy)
+    base = resolve(of_base)
     expected = adapter_files.trained_on(policy)
     if expected is not None and weights_digest(base) != expected:
         raise UserError(
             f"{policy} is an adapter on {base}, whose weights are not those that it was trained on: put them "
             "back"
         )
-    return open_policy(base, config, ranks, adapter, quantization)
+    return open_policy(base, config, ranks, adapter, model.quantization)
 
 
 def _check_whole(policy: Path) -> None:

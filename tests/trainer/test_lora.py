@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from engine.commands.precompute import precompute
+from engine.models.spec import backend_of, spec_on
 from schemas.errors import UserError
 from schemas.forward.layout import pack
 from schemas.forward.logps import decoder_and_head, hidden_states
@@ -245,6 +246,9 @@ def test_what_cannot_work_is_refused(caches, monkeypatch):
         train.train(run, with_lora(other, {}))
     with pytest.raises(UserError, match=r'train\.parallel = "ddp"'):
         train.train(run, with_lora(other, {}, parallel="fsdp"))
+    with pytest.raises(UserError, match=r'set backend = "hf" in \[model\]'):
+        spec_on(quantized, "vllm")
+    assert backend_of(quantized) == "hf"
     for package in ("peft", "bitsandbytes"):
         with monkeypatch.context() as patch:
             patch.setattr("importlib.util.find_spec", lambda name, gone=package: None if name == gone else 1)
