@@ -223,6 +223,8 @@ def _gaps(
     if other == "vllm" and not vllm_is_installed():
         say("vLLM is not installed here: the log-probs are compared with the trainer's forward alone")
         return gaps
+    if other == "vllm" and cached.spec.config.quantization != "none":
+        return gaps
     named = code_arguments(recipe.section("model").vllm) if other == "vllm" else []
     if named:
         say(f"[model.vllm] {named[0]} may name code for vLLM to load, so vLLM is not compared")

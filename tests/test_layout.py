@@ -33,6 +33,7 @@ WRITERS = {
     "engine/commands/prompt.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",
     "trainer/state.py": "fills a local path that a store gave it",
+    "trainer/adapter_files.py": "fills a local path that a store gave it",
     "trainer/tensor_file.py": "fills a local path that a store gave it",
     "trainer/merge.py": "fills a local path that a store gave it",
     "trainer/commands/compare.py": "fills a local path that the store gave it: the user's picture",

@@ -15,15 +15,19 @@ import torch
 from schemas.adapters import base_of, is_adapter
 from schemas.checkpoints import check_as_model
 from schemas.errors import UserError
+from schemas.identity import resolve, weights_digest
 from schemas.manifest import FACTS, RECIPE
 from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
 from schemas.store import Store, open_store
-from trainer import checkpoint, dist, losses, metrics, record
+from trainer import adapter_files, checkpoint, dist, losses, metrics, record
+from trainer.dist import Ranks
 from trainer.job import with_dtype
+from trainer.lora import check as check_lora
 from trainer.losses import Objective
 from trainer.opening import open_policy
 from trainer.pairs import Pairs, open_pairs
+from trainer.parallel import Parallel
 from trainer.step import HeldOut, Stepper, held_out
 
 _CONFIG = "config.json"  # of a model folder
@@ -89,7 +93,7 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     try:
         ranks.from_first(lambda: _check_whole(policy))
         config = replace(config, gradient_checkpointing="false", weights="float32")
-        stepper = Stepper(open_policy(policy, config, ranks), objective, config, ranks)
+        stepper = Stepper(_open(policy, config, ranks, model), objective, config, ranks)
         totals = metrics.zero_sums(ranks.device)
         drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
         for part in held_out(stepper, pairs):
@@ -106,6 +110,24 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     values |= zip(DRIFT, (drift / count).tolist(), strict=True)
     values["pairs"] = count
     return values
+
+
+def _open(policy: Path, config: Train, ranks: Ranks, model: Model) -> Parallel:
+    """The policy in a folder: a whole model, or a checkpoint of [train.lora], put on its base.
+
+    Not merged, so that it is what was trained, to the last bit."""
+    if not adapter_files.is_checkpoint(policy):
+        return open_policy(policy, config, ranks)
+    check_lora(config, model)
+    adapter, of_base = adapter_files.of_checkpoint(policy)
+    base = resolve(of_base)
+    expected = adapter_files.trained_on(policy)
+    if expected is not None and weights_digest(base) != expected:
+        raise UserError(
+            f"{policy} is an adapter on {base}, whose weights are not those that it was trained on: put them "
+            "back"
+        )
+    return open_policy(base, config, ranks, adapter, model.quantization)
 
 
 def _check_whole(policy: Path) -> None:

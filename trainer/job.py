@@ -17,11 +17,13 @@ from schemas.fields import facts_of
 from schemas.identity import config_digest, resolve, weights_digest
 from schemas.manifest import Facts
 from schemas.plans import read_plan
+from schemas.quantization import NONE
 from schemas.recipe import Recipe
-from schemas.sections import Train
+from schemas.sections import Model, Train
 from schemas.store import Store
 from trainer import best, checkpoint, data, losses, samples, tracking
 from trainer.dist import RankLost
+from trainer.lora import check as check_lora
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
 
@@ -92,6 +94,8 @@ def plan(run: Store, recipe: Recipe) -> Job:
         config = with_dtype(config, pairs)
         check_precision(config, pairs)
         check_weights(config)
+        check_lora(config, recipe.section("model"))
+        _check_same_quantization(recipe.section("model"), pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -181,6 +185,17 @@ def _check_same_model(policy: dict[str, str], pairs: Pairs, source: Path) -> Non
                 f"{source} has {digest}; run `engine precompute` again with this model, "
                 "or point model.name to the one it was made with"
             )
+
+
+def _check_same_quantization(model: Model, pairs: Pairs) -> None:
+    """Raise UserError where the cache was made with weights that are rounded otherwise."""
+    cached = pairs.facts["reference"].get("quantization", NONE)
+    if cached != model.quantization:
+        raise UserError(
+            f'the cache was made with model.quantization = "{cached}", and the recipe says '
+            f'"{model.quantization}": every margin would begin wrong; run `engine precompute` again with '
+            f'this recipe, or set model.quantization = "{cached}"'
+        )
 
 
 def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, str], seed: int) -> Facts:

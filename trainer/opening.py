@@ -19,25 +19,38 @@ from schemas.forward.load import prepare
 from schemas.forward.precision import DTYPES
 from schemas.model_errors import usable
 from schemas.model_files import files_of_model, model_home, view
+from schemas.quantization import NONE
+from schemas.screen import say
 from schemas.sections import Train
+from trainer import adapter_files
 from trainer.dist import Ranks
+from trainer.lora import Adapter, Placed, put_on, remark_on_ties
 from trainer.parallel import FSDP, Parallel, share
 from trainer.policy import Policy, Precision, checkpoint_layers, read_model
 
 
-def open_policy(path: Path, config: Train, ranks: Ranks) -> Parallel:
+def open_policy(
+    path: Path, config: Train, ranks: Ranks, adapter: Adapter | None = None, quantization: str = NONE
+) -> Parallel:
     """The policy in a folder, shared as [train] asks; every rank calls it.
 
-    `config`: with dtype resolved. Raises UserError where the folder does not load, or cannot be used."""
-    precision = Precision(compute=config.dtype, weights=config.weights)
+    `config`: with dtype resolved. `adapter`: what is trained in the place of the folder's own weights;
+    `quantization`: how these are held. Raises UserError where the folder does not load, or cannot be used."""
+    precision = Precision(
+        compute=config.dtype,
+        weights=config.weights,
+        base=config.dtype if adapter else config.weights,
+        quantization=quantization,
+    )
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)  # only now: a finished run takes no memory of a GPU
     model = _read(path, precision, config, ranks)
+    placed = _put_on(model, adapter, precision, ranks)
     if config.gradient_checkpointing == "true":
         checkpoint_layers(model)
     if compiled.is_wanted(config.compile, ranks.device.type):
         compiled.compile_regions(model, DTYPES[precision.compute], ranks.device)
-    policy = Policy(model)
+    policy = Policy(model, placed)
     whole = list(policy.parameters())
     parallel = share(policy, config, precision, ranks)
     if isinstance(parallel, FSDP):
@@ -46,6 +59,21 @@ def open_policy(path: Path, config: Train, ranks: Ranks) -> Parallel:
     with usable(path):
         parallel.look(prepare)  # the pass that will be used, in its precision
     return parallel
+
+
+def _put_on(
+    model: PreTrainedModel, adapter: Adapter | None, precision: Precision, ranks: Ranks
+) -> Placed | None:
+    """Put an adapter into the model, with its checkpoint's tensors where it goes on."""
+    if adapter is None:
+        return None
+    placed = put_on(model, adapter, DTYPES[precision.weights])
+    if adapter.folder is not None:
+        adapter_files.read(model, placed, adapter.folder)
+    remark = remark_on_ties(model)
+    if remark and ranks.first:
+        say(remark)
+    return placed
 
 
 def _read(path: Path, precision: Precision, config: Train, ranks: Ranks) -> PreTrainedModel:
@@ -67,7 +95,7 @@ def _read_on_first(path: Path, precision: Precision, ranks: Ranks) -> PreTrained
     attention = ranks.from_first(read_here)
     if ranks.first:
         return read[0]
-    return _empty_model(path, DTYPES[precision.weights], attention)
+    return _empty_model(path, DTYPES[precision.base], attention)
 
 
 def _empty_model(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:

@@ -174,7 +174,10 @@ def share(policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> 
     return DDP(policy, config, ranks.device)
 
 
-def _in_bfloat16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _in_bfloat16(
+    group: Any,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
     """Add a bucket of gradients up in bfloat16: torch's own hook. Under its own name gloo refuses it."""
     added: torch.futures.Future[torch.Tensor] = default_hooks.bf16_compress_hook(group, bucket)
     return added

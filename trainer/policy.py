@@ -16,6 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from schemas.forward import load as forward_load
 from schemas.forward.precision import DTYPES, compute_dtypes, layers_of, lower_in_forward
+from schemas.quantization import NONE
+from trainer.lora import Placed, dropouts_of, seed_of_step
 
 T = TypeVar("T")
 
@@ -24,25 +26,39 @@ T = TypeVar("T")
 class Precision:
     """The dtypes of a policy, by their names.
 
-    `compute`: the forward pass runs in it; `weights`: the weights that are trained are held in it."""
+    `compute`: the forward pass runs in it. `weights`: what is trained is held in it. `base`: the model's own
+    weights are held in it, which is another one than `weights` where an adapter is trained in their place.
+    `quantization`: as the recipe's [model] says it."""
 
     compute: str = "float32"
     weights: str = "float32"
+    base: str = "float32"
+    quantization: str = NONE
 
 
 class Policy(nn.Module):
     """A model whose every pass is a call of this module.
 
-    `model`: as transformers builds it, maybe with adapters in it. Its weights may be held in another dtype
-    than they are computed in (schemas/forward/precision.py)."""
+    `model`: as transformers builds it, maybe with an `adapter` in it. Its weights may be held in another
+    dtype than they are computed in (schemas/forward/precision.py)."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, adapter: Placed | None = None) -> None:
         super().__init__()
         self.model = model
+        self.adapter = adapter
+        self._dropouts = dropouts_of(model)
 
     def forward(self, work: Callable[[PreTrainedModel], T]) -> T:
         """What `work` makes of the model. Ranks that share its weights must do the same passes in it."""
+        # They stay as they are until the next pass: a layer may run again in the backward pass.
+        for dropout in self._dropouts:
+            dropout.train(torch.is_grad_enabled())
         return work(self.model)
+
+    def draw_dropout_by(self, step: int, rank: int) -> None:
+        """Let what an adapter drops from now on be a function of the step and the rank."""
+        if self.adapter:
+            torch.manual_seed(seed_of_step(self.adapter.seed, step, rank))
 
 
 def read_model(path: Path, device: torch.device | str, precision: Precision) -> PreTrainedModel:
@@ -50,8 +66,9 @@ def read_model(path: Path, device: torch.device | str, precision: Precision) -> 
     model = forward_load.read_weights(
         AutoModelForCausalLM,
         path,
-        DTYPES[precision.weights],
+        DTYPES[precision.base],
         device,
+        quantization=precision.quantization,
         attn_implementation="sdpa",
     )
     # It would change sampling without being asked to, and many published ones cannot be saved again.

@@ -1,8 +1,9 @@
 """All that changes from step to step, written into a checkpoint's folder and read back.
 
-    model.safetensors       the weights, in the dtype that the model came in (train.save_dtype)
+    model.safetensors       the weights, in the dtype that the model came in (train.save_dtype); of an adapter
+                            adapter_model.safetensors, in the dtype that it is trained in
     optimizer.safetensors   by the number of each trained weight: the optimizer's moments, and the float32
-                            weight itself where model.safetensors rounds it (`master`)
+                            weight itself where the file of weights rounds it (`master`)
     state.json              the step and the position in the schedule
 
 Every tensor is whole, whatever the ranks share, so a run goes on with any number of them. Gathering a tensor
@@ -12,7 +13,7 @@ is a call that all ranks make together, in one order; rank 0 writes.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from schemas.model_files import model_home, weight_files
 from schemas.panics import panics_as_errors
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
-from trainer import tensor_file
+from trainer import adapter_files, tensor_file
 from trainer.optimizers import restore_state, stored_state, trained
 from trainer.parallel import Parallel, like
 from trainer.policy import Policy
@@ -68,11 +69,17 @@ def dtype_of(source: Path) -> str:
 def weights_of(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
     """The model's whole tensors under their names, in the dtype of checkpoints. Every rank goes through it.
 
+    Where an adapter is trained, its tensors alone, under the names that PEFT's file has.
+
     What the model's class keeps in float32 stays so. A tensor that has two names comes as one object."""
     model = state.policy.model
     dtypes = compute_dtypes(model, DTYPES[state.save_dtype])
+    adapter = state.policy.adapter
+    own: Iterable[tuple[str, Any]] = model.state_dict(keep_vars=True).items()
+    if adapter:
+        own = adapter.tensors(model)
     made: dict[torch.Tensor, torch.Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in own:
         if tensor not in made:
             whole = state.parallel.whole(tensor.detach())
             wanted = dtypes.get(tensor, whole.dtype)
@@ -127,10 +134,13 @@ def write(
     tensors: Iterator[tuple[str, torch.Tensor]],
 ) -> None:
     """Write the model and the optimizer's state into a folder, on rank 0. Raises OSError."""
-    state.policy.model.save_pretrained(path, state_dict=weights)
-    _say_dtype(path / "config.json", state.save_dtype)
-    # The source's own, if any, byte for byte.
-    (path / "generation_config.json").unlink(missing_ok=True)
+    if state.policy.adapter:
+        adapter_files.write(path, state.policy.adapter, weights)
+    else:
+        state.policy.model.save_pretrained(path, state_dict=weights)
+        _say_dtype(path / "config.json", state.save_dtype)
+        # The source's own, if any, byte for byte.
+        (path / "generation_config.json").unlink(missing_ok=True)
     tensor_file.write(path / OPTIMIZER, forms, tensors)
 
 

@@ -1,13 +1,15 @@
 """The training loop, from top to bottom.
 
-Everything in it is a function of the recipe, the pairs and the step: the pairs by (seed, step), no dropout,
-no other randomness. So a run that was killed ends in the same bytes as one that was not, on the same number
-of ranks, and on another number of ranks in the same numbers up to rounding.
+Everything in it is a function of the recipe, the pairs and the step: the pairs by (seed, step), no dropout
+but an adapter's, by (seed, step, rank), no other randomness. So a run that was killed ends in the same bytes
+as one that was not, on the same number of ranks, and on another number of ranks in the same numbers up to
+rounding (but for an adapter's dropout, which is then another).
 """
 
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +21,10 @@ from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
 from schemas.store import Store, open_store
-from trainer import best, checkpoint, data, disk, dist, metrics, tracking
+from trainer import adapter_files, best, checkpoint, data, disk, dist, metrics, tracking
 from trainer.dist import Ranks
 from trainer.job import Job, on_every_rank, plan, precision_gap
+from trainer.lora import adapter_of
 from trainer.opening import open_policy
 from trainer.optimizers import make_optimizer
 from trainer.pairs import Pair
@@ -97,7 +100,7 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
                 is_best = so_far is not None and so_far.take(step, found)
             if is_best or _is_due(step, config.save_every, job.steps):
                 _save(job, state, step, ranks)
-        ranks.from_first(lambda: write_manifest(job, weights_digest(job.last)))
+        ranks.from_first(lambda: write_manifest(job, _digest_of_last(job)))
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
         _say(log, best.sentence(job.folder) if log else None)
@@ -128,6 +131,7 @@ def _update(
     state: TrainState, stepper: Stepper, step: int, batch: Sequence[Pair]
 ) -> tuple[dict[str, float], int]:
     """Update the weights by a global batch. Returns what the record holds of it, and its tokens."""
+    state.policy.draw_dropout_by(step, stepper.ranks.rank)
     with on_every_rank():
         totals, tokens = stepper.backward(batch)
         limit = stepper.config.max_grad_norm or float("inf")
@@ -156,6 +160,13 @@ def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
         ranks=ranks,
         best=lambda: best.choose(job.folder, job.config, step),
     )
+
+
+def _digest_of_last(job: Job) -> str:
+    """The digest of the weights that the run ends with."""
+    if adapter_files.is_checkpoint(job.last):
+        return adapter_files.weights_digest(job.last, job.facts["policy"]["weights"])
+    return weights_digest(job.last)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -189,11 +200,16 @@ def _first_line(job: Job, start: int) -> str:
 def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, from the beginning or from the checkpoint of step `start`."""
     config = job.config
+    model = job.recipe.section("model")
+    adapter = adapter_of(config, model, job.recipe.seed)
     source = job.source
     if start:
         source = job.folder.local_path(checkpoint.name_of(start))
     try:
-        parallel = open_policy(source, config, ranks)
+        if adapter and start:
+            adapter = replace(adapter, folder=source)
+        base = job.source if adapter else source
+        parallel = open_policy(base, config, ranks, adapter, model.quantization)
     except UserError as error:
         if not start:
             raise
@@ -204,7 +220,7 @@ def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
     scheduler = make_schedule(optimizer, config.schedule, warmup_steps, job.steps)
     save_dtype = config.save_dtype
     if save_dtype == "auto":
-        save_dtype = dtype_of(job.source)
+        save_dtype = config.weights if adapter else dtype_of(job.source)
     state = TrainState(parallel, optimizer, scheduler, save_dtype)
     if start:
         restore(job.folder.child(checkpoint.name_of(start)), state)

@@ -74,7 +74,7 @@ class HF:
     def _model(self) -> PreTrainedModel:
         config = self._resolved.spec.config
         dtype = _DTYPES[config.dtype]
-        model = load(self._resolved.identity.path, dtype, self._device)
+        model = load(self._resolved.identity.path, dtype, self._device, config.quantization)
         check_unchanged(config, self._planned)
         return model
 

@@ -187,7 +187,14 @@ def spec_of(model: Model, name: str = "") -> ModelSpec:
 
 
 def spec_on(model: Model, backend: str, batch_tokens: int = 0) -> ModelSpec:
-    """The spec of a model on a backend. Drops settings it ignores, so equal specs compare equal."""
+    """The spec of a model on a backend. Drops settings it ignores, so equal specs compare equal.
+
+    Raises UserError where the backend does not hold the weights as the trainer does."""
+    if backend == "vllm" and model.quantization != "none":
+        raise UserError(
+            f'model.quantization = "{model.quantization}" holds the weights in 4 bits by bitsandbytes, which '
+            'the backend vllm does not do here: set backend = "hf" in [model] and in [logprobs]'
+        )
     arguments = model.vllm if backend == "vllm" else {}
     return ModelSpec(replace(model, backend=backend, vllm=arguments), backend, batch_tokens)
 
@@ -205,9 +212,11 @@ def backend_of(model: Model) -> str:
 
 
 def _backend_named(model: Model) -> str:
-    """`auto` resolved: vllm where it and a GPU are there, else hf."""
+    """`auto` resolved: vllm where it and a GPU are there, else hf; hf for weights in 4 bits."""
     if model.backend != "auto":
         return model.backend
+    if model.quantization != "none":
+        return "hf"
     use_vllm = vllm_is_installed() and gpu_is_there() and model.device != "cpu"
     return "vllm" if use_vllm else "hf"
 

@@ -19,7 +19,7 @@ from engine.rejects import Reject, rejects_table
 from engine.stage import Context, Made, Planning, Stage
 from engine.tokenise import tokenise, with_special_tokens
 from engine.truncation import PromptGroup, TokenIds
-from schemas import sections
+from schemas import quantization, sections
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.manifest import Facts
@@ -30,9 +30,10 @@ _MAKE_RESPONSES = ("given", "generate", "rewrite")
 
 
 def model_spec(config: Logprobs, reference: sections.Model) -> ModelSpec:
-    """The recipe's model, on the section's own backend. Raises UserError where that is vllm and missing."""
+    """The recipe's model, on the section's own backend. Raises UserError where a package is missing."""
     if config.backend == "vllm":
         require_vllm()
+    quantization.check(reference.quantization)
     return spec_on(reference, config.backend, config.batch_tokens)
 
 

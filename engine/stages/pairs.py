@@ -19,6 +19,7 @@ from engine.ids import content_id, share
 from engine.metadata import of_pairs
 from engine.stage import Context, Made, Planning, Stage
 from schemas.manifest import Facts
+from schemas.quantization import NONE
 from schemas.sections import Pairs
 from schemas.tables import MASK, TABLES, table
 
@@ -144,6 +145,8 @@ def facts(config: Pairs, planning: Planning) -> Facts:
     model = planning.reference()
     reference = model.identity.facts()
     reference["dtype"] = model.spec.config.dtype
+    if model.spec.config.quantization != NONE:
+        reference["quantization"] = model.spec.config.quantization
     for scorer in config.scored_by:
         asks = f"scored_by = {list(config.scored_by)} wants"
         choice.check_scorer(config, planning, asks, scorer)

@@ -9,8 +9,9 @@ import contextlib
 import ctypes
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from transformers.utils import logging as logging_of_transformers
 
 from schemas.adapters import is_adapter
 from schemas.errors import UserError
+from schemas.forward import quantized
 from schemas.forward.adapter import with_adapter
 from schemas.forward.selftest import prepare as prepare
 from schemas.model_errors import shown, usable
 from schemas.model_files import files_of_model, view, weight_files
 from schemas.model_sizes import check_built
 from schemas.panics import panics_as_errors
+from schemas.quantization import NONE
 from schemas.tensor_headers import tensors_of
 
 # What transformers says of a family that cannot run the attention asked for.
@@ -35,12 +38,22 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
-def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+def load(
+    path: Path, dtype: torch.dtype, device: torch.device | str, quantization: str = NONE
+) -> PreTrainedModel:
     """Load a model folder's weights on a device, ready for `logps.split` and `logps.token_logps`.
 
-    Its generation_config is left behind: it would change sampling without being asked to, and many published
-    ones cannot be saved again. Raises UserError that names what is wrong with the folder."""
-    model = read_weights(AutoModelForCausalLM, path, dtype, device, attn_implementation="sdpa")
+    `quantization`: as the recipe's [model] says it. The folder's generation_config is left behind: it would
+    change sampling without being asked to, and many published ones cannot be saved again. Raises UserError
+    that names what is wrong with the folder."""
+    model = read_weights(
+        AutoModelForCausalLM,
+        path,
+        dtype,
+        device,
+        quantization=quantization,
+        attn_implementation="sdpa",
+    )
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
     model.eval()
@@ -49,7 +62,12 @@ def load(path: Path, dtype: torch.dtype, device: torch.device | str) -> PreTrain
 
 
 def read_weights(
-    kind: Any, path: Path, dtype: torch.dtype, device: torch.device | str, **options: Any
+    kind: Any,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantization: str = NONE,
+    **options: Any,
 ) -> PreTrainedModel:
     """The folder's model on the device, as one of transformers' Auto classes opens it.
 
@@ -59,13 +77,35 @@ def read_weights(
     logging_of_transformers.disable_progress_bar()
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
+    if quantization != NONE:
+        _check_can_be_quantised(path)
+        more = quantized.options(quantization, dtype, device)
+        model = _read(kind, path, dtype, options, more)
+        quantized.settle(model)
+        return model  # on its device, to which its weights were quantised
     if is_adapter(path):
         return with_adapter(path, dtype, lambda base, of: _read(kind, base, of, options)).to(device)
     return _read(kind, path, dtype, options).to(device)
 
 
-def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
-    """The model of a folder that holds a whole one, on the CPU."""
+def _check_can_be_quantised(path: Path) -> None:
+    if is_adapter(path):
+        raise UserError(
+            f"{path} is an adapter, and model.quantization rounds whole models: make one with "
+            f"`trainer merge {path} -o FOLDER` and name that folder"
+        )
+
+
+def _read(
+    kind: Any,
+    path: Path,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    loading: Mapping[str, Any] = MappingProxyType({}),
+) -> PreTrainedModel:
+    """The model of a folder that holds a whole one, on the CPU.
+
+    `options`: arguments that a model is built with; `loading`: those of loading alone."""
     with view(path, files_of_model(path)) as folder:
         try:
             options = _check_size(kind, folder, path, options)
@@ -77,6 +117,7 @@ def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) ->
                     trust_remote_code=False,
                     output_loading_info=True,
                     **options,
+                    **loading,
                 )
         except UserError:
             raise
@@ -85,13 +126,7 @@ def _read(kind: Any, path: Path, dtype: torch.dtype, options: dict[str, Any]) ->
     model: PreTrainedModel
     model, info = loaded
     model.name_or_path = model.config.name_or_path = str(path)
-    # transformers fills what is missing with random numbers and goes on.
-    absent = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
-    if absent:
-        raise UserError(
-            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
-            f"such as {absent[0]}; get the folder again"
-        )
+    _check_all_there(path, (*info["missing_keys"], *info["mismatched_keys"]))
     _check_nothing_left(path, model, info["unexpected_keys"])
     return model
 
@@ -120,6 +155,16 @@ def _build_empty(kind: Any, folder: Path, options: dict[str, Any]) -> tuple[Any,
         options = {**options, "attn_implementation": "eager"}
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return kind.from_config(config, trust_remote_code=False, **options), options
+
+
+def _check_all_there(path: Path, missing: Iterable[Any]) -> None:
+    """Raise UserError where tensors are missing: transformers fills them with random numbers and goes on."""
+    absent = sorted(map(str, missing))
+    if absent:
+        raise UserError(
+            f"the weights in {path} are not whole: {len(absent)} tensors are missing or of another shape, "
+            f"such as {absent[0]}; get the folder again"
+        )
 
 
 def _check_nothing_left(path: Path, model: PreTrainedModel, unexpected: Iterable[str]) -> None:

@@ -1,22 +1,10 @@
-"""transformers imported without torchao, which it loads wherever it is installed.
+"""transformers imported without torchao, which it loads wherever it is installed (schemas/forward/hiding.py).
 
-That takes half a second and prints warnings of torchao's own in every process. Only the optimizers need it
-(trainer/optimizers.py), and they import it themselves. Import this module before anything of transformers'
-models.
+Only the optimizers need it (trainer/optimizers.py), and they import it themselves. Import this module before
+anything of transformers' models.
 """
 
-import sys
+from schemas.forward.hiding import hidden
 
-
-def _import_models() -> None:
-    """Import what looks for torchao while Python is told that there is none."""
-    if "torchao" in sys.modules:
-        return
-    sys.modules["torchao"] = None  # type: ignore[assignment]
-    try:
-        import transformers.modeling_utils  # noqa: F401
-    finally:
-        del sys.modules["torchao"]
-
-
-_import_models()
+with hidden("torchao"):
+    import transformers.modeling_utils  # noqa: F401
