@@ -18,7 +18,7 @@ from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
 from schemas.store import Store, open_store
-from trainer import checkpoint, data, disk, dist, metrics
+from trainer import checkpoint, data, disk, dist, metrics, preempt, shared_storage
 from trainer.dist import Ranks
 from trainer.job import Job, on_every_rank, plan, precision_gap
 from trainer.opening import open_policy
@@ -36,19 +36,22 @@ from trainer.step import (
 )
 
 _AGAIN = "run the same command: it goes on from the last checkpoint, if there is one"
+_AGAIN_FROM_IT = "run the same command to go on from it"
 
 
 def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Path:
     """Train the recipe's model on a run's pairs; returns the last checkpoint. See `trainer run --help`.
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
-    job = plan(open_store(where), recipe)
-    ranks = dist.start(recipe.section("model").device, job.config.timeout, _AGAIN)
+    ranks = dist.start(recipe.section("model").device, recipe.section("train").timeout, _AGAIN)
     try:
+        job = shared_storage.on_all(ranks, lambda: plan(open_store(where), recipe))
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):
             start = ranks.from_first(lambda: begin(job, resume, held))
             if start is not None:
-                _train(job, start, ranks)
+                shared_storage.wait_for_checkpoint(job, start, ranks)
+                with dist.connected(ranks):
+                    _train(job, start, ranks)
             elif ranks.first:
                 say(
                     f"{job.folder}: finished already, {job.steps} steps; another setting makes another "
@@ -75,20 +78,20 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     )
     started_at = time.monotonic()
     try:
-        for step in range(start + 1, job.steps + 1):
-            epoch, batch = next(batches)
-            if step == 1:
-                _check_start(job, stepper, batch, log)
-                _evaluate(job, stepper, 0, log)
-            values, tokens = _update(state, stepper, step, batch)
-            if log:
-                progress = {"epoch": epoch + _share_of_epoch(job, step)}
-                log.step(step, progress | values, tokens)
-            if _is_due(step, config.eval_every, job.steps):
-                _evaluate(job, stepper, step, log)
-            if _is_due(step, config.save_every, job.steps):
-                _save(job, state, step, ranks)
-        ranks.from_first(lambda: write_manifest(job, weights_digest(job.last)))
+        with preempt.noticed(ranks, config.save_on_signal) as notice:
+            if start and not _is_evaluated(job, start, ranks):
+                _evaluate(job, stepper, start, log)
+            for step in range(start + 1, job.steps + 1):
+                epoch, batch = next(batches)
+                if step == 1:
+                    _check_start(job, stepper, batch, log)
+                    _evaluate(job, stepper, 0, log)
+                values, tokens = _update(state, stepper, step, batch)
+                if log:
+                    progress = {"epoch": epoch + _share_of_epoch(job, step)}
+                    log.step(step, progress | values, tokens)
+                _look_and_save(job, state, stepper, step, log, notice)
+            ranks.from_first(lambda: write_manifest(job, weights_digest(job.last)))
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
         _say(log, f"{job.steps - start} steps in {seconds:.0f} s; policy: {job.last}; curves: {curves}")
@@ -130,16 +133,35 @@ def _update(
     return values, tokens
 
 
-def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
-    """Write the checkpoint of a step."""
-    checkpoint.save(
-        job.folder,
-        step,
-        state,
-        source=job.source,
-        keep=job.config.keep,
-        ranks=ranks,
-    )
+def _look_and_save(
+    job: Job, state: TrainState, stepper: Stepper, step: int, log: metrics.Log | None, notice: preempt.Notice
+) -> None:
+    """Evaluate and save after a step, where that is due. Told to end, save the step in any case and end."""
+    config = job.config
+    if _is_due(step, config.eval_every, job.steps) and not notice.came():
+        _evaluate(job, stepper, step, log)
+    is_due = _is_due(step, config.save_every, job.steps)
+    is_told = notice.came()
+    if is_due or is_told:
+        checkpoint.save(
+            job.folder,
+            step,
+            state,
+            source=job.source,
+            keep=config.keep,
+            ranks=stepper.ranks,
+            is_extra=not is_due,
+        )
+    if is_told:
+        _say(log, f"SIGTERM: {checkpoint.name_of(step)} of {job.steps} steps is saved; {_AGAIN_FROM_IT}")
+        preempt.end()
+
+
+def _is_evaluated(job: Job, step: int, ranks: Ranks) -> bool:
+    """False where the evaluation of a step that is done was due and is not on record."""
+    if not _is_due(step, job.config.eval_every, job.steps):
+        return True
+    return ranks.from_first(lambda: preempt.is_evaluated(job.folder, step))
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
