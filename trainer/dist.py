@@ -195,11 +195,22 @@ def start(device: str, timeout: float, again: str = Ranks.again) -> Ranks:
     if world_size > 1:
         if uses_gpu:
             torch.cuda.set_device(own_device)
+            let_nccl_errors_end()
         watch = Watch(again)
         watch.start()
         _threads.append(watch)
         _join("nccl" if uses_gpu else "gloo", ranks, timeout)
     return ranks
+
+
+def let_nccl_errors_end() -> None:
+    """Let an error of NCCL end the process (1 or 3), which is its default, whatever the environment says.
+
+    By 0 nobody would learn of it; by 2 its calls are broken off, and training would go on with what they left
+    (torch's ProcessGroupNCCL.hpp)."""
+    for name in ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING"):
+        if os.environ.get(name, "3") not in ("1", "3"):
+            os.environ[name] = "3"
 
 
 def _join(backend: str, ranks: Ranks, timeout: float) -> None:

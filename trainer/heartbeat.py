@@ -140,7 +140,9 @@ class Heartbeat:
 
     def _give_up_store(self) -> None:
         """Say that the store cannot be reached, on one rank of this machine, and end this process."""
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        # Rank 1 where the first rank of its machine is the one that is lost.
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or self._rank == 1
+        if not speaks:
             time.sleep(2 * self._between)
             os._exit(1)
         address = os.environ.get("MASTER_ADDR", "another machine")

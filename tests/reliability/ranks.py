@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +23,18 @@ Deed = Callable[[list[int]], object]
 
 
 def on_ranks(
-    run: Path, recipe: Recipe, faults: Sequence[Fault], seconds: float = 60, deed: Deed | None = None
+    run: Path,
+    recipe: Recipe,
+    faults: Sequence[Fault],
+    seconds: float = 60,
+    deed: Deed | None = None,
+    apart: Mapping[int, tuple[Path, Recipe]] | None = None,
 ) -> tuple[list[int | str], list[str]]:
     """Train on as many ranks as there are faults; each rank's store has its own.
 
-    Returns the exit statuses and what was said, rank by rank."""
+    `apart`: the ranks that see another run folder or are given another recipe. Returns the exit statuses and
+    what was said, rank by rank."""
+    given = {rank: (run, recipe) for rank in range(len(faults))} | dict(apart or {})
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     pids: list[int] = []
@@ -36,7 +43,8 @@ def on_ranks(
         if pid == 0:
             status = 8
             try:
-                status = _as_rank(rank, len(faults), port, run, recipe, faults[rank])
+                with open(said_file(run, rank), "w", buffering=1) as sys.stdout:
+                    status = _as_rank(rank, len(faults), port, *given[rank], faults[rank])
             finally:
                 os._exit(status)
         pids.append(pid)
@@ -56,20 +64,19 @@ def _as_rank(rank: int, ranks: int, port: int, run: Path, recipe: Recipe, fault:
     """The child's whole life; returns its exit status."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with open(said_file(run, rank), "w", buffering=1) as sys.stdout:
-        sys.stderr = sys.stdout
-        torch.set_num_threads(1)
-        try:
-            with exit_on_user_error("the last checkpoint is kept"):
-                train(FaultyStore(LocalStore(run), fault), recipe)
-        except SystemExit as error:
-            assert isinstance(error.code, int)
-            return error.code
-        except Killed:
-            return 9
-        except BaseException:
-            traceback.print_exc()
-            return 7
+    sys.stderr = sys.stdout
+    torch.set_num_threads(1)
+    try:
+        with exit_on_user_error("the last checkpoint is kept"):
+            train(FaultyStore(LocalStore(run), fault), recipe)
+    except SystemExit as error:
+        assert isinstance(error.code, int)
+        return error.code
+    except Killed:
+        return 9
+    except BaseException:
+        traceback.print_exc()
+        return 7
     return 0
 
 

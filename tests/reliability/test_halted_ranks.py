@@ -65,8 +65,10 @@ def test_the_first_rank_halts(what, deed, file, shared, trials, tmp_path):
             deed=lambda pids: kill_once_ended(pids, 0),
         )
         assert statuses == [-signal.SIGKILL, 1], (statuses, said)
-        assert f"holds the ranks' common store, has not answered for {_TIMEOUT} s" in said[1]
-        assert said[1].startswith("rank 1: error: rank 0 on 127.0.0.1")
+        silent = "rank 0 has given no sign of life"
+        if deed is halt:  # it holds the store, which a thread of C keeps up where Python hangs
+            silent = "rank 0 on 127.0.0.1, which holds the ranks' common store, has not answered"
+        assert f"rank 1: error: {silent} for {_TIMEOUT} s" in said[1]
         goes_on(shared, run)
 
 

@@ -154,3 +154,36 @@ def test_a_rank_that_is_stopped_or_killed(sign, rank, made_run, trials, tmp_path
             assert process.returncode == 0 and re.search("60 steps of 8 pairs, from step [0-9]+ on", said), (
                 said
             )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("told", ["torchrun", "rank 1", "all of them"])
+def test_sigterm_under_torchrun(told, made_run, trials, tmp_path):
+    """The step under way is saved, whoever gets the signal; torchrun passes it on, Slurm sends it to all."""
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    words = ["trainer.cli", "run", run / "recipe.toml", "-o", run]
+    for setting in ("batch_size=8", "save_every=50", "max_steps=60"):
+        words += ["--set", f"train.{setting}"]
+    with trials("SIGTERM to ranks under torchrun") as trial, trial(told):
+        process = torchrun(*words)
+        try:
+            until = time.monotonic() + 90
+            while not list(run.glob("train-*/metrics.jsonl")) and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(1)
+            ranks = ranks_of(process)
+            pids = {"torchrun": [process.pid], "rank 1": [ranks[1]]}
+            for pid in pids.get(told, [process.pid, *ranks.values()]):
+                os.kill(pid, signal.SIGTERM)
+            said, _ = process.communicate(timeout=90)
+        finally:
+            process.kill()
+        assert process.returncode == 1, said
+        assert said.count("is saved; run the same command") == 1 and "stopped;" not in said, said
+        assert "Traceback" not in said.partition("SIGTERM: ")[0], said
+        saved = re.search("SIGTERM: checkpoint-([0-9]+) of 60 steps", said)[1]
+        process = torchrun(*words)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and f"60 steps of 8 pairs, from step {saved} on" in said, said
+        assert len(list(run.glob("train-*/checkpoint-*"))) == 2
