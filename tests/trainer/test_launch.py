@@ -32,7 +32,7 @@ def block(start):
 
 
 def test_torchrun_takes_the_options():
-    words = shlex.split(block("torchrun"))
+    words = shlex.split(block("torchrun").replace("\\\n", ""))
     given = get_args_parser().parse_args(words[1:])
     assert given.nnodes == "4" and given.master_addr == "10.0.0.1" and given.shutdown_timeout == 300
     assert given.module and given.training_script == "trainer.cli"
