@@ -79,6 +79,7 @@ def test_the_evaluation_that_is_due_is_left_to_the_run_that_goes_on(whole, tmp_p
     whole.again(run)
 
 
+@pytest.mark.long
 def test_the_checkpoint_of_a_signal_takes_the_place_of_none(whole, tmp_path, capsys):
     """The one that was due before it stays, as where nothing came; and the extra one goes afterwards."""
     run = tmp_path / "run"
