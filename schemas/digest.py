@@ -77,8 +77,12 @@ def _memory_folder() -> Path:
     return cache_folder() / "digests"
 
 
-def _memory_file(path: Path) -> Path:
-    return _memory_folder() / hashlib.sha256(str(path).encode()).hexdigest()
+def _memory_file(path: Path, state: _State) -> Path:
+    """Where the digest of a file is remembered.
+
+    A home that several machines share has a place for each of them: they know a disk of the network by other
+    numbers, and would write over each other's."""
+    return _memory_folder() / hashlib.sha256(f"{path}\0{state.device}".encode()).hexdigest()
 
 
 def _entry(path: Path, state: _State, digest: str) -> str:
@@ -92,7 +96,7 @@ def _remembered(path: Path, state: _State) -> str | None:
     if not _only_we_write(_memory_folder()):
         return None
     try:
-        handle = os.open(_memory_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(_memory_file(path, state), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             known = file.read(_LONGEST_ENTRY)
     except OSError:
@@ -103,7 +107,7 @@ def _remembered(path: Path, state: _State) -> str | None:
 
 def _remember(path: Path, state: _State, digest: str) -> None:
     """Write a digest down; a home that cannot be written must not stop the run."""
-    memory = _memory_file(path)
+    memory = _memory_file(path, state)
     with contextlib.suppress(OSError):
         memory.parent.parent.mkdir(parents=True, exist_ok=True)
         memory.parent.mkdir(mode=0o700, exist_ok=True)

@@ -4,6 +4,11 @@ Schedulers end a job by SIGTERM, a terminal that is closed sends SIGHUP. Python 
 two steps of its own, and a process may wait in C for long (a collective of ranks, a file system that does not
 answer). So a thread is told of the signal as well, by the kernel, and ends the process where it does not end
 by itself. Under nohup SIGHUP stays ignored.
+
+A training run that can save what it has asks for more time: within `sigterm_put_off` SIGTERM ends nothing by
+itself, and the run looks at `told_to_end` between two steps. A second SIGTERM ends it at once. Slurm and
+others signal torchrun and its ranks, and torchrun passes the signal on, so what comes within seconds of the
+first one is the same one.
 """
 
 import contextlib
@@ -14,9 +19,14 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from schemas.screen import say
+
 _GRACE = 10.0  # seconds for a clean end; schedulers give 30 before SIGKILL
 _ENDING = frozenset({signal.SIGTERM, signal.SIGHUP})
+_SAME = 5.0  # seconds after a SIGTERM that was put off in which another one is the same
 _told: list[int] = []  # the signals that told this process to end
+_put_off = threading.Event()  # set while SIGTERM is
+_was_put_off = threading.Event()  # set once one was
 
 
 class Stopped(KeyboardInterrupt):
@@ -45,6 +55,7 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
     _told.clear()
+    _was_put_off.clear()
     before = {}
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -62,19 +73,53 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def sigterm_put_off() -> Iterator[None]:
+    """Within, the first SIGTERM raises nothing: `told_to_end` says that it came. A second one ends at once.
+
+    Raises Stopped at the end where one came. Does nothing outside `ended_by_signals`."""
+    _told.clear()  # of a command before this one in the same process
+    _put_off.set()
+    try:
+        yield
+    finally:
+        _put_off.clear()
+    if _told:
+        raise Stopped
+
+
+def tell_of_sigterm() -> None:
+    """Take it that SIGTERM came to this process: it came to another one that works with it."""
+    if not _told:
+        _told.append(signal.SIGTERM)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    is_first = not _told
     _told.append(number)
-    if len(_told) == 1:  # being told again must not cut off the clean end
+    if number == signal.SIGTERM and _put_off.is_set():
+        _was_put_off.set()
+    elif is_first:  # being told again must not cut off the clean end
         raise Stopped
 
 
 def _end_late(told: int, ending: set[signal.Signals]) -> None:
     """Wait for a signal that ends the process; end it where it is still there after the time of grace."""
+    put_off_at: float | None = None
     try:
         while numbers := os.read(told, 64):
             for number in numbers:
-                if number in ending:
+                if number not in ending:
+                    continue
+                is_first = put_off_at is None
+                is_put_off = _put_off.is_set() or (is_first and _was_put_off.is_set())
+                if number != signal.SIGTERM or not is_put_off:
                     time.sleep(_GRACE)
+                    os._exit(128 + number)
+                now = time.monotonic()
+                put_off_at = put_off_at or now
+                if now - put_off_at > _SAME:
+                    say("stopped at once, since SIGTERM came again: the last checkpoint is kept", err=True)
                     os._exit(128 + number)
     finally:
         os.close(told)

@@ -10,6 +10,7 @@ import filecmp
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from trainer.state import TrainState
 from trainer.tensor_file import Form
 
 _PREFIX = "checkpoint-"
+_EXTRA = "extra"  # in state.json of one that was saved because the run was told to end
 
 
 def name_of(step: int) -> str:
@@ -74,9 +76,11 @@ def save(
     keep: int,
     ranks: Ranks,
     best: Callable[[], int | None] = lambda: None,
+    is_extra: bool = False,
 ) -> None:
     """Write checkpoint-<step>, then remove the oldest ones beyond `keep` (0: keep all). Every rank calls it.
 
+    `is_extra`: it was not due at this step, and is removed once there is a later one.
     Rank 0 writes what it gathers from all. Tokenizer and template are copied from `source`. Does nothing
     where the checkpoint is there. A person's own files in a folder of its name stay in it. `best` names, once
     this one is there, the step of one that is kept whatever its age. Raises UserError where the disk refuses
@@ -87,10 +91,13 @@ def save(
     forms = train_state.optimizer_forms(state)
     weights = train_state.weights_of(state)
     tensors = train_state.optimizer_tensors(state)
+    position = train_state.position(step, state)
+    if is_extra:
+        position[_EXTRA] = True
 
     def write() -> None:
         try:
-            _write(folder, step, state, source, forms, weights, tensors)
+            _write(folder, step, position, state, source, forms, weights, tensors)
         finally:
             _go_through(weights, tensors)  # the other ranks wait at each tensor
         prune(folder, keep, step, source, best())
@@ -110,6 +117,7 @@ def _go_through(*streams: Iterator[object]) -> None:
 def _write(
     folder: Store,
     step: int,
+    position: dict[str, Any],
     state: TrainState,
     source: Path,
     forms: dict[str, Form],
@@ -123,7 +131,6 @@ def _write(
         def fill(path: Path) -> None:
             train_state.write(path, state, forms, gathered, tensors)
             copy_beside(source, path)
-            position = train_state.position(step, state)
             (path / STATE).write_bytes(checkpoints.state_bytes(position, path))
             if own and own.is_dir():
                 _copy_beside(own, path)  # after state.json, which is to name our own files alone
@@ -184,11 +191,21 @@ def _check_finite(step: int, state: TrainState, ranks: Ranks) -> None:
 def prune(folder: Store, keep: int, last: int, source: Path, best: int | None = None) -> None:
     """Remove the oldest checkpoints up to step `last` beyond `keep`, but not the one of step `best`.
 
-    0 keeps all. `source` as in `save`."""
-    if keep:
-        for old in steps(folder, last)[:-keep]:
-            if old != best:
-                remove(folder, old, source)
+    0 keeps all. One that is extra counts for nothing, and goes where there is a later one. `source` as in
+    `save`."""
+    found = steps(folder, last)
+    extra = [step for step in found if _is_extra(folder, step)]
+    regular = [step for step in found if step not in extra]
+    too_old = regular[:-keep] if keep else []
+    too_old += [step for step in extra if step < found[-1]]
+    for old in too_old:
+        if old != best:
+            remove(folder, old, source)
+
+
+def _is_extra(folder: Store, step: int) -> bool:
+    position = checkpoints.position_of(folder.local_path(name_of(step))) or {}
+    return position.get(_EXTRA) is True
 
 
 def remove(folder: Store, step: int, source: Path) -> None:

@@ -8,7 +8,7 @@ import datetime
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from schemas.devices import check_device
 from schemas.errors import UserError
+from schemas.signals import told_to_end
 from trainer.heartbeat import Heartbeat
 from trainer.launcher import Watch, end
 
@@ -27,6 +28,9 @@ _TIMEOUT = datetime.timedelta(hours=6)
 # Seconds that the ranks may come one after another, at least: one reads a model or the libraries from a disk,
 # another has them in memory.
 _COMING = 120.0
+
+# What gloo's errors say where another rank is gone; they are plain RuntimeErrors.
+_OF_NETWORK = ("gloo/", "by peer", "remote worker", "Broken pipe")
 
 T = TypeVar("T")
 
@@ -46,6 +50,8 @@ class Ranks:
     world_size: int
     device: torch.device
     again: str = "run the same command again"  # what the user can do where another rank is lost
+    # Of the last `sum`: how many ranks had been told to end.
+    _told: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def first(self) -> bool:
@@ -53,11 +59,24 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over ranks, on every rank. `values` is overwritten with it."""
+        """The sum over ranks of a vector, on every rank. `values` is overwritten with it.
+
+        On the way the ranks tell each other of a signal that came (`told_to_end`)."""
         if self.world_size > 1:
+            # Made on the device: a copy to it would wait for all that is under way there.
+            told = values.new_full((1,), float(told_to_end()))
+            both = torch.cat([values, told])
             with _connected(self.again):
-                dist.all_reduce(values)
+                dist.all_reduce(both)
+            values.copy_(both[:-1])
+            self._told[:] = [both[-1]]
         return values
+
+    def told_to_end(self) -> bool:
+        """True where SIGTERM had come to any rank at the last `sum`: all ranks answer alike."""
+        if self.world_size == 1:
+            return told_to_end()
+        return bool(self._told) and self._told[0].item() > 0
 
     def gather(self, values: list[T]) -> list[T]:
         """The lists of all ranks, joined in the order of the ranks, on every rank."""
@@ -76,6 +95,27 @@ class Ranks:
         if self.world_size > 1:
             with _connected(self.again):
                 dist.barrier()
+
+    def machine_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns on each rank. On each machine it runs on one rank, and then on the others.
+
+        So the others find in memory what that one has read. A UserError, or an error of the system, that it
+        raises on any rank is raised on every one."""
+        if self.world_size == 1:
+            return work()
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        found: list[T] = []
+        for turn in (True, False):
+            problems: list[str] = []
+            if is_first == turn:
+                try:
+                    found.append(work())
+                except (UserError, OSError) as error:
+                    problems.append(str(error) if isinstance(error, UserError) else _in_words(error))
+            problems = self.gather(problems)
+            if problems:
+                raise UserError(problems[0], shared=True)
+        return found[0]
 
     def from_first(self, work: Callable[[], T]) -> T:
         """What `work` returns on rank 0, on every rank. The others do not run it.
@@ -111,11 +151,30 @@ def _connected(again: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0].partition(". ")[0]
-        raise RankLost(
-            f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
-            f"above or in its own log; {again}"
-        ) from None
+        raise _lost(error, again) from None
+
+
+@contextlib.contextmanager
+def connected(ranks: Ranks) -> Iterator[None]:
+    """Raise as RankLost what a pass or a gradient's sum, in DDP or FSDP, says of a rank that has ended."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        text = str(error)
+        is_of_network = isinstance(error, dist.DistError) or any(word in text for word in _OF_NETWORK)
+        if ranks.world_size == 1 or not is_of_network:
+            raise
+        raise _lost(error, ranks.again) from None
+
+
+def _lost(error: RuntimeError, again: str) -> RankLost:
+    reason = str(error).strip().splitlines()[0].partition(". ")[0]
+    return RankLost(
+        f"another rank has ended, was killed or cannot be reached ({reason}); what it said of itself is "
+        f"above or in its own log; {again}"
+    )
 
 
 _threads: list[Heartbeat | Watch] = []  # of this process, while it is among ranks
@@ -136,11 +195,22 @@ def start(device: str, timeout: float, again: str = Ranks.again) -> Ranks:
     if world_size > 1:
         if uses_gpu:
             torch.cuda.set_device(own_device)
+            let_nccl_errors_end()
         watch = Watch(again)
         watch.start()
         _threads.append(watch)
         _join("nccl" if uses_gpu else "gloo", ranks, timeout)
     return ranks
+
+
+def let_nccl_errors_end() -> None:
+    """Let an error of NCCL end the process (1 or 3), which is its default, whatever the environment says.
+
+    By 0 nobody would learn of it; by 2 its calls are broken off, and training would go on with what they left
+    (torch's ProcessGroupNCCL.hpp)."""
+    for name in ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING"):
+        if os.environ.get(name, "3") not in ("1", "3"):
+            os.environ[name] = "3"
 
 
 def _join(backend: str, ranks: Ranks, timeout: float) -> None:

@@ -93,14 +93,15 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     try:
         ranks.from_first(lambda: _check_whole(policy))
         config = replace(config, gradient_checkpointing="false", weights="float32")
-        stepper = Stepper(_open(policy, config, ranks, model), objective, config, ranks)
-        totals = metrics.zero_sums(ranks.device)
-        drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
-        for part in held_out(stepper, pairs):
-            totals += part.columns.sum(1)
-            drift += _drift_sums(part)
-        totals = ranks.sum(totals)
-        drift = ranks.sum(drift)
+        with dist.connected(ranks):
+            stepper = Stepper(_open(policy, config, ranks, model), objective, config, ranks)
+            totals = metrics.zero_sums(ranks.device)
+            drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
+            for part in held_out(stepper, pairs):
+                totals += part.columns.sum(1)
+                drift += _drift_sums(part)
+            totals = ranks.sum(totals)
+            drift = ranks.sum(drift)
     finally:
         dist.stop()
     if not drift.isfinite().all():

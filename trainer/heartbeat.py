@@ -4,6 +4,9 @@
   It runs while its rank computes, saves or waits: a slow rank gives signs, a stopped one does not.
 - A rank that waits in a collective cannot be told anything. So where another has been silent for too long the
   thread says which one and ends its own process, with status 1.
+- The store is on one machine. A rank on another one ends as well where the store has not answered for as
+  long: a call to it may wait much longer than its limit once the network is gone, so that is seen by a second
+  thread.
 - Before that, each rank waits until all have come, and no longer than it was told.
 - A rank that was itself away for a while (a machine that was suspended) starts listening anew: it cannot know
   what the others did meanwhile.
@@ -68,9 +71,14 @@ class Heartbeat:
         # torchrun holds the store in a process of its own; whether that one is stopped does not matter.
         self._is_held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._is_held_by_first = not self._is_held_by_torchrun and rank > 0
+        self._holder = "torchrun" if self._is_held_by_torchrun else "rank 0"
+        machine = os.environ.get("GROUP_RANK", "0")  # torchrun's on machine 0 holds it
+        self._is_held_elsewhere = self._is_held_by_first or (self._is_held_by_torchrun and machine != "0")
+        self._answered = time.monotonic()  # when the store did, last
         self._between = min(_SECONDS_BETWEEN, limit / 10)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._watch = threading.Thread(target=self._watch_store, name="heartbeat store", daemon=True)
 
     def start(self, within: float) -> None:
         """Give the first sign, wait until every rank has given one, and begin to give more.
@@ -89,7 +97,10 @@ class Heartbeat:
                 )
             if missing:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
+        self._answered = time.monotonic()
         self._thread.start()
+        if self._is_held_elsewhere:
+            self._watch.start()
 
     def stop(self) -> None:
         """Give no more signs; the others do not wait for any."""
@@ -104,24 +115,47 @@ class Heartbeat:
             try:
                 self._store.set(self._keys[self._rank], str(count))
                 counts = [value.decode() for value in self._store.multi_get(self._keys)]
+                self._answered = time.monotonic()
             except RuntimeError as error:
                 if "timeout" not in str(error):
                     self._end_without_store()
                     return
                 counts = []
             silent = listener.hear(counts, time.monotonic())
-            if not counts and self._is_held_by_first:
-                silent = [0]
             if silent and not self._ended.is_set():
                 self._give_up(silent)
         with contextlib.suppress(RuntimeError):
             self._store.set(self._keys[self._rank], _LEFT)
 
+    def _watch_store(self) -> None:
+        """End this process where a store on another machine has not answered for too long."""
+        looked = time.monotonic()
+        while not self._ended.wait(self._between):
+            now = time.monotonic()
+            if now - looked > _AWAY * self._between:
+                self._answered = now  # we were away ourselves
+            looked = now
+            if now - self._answered > self._limit and not self._ended.is_set():
+                self._give_up_store()
+
+    def _give_up_store(self) -> None:
+        """Say that the store cannot be reached, on one rank of this machine, and end this process."""
+        # Rank 1 where the first rank of its machine is the one that is lost.
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or self._rank == 1
+        if not speaks:
+            time.sleep(2 * self._between)
+            os._exit(1)
+        address = os.environ.get("MASTER_ADDR", "another machine")
+        end(
+            f"{self._holder} on {address}, which holds the ranks' common store, has not answered for "
+            f"{self._limit:g} s (train.timeout): it was stopped, or its machine cannot be reached; end what "
+            f"is left there, then {self._again}"
+        )
+
     def _end_without_store(self) -> None:
         """End this process where whoever held the store has ended, unless the run is over as well."""
         if not self._ended.wait(_GRACE):
-            holder = "torchrun" if self._is_held_by_torchrun else "rank 0"
-            end(f"{holder} has ended, and this rank ends with it; {self._again}")
+            end(f"{self._holder} has ended, and this rank ends with it; {self._again}")
 
     def _give_up(self, silent: Sequence[int]) -> None:
         """Say which ranks are silent, and end this process from within the thread."""

@@ -9,29 +9,37 @@ rounding (but for an adapter's dropout, which is then another).
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from schemas.errors import UserError
 from schemas.forward.deterministic import use_deterministic
 from schemas.identity import weights_digest
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
+from schemas.sections import Train
 from schemas.store import Store, open_store
-from trainer import adapter_files, best, checkpoint, data, disk, dist, metrics, tracking
+from trainer import (
+    adapter_files,
+    best,
+    checkpoint,
+    data,
+    disk,
+    dist,
+    metrics,
+    preempt,
+    shared_storage,
+    tracking,
+)
 from trainer.dist import Ranks
 from trainer.job import Job, on_every_rank, plan, precision_gap
-from trainer.lora import adapter_of
-from trainer.opening import open_policy
-from trainer.optimizers import make_optimizer
 from trainer.pairs import Pair
 from trainer.resume import begin, write_manifest
 from trainer.samples import Sampler
-from trainer.schedules import make_schedule
-from trainer.state import TrainState, dtype_of, restore
+from trainer.starting import load_state
+from trainer.state import TrainState
 from trainer.step import (
     Stepper,
     check_cache_matches_policy,
@@ -41,20 +49,24 @@ from trainer.step import (
 )
 
 _AGAIN = "run the same command: it goes on from the last checkpoint, if there is one"
+_AGAIN_FROM_IT = "run the same command to go on from it"
 
 
 def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Path:
     """Train the recipe's model on a run's pairs; returns the last checkpoint. See `trainer run --help`.
 
     Raises UserError for what cannot work, before the model is loaded where that can be seen."""
-    job = plan(open_store(where), recipe)
-    use_deterministic(job.config.deterministic)
-    ranks = dist.start(recipe.section("model").device, job.config.timeout, _AGAIN)
+    config: Train = recipe.section("train")
+    use_deterministic(config.deterministic)  # before anything runs on a GPU
+    ranks = dist.start(recipe.section("model").device, config.timeout, _AGAIN)
     try:
+        job = shared_storage.on_all(ranks, lambda: plan(open_store(where), recipe))
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):
             start = ranks.from_first(lambda: begin(job, resume, held))
             if start is not None:
-                _train(job, start, ranks)
+                shared_storage.wait_for_checkpoint(job, start, ranks)
+                with dist.connected(ranks):
+                    _train(job, start, ranks)
             elif ranks.first:
                 say(
                     f"{job.folder}: finished already, {job.steps} steps; another setting makes another "
@@ -65,16 +77,26 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
     return job.last
 
 
+@dataclass(frozen=True)
+class _Watch:
+    """What looks at a run. `log`: on rank 0 alone; `best`: so far, where one is asked for."""
+
+    log: metrics.Log | None
+    sampler: Sampler | None
+    best: best.Best | None
+
+
 def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
     config = job.config
     with on_every_rank():
         sampler = Sampler.of(config, job.pairs, job.source)
-    state = _load_state(job, start, ranks)
+    state = load_state(job, start, ranks)
     stepper = Stepper(state.parallel, job.objective, config, ranks)
     log = _open_log(job, start) if ranks.first else None
     # The record's lines after `start` are gone by now.
     so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
+    watch = _Watch(log, sampler, so_far)
     _say(log, _first_line(job, start))
     batches = data.global_batches(
         job.pairs,
@@ -85,22 +107,20 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     )
     started_at = time.monotonic()
     try:
-        for step in range(start + 1, job.steps + 1):
-            epoch, batch = next(batches)
-            if step == 1:
-                _check_start(job, stepper, batch, log)
-                _evaluate(job, stepper, 0, log, sampler)
-            values, tokens = _update(state, stepper, step, batch)
-            if log:
-                progress = {"epoch": epoch + _share_of_epoch(job, step)}
-                log.step(step, progress | values, tokens)
-            is_best = False
-            if _is_due(step, config.eval_every, job.steps):
-                found = _evaluate(job, stepper, step, log, sampler)
-                is_best = so_far is not None and so_far.take(step, found)
-            if is_best or _is_due(step, config.save_every, job.steps):
-                _save(job, state, step, ranks)
-        ranks.from_first(lambda: write_manifest(job, _digest_of_last(job)))
+        with preempt.noticed(ranks, config.save_on_signal) as notice:
+            if start:
+                _catch_up(job, state, stepper, start, watch)
+            for step in range(start + 1, job.steps + 1):
+                epoch, batch = next(batches)
+                if step == 1:
+                    _check_start(job, stepper, batch, log)
+                    _evaluate(job, stepper, 0, watch)
+                values, tokens = _update(state, stepper, step, batch)
+                if log:
+                    progress = {"epoch": epoch + _share_of_epoch(job, step)}
+                    log.step(step, progress | values, tokens)
+                _look_and_save(job, state, stepper, step, watch, notice)
+            ranks.from_first(lambda: write_manifest(job, _digest_of_last(job)))
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
         _say(log, best.sentence(job.folder) if log else None)
@@ -149,8 +169,38 @@ def _update(
     return values, tokens
 
 
-def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
-    """Write the checkpoint of a step."""
+def _look_and_save(
+    job: Job, state: TrainState, stepper: Stepper, step: int, watch: _Watch, notice: preempt.Notice
+) -> None:
+    """Evaluate and save after a step, where that is due. Told to end, save the step in any case and end."""
+    config = job.config
+    is_best = False
+    if _is_due(step, config.eval_every, job.steps) and not notice.came():
+        is_best = _evaluate(job, stepper, step, watch)
+    is_due = is_best or _is_due(step, config.save_every, job.steps)
+    is_told = notice.came()
+    if is_due or is_told:
+        _save(job, state, step, stepper.ranks, is_extra=not is_due)
+    if is_told:
+        saved = f"SIGTERM: {checkpoint.name_of(step)} of {job.steps} steps is saved"
+        _say(watch.log, f"{saved}; {_AGAIN_FROM_IT}")
+        preempt.end()
+
+
+def _catch_up(job: Job, state: TrainState, stepper: Stepper, step: int, watch: _Watch) -> None:
+    """Evaluate after the step that a run goes on from, where that was due and was left out at SIGTERM."""
+    ranks = stepper.ranks
+    is_due = _is_due(step, job.config.eval_every, job.steps)
+    if not is_due or ranks.from_first(lambda: preempt.is_evaluated(job.folder, step)):
+        return
+    if _evaluate(job, stepper, step, watch):
+        # Its checkpoint was one too many until now.
+        ranks.from_first(lambda: checkpoint.remove(job.folder, step, job.source))
+        _save(job, state, step, ranks)
+
+
+def _save(job: Job, state: TrainState, step: int, ranks: Ranks, *, is_extra: bool = False) -> None:
+    """Write the checkpoint of a step. `is_extra`: it was not due."""
     checkpoint.save(
         job.folder,
         step,
@@ -158,6 +208,7 @@ def _save(job: Job, state: TrainState, step: int, ranks: Ranks) -> None:
         source=job.source,
         keep=job.config.keep,
         ranks=ranks,
+        is_extra=is_extra,
         best=lambda: best.choose(job.folder, job.config, step),
     )
 
@@ -197,59 +248,33 @@ def _first_line(job: Job, start: int) -> str:
     )
 
 
-def _load_state(job: Job, start: int, ranks: Ranks) -> TrainState:
-    """Model, optimizer and schedule, from the beginning or from the checkpoint of step `start`."""
-    config = job.config
-    model = job.recipe.section("model")
-    adapter = adapter_of(config, model, job.recipe.seed)
-    source = job.source
-    if start:
-        source = job.folder.local_path(checkpoint.name_of(start))
-    try:
-        if adapter and start:
-            adapter = replace(adapter, folder=source)
-        base = job.source if adapter else source
-        parallel = open_policy(base, config, ranks, adapter, model.quantization)
-    except UserError as error:
-        if not start:
-            raise
-        # Only one without digests comes as far.
-        raise UserError(f"{error}; delete {source} to go on from the checkpoint before it") from None
-    optimizer = make_optimizer(parallel.policy, config)
-    warmup_steps = config.warmup_steps or round(config.warmup_ratio * job.steps)
-    scheduler = make_schedule(optimizer, config.schedule, warmup_steps, job.steps)
-    save_dtype = config.save_dtype
-    if save_dtype == "auto":
-        save_dtype = config.weights if adapter else dtype_of(job.source)
-    state = TrainState(parallel, optimizer, scheduler, save_dtype)
-    if start:
-        restore(job.folder.child(checkpoint.name_of(start)), state)
-    return state
-
-
-def _evaluate(
-    job: Job, stepper: Stepper, step: int, log: metrics.Log | None, sampler: Sampler | None
-) -> dict[str, float]:
+def _evaluate(job: Job, stepper: Stepper, step: int, watch: _Watch) -> bool:
     """Write the metrics over the test split, if there is one, as eval_*, and sampled answers.
 
-    Returns the metrics, the same on every rank."""
+    Returns True, on every rank, where the policy is the best so far by train.metric_for_best_model."""
     if not job.pairs.count("test"):
-        return {}
+        return False
     with on_every_rank():
         values = evaluate(stepper, job.pairs)
     named = {f"eval_{name}": value for name, value in values.items()}
     answers: list[dict[str, str]] = []
-    if sampler:
-        generate = sampler.greedy(stepper.parallel.look, stepper.ranks.world_size > 1)
-        answers = sampler.answers(generate)
-    if not log:
-        return named
-    log.write(step, named)
+    if watch.sampler:
+        generate = watch.sampler.greedy(stepper.parallel.look, stepper.ranks.world_size > 1)
+        answers = watch.sampler.answers(generate)
+    if watch.log:
+        _write_evaluation(watch.log, step, named, answers)
+    return step > 0 and watch.best is not None and watch.best.take(step, named)
+
+
+def _write_evaluation(
+    log: metrics.Log, step: int, values: dict[str, float], answers: list[dict[str, str]]
+) -> None:
+    """Put an evaluation on record, and a line of it on the screen."""
+    log.write(step, values)
     if answers:
         log.show(step, answers)
     log.say(
-        f"test at step {step}: loss {values['loss']:.4f}  accuracy {values['rewards/accuracies']:.3f}  "
-        f"margin {values['rewards/margins']:.4f}  "
-        f"logps chosen {values['logps/chosen']:.1f} rejected {values['logps/rejected']:.1f}"
+        f"test at step {step}: loss {values['eval_loss']:.4f}  "
+        f"accuracy {values['eval_rewards/accuracies']:.3f}  margin {values['eval_rewards/margins']:.4f}  "
+        f"logps chosen {values['eval_logps/chosen']:.1f} rejected {values['eval_logps/rejected']:.1f}"
     )
-    return named

@@ -68,7 +68,7 @@ class Train(Section):
     greater_is_better: str = choice("auto", "auto", "true", "false")
     save_on_signal: bool = True  # SIGTERM: save a checkpoint, then exit with status 143
     # Seconds without a sign of life after which the other ranks give a rank up; 0: they wait for ever.
-    timeout: int = number(60, low=0)
+    timeout: int = number(25, low=0)
     # [train.lora]: train an adapter, by PEFT's names: r, alpha, dropout, target_modules … (extra `peft`).
     # The tables [train.<loss>], [train.sft] and [train.lora], read by the losses and by the adapter.
     options: dict[str, Any] = tables(collects=True)

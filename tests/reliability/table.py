@@ -24,6 +24,8 @@ GROUPS = {
         "test_training",
         "test_ranks",
         "test_stopped_rank",
+        "test_halted_ranks",
+        "test_network",
         "test_lost_ranks",
     ),
     "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),

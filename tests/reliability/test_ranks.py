@@ -5,21 +5,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import traceback
 
 import pytest
-import torch
 
-from schemas.errors import exit_on_user_error
-from schemas.store import LocalStore
 from tests.conftest import ROOT, tree
-from tests.faulty import Fault, FaultyStore, Killed, every_fault
+from tests.faulty import Fault, every_fault
+from tests.reliability.ranks import on_ranks
 from tests.reliability.training import Refusal, Trained, recipe_of
-from trainer.train import train
 
 _TIMEOUT = 5  # train.timeout here
 
@@ -56,61 +51,6 @@ def ranks_of(process):
     return found
 
 
-def on_two_ranks(run, recipe, faults, seconds=60):
-    """Train on two ranks, forked from here where all is loaded; rank 0's store has the first fault.
-
-    Returns the exit statuses and what was said, rank by rank."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pids = []
-    for rank in range(2):
-        pid = os.fork()
-        if pid == 0:
-            status = 8
-            try:
-                status = as_rank(rank, port, run, recipe, faults[rank])
-            finally:
-                os._exit(status)
-        pids.append(pid)
-    statuses = [ended(pid, time.monotonic() + seconds) for pid in pids]
-    return statuses, [said_file(run, rank).read_text() for rank in range(2)]
-
-
-def said_file(run, rank):
-    return run.parent / f"{run.name}.rank{rank}"
-
-
-def as_rank(rank, port, run, recipe, fault):
-    """The child's whole life; returns its exit status."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with open(said_file(run, rank), "w", buffering=1) as sys.stdout:
-        sys.stderr = sys.stdout
-        torch.set_num_threads(1)
-        try:
-            with exit_on_user_error("the last checkpoint is kept"):
-                train(FaultyStore(LocalStore(run), fault), recipe)
-        except SystemExit as error:
-            return int(error.code)
-        except Killed:
-            return 9
-        except BaseException:
-            traceback.print_exc()
-            return 7
-    return 0
-
-
-def ended(pid, until):
-    """The exit status of a child; one that does not end is killed, and that is a failure."""
-    while time.monotonic() < until:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return "did not end"
-
-
 class OnTwoRanks(Trained):
     """A run of two ranks that nothing happened to."""
 
@@ -119,12 +59,12 @@ class OnTwoRanks(Trained):
         # Another number of ranks ends in the same numbers up to rounding, not in the same bytes.
         shutil.rmtree(self.path)
         shutil.copytree(self.cache, self.path)
-        statuses, said = on_two_ranks(self.path, recipe, [Fault(), Fault()])
+        statuses, said = on_ranks(self.path, recipe, [Fault(), Fault()])
         assert statuses == [0, 0], said
         self.want = tree(self.path)
 
     def again(self, run):
-        statuses, said = on_two_ranks(run, self.recipe, [Fault(), Fault()])
+        statuses, said = on_ranks(run, self.recipe, [Fault(), Fault()])
         assert statuses == [0, 0], said
         found = tree(run)
         assert found.keys() == self.want.keys()
@@ -147,7 +87,7 @@ def test_crashes_at_the_writes_of_two_ranks(on_two, trials, tmp_path):
                 run = tmp_path / "run"
                 shutil.rmtree(run, ignore_errors=True)
                 shutil.copytree(on_two.cache, run)
-                statuses, said = on_two_ranks(run, on_two.recipe, [fault, Fault()])
+                statuses, said = on_ranks(run, on_two.recipe, [fault, Fault()])
                 assert statuses[0] == 9 and statuses[1] in (0, 1), (statuses, said)
                 assert "Traceback" not in said[1], said
                 assert statuses[1] == 0 or "error: another rank has ended" in said[1], said
@@ -163,7 +103,7 @@ def test_errors_at_the_writes_of_two_ranks(on_two, trials, tmp_path):
                 run = tmp_path / "run"
                 shutil.rmtree(run, ignore_errors=True)
                 shutil.copytree(on_two.cache, run)
-                statuses, said = on_two_ranks(run, on_two.recipe, [Refusal(number, errno.ENOSPC), Fault()])
+                statuses, said = on_ranks(run, on_two.recipe, [Refusal(number, errno.ENOSPC), Fault()])
                 assert statuses == [1, 1], (statuses, said)
                 assert f"error: {run}" in said[0] and "Traceback" not in "".join(said), said
                 on_two.again(run)
@@ -214,3 +154,36 @@ def test_a_rank_that_is_stopped_or_killed(sign, rank, made_run, trials, tmp_path
             assert process.returncode == 0 and re.search("60 steps of 8 pairs, from step [0-9]+ on", said), (
                 said
             )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("told", ["torchrun", "rank 1", "all of them"])
+def test_sigterm_under_torchrun(told, made_run, trials, tmp_path):
+    """The step under way is saved, whoever gets the signal; torchrun passes it on, Slurm sends it to all."""
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    words = ["trainer.cli", "run", run / "recipe.toml", "-o", run]
+    for setting in ("batch_size=8", "save_every=50", "max_steps=60"):
+        words += ["--set", f"train.{setting}"]
+    with trials("SIGTERM to ranks under torchrun") as trial, trial(told):
+        process = torchrun(*words)
+        try:
+            until = time.monotonic() + 90
+            while not list(run.glob("train-*/metrics.jsonl")) and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(1)
+            ranks = ranks_of(process)
+            pids = {"torchrun": [process.pid], "rank 1": [ranks[1]]}
+            for pid in pids.get(told, [process.pid, *ranks.values()]):
+                os.kill(pid, signal.SIGTERM)
+            said, _ = process.communicate(timeout=90)
+        finally:
+            process.kill()
+        assert process.returncode == 1, said
+        assert said.count("is saved; run the same command") == 1 and "stopped;" not in said, said
+        assert "Traceback" not in said.partition("SIGTERM: ")[0], said
+        saved = re.search("SIGTERM: checkpoint-([0-9]+) of 60 steps", said)[1]
+        process = torchrun(*words)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and f"60 steps of 8 pairs, from step {saved} on" in said, said
+        assert len(list(run.glob("train-*/checkpoint-*"))) == 2

@@ -396,7 +396,7 @@ def test_a_changed_file_is_known_by_its_content_however_it_was_changed(weights, 
 
 
 def test_a_damaged_memory_never_gives_another_digest(weights, trials):
-    name = hashlib.sha256(str(weights).encode()).hexdigest()
+    name = hashlib.sha256(f"{weights}\0{weights.stat().st_dev}".encode()).hexdigest()
     memory = cache_folder() / "digests" / name
     whole = memory.read_bytes()
     true = sha256_file(weights)

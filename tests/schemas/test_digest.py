@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,22 @@ def test_a_home_that_cannot_be_written_stops_nothing(settled, tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert content_digest(path) == sha256_file(path)
+
+
+def test_two_machines_that_share_a_home_do_not_forget_for_each_other(weights, monkeypatch):
+    """They know a disk of the network by other numbers."""
+    state_of = digest._state_of
+
+    def elsewhere(path):
+        state = state_of(path)
+        return replace(state, device=state.device + 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digest, "_state_of", elsewhere)
+        assert not is_remembered(weights)
+        content_digest(weights)
+        assert is_remembered(weights)
+    assert is_remembered(weights)
 
 
 def test_nothing_temporary_is_left_in_the_memory(weights):

@@ -90,7 +90,7 @@ def test_what_is_better_is_said_by_the_name_or_by_the_recipe(metric, setting, gr
 
 
 def test_a_metric_that_does_not_exist_is_refused_with_all_that_do(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.train.open_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.starting.open_policy", lambda *_: pytest.fail("the model was loaded"))
     run = tmp_path / "run"
     shutil.copytree(trained.cache, run)
     said = r"eval_rewards/margin\" is no metric .*did you mean 'eval_rewards/margins'\?.* eval_loss, "

@@ -119,7 +119,7 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_what_cannot_be_sampled_is_refused_before_the_model_loads(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.train.open_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.starting.open_policy", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setattr("trainer.pairs.Pairs.count", lambda self, name: 0 if name == "test" else 3)
     run = tmp_path / "run"
     shutil.copytree(trained.cache, run)

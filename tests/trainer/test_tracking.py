@@ -169,7 +169,7 @@ def test_a_tracker_that_fails_is_said_once_and_ends_nothing(trained, tmp_path, m
 def test_one_that_is_not_installed_is_refused_before_anything_is_loaded(trained, tmp_path, monkeypatch):
     installed = tracking._is_installed
     monkeypatch.setattr("trainer.tracking._is_installed", lambda name: name != "mlflow" and installed(name))
-    monkeypatch.setattr("trainer.train.open_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.starting.open_policy", lambda *_: pytest.fail("the model was loaded"))
     run = copy_of_cache(trained, tmp_path)
     with pytest.raises(UserError, match=r'needs mlflow, which is not .* pip install "prefmill\[mlflow\]"'):
         train(run, with_train(trained.recipe, report_to=("mlflow",)))

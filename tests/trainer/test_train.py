@@ -426,7 +426,7 @@ def test_every_loss_trains_from_one_cache_and_recomputes_nothing(rich_run, tmp_p
 
 
 def test_a_loss_that_lacks_something_is_refused_before_the_model_loads(run, model_path, monkeypatch):
-    monkeypatch.setattr("trainer.train.open_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.starting.open_policy", lambda *_: pytest.fail("the model was loaded"))
     said = (
         r"train\.loss = sr_dpo needs log-probs under the quality prompt .*"
         r'contexts = \["plain", "quality"\] in \[logprobs\]'
