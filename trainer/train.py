@@ -20,6 +20,7 @@ from schemas.screen import say
 from schemas.store import Store, open_store
 from trainer import checkpoint, data, disk, dist, metrics
 from trainer.dist import Ranks
+from trainer.fitting import fit
 from trainer.job import Job, on_every_rank, plan, precision_gap
 from trainer.opening import open_policy
 from trainer.optimizers import make_optimizer
@@ -61,11 +62,14 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
 
 def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
+    job, budget, about_memory = fit(job, ranks)
     config = job.config
     state = _load_state(job, start, ranks)
-    stepper = Stepper(state.parallel, job.objective, config, ranks)
+    stepper = Stepper(state.parallel, job.objective, config, ranks, budget)
     log = metrics.Log(job.folder, start, job.steps, config.tensorboard) if ranks.first else None
     _say(log, _first_line(job, start))
+    for line in about_memory:
+        _say(log, line)
     batches = data.global_batches(
         job.pairs,
         batch_size=config.batch_size,
