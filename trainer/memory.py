@@ -44,6 +44,7 @@ class Estimate:
     activations: int
     logits: int
     tokens: int
+    at_end: int = 0  # FSDP2: whole weights and gradients when a pass ends, its activations gone
 
     @property
     def states(self) -> int:
@@ -53,7 +54,8 @@ class Estimate:
     @property
     def total(self) -> int:
         """The most that is there at once."""
-        return self.states + self.gathered + self.activations + self.logits
+        of_pass = self.gathered + self.activations + self.logits
+        return self.states + max(of_pass, self.at_end)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class _States:
     gradients: int
     optimizer: int
     gathered: int
+    at_end: int
 
 
 class Predictor:
@@ -109,14 +112,15 @@ class Predictor:
 
     def estimate(self, tokens: int) -> Estimate:
         """For passes of about so many tokens: as many of the pairs, one after another, at least one."""
-        return self.of_part(filled(self._pairs, tokens)[: self._share])
+        chosen = filled(self._pairs, tokens)[: self._share]
+        return self.of_part(chosen, several=len(chosen) < self._share)
 
-    def of_part(self, pairs: Sequence[Pair]) -> Estimate:
-        """For passes over these pairs."""
+    def of_part(self, pairs: Sequence[Pair], *, several: bool) -> Estimate:
+        """For passes over these pairs. `several`: a step of a rank has more than one."""
         tokens = sum(pair.most_tokens for pair in pairs)
         if tokens not in self._measured:
             self._measured[tokens] = self._meter.measure(pairs)
-        return self._of_pass(self._measured[tokens], several=len(pairs) < self._share)
+        return self._of_pass(self._measured[tokens], several)
 
     def _of_pass(self, measured: PassBytes, several: bool) -> Estimate:
         """The whole of which a pass is a part. `several`: a step of a rank has more than one."""
@@ -132,6 +136,7 @@ class Predictor:
             activations=measured.kept,
             logits=measured.most - measured.kept,
             tokens=measured.tokens,
+            at_end=own.at_end,
         )
 
     def largest(self, room: int, most: int) -> int:
@@ -181,8 +186,8 @@ def states(setting: Setting) -> _States:
         if parameter.requires_grad:
             gradients += _share(_bytes(parameter), shards)
             optimizer += moments(parameter, config, shards)
-    gathered = _gathered(model, setting) if shards > 1 else 0
-    return _States(weights, gradients, optimizer, gathered)
+    gathered, at_end = _gathered(model, setting) if shards > 1 else (0, 0)
+    return _States(weights, gradients, optimizer, gathered, at_end)
 
 
 def _bytes(tensor: nn.Parameter) -> int:
@@ -204,8 +209,11 @@ def moments(parameter: nn.Parameter, config: Train, shards: int) -> int:
     return 2 * numbers * parameter.element_size()
 
 
-def _gathered(model: PreTrainedModel, setting: Setting) -> int:
-    """What FSDP2 holds whole beside its parts: the policy's own weights, two layers, results on their way."""
+def _gathered(model: PreTrainedModel, setting: Setting) -> tuple[int, int]:
+    """What FSDP2 holds whole beside its parts: the policy's own weights, two layers, results on their way.
+
+    The second number: when a pass ends, with the gradients of embeddings and head. A gradient that is shared
+    out is there whole, in the dtype of the exchange, and once more in the exchange (gloo's copy)."""
     config = setting.config
     dtypes = compute_dtypes(model, DTYPES[config.dtype])
     reduced = DTYPES[config.reduce_dtype].itemsize
@@ -219,6 +227,7 @@ def _gathered(model: PreTrainedModel, setting: Setting) -> int:
         trained = [parameter for parameter in own if parameter.requires_grad]
         of_layer = sum(parameter.numel() * reduced + _computed(parameter, dtypes) for parameter in trained)
         largest_gradient = max(largest_gradient, of_layer)
+    own_of_root = [one for one in model.parameters() if one not in in_layers]
     embeddings = model.get_input_embeddings().weight
     if embeddings is not model.get_output_embeddings().weight:
         in_layers.add(embeddings)  # a unit of its own, gone when the first layer runs
@@ -226,7 +235,10 @@ def _gathered(model: PreTrainedModel, setting: Setting) -> int:
     layers = 2 * largest
     if not config.reshard_after_forward:
         layers = sum(_computed(parameter, dtypes) for parameter in in_layers)
-    return root + layers + largest_gradient
+    at_end = sum(_computed(one, dtypes) for one in own_of_root)
+    at_end += sum(_computed(one, dtypes) for one in own_of_root if one.requires_grad)
+    last_exchange = embeddings.numel() if embeddings.requires_grad else 0
+    return root + layers + largest_gradient, at_end + 2 * reduced * last_exchange
 
 
 def _computed(parameter: nn.Parameter, dtypes: dict[nn.Parameter, torch.dtype]) -> int:

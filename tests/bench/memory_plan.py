@@ -161,7 +161,7 @@ def planned(name: str, folder: Path) -> int:
     pairs = pairs_of(case.lengths, case.pairs, case.model["vocab_size"])
     predictor = Predictor(Setting(folder / "model", config, losses.choose(config), case.ranks, False), pairs)
     parts = data.micro_batches(data.deal(pairs, 0, case.ranks), config.micro_batch_tokens)
-    return max(predictor.of_part(part).total for part in parts)
+    return max(predictor.of_part(part, several=len(parts) > 1).total for part in parts)
 
 
 def _free_port() -> int:
