@@ -10,6 +10,7 @@ COMMANDS = {
     "eval": "trainer.commands.evaluate",
     "losses": "trainer.commands.losses",
     "merge": "trainer.commands.merge",
+    "plan": "trainer.commands.plan",
     "run": "trainer.commands.run",
 }
 
@@ -18,7 +19,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="the last checkpoint is kept: run the same command to go on from it",
-    readers=("compare", "eval", "losses"),
+    readers=("compare", "eval", "losses", "plan"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

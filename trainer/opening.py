@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.initialization import no_init_weights
 
 from schemas.forward import compiled
-from schemas.forward.load import prepare
+from schemas.forward.load import give_freed_memory_back, prepare
 from schemas.forward.precision import DTYPES
 from schemas.model_errors import usable
 from schemas.model_files import files_of_model, model_home, view
@@ -56,6 +56,9 @@ def open_policy(
     if isinstance(parallel, FSDP):
         _hand_out(whole, policy)
     del whole
+    is_short_of_memory = parallel.shards or config.gradient_checkpointing == "true"
+    if is_short_of_memory and ranks.device.type == "cpu":
+        give_freed_memory_back()
     with usable(path):
         parallel.look(prepare)  # the pass that will be used, in its precision
     return parallel

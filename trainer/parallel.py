@@ -208,8 +208,8 @@ def _units(
 ) -> list[tuple[nn.Module, torch.dtype | None]]:
     """The modules that are split one by one, inner ones first, and the dtype that each computes in.
 
-    They are the layers and the policy itself. Within them, modules that hold weights which stay in float32
-    are units of their own, since a unit has one dtype."""
+    They are the layers, the embeddings and the policy itself. Within them, modules that hold weights which
+    stay in float32 are units of their own, since a unit has one dtype."""
     main = _main_dtype(dtypes)
     units: list[tuple[nn.Module, torch.dtype | None]] = []
     for module in policy.modules():
@@ -217,6 +217,12 @@ def _units(
         if own and any(dtypes[parameter] != main for parameter in own):
             units.append((module, dtypes[own[0]]))
     units += [(layer, main) for layer in layers_of(policy.model)]
+    embeddings = policy.model.get_input_embeddings()
+    places = [weight for _, weight in policy.named_parameters(remove_duplicate=False)]
+    is_tied = sum(weight is embeddings.weight for weight in places) > 1
+    if not is_tied and embeddings not in [module for module, _ in units]:
+        # Else its gradient would wait for the head's, and both be exchanged at once.
+        units.append((embeddings, main))
     units.append((policy, main))
     return units
 

@@ -14,6 +14,7 @@ from schemas.screen import say
 from schemas.sealed import seal
 from trainer import best, checkpoint, record
 from trainer.disk import at
+from trainer.fitting import RECORD
 from trainer.job import Job, check_watched, note_versions, version_remarks
 
 # How a disk says that it may not be written.
@@ -64,6 +65,7 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
 def _start_again(job: Job) -> None:
     """Remove what the run was, the manifest first: without it nothing is taken for finished."""
     job.folder.remove(MANIFEST)
+    job.folder.remove(RECORD)
     for step in checkpoint.steps(job.folder, job.steps):
         checkpoint.remove(job.folder, step, job.source)
 

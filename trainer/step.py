@@ -7,6 +7,7 @@ cut.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ from trainer.dist import Ranks
 from trainer.job import precision_gap
 from trainer.losses import Objective
 from trainer.losses.side import Side
+from trainer.micro_parts import MicroPart, Pieces
+from trainer.out_of_memory import Budget
 from trainer.pairs import Pair, Pairs
 from trainer.parallel import Parallel
 
@@ -29,34 +32,22 @@ _SHOWN_IDS = 20  # pairs named in an error
 
 
 @dataclass(frozen=True)
-class MicroPart:
-    """Some pairs that go through one pass. `counts`: False where another rank has more passes than this one,
-    and this one takes part with pairs of no weight."""
-
-    pairs: list[Pair]
-    counts: bool
-
-
-@dataclass(frozen=True)
 class Stepper:
-    """What every pass of a run shares."""
+    """What every pass of a run shares. `limit`: of the tokens of a pass, where it is not the config's."""
 
     parallel: Parallel
     objective: Objective
     config: Train
     ranks: Ranks
+    limit: Budget | None = None
 
-    def parts(self, batch: Sequence[Pair]) -> list[MicroPart]:
-        """This rank's part of a global batch, in pieces that fit the token budget.
-
-        Every rank gets the same number of them, whatever its share of the batch."""
-        budget = batch_tokens(self.config.micro_batch_tokens, self.ranks.device.type)
-        dealt = data.deal(batch, self.ranks.world_size)
-        of_ranks = [data.micro_batches(part, budget) for part in dealt]
-        parts = [MicroPart(pairs, counts=True) for pairs in of_ranks[self.ranks.rank]]
-        shortest = min(batch, key=data.most_tokens)
-        missing = max(map(len, of_ranks)) - len(parts)
-        return parts + [MicroPart([shortest], counts=False)] * missing
+    @cached_property
+    def pieces(self) -> Pieces:
+        """How this rank cuts its part of each batch."""
+        limit = self.limit
+        if limit is None:
+            limit = Budget(batch_tokens(self.config.micro_batch_tokens, self.ranks.device.type))
+        return Pieces(self.parallel, self.ranks, limit)
 
     def sides(self, pairs: Sequence[Pair]) -> tuple[Side, Side]:
         """Chosen and rejected of some pairs, each (B, T), without gradient."""
@@ -74,7 +65,11 @@ class Stepper:
         """Put the gradient of the global batch's mean loss on every rank.
 
         Returns the metrics' sums and the number of tokens, of all ranks. Raises UserError, on every rank
-        alike, where a loss is not finite."""
+        alike, where a loss is not finite. Where memory runs out, the whole is repeated in smaller pieces."""
+        return self.pieces.repeated(batch, lambda parts: self._backward(batch, parts))
+
+    def _backward(self, batch: Sequence[Pair], parts: Sequence[MicroPart]) -> tuple[torch.Tensor, int]:
+        """`backward`, in these pieces."""
         totals = metrics.zero_sums(self.ranks.device)
         finite: list[torch.Tensor] = []  # of each chunk's pairs; looked at only where a sum is not finite
         pair_ids: list[str] = []
@@ -84,7 +79,6 @@ class Stepper:
             totals.add_(columns.sum(1))
             finite.append(columns.isfinite().all(0))
 
-        parts = self.parts(batch)
         for number, part in enumerate(parts, 1):
             self._backward_part(part, len(batch), observe, last=number == len(parts))
             if part.counts:
@@ -178,8 +172,7 @@ def measure_agreement(stepper: Stepper, batch: Sequence[Pair]) -> Agreement:
     pairs_seen = 0
     tokens = 0
     largest = 0.0
-    for part in stepper.parts(batch):
-        chosen, rejected = stepper.sides(part.pairs)
+    for part, chosen, rejected in stepper.pieces.looks(batch, stepper.sides):
         if not part.counts:
             continue
         gaps = _token_gaps(chosen, rejected)
@@ -258,8 +251,7 @@ def held_out(stepper: Stepper, pairs: Pairs) -> Iterator[HeldOut]:
     size = stepper.config.batch_size * stepper.ranks.world_size
     bad: list[str] = []
     for batch in data.in_batches(data.held_out(pairs), size):
-        for part in stepper.parts(batch):
-            chosen, rejected = stepper.sides(part.pairs)
+        for part, chosen, rejected in stepper.pieces.looks(batch, stepper.sides):
             if not part.counts:
                 continue
             losses = stepper.objective(chosen, rejected)

@@ -8,7 +8,7 @@ rounding (but for an adapter's dropout, which is then another).
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from trainer import (
     tracking,
 )
 from trainer.dist import Ranks
+from trainer.fitting import fit
 from trainer.job import Job, on_every_rank, plan, precision_gap
 from trainer.pairs import Pair
 from trainer.resume import begin, write_manifest
@@ -88,23 +89,20 @@ class _Watch:
 
 def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
+    job, budget, about_memory = fit(job, ranks)
     config = job.config
     with on_every_rank():
         sampler = Sampler.of(config, job.pairs, job.source)
     state = load_state(job, start, ranks)
-    stepper = Stepper(state.parallel, job.objective, config, ranks)
+    stepper = Stepper(state.parallel, job.objective, config, ranks, budget)
     log = _open_log(job, start) if ranks.first else None
     # The record's lines after `start` are gone by now.
     so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
     watch = _Watch(log, sampler, so_far)
     _say(log, _first_line(job, start))
-    batches = data.global_batches(
-        job.pairs,
-        batch_size=config.batch_size,
-        seed=job.recipe.seed,
-        start=start,
-        look_ahead=config.look_ahead,
-    )
+    for line in about_memory:
+        _say(log, line)
+    batches = _batches(job, start)
     started_at = time.monotonic()
     try:
         with preempt.noticed(ranks, config.save_on_signal) as notice:
@@ -129,6 +127,17 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
         batches.close()
         if log:
             log.close()
+
+
+def _batches(job: Job, start: int) -> Generator[tuple[int, list[Pair]]]:
+    """(epoch, pairs) of each global batch after step `start`."""
+    return data.global_batches(
+        job.pairs,
+        batch_size=job.config.batch_size,
+        seed=job.recipe.seed,
+        start=start,
+        look_ahead=job.config.look_ahead,
+    )
 
 
 def _open_log(job: Job, start: int) -> metrics.Log:

@@ -35,6 +35,7 @@ _REFUSES_ATTENTION = "does not support an attention implementation"
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in a tensor's name
 # glibc's parameters of mallopt.
 _M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 
 
@@ -191,3 +192,16 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(_M_MMAP_MAX, 0)  # large blocks lie in the heap too
+
+
+def give_freed_memory_back() -> None:
+    """Tell glibc to give freed blocks of a MiB or more back at once: slower, and memory is what is freed.
+
+    It undoes `_keep_freed_memory` where memory is short. Weights that are gathered, and layers that run
+    again, leave holes of all sizes in a heap: as much again as was ever alive, at 60 million parameters."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_MMAP_MAX, 1 << 16)
+        libc.malloc_trim(0)

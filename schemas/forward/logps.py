@@ -8,7 +8,9 @@ A decoder runs packed if its config names the packed attention, which `load.prep
 padded, which is slower and always right.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -151,6 +153,16 @@ def _alternatives_logps(
         is_here = (sources >= begin) & (sources < begin + rows)
         parts.append(logps[sources[is_here] - begin, targets[is_here]])
     return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def chunks_on_meta(device_type: str) -> Iterator[None]:
+    """Let the meta device take chunks as large as a device of this type takes them."""
+    _CHUNK_LOGITS["meta"] = _CHUNK_LOGITS.get(device_type, _CHUNK_LOGITS_GPU)
+    try:
+        yield
+    finally:
+        del _CHUNK_LOGITS["meta"]
 
 
 def head_rows(head: Head, device: torch.device) -> int:

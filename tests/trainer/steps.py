@@ -41,7 +41,7 @@ def take(run: Path, model: Path, steps: int, settings: dict[str, Any]) -> list[S
         taken: list[Step] = []
         for _ in range(steps):
             _, batch = next(batches)
-            parts = stepper.parts(batch)
+            parts = stepper.pieces.of(batch)
             totals, _ = stepper.backward(batch)
             norm = parallel.clip(config.max_grad_norm)
             gradients: dict[str, torch.Tensor] = {}

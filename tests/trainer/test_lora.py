@@ -140,9 +140,9 @@ def test_peft_opens_it(cache, kind, monkeypatch, model_path):
     kept = {}
     save = train._save
 
-    def saving(job, state, step, ranks):
+    def saving(job, state, step, ranks, **more):
         kept[step] = state.parallel.look(next_token_logits)
-        save(job, state, step, ranks)
+        save(job, state, step, ranks, **more)
 
     monkeypatch.setattr(train, "_save", saving)
     run, recipe = cache
