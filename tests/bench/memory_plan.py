@@ -39,6 +39,7 @@ _WIDE |= {"num_key_value_heads": 12, "vocab_size": 2000, "num_hidden_layers": 20
 _DEEP = _SHAPE | {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 12, "vocab_size": 8000}
 _DEEP |= {"num_attention_heads": 6, "num_key_value_heads": 2}
 _TINY = _SHAPE | {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 600}
+_LORA = {"lora": {"r": 16}}
 _FREE_PORT = 0
 LINE = "{case:<20} load {load:>6,} MiB   steps {steps:>6,} MiB   plan {plan:>6,} MiB   {off:+.1%}"
 
@@ -68,6 +69,9 @@ CASES = {
     "checkpointed-alone": Case(
         _DEEP, LONG_RESPONSES, 8, 1, {"micro_batch_tokens": 8192, "gradient_checkpointing": "true"}
     ),
+    "lora-alone": Case(_WIDE, DIALOGUES, 8, 1, {"options": _LORA}),
+    "lora-ddp": Case(_WIDE, DIALOGUES, 8, 2, {"parallel": "ddp", "options": _LORA}),
+    "lora-fsdp": Case(_WIDE, DIALOGUES, 8, 2, {"parallel": "fsdp", "options": _LORA}),
     "bfloat16-alone": Case(_SHAPE, LONG_RESPONSES, 4, 1, {"dtype": "bfloat16"}),
     "bfloat16-fsdp": Case(_SHAPE, LONG_RESPONSES, 4, 2, {"dtype": "bfloat16", "parallel": "fsdp"}),
 }
@@ -90,13 +94,16 @@ def steps_of(case: Case, folder: Path, ranks: Any, pairs: list, steps: int) -> i
     """Open a policy and make some steps. Returns the peak of opening it."""
     from schemas.sections import Train
     from trainer import losses
+    from trainer.lora import Adapter
     from trainer.opening import open_policy
     from trainer.optimizers import make_optimizer
     from trainer.step import Stepper
 
     settings = {"dtype": "float32", "micro_batch_tokens": 2048} | case.settings
     config = Train(**settings)
-    parallel = open_policy(folder, config, ranks)
+    lora = losses.lora_of(config)
+    adapter = Adapter(lora, 0, str(folder)) if lora else None
+    parallel = open_policy(folder, config, ranks, adapter)
     opened = resident("VmHWM")
     forget_peak()
     optimizer = make_optimizer(parallel.policy, config)
@@ -160,7 +167,7 @@ def planned(name: str, folder: Path) -> int:
     config = Train(**settings)
     pairs = pairs_of(case.lengths, case.pairs, case.model["vocab_size"])
     predictor = Predictor(Setting(folder / "model", config, losses.choose(config), case.ranks, False), pairs)
-    parts = data.micro_batches(data.deal(pairs, 0, case.ranks), config.micro_batch_tokens)
+    parts = data.micro_batches(data.deal(pairs, case.ranks)[0], config.micro_batch_tokens)
     return max(predictor.of_part(part, several=len(parts) > 1).total for part in parts)
 
 
