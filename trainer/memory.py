@@ -241,7 +241,7 @@ def _gathered(model: PreTrainedModel, setting: Setting) -> tuple[int, int]:
     return root + layers + largest_gradient, at_end + 2 * reduced * last_exchange
 
 
-def _computed(parameter: nn.Parameter, dtypes: dict[nn.Parameter, torch.dtype]) -> int:
+def _computed(parameter: nn.Parameter, dtypes: dict[torch.Tensor, torch.dtype]) -> int:
     return parameter.numel() * dtypes.get(parameter, parameter.dtype).itemsize
 
 

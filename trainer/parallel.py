@@ -204,34 +204,64 @@ def _shard_size(config: Train, ranks: Ranks) -> int:
 
 
 def _units(
-    policy: Policy, dtypes: dict[nn.Parameter, torch.dtype]
+    policy: Policy, dtypes: dict[torch.Tensor, torch.dtype]
 ) -> list[tuple[nn.Module, torch.dtype | None]]:
     """The modules that are split one by one, inner ones first, and the dtype that each computes in.
 
-    They are the layers, the embeddings and the policy itself. Within them, modules that hold weights which
-    stay in float32 are units of their own, since a unit has one dtype."""
+    They are the layers, the embeddings and the policy itself. A unit has one dtype, so modules that hold
+    weights of another dtype than most are units of their own, and so is each module within them that holds
+    weights. Raises UserError where one module holds weights of two dtypes."""
     main = _main_dtype(dtypes)
-    units: list[tuple[nn.Module, torch.dtype | None]] = []
-    for module in policy.modules():
-        own = [parameter for parameter in module.parameters(recurse=False) if parameter in dtypes]
-        if own and any(dtypes[parameter] != main for parameter in own):
-            units.append((module, dtypes[own[0]]))
-    units += [(layer, main) for layer in layers_of(policy.model)]
+    units: dict[nn.Module, torch.dtype | None] = {}
+    for name, module in policy.model.named_modules():
+        dtype = _own_dtype(name, module, dtypes)
+        if dtype is not None and dtype != main:
+            for inner_name, inner in module.named_modules(prefix=name):
+                own = _own_dtype(inner_name, inner, dtypes)
+                if own is not None:
+                    units[inner] = own
+    for module in (*layers_of(policy.model), *_untied_embeddings(policy), policy):
+        units.setdefault(module, main)
+    inner_first = reversed(list(policy.modules()))
+    return [(module, units[module]) for module in inner_first if module in units]
+
+
+def _untied_embeddings(policy: Policy) -> list[nn.Module]:
+    """The embeddings, if no other module has their weight.
+
+    In the policy's own unit their gradient would wait for the head's, and both be exchanged at once."""
     embeddings = policy.model.get_input_embeddings()
     places = [weight for _, weight in policy.named_parameters(remove_duplicate=False)]
-    is_tied = sum(weight is embeddings.weight for weight in places) > 1
-    if not is_tied and embeddings not in [module for module, _ in units]:
-        # Else its gradient would wait for the head's, and both be exchanged at once.
-        units.append((embeddings, main))
-    units.append((policy, main))
-    return units
+    has_others = sum(weight is embeddings.weight for weight in places) > 1
+    return [] if has_others else [embeddings]
 
 
-def _main_dtype(dtypes: dict[nn.Parameter, torch.dtype]) -> torch.dtype | None:
+def _own_dtype(name: str, module: nn.Module, dtypes: dict[torch.Tensor, torch.dtype]) -> torch.dtype | None:
+    """The dtype that the weights of a module itself are computed in; None where it has none."""
+    found: dict[torch.dtype, str] = {}
+    for own_name, parameter in module.named_parameters(recurse=False):
+        if parameter in dtypes:
+            found.setdefault(dtypes[parameter], f"{name}.{own_name}")
+    if len(found) > 1:
+        (one, its_name), (other, other_name) = list(found.items())[:2]
+        raise UserError(
+            f"{its_name} is computed in {_plain(one)} and {other_name} beside it in {_plain(other)}, and "
+            'train.parallel = "fsdp" splits what a module holds as one: set train.parallel = "ddp" or '
+            'train.dtype = "float32"'
+        )
+    return next(iter(found), None)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _main_dtype(dtypes: dict[torch.Tensor, torch.dtype]) -> torch.dtype | None:
     """The dtype that most weights are computed in; None where there is no floating-point weight."""
     elements: dict[torch.dtype, int] = {}
-    for parameter, dtype in dtypes.items():
-        elements[dtype] = elements.get(dtype, 0) + parameter.numel()
+    for tensor, dtype in dtypes.items():
+        if isinstance(tensor, nn.Parameter):
+            elements[dtype] = elements.get(dtype, 0) + tensor.numel()
     return max(elements, key=elements.__getitem__, default=None)
 
 

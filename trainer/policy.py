@@ -15,7 +15,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from schemas.forward import load as forward_load
-from schemas.forward.precision import DTYPES, compute_dtypes, layers_of, lower_in_forward
+from schemas.forward.precision import (
+    DTYPES,
+    built_in,
+    compute_dtypes,
+    layers_of,
+    lower_in_forward,
+    name_in_class,
+)
 from schemas.quantization import NONE
 from trainer.lora import Placed, dropouts_of, seed_of_step
 
@@ -40,12 +47,19 @@ class Policy(nn.Module):
     """A model whose every pass is a call of this module.
 
     `model`: as transformers builds it, maybe with an `adapter` in it. Its weights may be held in another
-    dtype than they are computed in (schemas/forward/precision.py)."""
+    dtype than they are computed in (schemas/forward/precision.py). `buffers_as_read`: those that the model
+    holds rounded and a checkpoint does not, by name."""
 
-    def __init__(self, model: PreTrainedModel, adapter: Placed | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        adapter: Placed | None = None,
+        buffers_as_read: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.adapter = adapter
+        self.buffers_as_read = buffers_as_read or {}
         self._dropouts = dropouts_of(model)
 
     def forward(self, work: Callable[[PreTrainedModel], T]) -> T:
@@ -75,6 +89,12 @@ def read_model(path: Path, device: torch.device | str, precision: Precision) -> 
     model.generation_config = GenerationConfig()
     # Dropout would make a model differ from its own log-probs. The DPO authors' code switches it off too.
     model.eval()
+    # What the class does not train (the biases by which a router is balanced) is made trainable by loading.
+    built = dict(built_in(model, DTYPES[precision.base]).named_parameters())
+    for name, parameter in model.named_parameters():
+        weight = built.get(name_in_class(name))
+        if weight is not None and not weight.requires_grad:
+            parameter.requires_grad_(False)
     return model
 
 
@@ -82,10 +102,10 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     """Make each layer's activations again in the backward pass instead of keeping them."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # transformers checkpoints only layers that are in training. Their parts stay in eval, so no dropout wakes
-    # up.
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    # up. Layers within layers (Zamba2) are made again with the outer one, which lowers their weights.
+    for layer in layers_of(model):
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
 
 
 def lower_weights(policy: Policy, precision: Precision) -> None:

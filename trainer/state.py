@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from schemas import checkpoints
@@ -31,6 +32,7 @@ from schemas.panics import panics_as_errors
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
 from trainer import adapter_files, tensor_file
+from trainer.dist import is_first
 from trainer.optimizers import restore_state, stored_state, trained
 from trainer.parallel import Parallel, like
 from trainer.policy import Policy
@@ -71,20 +73,51 @@ def weights_of(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
 
     Where an adapter is trained, its tensors alone, under the names that PEFT's file has.
 
-    What the model's class keeps in float32 stays so. A tensor that has two names comes as one object."""
+    What the model's class keeps in float32 stays so. A tensor that has two names comes as one object. Only
+    rank 0 holds the tensors that came; the others take part in gathering those that are split."""
+    if not is_first():
+        yield from _take_part(state)
+        return
     model = state.policy.model
     dtypes = compute_dtypes(model, DTYPES[state.save_dtype])
-    adapter = state.policy.adapter
-    own: Iterable[tuple[str, Any]] = model.state_dict(keep_vars=True).items()
-    if adapter:
-        own = adapter.tensors(model)
+    as_read = state.policy.buffers_as_read
     made: dict[torch.Tensor, torch.Tensor] = {}
-    for name, tensor in own:
+    for name, tensor in _own_tensors(state):
         if tensor not in made:
-            whole = state.parallel.whole(tensor.detach())
-            wanted = dtypes.get(tensor, whole.dtype)
-            made[tensor] = whole.to("cpu", wanted)
+            wanted = dtypes.get(tensor, tensor.dtype)
+            if isinstance(tensor, nn.Parameter):
+                made[tensor] = state.parallel.whole(tensor.detach()).to("cpu", wanted)
+            else:
+                made[tensor] = _as_exact(as_read.get(name, tensor), wanted)
         yield name, made[tensor]
+
+
+def _take_part(state: TrainState) -> Iterator[tuple[str, torch.Tensor]]:
+    """What `weights_of` is on the other ranks: they keep nothing of what they help to gather."""
+    if not state.parallel.shards:
+        return
+    seen: set[torch.Tensor] = set()
+    for name, tensor in _own_tensors(state):
+        if tensor not in seen and isinstance(tensor, nn.Parameter):
+            seen.add(tensor)
+            yield name, state.parallel.whole(tensor.detach())
+
+
+def _own_tensors(state: TrainState) -> Iterable[tuple[str, Any]]:
+    """What the file of weights holds, shared as it is."""
+    model = state.policy.model
+    if state.policy.adapter:
+        return state.policy.adapter.tensors(model)
+    return model.state_dict(keep_vars=True).items()
+
+
+def _as_exact(buffer: torch.Tensor, wanted: torch.dtype) -> torch.Tensor:
+    """A buffer in the dtype `wanted`, or in its own where that would round it.
+
+    Nobody trains it, and optimizer.safetensors holds no exact one: a run goes on with what is written."""
+    written = buffer.to("cpu", wanted)
+    is_same = torch.equal(written.to(buffer.dtype), buffer.cpu())
+    return written if is_same else buffer.cpu()
 
 
 def optimizer_forms(state: TrainState) -> dict[str, Form]:

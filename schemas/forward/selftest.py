@@ -18,6 +18,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from schemas import tolerance
@@ -164,7 +165,7 @@ def _check_finite(model: PreTrainedModel, head: Head, logps: torch.Tensor) -> No
         return
     dtype = _name(head)
     for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+        if not _is_finite(weight):
             raise UserError(
                 f"the model in {model.name_or_path} gives log-probs that are not finite: its weights hold "
                 f"NaN or infinity in {dtype} ({name}); get the folder again, or take the checkpoint before it"
@@ -173,6 +174,12 @@ def _check_finite(model: PreTrainedModel, head: Head, logps: torch.Tensor) -> No
         f"the model in {model.name_or_path} gives log-probs that are not finite, though its weights are: "
         f"{dtype} overflows; set model.dtype to bfloat16 or float32"
     )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Whether all of a weight is; of one that is split over ranks, all of them ask and get one answer."""
+    whole: torch.Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return bool(whole.isfinite().all())
 
 
 def _name(head: Head) -> str:
