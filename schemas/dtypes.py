@@ -43,6 +43,15 @@ def resolved(recipe: Recipe, run: Store) -> tuple[Recipe, tuple[str, ...]]:
     return recipe.with_sections(**changed), tuple(lines)
 
 
+def of_training(wanted: str, cached: str) -> str:
+    """The dtype that training runs in. `wanted`: train.dtype; `cached`: of the log-probs, taken for auto.
+
+    Nothing is trained in float16: over a cache in it, auto is float32."""
+    if wanted != AUTO:
+        return wanted
+    return "float32" if cached == "float16" else cached
+
+
 def dtype_here(device: str) -> str:
     """The dtype of a model on this machine; `device`: as in model.device."""
     return "bfloat16" if bfloat16_is_there(device) else "float32"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.errors import UserError
+from schemas.network_errors import is_of_network
 from schemas.panics import panics_as_errors
 
 _LONGEST_ERROR = 400  # letters
@@ -14,8 +15,8 @@ _LONGEST_ERROR = 400  # letters
 def usable(path: Path) -> Iterator[None]:
     """Raise UserError, which names the folder, where what a model's folder holds makes any code fail.
 
-    Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours stay what they
-    are."""
+    Each loader and each class of a config or a tokenizer fails in its own way. Errors of ours, and of the
+    network between ranks, stay what they are."""
     try:
         with panics_as_errors():
             yield
@@ -26,6 +27,8 @@ def usable(path: Path) -> Iterator[None]:
         said = error.strerror or str(error)[:_LONGEST_ERROR]
         raise UserError(f"the model in {path} cannot be read ({place}): {said}") from None
     except Exception as error:
+        if is_of_network(error):
+            raise
         lines = str(error).strip().splitlines() or ["it gives no reason"]
         said = f"{type(error).__name__}: {' '.join(lines)[:_LONGEST_ERROR]}"
         raise UserError(

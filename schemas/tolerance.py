@@ -61,11 +61,15 @@ def same_policy(dtype: str, device_type: str) -> float:
     return MIXED
 
 
-def mean_gap(wanted: float, *dtypes: str) -> float:
-    """The largest mean gap: `wanted` if above 0, else what is normal between these dtypes."""
-    if wanted > 0:
-        return wanted
-    for dtype in dtypes:
-        if dtype != "float32":
-            return 0.05
-    return 1e-3
+def is_mixed(cached: str, backend: str, dtype: str) -> bool:
+    """True where log-probs cached in a dtype by a backend have another arithmetic than torch's in `dtype`."""
+    return cached != dtype or (backend == "vllm" and cached != "float32")
+
+
+def mean_gap(cached: str, backend: str, dtype: str, device_type: str) -> float:
+    """The largest mean gap that is normal between cached log-probs and a pass of torch.
+
+    `cached` and `backend`: how they were made; `dtype` and `device_type`: how the pass runs."""
+    if is_mixed(cached, backend, dtype):
+        return MIXED
+    return same_policy(dtype, device_type)

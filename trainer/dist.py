@@ -6,6 +6,7 @@ What they share of the policy, and how gradients are summed, is trainer/parallel
 import contextlib
 import datetime
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from schemas.devices import check_device
 from schemas.errors import UserError
+from schemas.network_errors import is_of_network
 from schemas.signals import told_to_end
 from trainer.heartbeat import Heartbeat
 from trainer.launcher import Watch, end
@@ -28,9 +30,6 @@ _TIMEOUT = datetime.timedelta(hours=6)
 # Seconds that the ranks may come one after another, at least: one reads a model or the libraries from a disk,
 # another has them in memory.
 _COMING = 120.0
-
-# What gloo's errors say where another rank is gone; they are plain RuntimeErrors.
-_OF_NETWORK = ("gloo/", "by peer", "remote worker", "Broken pipe")
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ class Ranks:
         """What `work` returns on each rank. On each machine it runs on one rank, and then on the others.
 
         So the others find in memory what that one has read. A UserError, or an error of the system, that it
-        raises on any rank is raised on every one."""
+        raises on any rank is raised on every one, and names the rank where it is not the first."""
         if self.world_size == 1:
             return work()
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -112,9 +111,10 @@ class Ranks:
                     found.append(work())
                 except (UserError, OSError) as error:
                     problems.append(str(error) if isinstance(error, UserError) else _in_words(error))
-            problems = self.gather(problems)
-            if problems:
-                raise UserError(problems[0], shared=True)
+            by_rank = self.gather([(self.rank, socket.gethostname(), problem) for problem in problems])
+            if by_rank:
+                rank, host, problem = by_rank[0]
+                raise UserError(f"rank {rank} on {host}: {problem}" if rank else problem, shared=True)
         return found[0]
 
     def from_first(self, work: Callable[[], T]) -> T:
@@ -162,9 +162,7 @@ def connected(ranks: Ranks) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        text = str(error)
-        is_of_network = isinstance(error, dist.DistError) or any(word in text for word in _OF_NETWORK)
-        if ranks.world_size == 1 or not is_of_network:
+        if ranks.world_size == 1 or not is_of_network(error):
             raise
         raise _lost(error, ranks.again) from None
 

@@ -27,7 +27,7 @@ from trainer.lora import check as check_lora
 from trainer.losses import Objective
 from trainer.opening import open_policy
 from trainer.pairs import Pairs, open_pairs
-from trainer.parallel import Parallel
+from trainer.parallel import Parallel, shard_size
 from trainer.step import HeldOut, Stepper, held_out
 
 _CONFIG = "config.json"  # of a model folder
@@ -91,6 +91,7 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     assert isinstance(model, Model)
     ranks = dist.start(model.device, config.timeout)
     try:
+        shard_size(config, ranks)  # refused before anything is read
         ranks.from_first(lambda: _check_whole(policy))
         config = replace(config, gradient_checkpointing="false", weights="float32")
         with dist.connected(ranks):

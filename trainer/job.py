@@ -4,13 +4,11 @@ The folder is train-<fingerprint>/, named by all that the result depends on: the
 other settings make another one.
 """
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from schemas import dtypes, versions
+from schemas import dtypes, tolerance, versions
 from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.fields import facts_of
@@ -22,7 +20,6 @@ from schemas.recipe import Recipe
 from schemas.sections import Model, Train
 from schemas.store import Store
 from trainer import best, checkpoint, data, losses, samples, tracking
-from trainer.dist import RankLost
 from trainer.lora import check as check_lora
 from trainer.losses import Objective
 from trainer.pairs import Pairs, open_pairs
@@ -60,6 +57,9 @@ _WERE_ALWAYS = {
     "save_dtype": "auto",
     "reduce_dtype": "float32",
 }
+# The arithmetic of a pass in half precision, which was autocast over float32 weights once: what was begun in
+# that is not gone on with in this. A float32 pass is what it was.
+_PRECISION = "weights of the dtype"
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,13 @@ def plan(run: Store, recipe: Recipe) -> Job:
     Raises UserError where the loss, the pairs and the model do not fit together."""
     recipe, _ = dtypes.resolved(recipe, run)
     config: Train = recipe.section("train")
-    with on_every_rank():
-        objective = losses.choose(config)
-        pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
-        config = with_dtype(config, pairs)
-        check_precision(config, pairs)
-        check_weights(config)
-        check_lora(config, recipe.section("model"))
-        _check_same_quantization(recipe.section("model"), pairs)
+    objective = losses.choose(config)
+    pairs = open_pairs(run, objective.needs, f"train.loss = {objective.name}")
+    config = with_dtype(config, pairs)
+    check_precision(config, pairs)
+    check_weights(config)
+    check_lora(config, recipe.section("model"))
+    _check_same_quantization(recipe.section("model"), pairs)
     source = resolve(recipe.section("model"))
     policy = {"weights": weights_digest(source), "config": config_digest(source)}
     _check_same_model(policy, pairs, source)
@@ -124,11 +123,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
 
 def with_dtype(config: Train, pairs: Pairs) -> Train:
     """The settings with train.dtype resolved: auto is the dtype that the cache was made in."""
-    if config.dtype != "auto":
-        return config
-    cached = pairs.facts["reference"]["dtype"]
-    # Nothing is trained in float16: the check after this one says what to do.
-    return replace(config, dtype="float32" if cached == "float16" else cached)
+    return replace(config, dtype=dtypes.of_training(config.dtype, pairs.facts["reference"]["dtype"]))
 
 
 def precision_gap(config: Train, pairs: Pairs) -> str | None:
@@ -137,7 +132,7 @@ def precision_gap(config: Train, pairs: Pairs) -> str | None:
     cached = reference["dtype"]
     if cached != config.dtype:
         return f"the cache was made in {cached}, and training runs in {config.dtype}"
-    if reference.get("backend") == "vllm" and cached != "float32":
+    if tolerance.is_mixed(cached, reference.get("backend", "hf"), config.dtype):
         return f"the cache was made by vLLM in {cached}, whose arithmetic is not the trainer's"
     return None
 
@@ -214,9 +209,19 @@ def _facts(config: Train, objective: Objective, pairs: Pairs, policy: dict[str, 
     lora = losses.lora_of(config)
     if lora is not None:
         facts["lora"] = facts_of(lora)
+    if config.dtype != "float32":
+        facts["precision"] = _PRECISION
     # As JSON gives them back: tuples become lists.
     as_json: Facts = json.loads(json.dumps(facts))
     return as_json
+
+
+def as_of_autocast(job: Job) -> Job | None:
+    """The run under the name that it had while half precision was autocast; None where it is in float32."""
+    facts = {name: value for name, value in job.facts.items() if name != "precision"}
+    if facts == job.facts:
+        return None
+    return replace(job, facts=facts, folder=job.run.child(f"train-{fingerprint(facts)}"))
 
 
 def check_watched(job: Job) -> None:
@@ -247,15 +252,3 @@ def version_remarks(job: Job) -> list[str]:
     if others and checkpoint.steps(job.folder, job.steps):
         lines.append(f"{job.folder.name}: the steps that are done were made with {others}")
     return lines
-
-
-@contextlib.contextmanager
-def on_every_rank() -> Iterator[None]:
-    """Mark a UserError raised in here as one that every rank raises, so that only one of them prints it."""
-    try:
-        yield
-    except RankLost:
-        raise
-    except UserError as error:
-        error.shared = True
-        raise

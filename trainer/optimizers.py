@@ -6,12 +6,14 @@
 
 With `weights = "bfloat16"` there is no float32 copy of a weight: torchao's optimizers compute an update in
 float32 and round the sum to bfloat16 at random, up as often as it lies near the upper neighbour. Rounded to
-the nearest, updates of 5e-7 would all vanish.
+the nearest, updates of 5e-7 would all vanish. Gradients are in bfloat16 too, and those of a step's passes are
+added up in it: the sum, and the norm by which it is clipped, are rounded by how the batch is cut.
 
 A checkpoint holds moments as float tensors whatever they are kept in: quantising what was dequantised gives
 the same codes again, and the state then fits any number of ranks.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,6 +95,15 @@ def _adjusted(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Op
                 return super().step(closure)
 
     return Adjusted
+
+
+def draw_rounding_by(seed: int, step: int, shard: int) -> None:
+    """Let weights in bfloat16 be rounded from now on by the recipe's seed, the step and the part of them.
+
+    `shard`: which part of each weight this rank holds (Parallel.shard). Other rows are rounded by other
+    numbers, and ranks that hold the same weights round them alike."""
+    digest = hashlib.sha256(f"rounding {seed} {step} {shard}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

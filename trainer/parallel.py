@@ -40,6 +40,7 @@ class Parallel:
     """One rank alone, and what the other ways have in common with it."""
 
     shards = False  # True where every pass is a collective call
+    shard = 0  # which part of each weight this rank holds, by its number
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -109,13 +110,14 @@ class FSDP(Parallel):
 
     def __init__(self, policy: Policy, config: Train, precision: Precision, ranks: Ranks) -> None:
         super().__init__(policy)
-        size = _shard_size(config, ranks)
+        size = shard_size(config, ranks)
         if size == ranks.world_size:
             mesh = init_device_mesh(ranks.device.type, (size,), mesh_dim_names=("shard",))
         else:
             groups = ranks.world_size // size
             mesh = init_device_mesh(ranks.device.type, (groups, size), mesh_dim_names=("replicate", "shard"))
         self._has_groups = size != ranks.world_size
+        self.shard = mesh.get_local_rank("shard")
         reduce_dtype = DTYPES[config.reduce_dtype]
         dtypes = compute_dtypes(policy.model, DTYPES[precision.compute])
         for module, dtype in _units(policy, dtypes):
@@ -192,13 +194,28 @@ def like(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _shard_size(config: Train, ranks: Ranks) -> int:
-    """Ranks among which the weights are split. Raises UserError where the ranks are no multiple of it."""
+def unsplit_remark(config: Train, ranks: Ranks) -> str:
+    """What a recipe says of weights that are split, where they are not; empty where that is as it says."""
+    if ranks.world_size == 1 and config.parallel == "fsdp":
+        return 'train.parallel = "fsdp" on one rank splits nothing: start several with torchrun'
+    if config.shard_size and config.parallel != "fsdp":
+        return (
+            f"train.shard_size = {config.shard_size} splits nothing, since train.parallel = "
+            f'"{config.parallel}": it goes with "fsdp"'
+        )
+    return ""
+
+
+def shard_size(config: Train, ranks: Ranks) -> int:
+    """Ranks among which FSDP splits the weights. Raises UserError where the ranks are no multiple of it."""
+    if config.parallel != "fsdp" or ranks.world_size == 1:
+        return 1
     size = config.shard_size or ranks.world_size
     if ranks.world_size % size:
         raise UserError(
             f"train.shard_size = {size}, but there are {ranks.world_size} ranks, which is no multiple of it: "
-            "set it to the GPUs of one machine, or to 0 to split the weights over all ranks"
+            "set it to the GPUs of one machine, or to 0 to split the weights over all ranks",
+            shared=True,
         )
     return size
 

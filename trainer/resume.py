@@ -15,7 +15,7 @@ from schemas.sealed import seal
 from trainer import best, checkpoint, record
 from trainer.disk import at
 from trainer.fitting import RECORD
-from trainer.job import Job, check_watched, note_versions, version_remarks
+from trainer.job import Job, as_of_autocast, check_watched, note_versions, version_remarks
 
 # How a disk says that it may not be written.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -60,6 +60,14 @@ def begin(job: Job, resume: bool, held: contextlib.ExitStack) -> int | None:
         folder.put(RECIPE, dump(job.recipe))
         note_versions(job, goes_on=start > 0)
     return start
+
+
+def is_finished_with_autocast(job: Job) -> bool:
+    """True if the run was finished when a pass in half precision was autocast: such a run stays finished.
+
+    One that is not is begun anew, in a folder of its own. Raises UserError as `begin` does."""
+    earlier = as_of_autocast(job)
+    return earlier is not None and earlier.folder.exists() and _is_finished(earlier)
 
 
 def _start_again(job: Job) -> None:

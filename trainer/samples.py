@@ -109,15 +109,15 @@ class Sampler:
             )
         return answers
 
-    def greedy(self, look: Callable[[Work], list[list[int]]], several_ranks: bool) -> Generate:
+    def greedy(self, look: Callable[[Work], list[list[int]]], together: bool) -> Generate:
         """The likeliest token after token, by transformers' `generate`, for all prompts in one batch.
 
-        `look`: runs work on the model (trainer/parallel.py). `several_ranks`: every rank makes as many passes
-        as the one that needs the most, so that passes in which ranks work together meet."""
+        `look`: runs work on the model (trainer/parallel.py). `together`: a pass takes all ranks, so each of
+        them makes as many passes as the one that needs the most."""
 
         def generate(prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
             def work(model: PreTrainedModel) -> list[list[int]]:
-                return generate_greedily(model, prompts, max_tokens, self.end_ids, several_ranks)
+                return generate_greedily(model, prompts, max_tokens, self.end_ids, together)
 
             return look(work)
 
@@ -162,7 +162,7 @@ def generate_greedily(
     prompts: list[list[int]],
     max_tokens: int,
     end_ids: list[int],
-    several_ranks: bool = False,
+    together: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each prompt; behind an end token there is padding. See Sampler.greedy."""
     ids, mask = padded_left(prompts)
@@ -182,7 +182,7 @@ def generate_greedily(
             ids.to(device),
             attention_mask=mask.to(device),
             generation_config=config,
-            synced_gpus=several_ranks,
+            synced_gpus=together,
         )
     new_ids: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return new_ids

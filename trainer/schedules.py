@@ -14,7 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 def make_schedule(optimizer: torch.optim.Optimizer, name: str, warmup_steps: int, steps: int) -> LambdaLR:
     """The schedule `name` over `steps` steps; the rate rises from 0 in the first `warmup_steps`."""
     factor = functools.partial(_factor, name=name, warmup_steps=warmup_steps, steps=steps)
-    return LambdaLR(optimizer, factor)
+    schedule = LambdaLR(optimizer, factor)
+    # torchao's are float32 tensors, of which a product is rounded; a checkpoint gives them back as floats.
+    schedule.base_lrs = [float(rate) for rate in schedule.base_lrs]
+    return schedule
 
 
 def _factor(step: int, *, name: str, warmup_steps: int, steps: int) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -28,7 +28,7 @@ from schemas.checkpoints import OPTIMIZER, STATE
 from schemas.errors import UserError
 from schemas.forward.precision import DTYPES, compute_dtypes
 from schemas.model_files import model_home, weight_files
-from schemas.panics import panics_as_errors
+from schemas.panics import Panic, panics_as_errors
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
 from trainer import adapter_files, tensor_file
@@ -206,6 +206,9 @@ def _say_dtype(config: Path, dtype: str) -> None:
 def restore(checkpoint: Store, state: TrainState) -> None:
     """Put optimizer, schedule and float32 weights back; the model was loaded from the same folder.
 
+    Where the folder's weights are in float32, they have no others beside them, whatever train.save_dtype says
+    now: so a checkpoint from before there was such a key goes on to the same weights.
+
     Every rank reads the file and takes its part. Raises UserError where a file is damaged."""
     what_to_do = f"delete {checkpoint.where()} to go on from the checkpoint before it"
     found = checkpoints.position_of(checkpoint.local_path())
@@ -214,7 +217,9 @@ def restore(checkpoint: Store, state: TrainState) -> None:
     try:
         with panics_as_errors(), torch.no_grad():
             _restore_tensors(checkpoint.local_path(OPTIMIZER), state)
-    except Exception as error:  # safetensors' own error is no OSError
+    except UserError:
+        raise
+    except (SafetensorError, Panic, ValueError) as error:
         where = checkpoint.where(OPTIMIZER)
         raise UserError(f"{where} does not load ({error}): {what_to_do}") from None
     _restore_groups(state.optimizer, found["param_groups"])
@@ -222,6 +227,7 @@ def restore(checkpoint: Store, state: TrainState) -> None:
 
 
 def _restore_tensors(path: Path, state: TrainState) -> None:
+    """Raises ValueError, or safetensors' error, for a file that is not of this state."""
     parameters = trained(state.optimizer)
     names_of: dict[int, list[str]] = {}
     with safe_open(path, framework="pt") as file:
@@ -230,11 +236,22 @@ def _restore_tensors(path: Path, state: TrainState) -> None:
             names_of.setdefault(int(number), []).append(name)
         for number, names in sorted(names_of.items()):
             values = {name: file.get_tensor(f"{number}.{name}") for name in names}
+            _check_fits(number, values, parameters)
             master = values.pop(_MASTER, None)
             if master is not None:
                 parameter = parameters[number]
                 _local(parameter).copy_(_local(like(parameter, master)))
             restore_state(state.optimizer, number, values)
+
+
+def _check_fits(number: int, values: dict[str, torch.Tensor], parameters: list[torch.nn.Parameter]) -> None:
+    """Raise ValueError for values of which there is no weight, or one of another shape; `step` has none."""
+    if number >= len(parameters):
+        raise ValueError(f"weight {number} of {len(parameters)}")
+    for name, value in values.items():
+        wanted = parameters[number].shape
+        if name != "step" and value.shape != wanted:
+            raise ValueError(f"{number}.{name} is {tuple(value.shape)}, not {tuple(wanted)}")
 
 
 def _restore_groups(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:

@@ -20,7 +20,6 @@ from schemas.sections import Train
 from schemas.store import Store
 from trainer import data, metrics, model
 from trainer.dist import Ranks
-from trainer.job import precision_gap
 from trainer.losses import Objective
 from trainer.losses.side import Side
 from trainer.micro_parts import MicroPart, Pieces
@@ -88,7 +87,7 @@ class Stepper:
         if not totals.isfinite().all():
             are_fine = torch.cat(finite).tolist() if finite else []
             bad = [pair_id for pair_id, fine in zip(pair_ids, are_fine, strict=True) if not fine]
-            raise UserError(_not_finite_message(self.ranks.gather(bad)))
+            raise UserError(_not_finite_message(self.ranks.gather(bad)), shared=True)
         return totals, sum(pair.tokens for pair in batch)
 
     def _backward_part(self, part: MicroPart, pairs: int, observe: model.Observer, *, last: bool) -> None:
@@ -132,7 +131,7 @@ def check_gradient(norm: torch.Tensor, step: int, batch: Sequence[Pair]) -> None
     pair_ids = sorted(pair.pair_id for pair in batch)
     shown = ", ".join(pair_ids[:_SHOWN_IDS])
     more = " …" if len(pair_ids) > _SHOWN_IDS else ""
-    raise UserError(f"the gradient of step {step} is not finite; its pairs: {shown}{more}")
+    raise UserError(f"the gradient of step {step} is not finite; its pairs: {shown}{more}", shared=True)
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,8 @@ def _token_gaps(chosen: Side, rejected: Side) -> torch.Tensor:
 
 def _tolerance(config: Train, pairs: Pairs, device: torch.device) -> float:
     """The largest mean gap that is normal between this cache and this training, in nat a token."""
-    if precision_gap(config, pairs):
-        return tolerance.MIXED
-    return tolerance.same_policy(config.dtype, device.type)
+    reference = pairs.facts["reference"]
+    return tolerance.mean_gap(reference["dtype"], reference.get("backend", "hf"), config.dtype, device.type)
 
 
 def check_cache_matches_policy(
@@ -224,13 +222,15 @@ def check_cache_matches_policy(
         raise UserError(
             f"{agreement}: the policy's log-probs are not finite on the first batch, so nothing can be "
             f"learnt; its weights hold NaN or infinity, or its numbers overflow in {config.dtype}: get the "
-            "model again, or train in float32 (train.dtype)"
+            "model again, or train in float32 (train.dtype)",
+            shared=True,
         )
     raise UserError(
         f"{agreement}, more than {most:g}: cache and policy do not agree. They have the same weights, "
         f"so the arithmetic differs (dtype of the cache {cache_dtype}, of training {config.dtype}; another "
         f"torch or device?) or the shards in {pairs.folder} were changed; `engine verify {run}` tells which; "
-        "run `engine precompute` again in this dtype, or raise train.tolerance"
+        "run `engine precompute` again in this dtype, or raise train.tolerance",
+        shared=True,
     )
 
 
@@ -264,7 +264,8 @@ def held_out(stepper: Stepper, pairs: Pairs) -> Iterator[HeldOut]:
         raise UserError(
             f"the policy's numbers on {len(bad)} held-out pairs are not finite: "
             f"{', '.join(bad[:_SHOWN_IDS])}; its weights are too large, or its numbers overflow in "
-            f"{stepper.config.dtype}: train with a lower train.learning_rate, or in float32 (train.dtype)"
+            f"{stepper.config.dtype}: train with a lower train.learning_rate, or in float32 (train.dtype)",
+            shared=True,
         )
 
 

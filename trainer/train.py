@@ -1,9 +1,12 @@
 """The training loop, from top to bottom.
 
 Everything in it is a function of the recipe, the pairs and the step: the pairs by (seed, step), no dropout
-but an adapter's, by (seed, step, rank), no other randomness. So a run that was killed ends in the same bytes
-as one that was not, on the same number of ranks, and on another number of ranks in the same numbers up to
-rounding (but for an adapter's dropout, which is then another).
+but an adapter's, by (seed, step, rank), no rounding at random but that of weights in bfloat16, by (seed,
+step, part of the weights). So a run that was killed ends in the same bytes as one that was not, on the same
+number of ranks. On another number of them, or with other micro-batches, it ends in the same numbers up to
+rounding, with two exceptions: an adapter's dropout is then another; and weights in bfloat16 are rounded by
+other numbers under FSDP, along gradients that were added up in bfloat16 in another order, so they differ as
+those of two seeds do.
 """
 
 import contextlib
@@ -11,8 +14,6 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from schemas.forward.deterministic import use_deterministic
 from schemas.identity import weights_digest
@@ -29,15 +30,17 @@ from trainer import (
     disk,
     dist,
     metrics,
+    parallel,
     preempt,
     shared_storage,
     tracking,
 )
 from trainer.dist import Ranks
 from trainer.fitting import fit
-from trainer.job import Job, on_every_rank, plan, precision_gap
+from trainer.job import Job, as_of_autocast, plan, precision_gap
+from trainer.optimizers import draw_rounding_by
 from trainer.pairs import Pair
-from trainer.resume import begin, write_manifest
+from trainer.resume import begin, is_finished_with_autocast, write_manifest
 from trainer.samples import Sampler
 from trainer.starting import load_state
 from trainer.state import TrainState
@@ -61,7 +64,10 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
     use_deterministic(config.deterministic)  # before anything runs on a GPU
     ranks = dist.start(recipe.section("model").device, config.timeout, _AGAIN)
     try:
+        parallel.shard_size(config, ranks)  # before anything is read
         job = shared_storage.on_all(ranks, lambda: plan(open_store(where), recipe))
+        if resume and ranks.from_first(lambda: is_finished_with_autocast(job)):
+            job = as_of_autocast(job) or job
         with contextlib.ExitStack() as held, disk.at(job.folder.where()):
             start = ranks.from_first(lambda: begin(job, resume, held))
             if start is not None:
@@ -91,14 +97,14 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     """Every step after `start`, which is 0 or a checkpoint's."""
     job, budget, about_memory = fit(job, ranks)
     config = job.config
-    with on_every_rank():
-        sampler = Sampler.of(config, job.pairs, job.source)
+    sampler = ranks.machine_first(lambda: Sampler.of(config, job.pairs, job.source))
     state = load_state(job, start, ranks)
     stepper = Stepper(state.parallel, job.objective, config, ranks, budget)
     log = _open_log(job, start) if ranks.first else None
     # The record's lines after `start` are gone by now.
     so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
     watch = _Watch(log, sampler, so_far)
+    _say(log, parallel.unsplit_remark(config, ranks))
     _say(log, _first_line(job, start))
     for line in about_memory:
         _say(log, line)
@@ -113,7 +119,7 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
                 if step == 1:
                     _check_start(job, stepper, batch, log)
                     _evaluate(job, stepper, 0, watch)
-                values, tokens = _update(state, stepper, step, batch)
+                values, tokens = _update(job, state, stepper, step, batch)
                 if log:
                     progress = {"epoch": epoch + _share_of_epoch(job, step)}
                     log.step(step, progress | values, tokens)
@@ -147,31 +153,29 @@ def _open_log(job: Job, start: int) -> metrics.Log:
 
 def _check_start(job: Job, stepper: Stepper, batch: Sequence[Pair], log: metrics.Log | None) -> None:
     """Raise UserError where cache and policy do not agree on the first batch."""
-    with on_every_rank():
-        agreement = measure_agreement(stepper, batch)
-        _say(log, str(agreement))
-        reason = precision_gap(job.config, job.pairs)
-        if reason:
-            _say(log, agreement.noise(reason))
-        check_cache_matches_policy(agreement, job.config, job.pairs, job.run, stepper.ranks.device)
+    agreement = measure_agreement(stepper, batch)
+    _say(log, str(agreement))
+    reason = precision_gap(job.config, job.pairs)
+    if reason:
+        _say(log, agreement.noise(reason))
+    check_cache_matches_policy(agreement, job.config, job.pairs, job.run, stepper.ranks.device)
 
 
 def _update(
-    state: TrainState, stepper: Stepper, step: int, batch: Sequence[Pair]
+    job: Job, state: TrainState, stepper: Stepper, step: int, batch: Sequence[Pair]
 ) -> tuple[dict[str, float], int]:
     """Update the weights by a global batch. Returns what the record holds of it, and its tokens."""
     state.policy.draw_dropout_by(step, stepper.ranks.rank)
-    with on_every_rank():
-        totals, tokens = stepper.backward(batch)
-        limit = stepper.config.max_grad_norm or float("inf")
-        norm = state.parallel.clip(limit)
-        check_gradient(norm, step, batch)
+    totals, tokens = stepper.backward(batch)
+    limit = stepper.config.max_grad_norm or float("inf")
+    norm = state.parallel.clip(limit)
+    check_gradient(norm, step, batch)
     values = {
         **metrics.means(totals),
         "grad_norm": norm.item(),
         "learning_rate": float(state.scheduler.get_last_lr()[0]),
     }
-    torch.manual_seed(step)  # for an optimizer that rounds at random
+    draw_rounding_by(job.recipe.seed, step, state.parallel.shard)
     state.optimizer.step()
     state.scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -263,12 +267,12 @@ def _evaluate(job: Job, stepper: Stepper, step: int, watch: _Watch) -> bool:
     Returns True, on every rank, where the policy is the best so far by train.metric_for_best_model."""
     if not job.pairs.count("test"):
         return False
-    with on_every_rank():
-        values = evaluate(stepper, job.pairs)
+    values = evaluate(stepper, job.pairs)
     named = {f"eval_{name}": value for name, value in values.items()}
     answers: list[dict[str, str]] = []
-    if watch.sampler:
-        generate = watch.sampler.greedy(stepper.parallel.look, stepper.ranks.world_size > 1)
+    # Only where a pass takes all ranks do the others generate too.
+    if watch.sampler and (stepper.ranks.first or stepper.parallel.shards):
+        generate = watch.sampler.greedy(stepper.parallel.look, stepper.parallel.shards)
         answers = watch.sampler.answers(generate)
     if watch.log:
         _write_evaluation(watch.log, step, named, answers)

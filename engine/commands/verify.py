@@ -55,10 +55,8 @@ def command(run: str, settings: tuple[str, ...], both: bool) -> None:
             "make the log-probs in the trainer's own way (logprobs.backend = hf, model.dtype = float32), "
             "or raise verify.tolerance if such a gap is what this dtype gives"
         )
-    say(
-        f"passed: mean gap at most {report.largest_mean:.2g} nat a token (tolerance {report.tolerance:g}); "
-        f"recorded in {record}"
-    )
+    allowed = [f"{gap.mean:.2g} of {gap.tolerance:g} by {gap.way}" for gap in report.gaps]
+    say(f"passed: mean gap, nat a token, of the tolerance: {', '.join(allowed)}; recorded in {record}")
 
 
 def _print_gaps(gaps: Sequence["Gap"]) -> None:

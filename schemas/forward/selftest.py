@@ -26,6 +26,7 @@ from schemas.errors import UserError
 from schemas.forward.attention import PACKED, own_attention
 from schemas.forward.layout import Group, Layout, pack
 from schemas.forward.logps import Head, decoder_and_head, token_logps
+from schemas.network_errors import is_of_network
 
 _log = logging.getLogger("prefmill")
 # Tokens of the first response. Rounding in half precision is some hundredths of a nat a token, so its mean is
@@ -120,6 +121,8 @@ def _measure(model: PreTrainedModel, probe: _Probe, layout: Layout) -> _Gap:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each family fails in its own way
+        if is_of_network(error):
+            raise
         _log.debug("the self-test failed", exc_info=True)
         first_line = str(error).partition("\n")[0]
         return _Gap(math.inf, math.inf, f"{type(error).__name__}: {first_line[:200]}")

@@ -10,7 +10,7 @@ class Verify(Section):
     """`engine verify`: log-probs computed again in another way."""
 
     sample: int = number(64, low=1)  # responses
-    # Largest mean gap, nat a token; 0: 1e-3 in float32, 0.05 otherwise.
+    # Largest mean gap, nat a token; 0: as train.tolerance, and 0.05 between vLLM and torch in half precision.
     tolerance: float = number(0.0, low=0)
 
 

@@ -7,8 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine import verify
+from schemas.errors import UserError
+from schemas.store import open_store
 from tests.conftest import command
 from tests.folders import made_otherwise
+from tests.trainer.caches import recipe_of
+from trainer.train import train
 
 
 @pytest.fixture
@@ -58,6 +63,32 @@ def test_log_probs_that_are_off_fail_and_the_tolerance_is_the_recipes(run):
     )
     assert not json.loads((run / "verify.json").read_text())["passed"]
     command("engine", "verify", "--trainer-alone", run, "--set", "verify.tolerance=0.02")
+
+
+def test_what_the_trainer_would_refuse_at_its_first_step_does_not_pass(caches, tmp_path):
+    """In bfloat16 on a CPU both sides have one arithmetic, so a hundredth of a nat is no rounding."""
+    run, values = caches.copy("test_bfloat16", "bfloat16", tmp_path / "run")
+    recipe = recipe_of(values, verify__sample=20)
+    report = verify.check(open_store(run), recipe, False, print)
+    assert not report.problems() and report.gaps[0].tolerance == 1e-3
+    shift(run, "logprobs", "token_logps")
+    shift(run, "pairs", "ref_chosen_token_logps")
+    (problem,) = verify.check(open_store(run), recipe, False, print).problems()
+    assert "nat a token, more than 0.001, by trainer (bfloat16)" in problem
+    with pytest.raises(UserError, match=r"more than 0.001: cache and policy do not agree"):
+        train(run, recipe)
+
+
+def shift(run, table, column) -> None:
+    """Put a column of log-probs off by a hundredth."""
+
+    def shifted(rows):
+        changed = []
+        for row in rows.to_pylist():
+            changed.append(row | {column: [value - 0.01 for value in row[column]]})
+        return pa.Table.from_pylist(changed, schema=rows.schema)
+
+    made_otherwise(next(run.glob(f"{table}-*")), table, shifted)
 
 
 def test_token_ids_that_went_wrong_are_named(run):

@@ -7,6 +7,7 @@ import pytest
 
 from schemas import tolerance
 from schemas.devices import batch_tokens, check_device, cores
+from schemas.dtypes import of_training
 from schemas.errors import UserError
 
 
@@ -32,11 +33,22 @@ def test_a_device_that_is_not_here_is_refused():
     assert cores() >= 1
 
 
-def test_the_mean_gap_is_the_wanted_one_or_the_loosest_dtypes():
-    assert tolerance.mean_gap(0.3, "float32", "bfloat16") == 0.3
-    assert tolerance.mean_gap(0.0, "float32", "float32") == 1e-3
-    assert tolerance.mean_gap(0.0, "float32", "bfloat16") == 0.05
-    assert tolerance.mean_gap(0.0, "float16", "float32") == 0.05
+def test_the_mean_gap_is_wide_only_where_the_arithmetic_differs():
+    assert tolerance.mean_gap("float32", "vllm", "float32", "cuda") == 1e-3
+    assert tolerance.mean_gap("bfloat16", "hf", "bfloat16", "cpu") == 1e-3
+    assert tolerance.mean_gap("bfloat16", "hf", "bfloat16", "cuda") == 0.05
+    assert tolerance.mean_gap("bfloat16", "vllm", "bfloat16", "cpu") == 0.05
+    assert tolerance.mean_gap("float32", "hf", "bfloat16", "cpu") == 0.05
+    assert tolerance.mean_gap("float16", "hf", "float32", "cpu") == 0.05
+
+
+def test_auto_trains_in_the_dtype_of_the_cache_but_for_float16():
+    assert [of_training("auto", cached) for cached in ("float32", "bfloat16", "float16")] == [
+        "float32",
+        "bfloat16",
+        "float32",
+    ]
+    assert of_training("bfloat16", "float32") == "bfloat16"
 
 
 def test_the_self_test_allows_half_precision_more():

@@ -21,6 +21,7 @@ from schemas.errors import UserError
 from schemas.forward import attention, selftest
 from schemas.forward.attention import PACKED
 from schemas.forward.load import load, prepare
+from schemas.model_errors import usable
 from schemas.tolerance import self_test_gaps, self_test_leak
 from tests.schemas.test_forward import FAMILIES, SIZES, V, build, dense, groups, token_logps
 
@@ -203,3 +204,16 @@ def test_half_precision_is_measured_against_the_spread_of_the_model():
     assert trained.mean == pytest.approx(0.12) and tiny.mean == pytest.approx(0.005)
     assert self_test_gaps("float16", 100.0) == (0.2, 1.0)
     assert self_test_leak("float32", 0.0) == self_test_leak("bfloat16", 0.0) == 0
+
+
+def test_a_rank_that_is_lost_says_nothing_of_the_model(monkeypatch, tmp_path):
+    model = build(FAMILIES["llama"])
+    for said, expected in (("[gloo/pair.cc] Connection closed by peer", RuntimeError), ("odd", UserError)):
+
+        def fail(*_, said=said):
+            raise RuntimeError(said)
+
+        monkeypatch.setattr(selftest, "token_logps", fail)
+        with pytest.raises(expected, match=r"closed by peer|odd") as caught, usable(tmp_path):
+            prepare(model)
+        assert type(caught.value) is expected

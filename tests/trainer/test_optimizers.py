@@ -7,7 +7,7 @@ from torch import nn
 from schemas.errors import UserError
 from schemas.sections import Train
 from trainer.job import check_weights
-from trainer.optimizers import make_optimizer, restore_state, stored_state, trained
+from trainer.optimizers import draw_rounding_by, make_optimizer, restore_state, stored_state, trained
 
 pytest.importorskip("torchao")
 
@@ -177,3 +177,14 @@ def test_without_torchao_the_remedy_is_named(monkeypatch):
             UserError, match=rf'train\.{said} = .* needs torchao: pip install "prefmill\[torchao\]"'
         ):
             make_optimizer(module(), Train(**settings))
+
+
+def test_rounding_is_drawn_by_the_recipes_seed_the_step_and_the_part_of_the_weights():
+    def numbers(*key: int) -> list[int]:
+        draw_rounding_by(*key)
+        return torch.randint(0, 1 << 16, (50,)).tolist()
+
+    keys = ((0, 3, 0), (1, 3, 0), (0, 4, 0), (0, 3, 1))
+    drawn = [numbers(*key) for key in keys]
+    assert drawn == [numbers(*key) for key in keys]
+    assert len(set(map(tuple, drawn))) == len(keys)

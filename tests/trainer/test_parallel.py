@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from schemas.sections import Train
+from schemas.errors import UserError
+from schemas.recipe import Recipe
+from schemas.sections import Model, Train
 from tests.trainer.families import NAMES as FAMILIES
 from tests.trainer.ranks import RankPool
 from tests.trainer.steps import Step, check_same, take
 from trainer import dist
+from trainer.dist import Ranks
 from trainer.losses import NAMES as LOSSES
 from trainer.opening import open_policy
+from trainer.parallel import unsplit_remark
+from trainer.train import train
 
 STEPS = 5
 SMALL = {"micro_batch_tokens": 300}  # several micro-batches a step
@@ -106,8 +111,8 @@ def test_groups_of_ranks_do_what_one_does(rich_run, other_model, family):
         pool.close()
 
 
-def share_of_weights(model, settings: dict[str, Any]) -> tuple[int, int]:
-    """How many elements of weights this rank holds, and how many there are."""
+def share_of_weights(model, settings: dict[str, Any]) -> tuple[int, int, int]:
+    """How many elements of weights this rank holds, how many there are, and which part of them it has."""
     ranks = dist.start("cpu", 60.0)
     try:
         parallel = open_policy(model, Train(**settings), ranks)
@@ -115,18 +120,34 @@ def share_of_weights(model, settings: dict[str, Any]) -> tuple[int, int]:
         for parameter in parallel.policy.parameters():
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             own += local.numel()
-        return own, sum(parameter.numel() for parameter in parallel.policy.parameters())
+        return own, sum(parameter.numel() for parameter in parallel.policy.parameters()), parallel.shard
     finally:
         dist.stop()
 
 
 def test_fsdp_splits_every_weight_and_ddp_none(two_ranks, other_model):
     settings = {"dtype": "float32", "parallel": "fsdp"}
-    (first, whole), (second, _) = two_ranks.run(share_of_weights, other_model, settings)
+    (first, whole, part), (second, _, other_part) = two_ranks.run(share_of_weights, other_model, settings)
     assert first + second == whole and abs(first - second) < 0.01 * whole
-    assert (
-        two_ranks.run(share_of_weights, other_model, settings | {"parallel": "ddp"}) == [(whole, whole)] * 2
+    assert (part, other_part) == (0, 1)
+    settings["parallel"] = "ddp"
+    assert two_ranks.run(share_of_weights, other_model, settings) == [(whole, whole, 0)] * 2
+
+
+def test_what_is_asked_of_split_weights_is_checked_before_anything_is_read_or_said(monkeypatch):
+    monkeypatch.setattr("trainer.train.plan", lambda *_: pytest.fail("it went on"))
+    six = Ranks(0, 6, torch.device("cpu"))
+    monkeypatch.setattr(dist, "start", lambda *_: six)
+    recipe = Recipe({"model": Model(), "train": Train(parallel="fsdp", shard_size=4)}, 0)
+    with pytest.raises(UserError, match=r"shard_size = 4, but there are 6 ranks") as caught:
+        train(".", recipe)
+    assert caught.value.shared
+    assert "on one rank splits nothing" in unsplit_remark(
+        Train(parallel="fsdp", shard_size=4), Ranks(0, 1, six.device)
     )
+    assert "shard_size = 4 splits nothing" in unsplit_remark(Train(parallel="ddp", shard_size=4), six)
+    for fine in (Train(parallel="fsdp", shard_size=3), Train(parallel="ddp"), Train()):
+        assert unsplit_remark(fine, six) == ""
 
 
 def test_gradients_added_in_bfloat16_are_those_up_to_its_rounding(two_ranks, rich_run, other_model):

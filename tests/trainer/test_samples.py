@@ -157,7 +157,7 @@ def answer_sharded(rank, model_path, prompts, ends, folder):
     assert whole.to_local().numel() * 2 == whole.numel()
     # The second rank's answers are over long before the first one's.
     own_ends = ends if rank == 0 else list(range(400))
-    made = policy(lambda model: samples.generate_greedily(model, prompts, 9, own_ends, several_ranks=True))
+    made = policy(lambda model: samples.generate_greedily(model, prompts, 9, own_ends, together=True))
     (folder / f"{rank}.json").write_text(json.dumps(made))
     dist.barrier()
     dist.destroy_process_group()

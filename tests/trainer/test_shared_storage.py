@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def test_an_error_of_one_machine_alone_is_that_of_all(trained, tmp_path):
     nowhere = (tmp_path / "nowhere", trained.recipe)
     statuses, said = on_ranks(run, trained.recipe, [Fault(), Fault()], apart={1: nowhere})
     assert statuses == [1, 1], said
-    assert f"error: {tmp_path / 'nowhere'}" in said[0] and said[1] == ""
+    named = f"error: rank 1 on {socket.gethostname()}: {tmp_path / 'nowhere'}"
+    assert named in said[0] and said[1] == ""
 
 
 @pytest.mark.long
