@@ -29,6 +29,7 @@ from trainer import (
     data,
     disk,
     dist,
+    losses,
     metrics,
     parallel,
     preempt,
@@ -76,8 +77,8 @@ def train(where: str | Path | Store, recipe: Recipe, resume: bool = True) -> Pat
                     _train(job, start, ranks)
             elif ranks.first:
                 say(
-                    f"{job.folder}: finished already, {job.steps} steps; another setting makes another "
-                    "folder, --no-resume starts this one again"
+                    f"{job.folder}: finished already, {job.steps} steps; a setting that changes what is "
+                    "learnt makes another folder, --no-resume starts this one again"
                 )
     finally:
         dist.stop()
@@ -105,7 +106,7 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
     watch = _Watch(log, sampler, so_far)
     _say(log, parallel.unsplit_remark(config, ranks))
-    _say(log, _first_line(job, start))
+    _say(log, _first_line(job, start, ranks))
     for line in about_memory:
         _say(log, line)
     batches = _batches(job, start)
@@ -250,14 +251,19 @@ def _say(log: metrics.Log | None, text: str | None) -> None:
         log.say(text)
 
 
-def _first_line(job: Job, start: int) -> str:
+def _first_line(job: Job, start: int, ranks: Ranks) -> str:
     """What is trained on how much, printed before the first step."""
     pairs = job.pairs
     resumed = f", from step {start} on" if start else ""
+    how = f"{job.config.optimizer}, forward in {job.config.dtype}"
+    if ranks.world_size > 1:
+        how += f", {job.config.parallel} on {ranks.world_size} ranks"
+    if losses.lora_of(job.config):
+        how += ", an adapter ([train.lora])"
     return (
         f"{job.folder.name}: {job.config.loss} on {pairs.folder.name}, "
         f"{pairs.count('train'):,} pairs to train on, {pairs.count('test'):,} held out; "
-        f"{job.steps} steps of {job.config.batch_size} pairs{resumed}"
+        f"{job.steps} steps of {job.config.batch_size} pairs{resumed}; {how}"
     )
 
 

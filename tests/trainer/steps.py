@@ -58,11 +58,11 @@ def take(run: Path, model: Path, steps: int, settings: dict[str, Any]) -> list[S
         dist.stop()
 
 
-def check_same(taken: list[Step], wanted: list[Step]) -> None:
-    """Assert that each step had the same mean metrics and every gradient within 1e-5."""
+def check_same(taken: list[Step], wanted: list[Step], atol: float = 1e-5) -> None:
+    """Assert that each step had the same mean metrics within 1e-5, and every gradient within `atol`."""
     for ours, theirs in zip(taken, wanted, strict=True):
         assert ours.pairs == theirs.pairs
         torch.testing.assert_close(ours.totals / ours.pairs, theirs.totals / ours.pairs, atol=1e-5, rtol=1e-6)
         assert ours.gradients.keys() == theirs.gradients.keys()
         for name, gradient in ours.gradients.items():
-            torch.testing.assert_close(gradient, theirs.gradients[name], atol=1e-5, rtol=0)
+            torch.testing.assert_close(gradient, theirs.gradients[name], atol=atol, rtol=0)

@@ -27,7 +27,9 @@ SMALL = {"micro_batch_tokens": 300}  # several micro-batches a step
 BASELINE = {"loss": "rpo", "options": {"rpo": {"y0": "baseline"}}}
 
 
-def check_on_ranks(pool: RankPool, run, cases: list[tuple[Any, dict[str, Any]]], **more: Any) -> None:
+def check_on_ranks(
+    pool: RankPool, run, cases: list[tuple[Any, dict[str, Any]]], atol: float = 1e-5, **more: Any
+) -> None:
     """Every case, shared by the pool's ranks in each way, is what it is on one rank. `more`: theirs."""
     differed: list[bool] = []
     for model, settings in cases:
@@ -36,7 +38,7 @@ def check_on_ranks(pool: RankPool, run, cases: list[tuple[Any, dict[str, Any]]],
             shared = SMALL | settings | more | {"parallel": parallel}
             of_ranks = pool.run(take, run, model, STEPS, shared)
             for of_rank in of_ranks:
-                check_same(of_rank, alone)
+                check_same(of_rank, alone, atol)
             differed.append(work_differs(of_ranks))
     assert any(differed), "every rank had as many micro-batches as the others"
 
@@ -95,7 +97,8 @@ def test_three_ranks_do_what_one_does(rich_run, other_model, family):
     cases.append((family("llama"), {"batch_size": 2}))
     pool = RankPool(3)
     try:
-        check_on_ranks(pool, rich_run, cases)
+        # A third is not exact, and Adam takes the rounding of small gradients for their direction.
+        check_on_ranks(pool, rich_run, cases, atol=5e-5)
     finally:
         pool.close()
 
