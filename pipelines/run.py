@@ -4,8 +4,9 @@
 
 Round r is in RUN/round-r, an ordinary run folder. Its model, which answers, judges and is the reference, is
 the policy that round r − 1 ended with; so its data is new because the weights' digest is, and nothing else
-tells the rounds apart. After a kill the same command goes on and makes nothing again that is finished. Ended
-rounds are listed in RUN/rounds.json.
+tells the rounds apart. A policy that is an adapter ([train.lora]) is merged into its base first, in the
+folder RUN/round-r/merged-<fingerprint>. After a kill the same command goes on and makes nothing again that
+is finished. Ended rounds are listed in RUN/rounds.json.
 
 One command does both halves, so nothing is loaded twice; and where there is a second core, what training
 needs is loaded while the engine reads (pipelines/beside.py).
@@ -20,6 +21,7 @@ from pathlib import Path
 import click
 
 from pipelines.beside import beside, pays
+from schemas.adapters import is_adapter
 from schemas.commands import (
     CONTEXT,
     RECIPE_ARGUMENT,
@@ -29,8 +31,9 @@ from schemas.commands import (
     settings_option,
     trust_option,
 )
+from schemas.digest import fingerprint
 from schemas.errors import Ended, exit_on_user_error
-from schemas.identity import weights_digest
+from schemas.identity import config_digest, weights_digest
 from schemas.loading import no_garbage
 from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
@@ -59,18 +62,35 @@ def rounds(where: str, recipe: Recipe, settings: Sequence[str] = (), trust: bool
         say()
         say(f"round {number} of {config.n}: {run}, model {model}", bold=True)
         _precompute(run, recipe, trust)
-        policy = _train(run, recipe, settings)
+        trained = _train(run, recipe, settings)
+        goes_on = number < config.n
+        policy = _whole(run, trained) if goes_on and is_adapter(trained) else trained
         policies.append(policy)
-        ended.append(
-            {
-                "round": number,
-                "run": run.name,
-                "policy": str(policy.relative_to(store.local_path())),
-                "weights": weights_digest(policy),
-            }
-        )
+        row: dict[str, object] = {
+            "round": number,
+            "run": run.name,
+            "policy": str(policy.relative_to(store.local_path())),
+            "weights": weights_digest(policy),
+        }
+        if policy != trained:
+            row["adapter"] = str(trained.relative_to(store.local_path()))
+        ended.append(row)
         store.put("rounds.json", json_bytes(ended))
     return policies
+
+
+def _whole(run: Store, adapter: Path) -> Path:
+    """An adapter and its base as one model, which the next round can begin with: [train.lora] has no adapter
+    as its base.
+
+    Its folder is named by what it is made of, so it is found again, and another adapter makes another."""
+    name = f"merged-{fingerprint([weights_digest(adapter), config_digest(adapter)])}"
+    folder = run.local_path(name)
+    if not run.exists(name):
+        from trainer.merge import merge
+
+        say(f"{folder}: {merge(adapter, folder)}")
+    return folder
 
 
 def _starting_from(recipe: Recipe, policy: Path) -> Recipe:

@@ -18,7 +18,7 @@ COMMANDS = {
 @click.group(
     cls=Group,
     modules=COMMANDS,
-    kept="the last checkpoint is kept: run the same command to go on from it",
+    kept="run the same command to go on from the last checkpoint, or to begin again where there is none",
     readers=("compare", "eval", "losses", "plan"),
     context_settings=CONTEXT,
 )

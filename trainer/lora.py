@@ -113,17 +113,22 @@ def put_on(model: "PreTrainedModel", adapter: Adapter, dtype: torch.dtype) -> Pl
     """Put an adapter into a model's modules and freeze the rest. `dtype`: of what is trained.
 
     Raises UserError where it does not fit the model."""
-    quantized.import_quietly()
-    with hidden("torchao"):
+    _check_names(model, adapter.settings)
+    with hidden("torchao"), quantized.hidden_if_broken():
         import peft
     config = _config_of(adapter.settings)
     try:
-        with hidden("torchao"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with (
+            hidden("torchao"),
+            quantized.hidden_if_broken(),
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             torch.manual_seed(adapter.seed)
             wrapped = peft.PeftModel(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(_does_not_fit(model, adapter.settings, error)) from None
+        raise UserError(_does_not_fit(model, adapter.settings, str(error))) from None
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
@@ -192,14 +197,29 @@ def _check_all_saved(model: nn.Module, placed: Placed) -> None:
     assert len(set(placed.names.values())) == len(placed.names)
 
 
-def _does_not_fit(model: "PreTrainedModel", settings: Lora, error: ValueError) -> str:
+def _check_names(model: "PreTrainedModel", settings: Lora) -> None:
+    """Raise UserError for a name that is no module's: PEFT takes the others and says nothing of it."""
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    targets = settings.target_modules
+    asked = {
+        "target_modules": () if list(targets) == [_ALL_LINEAR] else targets,
+        "modules_to_save": settings.modules_to_save,
+    }
+    for key, names in asked.items():
+        for name in names:
+            if not any(f".{module}".endswith(f".{name}") for module in modules):
+                reason = f"no module of it is named {name}, which {key} asks for"
+                raise UserError(_does_not_fit(model, settings, reason))
+
+
+def _does_not_fit(model: "PreTrainedModel", settings: Lora, error: str) -> str:
     """The error that names the modules which could be meant."""
     found: dict[str, None] = {}
     for name, module in model.named_modules():
         if hasattr(module, "weight") and module.weight.dim() > 1:
             found[name.rpartition(".")[2]] = None
     names = ", ".join(list(found)[:_SHOWN_MODULES])
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(error.split())[:300]
     return (
         f"[train.lora] does not fit {type(model).__name__}: {reason} (target_modules = "
         f"{list(settings.target_modules)}); modules of it are {names}"

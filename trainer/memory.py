@@ -271,10 +271,15 @@ def remedies(setting: Setting, pairs: Sequence[Pair], room: int) -> list[str]:
         changed = replace(setting.config, **values)  # type: ignore[arg-type]
         if changed == setting.config or (needs_ranks and setting.world_size == 1):
             continue
+        if needs_ranks and setting.world_size % (changed.shard_size or 1):
+            changed = replace(changed, shard_size=0)  # a run would refuse it
+            words = f"{words}, train.shard_size = 0"
         setting = replace(setting, config=changed)
         smallest = Predictor(setting, pairs).estimate(1)
-        lines.append(f"{words}: {in_words(smallest.total)} with one pair a pass")
-        if smallest.total <= room:
+        fits = smallest.total <= room
+        verdict = "fits" if fits else "still too much"
+        lines.append(f"{words}: {in_words(smallest.total)} with one pair a pass, {verdict}")
+        if fits:
             return lines
     lines.append(
         "[train.lora], which trains an adapter: gradients and optimizer of a hundredth of the weights"

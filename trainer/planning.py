@@ -8,9 +8,11 @@ import torch
 from schemas.devices import batch_tokens
 from schemas.recipe import Recipe
 from schemas.store import Store
-from trainer.fitting import Fit, decide, free_bytes, some_pairs
+from trainer.dist import Ranks
+from trainer.fitting import decide, free_bytes, some_pairs
 from trainer.job import plan
 from trainer.memory import MARGIN, Estimate, Predictor, Setting, in_words, remedies
+from trainer.parallel import shard_size
 
 
 def lines_of_plan(run: Store, recipe: Recipe, world_size: int, device_memory: int | None) -> Iterator[str]:
@@ -25,17 +27,19 @@ def lines_of_plan(run: Store, recipe: Recipe, world_size: int, device_memory: in
     pairs = some_pairs(job.pairs)
     found = decide(setting, pairs, device.type, room)
     setting = replace(setting, config=found.config)
+    shard_size(found.config, Ranks(0, world_size, device))  # a run would refuse it too
     predictor = Predictor(setting, pairs)
     estimate = found.estimate or predictor.estimate(found.budget)
-    yield _first_line(setting, found, pairs[0].most_tokens)
+    most = 8 * batch_tokens(0, device.type)
+    largest = most if room is None else predictor.largest(room, most)
+    passes = f"passes of at most {found.budget:,} tokens, " if largest else ""
+    yield f"{_shared_how(setting)}; {passes}the longest pair looked at has {pairs[0].most_tokens:,}"
     yield from _table(estimate, setting)
     yield from found.reasons
     if room is None or size is None:
         yield "how much memory there is here is not known: give --device-memory"
         return
     yield _verdict(estimate, room, size)
-    most = 8 * batch_tokens(0, device.type)
-    largest = predictor.largest(room, most)
     if largest:
         more = " or more" if largest == most else ""
         yield f"the largest pass that fits: {largest:,} tokens{more} (train.micro_batch_tokens)"
@@ -53,16 +57,14 @@ def _device(wanted: str, device_memory: int | None) -> torch.device:
     return torch.device("cuda" if is_gpu else "cpu")
 
 
-def _first_line(setting: Setting, found: Fit, longest: int) -> str:
+def _shared_how(setting: Setting) -> str:
     config = setting.config
     sharing = "alone"
     if setting.world_size > 1:
         sharing = f"{config.parallel} on {setting.world_size} ranks"
     checkpoints = ", activations made again" if setting.checkpoints else ""
     return (
-        f"{sharing}: computed in {config.dtype}, weights in {config.weights}, {config.optimizer}"
-        f"{checkpoints}; passes of at most {found.budget:,} tokens, the longest pair looked at has "
-        f"{longest:,}"
+        f"{sharing}: computed in {config.dtype}, weights in {config.weights}, {config.optimizer}{checkpoints}"
     )
 
 

@@ -69,7 +69,7 @@ _COUNTS_LAST = (
 def command(
     recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str, trust: bool
 ) -> None:
-    """Make all that a RECIPE_ARGUMENT's stages ask for, into a run folder.
+    """Make all that a RECIPE's stages ask for, into a run folder.
 
     What is there is kept, what is missing is made; a run that was killed goes on where it was.
 

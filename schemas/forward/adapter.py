@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from schemas.adapter_tensors import modules_of
 from schemas.adapters import ADAPTER_WEIGHTS, base_of, settings_of
 from schemas.errors import UserError
+from schemas.forward.quantized import hidden_if_broken
 from schemas.panics import panics_as_errors
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _merge(base: PreTrainedModel, path: Path) -> None:
     Raises UserError where PEFT is not installed, and where the two do not fit together."""
     assert all(weight.dtype in (torch.float32, torch.float64) for weight in base.parameters())
     try:
-        with panics_as_errors(), _quietly(), torch.no_grad():
+        with panics_as_errors(), _quietly(), hidden_if_broken(), torch.no_grad():
             peft = _peft(path)
             tensors = load_file(path / ADAPTER_WEIGHTS)
             wrapped = peft.PeftModel(base, _config(path, tensors))

@@ -1,7 +1,8 @@
 """The section [train] of a recipe: how the policy is optimised."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from schemas import checks, extensions
 from schemas.fields import Section, choice, choices, number, setting, tables
@@ -10,6 +11,10 @@ from schemas.fields import Section, choice, choices, number, setting, tables
 @dataclass(frozen=True)
 class Train(Section):
     """Optimise the policy on the pairs. A loss has its own keys in [train.<loss>]."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "lora": "it is a table, written [train.lora], or --set train.lora.r=16 (the rest has defaults)"
+    }
 
     loss: str = "dpo"
     learning_rate: float = number(5e-7, above=0)

@@ -12,7 +12,11 @@ import time
 
 import pyarrow.parquet as pq
 
-from tests.conftest import ROOT, settings, tree
+from pipelines.run import rounds
+from schemas.adapters import base_of, is_adapter
+from schemas.identity import weights_digest
+from schemas.recipe import load
+from tests.conftest import ROOT, preferences, settings, tree
 
 RECIPE = """
 [model]
@@ -34,6 +38,24 @@ learning_rate = 1e-3
 batch_size = 8
 max_steps = 3
 save_every = 1
+[rounds]
+n = 2
+"""
+
+GIVEN = """
+[model]
+[prompts]
+shards = 1
+[given]
+[logprobs]
+[pairs]
+test_share = 0.0
+[train]
+learning_rate = 1e-3
+batch_size = 4
+max_steps = 1
+[train.lora]
+r = 4
 [rounds]
 n = 2
 """
@@ -113,3 +135,24 @@ def test_the_second_rounds_data_is_the_new_policys_and_a_kill_changes_nothing(mo
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert tree_without_recipes(run) == tree_without_recipes(killed)
+
+
+def test_a_round_with_an_adapter_hands_on_a_whole_model(model_path, tmp_path):
+    rows = "".join(json.dumps(row) + "\n" for row in preferences(4, 6))
+    (tmp_path / "p.jsonl").write_text(rows)
+    (tmp_path / "r.toml").write_text(GIVEN)
+    recipe = load(tmp_path / "r.toml", (f"prompts.source={tmp_path / 'p.jsonl'}", f"model.name={model_path}"))
+    run = tmp_path / "run"
+    first, last = rounds(str(run), recipe)
+    told = json.loads((run / "rounds.json").read_text())
+    assert first == run / told[0]["policy"] and not is_adapter(first) and is_adapter(last)
+    assert told[0]["weights"] == weights_digest(first) and is_adapter(run / told[0]["adapter"])
+    assert "adapter" not in told[1] and base_of(last) == first
+    reference = json.loads(next((run / "round-2").glob("pairs-*/facts.json")).read_text())["reference"]
+    assert reference["weights"] == told[0]["weights"]
+
+    made = tree(run)
+    weights = first / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert rounds(str(run), recipe) == [first, last] and tree(run) == made
+    assert weights.stat().st_mtime_ns == written, "found again"

@@ -183,3 +183,10 @@ def test_a_table_may_be_set_as_a_whole(tmp_path):
     recipe = load(path, ["generate.logit_bias={42 = -100}"])
     assert recipe.sections["generate"].logit_bias == {"42": -100}
     assert recipe == load(path, ["generate.logit_bias.42=-100"])
+
+
+def test_a_table_that_is_set_to_a_value_is_said_to_be_one(tmp_path):
+    (tmp_path / "r.toml").write_text("[train]\n")
+    with pytest.raises(UserError, match=r"'lora': it is a table, written \[train\.lora\]"):
+        load(tmp_path / "r.toml", ["train.lora=true"])
+    assert load(tmp_path / "r.toml", ["train.lora.r=8"]).section("train").options == {"lora": {"r": 8}}

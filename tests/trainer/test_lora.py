@@ -3,17 +3,21 @@ same bytes."""
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from peft import import_utils
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from engine.commands.precompute import precompute
 from engine.models.spec import backend_of, spec_on
+from schemas.adapters import is_adapter
 from schemas.errors import UserError
+from schemas.forward import quantized
 from schemas.forward.layout import pack
 from schemas.forward.logps import decoder_and_head, hidden_states
 from schemas.recipe import load
@@ -238,6 +242,11 @@ def test_what_cannot_work_is_refused(caches, monkeypatch):
     run, recipe = caches("float32")
     with pytest.raises(UserError, match=r"modules of it are .*q_proj"):
         train.train(run, with_lora(recipe, {"target_modules": ["nothing"]}))
+    half = {"target_modules": ["q_proj", "proj"]}
+    with pytest.raises(UserError, match=r"named proj, which target_modules .* modules of it are .*q_proj"):
+        train.train(run, with_lora(recipe, half))
+    with pytest.raises(UserError, match=r"named head, which modules_to_save .* modules of it are .*lm_head"):
+        train.train(run, with_lora(recipe, {"modules_to_save": ["lm_head", "head"]}))
     with pytest.raises(UserError, match=r"\[train\.lora\].*rank"):
         train.train(run, with_lora(recipe, {"rank": 8}))
     quantized = replace(recipe.section("model"), quantization="nf4")
@@ -254,3 +263,24 @@ def test_what_cannot_work_is_refused(caches, monkeypatch):
             patch.setattr("importlib.util.find_spec", lambda name, gone=package: None if name == gone else 1)
             with pytest.raises(UserError, match=rf"pip install \"prefmill\[{package}\]\""):
                 train.train(run, with_lora(other, {}))
+
+
+def test_a_bitsandbytes_that_fails_matters_to_4_bits_alone(cache, tmp_path, monkeypatch):
+    run, recipe = cache
+    (tmp_path / "bitsandbytes").mkdir()
+    (tmp_path / "bitsandbytes" / "__init__.py").write_text("raise OSError('libcudart.so: not found')")
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "bitsandbytes":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked_once = (quantized._failure, import_utils.is_bnb_available, import_utils.is_bnb_4bit_available)
+    for function in asked_once:
+        function.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"OSError: libcudart.so: not found; install .*\"none\""):
+            quantized.options("nf4", torch.float32, "cpu")
+        last = train.train(run, with_lora(recipe, {}, max_steps=1))
+        assert is_adapter(last)
+    finally:
+        for function in asked_once:
+            function.cache_clear()

@@ -20,7 +20,7 @@ from trainer.commands.plan import bytes_of, command
 from trainer.job import plan
 from trainer.live_memory import LiveBytes
 from trainer.losses import NAMES, choose
-from trainer.memory import Predictor, Setting, filled, moments, states
+from trainer.memory import Predictor, Setting, filled, moments, remedies, states
 from trainer.model import micro_batch, training_loss
 from trainer.out_of_memory import Budget
 from trainer.pairs import open_pairs
@@ -241,8 +241,8 @@ def test_another_error_is_no_lack_of_memory():
 
 
 def test_sizes_are_read_as_people_write_them():
-    assert bytes_of("80GiB") == 80 << 30 and bytes_of("24 gb") == 24 * 10**9 and bytes_of("1e9") == 10**9
-    for wrong in ("", "GiB", "-3GB", "3 apples", "1.2.3"):
+    assert bytes_of("80GiB") == 80 << 30 and bytes_of("24 gb") == 24 * 10**9 and bytes_of("1e9 B") == 10**9
+    for wrong in ("", "80", "1e9", "GiB", "-3GB", "3 apples", "1.2.3"):
         with pytest.raises(UserError, match="expected a size"):
             bytes_of(wrong)
 
@@ -254,6 +254,19 @@ def test_the_command_says_what_fits_and_what_to_change(made_run):
     assert "what takes less" not in fits.output
     short = CliRunner().invoke(command, [*words, "--device-memory", "1MiB"], catch_exceptions=False)
     assert "does not fit 1 MiB" in short.output and "train.lora" in short.output
+    assert "passes of at most" in fits.output and "passes of at most" not in short.output
+    assert short.output.count("with one pair a pass, still too much") == 2
+    parts = [*words[:3], "--world-size", "3", "--set", 'train.parallel="fsdp"', "--set", "train.shard_size=2"]
+    with pytest.raises(UserError, match="no multiple of it"):
+        CliRunner().invoke(command, [*parts, "--device-memory", "80GiB"], catch_exceptions=False)
+
+
+def test_a_remedy_says_whether_it_fits(model_path, pairs):
+    small = setting(model_path, 3, parallel="fsdp", gradient_checkpointing="true")
+    room = Predictor(small, pairs).estimate(1).total
+    split, last = remedies(setting(model_path, 3, shard_size=2), pairs, room)
+    assert split.startswith('train.parallel = "fsdp", train.shard_size = 0: ')
+    assert split.endswith(", still too much") and last.endswith(" with one pair a pass, fits")
 
 
 @pytest.mark.long

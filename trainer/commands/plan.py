@@ -9,7 +9,7 @@ from schemas.errors import UserError
 from schemas.screen import say
 from schemas.store import open_store
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_UNITS = {"B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -47,7 +47,9 @@ def command(
 
 
 def bytes_of(text: str) -> int:
-    """The bytes that a size such as 80GiB, 640 MB or 1.5e9 means. Raises UserError for none."""
+    """The bytes that a size such as 80GiB, 640 MB or 1.5e9 B means. Raises UserError for another text.
+
+    A number without a unit is refused too: 80 is meant as GiB and would be read as bytes."""
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
     if found and found[2].upper() in _UNITS:
         try:
@@ -56,4 +58,4 @@ def bytes_of(text: str) -> int:
             size = 0
         if size > 0:
             return size
-    raise UserError(f"--device-memory {text}: expected a size such as 80GiB, 24GB or 512MiB")
+    raise UserError(f"--device-memory {text}: expected a size with its unit, such as 80GiB, 24GB or 512MiB")

@@ -23,7 +23,7 @@ from schemas.store import Store, open_store
     help="Go on from the last checkpoint of the same settings, or start them again.",
 )
 def command(recipe: str, run: str, settings: tuple[str, ...], resume: bool) -> None:
-    """Train as [train] of a RECIPE_ARGUMENT says, on the pairs of a run folder.
+    """Train as [train] of a RECIPE says, on the pairs of a run folder.
 
     The model, and all else that is not [train], is what the run was made with. Other settings make another
     folder train-<fingerprint> in it; the same ones go on where they stopped. Under torchrun, one process a
