@@ -44,6 +44,7 @@ def _server(section: str) -> tuple[str, ...]:
 
 _PATIENCE = "how a server is asked, not what it is asked"
 _MEMORY = "bounds memory; a number changes by rounding at most"
+_MIXED = ("train.accept_other_dtype=true",)  # with the trials' cache, which is float32
 _RANKS = "how ranks share the work; a number changes by rounding at most"
 _NO_ROWS = "of a command that writes no rows"
 _SHOWN = "what is kept or shown of a training run, not what is learnt"
@@ -192,9 +193,9 @@ KEYS: dict[str, dict[str, Entry]] = {
         "micro_batch_tokens": Idle("64", _MEMORY),
         "epochs": Other("2"),
         "max_steps": Other("2"),
-        "dtype": Other('"bfloat16"'),
+        "dtype": Other('"bfloat16"', _MIXED),
         "accept_other_dtype": Idle("true", "what is refused at the start, not what is learnt"),
-        "weights": Other('"bfloat16"'),
+        "weights": Other('"bfloat16"', (*_MIXED, 'train.dtype="bfloat16"')),
         "save_dtype": Other('"bfloat16"'),
         "parallel": Idle('"fsdp"', _RANKS),
         "shard_size": Idle("1", _RANKS),

@@ -192,9 +192,9 @@ def test_numbers_that_are_not_finite_are_not_written(trained, trials, tmp_path, 
             shutil.copytree(trained.cache, run)
             update = trainer.train._update
 
-            def overflow(state, *rest):
+            def overflow(job, state, *rest):
                 """An update after which the policy's numbers overflow."""
-                made = update(state, *rest)
+                made = update(job, state, *rest)
                 with torch.no_grad():
                     state.policy.model.model.norm.weight.fill_(math.inf)
                 return made
