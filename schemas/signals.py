@@ -63,10 +63,12 @@ def ended_by_signals() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     told_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_end_late, args=(reading, set(before)), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_end_late, args=(reading, set(before), over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         signal.set_wakeup_fd(told_before)
         os.close(writing)  # the thread ends with it
         for number, handler in before.items():
@@ -103,8 +105,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
 
-def _end_late(told: int, ending: set[signal.Signals]) -> None:
-    """Wait for a signal that ends the process; end it where it is still there after the time of grace."""
+def _end_late(told: int, ending: set[signal.Signals], over: threading.Event) -> None:
+    """Wait for a signal that ends the process; end it where it is still there after the time of grace.
+
+    `over`: set when the command has ended. A process that does something else then is let be."""
     put_off_at: float | None = None
     try:
         while numbers := os.read(told, 64):
@@ -115,14 +119,21 @@ def _end_late(told: int, ending: set[signal.Signals]) -> None:
                 is_put_off = _put_off.is_set() or (is_first and _was_put_off.is_set())
                 if number != signal.SIGTERM or not is_put_off:
                     time.sleep(_GRACE)
-                    os._exit(128 + number)
+                    if not _does_something_else(over):
+                        os._exit(128 + number)
+                    return
                 now = time.monotonic()
                 put_off_at = put_off_at or now
-                if now - put_off_at > _SAME:
-                    say("stopped at once, since SIGTERM came again: the last checkpoint is kept", err=True)
+                if now - put_off_at > _SAME and not _does_something_else(over):
+                    say("stopped at once, since SIGTERM came again; what was saved is kept", err=True)
                     os._exit(128 + number)
     finally:
         os.close(told)
+
+
+def _does_something_else(over: threading.Event) -> bool:
+    """True in a process that goes on after the command, and is not about to end."""
+    return over.is_set() and threading.main_thread().is_alive()
 
 
 def _leave_to_parent() -> None:
