@@ -162,8 +162,10 @@ def _make_alike(model: nn.Module, tensors: list[_Tensor]) -> None:
         for name in wanted.names:
             owner, _, own = name.rpartition(".")
             module = model.get_submodule(owner)
-            places: dict[str, torch.Tensor] = module._parameters if wanted.is_weight else module._buffers  # type: ignore[assignment]
-            places[own] = tensor
+            if wanted.is_weight:
+                module._parameters[own] = tensor  # type: ignore[assignment]
+            else:
+                module._buffers[own] = tensor
     assert _tensors_of(model) == tensors, "the class builds other modules than loading does"
 
 

@@ -55,7 +55,7 @@ def packed_attention(
     """transformers' attention interface; `packed` is the layout of the row. The mask is ignored.
 
     Takes query (1, heads, T, d), key and value (1, kv heads, T, d); returns (1, T, heads, d). Raises
-    NotImplementedError for what it does not do, which `load.prepare` takes for a reason to pad."""
+    NotImplementedError for what it does not do, which `selftest.prepare` takes for a reason to pad."""
     assert packed is not None, "the packed attention was called outside of token_logps"
     for name in _NOT_DONE:
         if more.get(name) is not None:
