@@ -93,12 +93,17 @@ def test_two_ranks_do_what_one_does_with_other_settings(settings, two_ranks, ric
 
 @pytest.mark.long
 def test_three_ranks_do_what_one_does(rich_run, other_model, family):
-    cases = [(other_model, {"loss": "sr_dpo"}), (family("qwen3_moe"), BASELINE)]
-    cases.append((family("llama"), {"batch_size": 2}))
+    # A third is not exact, and Adam takes the rounding of a small gradient for its direction: a weight then
+    # differs by as much as the learning rate. So the steps are small: the sums over ranks are what is tested.
+    small_steps = {"learning_rate": 1e-5}
+    cases = [
+        (other_model, small_steps | {"loss": "sr_dpo"}),
+        (family("qwen3_moe"), small_steps | BASELINE),
+        (family("llama"), small_steps | {"batch_size": 2}),
+    ]
     pool = RankPool(3)
     try:
-        # A third is not exact, and Adam takes the rounding of small gradients for their direction.
-        check_on_ranks(pool, rich_run, cases, atol=5e-5)
+        check_on_ranks(pool, rich_run, cases)
     finally:
         pool.close()
 
