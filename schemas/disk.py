@@ -240,6 +240,13 @@ def read(path: Path) -> bytes:
         return file.read()
 
 
+def read_range(path: Path, begin: int, length: int) -> bytes:
+    """Some of a file's bytes; fewer than `length` where it ends before."""
+    with naming(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        file.seek(begin)
+        return file.read(length)
+
+
 class Lines(io.TextIOWrapper):
     """A text file to which lines are added; an error names it."""
 

@@ -36,6 +36,15 @@ def held(path: Path, who: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def briefly(path: Path) -> Iterator[None]:
+    """Hold the lock that a file stands for, for a moment; waits while another process holds it."""
+    with os.fdopen(disk.open_or_make(path, os.O_RDWR), "r+") as lock:
+        with disk.naming(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _locked(path: Path, who: str, opened: contextlib.ExitStack) -> TextIO:
     """The file, locked and not changed."""
     handle = disk.open_or_make(path, os.O_RDWR)

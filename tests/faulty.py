@@ -15,7 +15,7 @@ from typing import TextIO
 import pytest
 
 from schemas.disk import temporary_name
-from schemas.store import LocalStore, Store
+from schemas.store import Entry, LocalStore, Store
 
 WAYS = ("half", "after")
 
@@ -64,11 +64,17 @@ class FaultyStore:
     def names(self, pattern: str = "*") -> list[str]:
         return self.store.names(pattern)
 
+    def entries(self, pattern: str = "*") -> list[Entry]:
+        return self.store.entries(pattern)
+
     def exists(self, name: str = "") -> bool:
         return self.store.exists(name)
 
     def read(self, name: str) -> bytes:
         return self.store.read(name)
+
+    def read_range(self, name: str, begin: int, length: int) -> bytes:
+        return self.store.read_range(name, begin, length)
 
     def size(self, name: str) -> int:
         return self.store.size(name)
@@ -90,6 +96,10 @@ class FaultyStore:
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         written = self._write(f"put if absent {name}", name, lambda: self.store.put_if_absent(name, data))
+        return bool(written)
+
+    def replace_if(self, name: str, old: bytes, new: bytes) -> bool:
+        written = self._write(f"replace if {name}", name, lambda: self.store.replace_if(name, old, new))
         return bool(written)
 
     def put_file(self, name: str, fill: Callable[[Path], object]) -> str:

@@ -23,6 +23,7 @@ PATHS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 # Modules that write files, and why that is not a second door to a run folder.
 WRITERS = {
     "schemas/store.py": "the door",
+    "schemas/local_store.py": "the door to a disk",
     "schemas/digest.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "schemas/model_copies.py": "fills local paths that a store gave it",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -126,3 +127,53 @@ def test_an_output_is_written_whole(tmp_path):
     with pytest.raises(RuntimeError):
         write_output(path, fail)
     assert path.read_text() == "old"
+
+
+def test_a_listing_shows_files_with_their_sizes_and_what_changes_with_them(tmp_path):
+    store = LocalStore(tmp_path)
+    assert store.child("not there").entries() == []
+    store.put("b.json", b"12")
+    store.put("a.json", b"1")
+    store.put("c.txt", b"")
+    (tmp_path / ".hidden.json").write_bytes(b"1")
+    (tmp_path / "folder.json").mkdir()
+    before = store.entries("*.json")
+    assert [(entry.name, entry.size) for entry in before] == [("a.json", 1), ("b.json", 2)]
+    store.put("b.json", b"34")
+    after = store.entries("*.json")
+    assert after[0] == before[0]
+    assert after[1].stamp != before[1].stamp
+
+
+def test_a_part_of_a_file_is_read(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put("a", b"0123456789")
+    assert store.read_range("a", 3, 4) == b"3456"
+    assert store.read_range("a", 8, 4) == b"89"
+    with pytest.raises(FileNotFoundError):
+        store.read_range("b", 0, 1)
+
+
+def test_a_file_is_replaced_only_where_it_holds_what_was_read(tmp_path):
+    store = LocalStore(tmp_path)
+    assert not store.replace_if("a", b"", b"new")
+    store.put("a", b"old")
+    assert not store.replace_if("a", b"other", b"new")
+    assert store.read("a") == b"old"
+    assert store.replace_if("a", b"old", b"new")
+    assert store.read("a") == b"new"
+
+
+def test_of_many_that_replace_a_file_at_once_each_counts(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put("count", b"0")
+
+    def add(_: int) -> None:
+        while True:
+            old = store.read("count")
+            if store.replace_if("count", old, str(int(old) + 1).encode()):
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+    assert store.read("count") == b"40"
