@@ -72,6 +72,20 @@ def missing(run: Run, damaged: Callable[[Damage], None] = lambda damage: None) -
     return gaps
 
 
+def lacks(run: Run, shard: int) -> list[Stage]:
+    """What one shard lacks at this moment, by its markers alone."""
+    digests: dict[str, str] = {}
+    for number, stage in enumerate(run.stages):
+        try:
+            marker = marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests))
+        except Damaged:
+            marker = None
+        if marker is None:
+            return list(run.stages[number:])
+        digests[stage.name] = marker.digest
+    return []
+
+
 def _too_many(run: Run) -> Iterator[Damage]:
     """The markers that are there of shards that the run does not have."""
     wanted = {marker_name(shard) for shard in range(run.shards)}

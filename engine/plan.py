@@ -6,9 +6,8 @@ own number in the stages above it and on nothing else.
 """
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from schemas import dtypes
 from schemas.differences import difference
 from schemas.errors import UserError
 from schemas.fields import Section, facts_of
-from schemas.manifest import FACTS, RECIPE, Facts, Planned, folder_name, json_bytes, read_facts
-from schemas.plans import write_plan
-from schemas.recipe import Recipe, dump
+from schemas.manifest import FACTS, Facts, Planned, folder_name, read_facts
+from schemas.plans import read_plan
+from schemas.recipe import Recipe
 from schemas.records import Damaged, what_of
 from schemas.store import Store, open_store
 
@@ -77,10 +76,11 @@ def _writers(stages: tuple[Stage, ...], reader: Stage) -> list[Stage]:
     return [stage for stage in stages if set(stage.writes) & set(reader.reads)]
 
 
-def plan(where: str | Path | Store, recipe: Recipe) -> Run:
+def plan(where: str | Path | Store, recipe: Recipe, workers: int = 1) -> Run:
     """The folders that a recipe asks for. Reads the input's and the models' digests, makes nothing.
 
-    Each model is resolved once. Raises UserError for what cannot work."""
+    `workers`: how many are to make it, for a run that is new. Each model is resolved once. Raises UserError
+    for what cannot work."""
     store = open_store(where)
     recipe, remarks = dtypes.resolved(recipe, store)
     stages = tuple(STAGES[name] for name in recipe.sections if name in STAGES)
@@ -89,6 +89,7 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
             "the recipe's first stage must be [prompts]: it brings the rows that all others work on"
         )
     models = _Models(recipe, Resolver())
+    of_run = _FoldersOfRun(store, workers)
     planned: dict[str, Planned] = {}
     for number, stage in enumerate(stages):
         before = stages[:number]
@@ -97,7 +98,7 @@ def plan(where: str | Path | Store, recipe: Recipe) -> Run:
             "stage": stage.name,
             "version": stage.version,
             "above": {writer.name: planned[writer.name].folder for writer in _writers(before, stage)},
-            **_own_facts(stage, recipe, models),
+            **_own_facts(stage, recipe, models, of_run),
         }
         # As JSON gives them back, so that they compare equal with those read from a folder.
         facts = json.loads(json.dumps(facts))
@@ -151,7 +152,31 @@ class _Models:
         return self.resolver.resolve(reference_spec(self.recipe.section("model")))
 
 
-def _own_facts(stage: Stage, recipe: Recipe, models: _Models) -> Facts:
+@dataclass(frozen=True)
+class _FoldersOfRun:
+    """The folders that a run has already, and how many workers are to make what it lacks."""
+
+    store: Store
+    workers: int = 1
+
+    def facts(self, stage: Stage) -> list[Facts]:
+        """The facts of the stage's folders of this version, but what every stage has; the plan's first."""
+        names = self.store.names(f"{stage.name}-{_FINGERPRINT}")
+        with contextlib.suppress(UserError):  # no run yet, or a plan that is about to be written again
+            planned, _ = read_plan(self.store)
+            in_plan = {one.folder for one in planned}
+            names.sort(key=lambda name: name not in in_plan)
+        found: list[Facts] = []
+        for name in names:
+            with contextlib.suppress(UserError):
+                facts = dict(read_facts(self.store.child(name)))
+                if facts.pop("stage") == stage.name and facts.pop("version") == stage.version:
+                    facts.pop("above")
+                    found.append(facts)
+        return found
+
+
+def _own_facts(stage: Stage, recipe: Recipe, models: _Models, of_run: _FoldersOfRun) -> Facts:
     """All that the stage's rows depend on beside the stages above."""
     config = recipe.sections[stage.name]
     if stage.facts is None:
@@ -164,6 +189,8 @@ def _own_facts(stage: Stage, recipe: Recipe, models: _Models) -> Facts:
         below={name: recipe.sections[name] for name in names[place + 1 :]},
         model=lambda: models.of(stage),
         reference=models.reference,
+        workers=of_run.workers,
+        of_run=lambda: of_run.facts(stage),
     )
     return stage.facts(config, planning)
 
@@ -182,41 +209,13 @@ def check_unchanged(run: Run, stages: Collection[Stage] = ()) -> None:
         if stage.scan:
             continue
         planned = run.planned[stage.name].facts
-        own = json.loads(json.dumps(_own_facts(stage, run.recipe, models)))
+        own = json.loads(json.dumps(_own_facts(stage, run.recipe, models, _FoldersOfRun(run.store))))
         changes = difference(planned, planned | own)
         if changes:
             raise UserError(
                 f"[{stage.name}] changed while the run was {when}: {'; '.join(changes)}; "
                 "run the same command again"
             )
-
-
-def _put_facts(folder: Store, facts: Facts) -> None:
-    """Write down what a folder is made from; its name says that what lies there otherwise is damaged."""
-    data = json_bytes(facts)
-    if folder.put_if_absent(FACTS, data):
-        return
-    if folder.size(FACTS) != len(data) or folder.read(FACTS) != data:
-        folder.put(FACTS, data)
-
-
-@contextlib.contextmanager
-def opened(run: Run, threads_of: Callable[[Run], int] = lambda run: 1) -> Iterator[int]:
-    """Hold the run folder alone, remove what killed runs left half written, and write the plan down.
-
-    Gives the threads of a model on the CPU, by `threads_of` (engine/threads.py)."""
-    with run.store.lock("engine precompute"):
-        run.store.sweep()
-        for stage in run.stages:
-            folder = run.folder(stage)
-            folder.sweep()
-            _put_facts(folder, run.planned[stage.name].facts)
-        recipe = dump(run.recipe)
-        run.store.put(RECIPE, recipe)
-        threads = threads_of(run)
-        recipe_digest = hashlib.sha256(recipe).hexdigest()
-        write_plan(run.store, run.planned.values(), run.shards, recipe_digest, threads)
-        yield threads
 
 
 def what_changed(run: Run, stage: Stage) -> list[tuple[str, list[str]]]:

@@ -70,7 +70,7 @@ def _rows_of_file(name: str, path: Path, limit: int) -> Iterator[Row]:
     return _rows_of_json(name, path, limit)
 
 
-def _opened(path: Path) -> pa.NativeFile:
+def opened(path: Path) -> pa.NativeFile:
     """The file, unpacked while it is read. What Arrow takes no zeros behind, Python does."""
     suffix = path.suffix.lower()
     if suffix == ".gz" and is_padded(path):
@@ -80,13 +80,13 @@ def _opened(path: Path) -> pa.NativeFile:
 
 def _rows_of_csv(name: str, path: Path, delimiter: str, limit: int) -> Iterator[Row]:
     """The rows of a table of text below its header."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         yield from csv_rows.rows(name, path, _chunks_without_mark(stream), delimiter, limit)
 
 
 def _rows_of_json(name: str, path: Path, limit: int) -> Iterator[Row]:
     """The rows of a JSON Lines file or of one JSON array. Blank lines are no rows, but count as lines."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         chunks = _chunks_without_mark(stream)
         first = next(chunks, b"")
         all_chunks = itertools.chain([first], chunks)
@@ -128,7 +128,7 @@ def _is_array(path: Path, first_chunk: bytes, limit: int) -> bool:
 
 def _is_one_array(path: Path, limit: int) -> bool:
     """True if the whole file is one JSON array of objects, with nothing outside of it."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         try:
             for piece in json_rows.elements(_chunks_without_mark(stream), limit):
                 is_object = piece.raw.lstrip().startswith(b"{")

@@ -46,13 +46,18 @@ class Planning:
 
     `above` and `below`: the recipe's sections before and after this one, in order. `model()`: the stage's
     own, `reference()`: the recipe's [model]. Each is looked up at the first call, which may take a while:
-    check first what can be checked without. Raises UserError where it is not there."""
+    check first what can be checked without. Raises UserError where it is not there.
+
+    `workers`: how many are to make the shards; `of_run()`: the facts of the folders that the run already has
+    of the stage, those of its plan first."""
 
     seed: int
     above: Mapping[str, Section]
     below: Mapping[str, Section]
     model: Callable[[], ResolvedModel]
     reference: Callable[[], ResolvedModel]
+    workers: int = 1
+    of_run: Callable[[], list[Facts]] = list
 
 
 def _no_model() -> Model:

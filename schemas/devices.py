@@ -45,6 +45,15 @@ def gpu_is_there() -> bool:
     return torch.cuda.is_available()
 
 
+def gpus_here() -> int:
+    """How many GPUs this machine shows, or 1 for its CPU. By the devices' files, without torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return max(1, len([name for name in chosen.split(",") if name.strip()]))
+    numbered = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
+    return max(1, len(numbered))
+
+
 def bfloat16_is_there(device: str) -> bool:
     """True where `device`, a value of `model.device`, means GPUs that all compute in bfloat16.
 

@@ -99,6 +99,9 @@ class FaultyStore:
         return bool(written)
 
     def replace_if(self, name: str, old: bytes, new: bytes) -> bool:
+        if name.startswith(("job-", "lease-")):
+            # A sign of life: how many there are depends on the time that a run takes.
+            return self.store.replace_if(name, old, new)
         written = self._write(f"replace if {name}", name, lambda: self.store.replace_if(name, old, new))
         return bool(written)
 

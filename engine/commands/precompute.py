@@ -10,6 +10,7 @@ import click
 from engine import executors
 from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
+from schemas.devices import gpus_here
 from schemas.loading import no_garbage
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
@@ -18,6 +19,8 @@ from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
     from engine.executors.phases import Gaps
+    from engine.jobs import Job
+    from engine.part import Part
     from engine.plan import Run
 
 # The counts of a stage that are shown, in this order; in between those whose names begin so.
@@ -65,9 +68,22 @@ _COUNTS_LAST = (
     type=click.Choice(list(executors.EXECUTORS)),
     help="Where shards are made.",
 )
+@click.option(
+    "--shards",
+    "part",
+    default="",
+    metavar="I::N",
+    help="Make shards I, I+N, I+2N, … beside other commands with --shards on the same run.",
+)
 @trust_option()
 def command(
-    recipe: str, run: str, settings: tuple[str, ...], workers: int, executor: str, trust: bool
+    recipe: str,
+    run: str,
+    settings: tuple[str, ...],
+    workers: int,
+    executor: str,
+    part: str,
+    trust: bool,
 ) -> None:
     """Make all that a RECIPE's stages ask for, into a run folder.
 
@@ -78,7 +94,7 @@ def command(
       engine precompute pipelines/recipes/dpo.toml -o runs/hh \\
           --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
     """
-    precompute(run, load(recipe, settings), workers, executor, trust)
+    precompute(run, load(recipe, settings), workers, executor, trust, part)
 
 
 def precompute(
@@ -87,34 +103,64 @@ def precompute(
     workers: int,
     executor: str = executors.DEFAULT,
     trust: bool = False,
+    part: str = "",
 ) -> None:
     """Make what is missing in a run folder; see the command's help."""
     with no_garbage():
-        from engine import outcome
-        from engine import trust as trusting
-        from engine.gaps import Damage, missing
         from engine.inputs import check_apart
-        from engine.make import finish, take_back
-        from engine.plan import opened, plan
+        from engine.opened import opened
+        from engine.part import Part
+        from engine.plan import plan
         from engine.threads import threads_of
 
+    own = Part.of(part)
     check_apart(open_store(where), recipe)
-    run = plan(where, recipe)
-    with opened(run, lambda run: threads_of(run, workers)) as threads:
-        damages: list[Damage] = []
-        gaps = missing(run, damages.append)
-        if gaps:
-            trusting.check(run, gaps, trust)
-        for damage in damages:
-            say(f"{damage.what}: {damage.done}")
-        take_back(run, damages)
-        if gaps:
-            _announce(run, gaps)
+    run = plan(where, recipe, own.jobs * (workers or gpus_here()))
+    with opened(run, lambda run: threads_of(run, workers), shares=bool(part)) as (job, threads):
+        _make_what_is_missing(run, job, own, Workforce(executor, workers, threads), trust)
+
+
+def _make_what_is_missing(run: "Run", job: "Job", own: "Part", workforce: Workforce, trust: bool) -> None:
+    """Make this command's part of what the run lacks; and where then all is there, end the run."""
+    from engine import trust as trusting
+    from engine.gaps import Damage, missing
+    from engine.make import take_back
+
+    damages: list[Damage] = []
+    gaps = missing(run, damages.append)
+    in_work = {damage.shard for damage in damages if job.holder(damage.shard) is not None}
+    damages = [damage for damage in damages if damage.shard not in in_work]
+    own_gaps = {shard: stages for shard, stages in gaps.items() if shard in own.shards(run.shards)}
+    if own_gaps:
+        trusting.check(run, own_gaps, trust)
+    for damage in damages:
+        say(f"{damage.what}: {damage.done}")
+    take_back(run, damages)
+    if own_gaps:
+        _announce(run, own_gaps)
+    if own_gaps or not gaps:
         _scan(run, gaps)
-        if gaps:
-            _make(run, gaps, Workforce(executor, workers, threads))
+    if own_gaps:
+        _make(run, own_gaps, workforce, job)
+    _end(run, own, nothing_to_do=not own_gaps)
+
+
+def _end(run: "Run", own: "Part", nothing_to_do: bool) -> None:
+    """Write the manifests if every shard is there, which may be the work of several commands."""
+    from engine import outcome
+    from engine.gaps import missing
+    from engine.jobs import ENDING, WHO
+    from engine.make import finish
+    from schemas.leases import awaited
+
+    still_missing = missing(run) if own.is_part else {}
+    if still_missing:
+        others = len(still_missing)
+        say(f"{own}: all there; {others:,} of {run.shards:,} shards are for other commands to make")
+        return
+    with awaited(run.store, ENDING, WHO):
         manifests = finish(run, say)
-    if not gaps:
+    if nothing_to_do:
         say(f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there")
     _print_totals(run, manifests)
     outcome.check(run, manifests)
@@ -158,7 +204,9 @@ def _scan(run: "Run", gaps: "Gaps") -> None:
     """Read the input where shards are to be made of it, or the numbers of its rows are lost."""
     from engine.commands.bars import RowsBar
     from engine.gaps import must_count_again
+    from engine.jobs import SCANNING, WHO
     from engine.scan import scan
+    from schemas.leases import awaited
 
     to_scan = {shard for shard, stages in gaps.items() if run.stages[0] in stages}
     uncounted = None if to_scan else must_count_again(run)
@@ -168,15 +216,17 @@ def _scan(run: "Run", gaps: "Gaps") -> None:
         say(f"{uncounted}: the input is counted again")
     reading = RowsBar("reading")
     try:
-        scan(run, to_scan, reading.advance, say)
+        with awaited(run.store, SCANNING, WHO, lambda holder: say(f"{holder} reads the input")):
+            scan(run, to_scan, reading.advance, say)
     finally:
         reading.close()
 
 
-def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
+def _make(run: "Run", gaps: "Gaps", workforce: Workforce, job: "Job") -> None:
     """Make the shards."""
     from engine import made_with
     from engine.commands.bars import MakingBar
+    from engine.executors.passes import execute
     from engine.make import reopen
     from engine.plan import check_unchanged
 
@@ -189,7 +239,7 @@ def _make(run: "Run", gaps: "Gaps", workforce: Workforce) -> None:
     made_with.note(run, gaps)
     making = MakingBar(shards)
     try:
-        executors.execute(workforce, run, gaps, making)
+        execute(workforce, run, gaps, job, making)
     finally:
         making.close()
 

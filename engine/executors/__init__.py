@@ -8,19 +8,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from engine.executors.claimed import ClaimedShards
     from engine.executors.phases import Gaps
     from engine.plan import Run
     from engine.progress import Progress
 
 
 class Executor(Protocol):
-    """Makes what the shards lack."""
+    """Takes shards through a phase."""
 
-    def __call__(self, run: "Run", gaps: "Gaps", workers: int, threads: int, progress: "Progress") -> None:
-        """`gaps`: shard -> the stages it lacks; `workers`: 0 is one for each place where the model runs;
-        `threads`: of a model on the CPU in each worker.
+    def __call__(
+        self,
+        run: "Run",
+        phase: int,
+        shards: "ClaimedShards",
+        gaps: "Gaps",
+        workers: int,
+        threads: int,
+        progress: "Progress",
+    ) -> None:
+        """`phase`: its number among `phases(run)`; `shards`: those to be taken, of which each is to be told
+        that it ended; `gaps`: shard -> the stages it lacks; `workers`: 0 is one for each place where the
+        model runs; `threads`: of a model on the CPU in each worker.
 
-        Raises UserError where a shard cannot be made; finished shards are kept."""
+        A worker that dies costs its shards, which others make. Raises UserError where a shard cannot be made;
+        finished shards are kept."""
         ...
 
 
@@ -40,7 +52,7 @@ class Workforce:
     threads: int
 
 
-def execute(workforce: Workforce, run: "Run", gaps: "Gaps", progress: "Progress") -> None:
-    """Make what the shards lack."""
+def executor_of(workforce: Workforce) -> Executor:
+    """The executor, imported."""
     executor: Executor = importlib.import_module(EXECUTORS[workforce.executor]).execute
-    executor(run, gaps, workforce.workers, workforce.threads, progress)
+    return executor

@@ -8,10 +8,11 @@ does not need. A stage that asks a server shares a phase only with stages that o
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
+from engine.executors.deal import Shards
 from engine.make import make
 from engine.models import Model
 from engine.models.open import open_model, places
@@ -24,11 +25,12 @@ from schemas.errors import UserError
 from schemas.manifest import Marker
 
 Gaps = Mapping[int, Sequence[Stage]]
-NextShard = Callable[[], int | None]
 
-# With vLLM a worker keeps several shards under way: the requests of the next ones fill the engine while the
-# last long answers of this one finish.
-_SHARDS_UNDER_WAY = 3
+# Shards that a worker has under way. With vLLM the requests of the next ones fill the engine while the last
+# long answers of this one finish. On a GPU the model works on one while stages without it take the other
+# along; on a CPU both would want the same cores.
+_UNDER_WAY_VLLM = 3
+_UNDER_WAY_GPU = 2
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,15 @@ class ModelOpener:
             model.close()
 
 
+def under_way(phase: Phase, place: str) -> int:
+    """How many shards a worker at a place takes through a phase side by side."""
+    if phase.uses_vllm:
+        return _UNDER_WAY_VLLM
+    return _UNDER_WAY_GPU if phase.model is not None and place.startswith("cuda") else 1
+
+
 def work_through(
-    run: Run, phase: Phase, place: str, threads: int, next_shard: NextShard, progress: Progress
+    run: Run, phase: Phase, place: str, threads: int, shards: Shards, progress: Progress
 ) -> None:
     """Take shards through a phase until there are no more.
 
@@ -143,12 +152,13 @@ def work_through(
         run=run,
         phase=phase,
         opener=opener,
-        next_shard=next_shard,
+        shards=shards,
         progress=progress,
     )
+    side_by_side = under_way(phase, place)
     try:
-        if phase.uses_vllm:
-            loop.run_in_threads(_SHARDS_UNDER_WAY)
+        if side_by_side > 1:
+            loop.run_in_threads(side_by_side)
         else:
             loop.run()
     finally:
@@ -158,13 +168,11 @@ def work_through(
 class _ShardLoop:
     """Asks for shards and makes them; may run in several threads at once."""
 
-    def __init__(
-        self, run: Run, phase: Phase, opener: ModelOpener, next_shard: NextShard, progress: Progress
-    ):
+    def __init__(self, run: Run, phase: Phase, opener: ModelOpener, shards: Shards, progress: Progress):
         self._run = run
         self._phase = phase
         self._opener = opener
-        self._next_shard = next_shard
+        self._shards = shards
         self._progress = progress
         self._asking = threading.Lock()
         self._stop = threading.Event()
@@ -173,7 +181,7 @@ class _ShardLoop:
         """One shard after another."""
         while not self._stop.is_set():
             with self._asking:
-                shard = self._next_shard()
+                shard = self._shards.take()
             if shard is None:
                 return
             try:
@@ -188,6 +196,7 @@ class _ShardLoop:
             except BaseException:
                 self._give_up()
                 raise
+            self._shards.ended(shard)
 
     def _progress_of(self, stage: Stage) -> StageProgress:
         return StageProgress(stage.name, self._progress)

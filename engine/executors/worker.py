@@ -35,7 +35,7 @@ class NextShard:
 
 @dataclass(frozen=True)
 class ShardEnded:
-    """The worker is through with a shard."""
+    """The worker has made a shard."""
 
     shard: int
 
@@ -81,7 +81,7 @@ def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packa
                 phase=phases(run)[phase],
                 place=place,
                 threads=threads,
-                next_shard=line.next_shard,
+                shards=line,
                 progress=line,
             )
         line.send(NoMoreWork())
@@ -97,12 +97,11 @@ def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packa
 
 
 class _LineToDriver:
-    """The worker's end of the pipe; implements Progress. Several threads use it."""
+    """The worker's end of the pipe; implements Progress and Shards. Several threads use it."""
 
     def __init__(self, pipe: Connection):
         self._pipe = pipe
         self._sending = threading.Lock()
-        self._of_thread = threading.local()
 
     def send(self, message: object) -> None:
         with self._sending:
@@ -115,15 +114,14 @@ class _LineToDriver:
                 self.send(Alive())
                 time.sleep(BEAT)
 
-    def next_shard(self) -> int | None:
-        """The next shard for this thread, whose last one is ended by asking. One thread at a time asks."""
-        last = getattr(self._of_thread, "shard", None)
-        if last is not None:
-            self.send(ShardEnded(last))
+    def take(self) -> int | None:
+        """The next shard. One thread at a time asks."""
         self.send(NextShard())
         shard: int | None = self._pipe.recv()
-        self._of_thread.shard = shard
         return shard
+
+    def ended(self, shard: int) -> None:
+        self.send(ShardEnded(shard))
 
     def shard_done(self, stage: str, marker: Marker) -> None:
         self.send(ShardMade(stage, marker))

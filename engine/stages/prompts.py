@@ -9,18 +9,18 @@
 """
 
 import itertools
+import json
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from engine import ids, raw
+from engine import ids, raw, shard_count
 from engine.formats import Format
 from engine.gathered import GatheredPrompt
-from engine.inputs import estimated_bytes, inputs
+from engine.inputs import inputs
 from engine.mapping import mapping_facts
 from engine.mapping_checks import check_metadata
 from engine.metadata import not_kept
@@ -38,10 +38,7 @@ from schemas.tables import MESSAGES, TABLES
 
 _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
-_SHARD_BYTES = 8 << 20
-_MAX_SHARDS = 4096  # unless the recipe asks for more: a scan appends to all of their files in turn
 _LETTERS_SHOWN = 80
-_PROMPTS_OF_A_SHARD = 1024  # where the recipe takes a number of prompts
 _RESPONSES = pa.list_(
     pa.struct(
         [
@@ -89,7 +86,6 @@ def facts(config: Prompts, planning: Planning) -> Facts:
         "format": format_file.stem,
         "format_sql": fingerprint([format_file.read_text(), macros.read_text()]),
         "max_row_bytes": config.max_row_bytes,
-        "shards": config.shards or _shards_for(found.files, config.limit or config.sample),
     }
     # What is not asked for is no fact: folders made before there were these keys keep their names.
     if found.held_out:
@@ -101,16 +97,13 @@ def facts(config: Prompts, planning: Planning) -> Facts:
     for key in ("limit", "sample"):
         if getattr(config, key):
             facts[key] = getattr(config, key)
-    return facts | mapping_facts(config)
-
-
-def _shards_for(files: dict[str, Path], prompts: int) -> int:
-    """The number of shards for an input, by its estimated size, and by how many prompts are taken of it."""
-    size = sum(map(estimated_bytes, files.values()))
-    shards = min(max(1, round(size / _SHARD_BYTES)), _MAX_SHARDS)
-    if prompts:
-        return min(shards, math.ceil(prompts / _PROMPTS_OF_A_SHARD))
-    return shards
+    facts |= mapping_facts(config)
+    # As JSON gives it back from a folder of the run.
+    facts = json.loads(json.dumps(facts))
+    facts["shards"] = config.shards or shard_count.of_same_input(facts, planning.of_run())
+    if not facts["shards"]:
+        facts["shards"] = shard_count.shards_for(config, found.files, planning.below, planning.workers)
+    return facts
 
 
 def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:

@@ -17,7 +17,8 @@ class Prompts(Section):
     source: tuple[str, ...] = path((), data_set=True)
     # auto, a file of pipelines/sql without .sql, or a path to one of your own.
     format: str = path("auto", "sql", ".sql")
-    # 0: one for every 8 MiB of input, 4096 at most. A file's name has five digits for its shard.
+    # 0: one for every MiB of input or million tokens to be sampled, and at least four for each worker; a run
+    # keeps its number. A file's name has five digits for its shard.
     shards: int = number(0, low=0, high=99_999)
     # A longer row goes to rejects.
     max_row_bytes: int = number(4 << 20, low=1)

@@ -17,7 +17,8 @@ from engine.commands.precompute import precompute
 from engine.commands.status import status
 from engine.gaps import missing
 from engine.ids import shard_of
-from engine.plan import opened, plan
+from engine.opened import opened
+from engine.plan import plan
 from engine.scan import scan
 from schemas.errors import NothingMade, UserError
 from schemas.manifest import read_markers

@@ -43,12 +43,12 @@ def test_the_writes_are_all_that_a_run_does(whole):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_again_and_again_it_ends_in_the_same_bytes(way, whole, recipe, tmp_path, capsys):
-    """Each run is killed at its eleventh write (six are the plan's), until one gets through."""
+    """Each run is killed at its 22nd write (half are the plan's and its job's), until one gets through."""
     path, writes = whole
     run = tmp_path / "run"
     for _ in range(len(writes)):
         try:
-            precompute(FaultyStore(LocalStore(run), Fault(11, way)), recipe, 1)
+            precompute(FaultyStore(LocalStore(run), Fault(22, way)), recipe, 1)
         except Killed:
             continue
         break

@@ -48,9 +48,9 @@ def plan_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real = engine.plan.plan
     planned: dict[int, engine.plan.Run] = {}
 
-    def plan(where: object, recipe: Recipe) -> engine.plan.Run:
+    def plan(where: object, recipe: Recipe, workers: int = 1) -> engine.plan.Run:
         if id(recipe) not in planned:
-            planned[id(recipe)] = real(where, recipe)
+            planned[id(recipe)] = real(where, recipe, workers)
         return replace(planned[id(recipe)], store=open_store(where))
 
     monkeypatch.setattr(engine.plan, "plan", plan)

@@ -14,7 +14,8 @@ import pytest
 from engine.gaps import missing
 from engine.integrity import examine
 from engine.make import batch_of
-from engine.plan import opened, plan
+from engine.opened import opened
+from engine.plan import plan
 from engine.scan import scan
 from schemas.errors import UserError
 from schemas.plans import read_plan

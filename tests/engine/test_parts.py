@@ -1,0 +1,156 @@
+"""Several commands on one run: each makes its part, no shard has two makers, and the last ends the run."""
+
+import contextlib
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+
+from engine import jobs
+from engine.commands.precompute import precompute
+from engine.executors import passes
+from engine.jobs import Job, at_work
+from engine.part import Part
+from schemas import leases
+from schemas.errors import UserError
+from schemas.recipe import load
+from schemas.store import open_store
+from tests.conftest import RECIPE, preferences, settings, tree
+
+
+@contextlib.contextmanager
+def begun(store):
+    """A job that is at work."""
+    job = Job(store)
+    job.begin()
+    with at_work(job):
+        yield job
+
+
+@pytest.mark.parametrize("jobs_", [1, 2, 3, 7])
+def test_the_parts_of_all_commands_are_the_shards(jobs_):
+    parts = [Part.of(f"{number}::{jobs_}") for number in range(jobs_)]
+    for count in (1, 5, 20):
+        shards = [shard for part in parts for shard in part.shards(count)]
+        assert sorted(shards) == list(range(count))
+
+
+@pytest.mark.parametrize("text", ["1", "2::2", "0::0", "a::b", "-1::2", "0:4:2", "0::", "::2", "1::2::3"])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(UserError, match=r"--shards .*: (expected I::N|of \d+ commands)"):
+        Part.of(text)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, model_path):
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferences(3, 20)))
+    values = settings(prompts__source=path, model__name=model_path, prompts__shards=5)
+    return load(RECIPE, [word for word in values if word != "--set"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("whole") / "run"
+    precompute(path, recipe, 1)
+    return tree(path)
+
+
+def test_parts_one_after_another_are_the_whole(recipe, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    precompute(run, recipe, 1, part="1::2")
+    said = capsys.readouterr().out
+    assert "--shards 1::2: all there; 3 of 5 shards are for other commands to make" in said
+    assert not list(run.glob("*/manifest.json"))
+    assert sorted(path.name for path in run.glob("pairs-*/0*.json")) == ["00001.json", "00003.json"]
+    precompute(run, recipe, 1, part="0::2")
+    assert tree(run) == whole
+
+
+def test_commands_at_once_share_a_run(recipe, whole, tmp_path, capsys):
+    """Two parts, and one that wants all, in threads of one process: each shard has one maker at a time."""
+    run = tmp_path / "run"
+    errors: list[BaseException] = []
+
+    def work(part: str) -> None:
+        try:
+            precompute(run, recipe, 1, part=part)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(part,)) for part in ("0::2", "1::2", "0::1")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert tree(run) == whole
+    assert not list(run.glob("claim-*")) and not list(run.glob("job-*")) and not list(run.glob("lease-*"))
+
+
+def test_a_command_beside_others_must_have_their_plan(recipe, tmp_path, capsys):
+    run = tmp_path / "run"
+    precompute(run, recipe, 1, part="0::2")
+    other = recipe.with_sections(logprobs=replace(recipe.section("logprobs"), max_length=77))
+    with (
+        begun(open_store(run)),
+        pytest.raises(UserError, match=r"`engine precompute` .* is at work in it by another recipe"),
+    ):
+        precompute(run, other, 1, part="1::2")
+
+
+def test_a_claim_is_one_jobs_and_passes_on_when_it_is_dead(tmp_path):
+    store = open_store(tmp_path)
+    with begun(store) as one, begun(store) as other:
+        assert one.claim(7) and one.claim(7) and not other.claim(7)
+        assert other.holder(7) is not None and other.holder(8) is None
+        one.release(7)
+        assert other.claim(7) and not one.claim(7)
+        assert len(one.others()) == len(other.others()) == 1
+    assert store.names() == []
+    killed = Job(store)
+    killed.begin()
+    killed.claim(3)
+    killed._beats.stop()
+    leases._held_here.clear()  # as if its process were gone
+    with begun(store) as heir:
+        assert heir.others() == []
+        assert heir.claim(3)
+        with pytest.raises(leases.Lost):
+            killed._lease.renew()
+    assert store.names() == []
+
+
+def test_claims_of_the_dead_are_removed_at_the_beginning(recipe, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "claim-00002.json").write_text('{"job": "0123456789abcdef"}')
+    (run / "claim-00004.json").write_text("no claim")
+    precompute(run, recipe, 1)
+    assert tree(run) == whole
+
+
+def test_who_has_nothing_left_waits_for_what_others_make(recipe, whole, tmp_path, capsys, monkeypatch):
+    """A shard in another's hands is neither made twice nor left out."""
+    monkeypatch.setattr(passes, "_LOOK", 0.02)
+    run = tmp_path / "run"
+    precompute(run, recipe, 1, part="1::2")
+    with begun(open_store(run)) as other:
+        assert other.claim(4)
+        waits = threading.Event()
+        wait = passes._wait
+
+        def told(*args: object) -> None:
+            waits.set()
+            wait(*args)
+
+        monkeypatch.setattr(passes, "_wait", told)
+        thread = threading.Thread(target=lambda: precompute(run, recipe, 1, part="0::2"))
+        thread.start()
+        assert waits.wait(60)
+        assert not list(run.glob("given-*/00004.json")) and list(run.glob("pairs-*/00002.json"))
+        other.release(4)
+        thread.join()
+    assert tree(run) == whole
+    assert jobs.WHO == "engine precompute"
