@@ -67,6 +67,23 @@ def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
         yield row.finish(b"")
 
 
+def line_batches(chunks: Iterator[bytes], limit: int) -> Iterator[list[Piece | bytes]]:
+    """The lines as `lines` gives them, those of a chunk at a time; a line as it stands is bytes."""
+    row = OpenRow(limit)
+    for chunk in chunks:
+        *endings, rest = chunk.split(b"\n")
+        if endings:
+            first = row.finish(endings[0])
+            others = endings[1:]
+            if len(chunk) > limit:
+                yield [first, *(limited(ending, len(ending), limit) for ending in others)]
+            else:
+                yield [first, *others]
+        row.extend(rest)
+    if row.length:
+        yield [row.finish(b"")]
+
+
 def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
     """The elements of one JSON array. Raises EOFError, with the place, if the array has no end.
 
