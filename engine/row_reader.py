@@ -15,7 +15,7 @@ from engine.formats import Format, split_of
 from engine.inputs import Inputs
 from engine.plain import reader_of
 from engine.plain.beside import Beside
-from engine.plain.plain_row import PlainFormat, PlainRow
+from engine.plain.plain_row import PlainFormat
 from engine.raw import Row
 from engine.raw_batches import RawBatch, Values
 from engine.readings import Reading
@@ -23,6 +23,7 @@ from engine.scanned_rows import SCANNED, PlainRows, table_of
 from schemas.sections import Prompts
 
 _LETTERS_SHOWN = 80
+_UNKNOWN_SPLIT = "unknown"
 _ROWS_AT_ONCE = 1024  # that the SQL is asked about
 
 
@@ -127,25 +128,27 @@ class _Plain:
         places: list[int] = []
         others: list[int] = []
         lines = batch.lines
+        extras_of = self._beside.extras
+        read_values = self._read_values
+        says_once = batch.says_once
         for place, values in enumerate(batch.values()):
-            row = None
-            if values is not None and self._beside.allows(values) and self._has_a_split_or_none(values):
-                row = self._read_values(values)
-            if row is None or values is None or not batch.says_once(place, values):
+            extras = None if values is None else extras_of(values)
+            row = None if values is None or extras is None else read_values(values)
+            if values is None or row is None or not says_once(place, values):
+                others.append(place)
+                continue
+            split = self._split_of(values) if extras else None
+            if split is _UNKNOWN_SPLIT:
                 others.append(place)
                 continue
             places.append(place)
-            self._add(rows, lines[place], row, values)
+            self._beside.note(values, extras or ())
+            rows.add(lines[place], row, split)
         return places, others
 
-    def _add(self, rows: PlainRows, line: int, row: PlainRow, values: Values) -> None:
-        self._beside.note(values)
-        rows.add(line, row, split_of(values[self._split_column]) if self._says_split(values) else None)
-
-    def _says_split(self, values: Values) -> bool:
+    def _split_of(self, values: Values) -> str | None:
+        """train or test, where a row says so; `_UNKNOWN_SPLIT` where it says something else."""
         value = values.get(self._split_column)
-        return value is not None and holds(value) and is_finite(value)
-
-    def _has_a_split_or_none(self, values: Values) -> bool:
-        """Whether a row's split, if it says one, is known."""
-        return not self._says_split(values) or split_of(values[self._split_column]) is not None
+        if value is None or not holds(value) or not is_finite(value):
+            return None
+        return split_of(value) or _UNKNOWN_SPLIT

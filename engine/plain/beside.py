@@ -6,7 +6,7 @@ each row.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine.column_names import changes_meaning, is_finite, says_nothing, words_of
@@ -17,11 +17,12 @@ from engine.plain.plain_row import PlainFormat
 _PROBES = (0, "two words")
 _SIMPLE_NAME = re.compile(r"[\w .\-]+")
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_NOT_SEEN = ("",)
 _MOST_SHAPES = 1000  # that are remembered: an input where each row has columns of its own has no end of them
 
 
 class Beside:
-    """Looks at what rows have beside what a format reads. `left_out` are the names of it, in order."""
+    """Looks at what rows have beside what a format reads; `left_out` are the names of what was noted."""
 
     def __init__(
         self, plain: PlainFormat, columns: Columns, ignore: Collection[str], split_column: str
@@ -33,19 +34,21 @@ class Beside:
         self._split_column = split_column
         self._extras_of_shape: dict[tuple[str, ...], tuple[str, ...] | None] = {}
 
-    def allows(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row has nothing beside that may change its meaning or that is refused."""
+    def extras(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The columns that a row has beside; None where one of them may change its meaning or is refused."""
         shape = tuple(values)
-        extras = self._extras_of_shape.get(shape, ())
-        if not extras:
-            if shape in self._extras_of_shape:
-                return extras is not None
+        extras = self._extras_of_shape.get(shape, _NOT_SEEN)
+        if extras is _NOT_SEEN:
             extras = self._remembered(shape)
-        return extras is not None and all(self._is_plain(name, values[name]) for name in extras)
+        if extras:
+            for name in extras:
+                if not _is_plain(values[name]):
+                    return None
+        return extras
 
-    def note(self, values: Mapping[str, Any]) -> None:
+    def note(self, values: Mapping[str, Any], extras: Sequence[str]) -> None:
         """Remember what of a row is left out."""
-        for name in self._extras_of_shape.get(tuple(values)) or ():
+        for name in extras:
             is_known = name in self.left_out or name in self._ignore or name == self._split_column
             if not is_known and not says_nothing(name, values[name]):
                 self.left_out[name] = None
@@ -53,11 +56,11 @@ class Beside:
     def _remembered(self, shape: tuple[str, ...]) -> tuple[str, ...] | None:
         if len(self._extras_of_shape) >= _MOST_SHAPES:
             self._extras_of_shape.clear()
-        extras = self._extras(shape)
+        extras = self._judged(shape)
         self._extras_of_shape[shape] = extras
         return extras
 
-    def _extras(self, shape: tuple[str, ...]) -> tuple[str, ...] | None:
+    def _judged(self, shape: tuple[str, ...]) -> tuple[str, ...] | None:
         """The columns of a row that its format does not read; None where one makes it no plain row."""
         extras: list[str] = []
         for name in shape:
@@ -78,8 +81,9 @@ class Beside:
             return False
         return not any(changes_meaning(name, value) for value in _PROBES)
 
-    def _is_plain(self, name: str, value: object) -> bool:
-        """Whether a value is a number, a truth value, null or a text that is no JSON."""
-        if type(value) not in _SCALARS or not is_finite(value):
-            return False
-        return not isinstance(value, str) or not value.lstrip().startswith(("[", "{"))
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a number, a truth value, null or a text that is no JSON."""
+    if type(value) not in _SCALARS or not is_finite(value):
+        return False
+    return not isinstance(value, str) or not value.lstrip().startswith(("[", "{"))

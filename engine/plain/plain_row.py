@@ -40,10 +40,10 @@ def turns_of(value: object) -> list[list[str]] | None:
         return None
     turns: list[list[str]] = []
     for turn in value:
-        if type(turn) is not dict or len(turn) != 2:
+        if type(turn) is not dict or len(turn) != 2 or "role" not in turn or "content" not in turn:
             return None
-        role = turn.get("role")
-        content = turn.get("content")
+        role = turn["role"]
+        content = turn["content"]
         if type(content) is not str or type(role) is not str or role not in _ROLES:
             return None
         turns.append([role, content])
