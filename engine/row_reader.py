@@ -4,7 +4,9 @@ A row is plain where engine/plain can read it, which takes a few microseconds. A
 read by the format's SQL and its checks (engine/formats.py). Both give the same rows, in the input's order.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +64,8 @@ class RowReader:
             places = list(range(len(batch.lines)))
             return self._careful(batch, places, split_of_file)[1]
         plain = PlainRows(batch.file, split_of_file)
-        plain_places, other_places = self._plain.read(batch, plain)
+        with _collector_paused():
+            plain_places, other_places = self._plain.read(batch, plain)
         self.left_out.update(self._plain.left_out)
         rows = plain.table()
         if not other_places:
@@ -95,6 +98,18 @@ class RowReader:
             self.left_out.update(dict.fromkeys(reading.unread.left_out))
             if reading.prompt_is_guessed and self.guessed is None:
                 self.guessed = reading.messages[-1]["content"][:_LETTERS_SHOWN]
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Python's search for circles of objects would go through a batch's rows, which have none, many times."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Plain:

@@ -36,11 +36,11 @@ _AGAIN = "run the same `engine precompute` again, which reads the input again"
 @dataclass(frozen=True)
 class _Done:
     """done.json. `wanted`: the shards that the scan was for; `read`: rows of every shard, by its number;
-    `digests`: the sha256 of each part's files, by part and name."""
+    `indexes`: the sha256 of each part's index, which has those of its rows."""
 
     wanted: tuple[int, ...]
     read: tuple[int, ...]
-    digests: tuple[dict[str, str], ...]
+    indexes: tuple[str, ...]
 
 
 def _say_nothing(text: str) -> None:
@@ -72,9 +72,9 @@ def _lay(run: Run, folder: Store, wanted: Collection[int], report: Callable[[int
     laid: list[_Done] = []
 
     def fill(path: Path) -> None:
-        read, digests = _partition(run, path, wanted, report)
+        read, indexes = _partition(run, path, wanted, report)
         rows = tuple(read[shard] for shard in range(run.shards))
-        done = _Done(tuple(sorted(wanted)), rows, tuple(digests))
+        done = _Done(tuple(sorted(wanted)), rows, tuple(indexes))
         (path / _DONE).write_bytes(sealed_bytes(asdict(done)))
         laid.append(done)
 
@@ -126,30 +126,26 @@ def _read_done(scanned: Store) -> _Done:
 
 
 def _check_parts(scanned: Store, done: _Done) -> None:
-    """Raise Damaged where a file of the scan is not as it was laid."""
-    for part, digests in enumerate(done.digests):
-        for name in (scan_parts.rows_name(part), scan_parts.index_name(part)):
-            if not scanned.exists(name):
-                raise Damaged(f"{scanned.where(name)} is gone: {_AGAIN}")
-            if scan_parts.digest_of(scanned, name) != digests.get(name):
-                raise damaged(scanned.where(name), f"its sha256 is not the one in {_DONE}", _AGAIN)
+    """Raise Damaged where a part of the scan is not as it was laid."""
+    for part, digest in enumerate(done.indexes):
+        scan_parts.check(scanned, part, digest, _AGAIN)
 
 
 def _partition(
     run: Run, folder: Path, wanted: Collection[int], report: Callable[[int], None]
-) -> tuple[Counter[int], list[dict[str, str]]]:
-    """Lay the parts; how many rows there are of each shard, wanted or not, and the digests of the parts."""
+) -> tuple[Counter[int], list[str]]:
+    """Lay the parts; how many rows there are of each shard, wanted or not, and the digests of the indexes."""
     stage = run.stages[0]
     assert stage.scan is not None
     read: Counter[int] = Counter()
     waiting: list[Scanned] = []
     waiting_bytes = 0
-    digests: list[dict[str, str]] = []
+    indexes: list[str] = []
     is_wanted = np.zeros(run.shards, bool)
     is_wanted[list(wanted)] = True
 
     def lay() -> None:
-        digests.append(scan_parts.lay(folder, len(digests), waiting, is_wanted))
+        indexes.append(scan_parts.lay(folder, len(indexes), waiting, is_wanted))
         waiting.clear()
 
     for scanned in stage.scan(run.config(stage), run.planned[stage.name].facts):
@@ -162,7 +158,7 @@ def _partition(
         report(len(scanned.shards))
     if waiting:
         lay()
-    return read, digests
+    return read, indexes
 
 
 def scanned_rows(folder: Store, shard: int) -> pa.Table:
@@ -176,7 +172,7 @@ def scanned_rows(folder: Store, shard: int) -> pa.Table:
     if not done.read[shard]:
         return pa.table({"reason": pa.array([], pa.string())})
     parts: list[pa.Table] = []
-    for part in range(len(done.digests)):
+    for part in range(len(done.indexes)):
         rows = scan_parts.rows_of(scanned, part, shard, _AGAIN)
         if rows is not None:
             parts.append(rows)
