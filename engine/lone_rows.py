@@ -50,8 +50,11 @@ def _rows_of_items(lists: pa.ChunkedArray) -> np.ndarray:
     return rows
 
 
-def prompts_of(rows: pa.Table) -> pa.Table:
-    """The rows of `prompts` for lone rows of the scan, in their order."""
+def prompts_of(batch: pa.Table, is_lone: np.ndarray) -> pa.Table:
+    """The rows of `prompts` for the lone ones of a shard's rows of the scan, by prompt_id."""
+    lone = np.flatnonzero(is_lone)
+    order = pc.sort_indices(batch["prompt_id"].take(pa.array(lone))).to_numpy()
+    rows = batch.combine_chunks().take(pa.array(lone[order]))
     messages = rows["messages"].combine_chunks()
     contents = _flattened(rows["messages"]).field("content")
     last = np.cumsum(pc.list_value_length(messages).to_numpy()) - 1

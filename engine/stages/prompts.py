@@ -117,13 +117,12 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         batch = SCANNED.empty_table()
     is_refused = batch["reason"].is_valid().to_numpy()
     is_lone = lone_rows.are_lone(batch)
-    lone = batch.filter(pa.array(is_lone))
+    rows = lone_rows.prompts_of(batch, is_lone)
     prompts, duplicates = _gathered(batch.filter(pa.array(~is_lone & ~is_refused)))
-    gathered = [prompt.as_row() for prompt in prompts]
-    rows = pa.concat_tables(
-        [lone_rows.prompts_of(lone), pa.Table.from_pylist(gathered, schema=TABLES["prompts"])]
-    )
-    rows = rows.sort_by("prompt_id").combine_chunks()
+    if prompts:
+        gathered = [prompt.as_row() for prompt in prompts]
+        rows = pa.concat_tables([rows, pa.Table.from_pylist(gathered, schema=TABLES["prompts"])])
+        rows = rows.sort_by("prompt_id").combine_chunks()
     refused = batch.filter(pa.array(is_refused))
     rejects = _rejects(refused)
     tables = {
