@@ -5,6 +5,7 @@
 - A value that is declared as JSON (datasets' type Json) is what that JSON says.
 """
 
+import itertools
 import json
 import struct
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import json_rows
+from engine import json_rows, plain_columns
 from engine.checked_rows import Row, checked_row, not_finite_columns
 from engine.row_problem import of_error
 from engine.turns import without_nulls
@@ -27,16 +28,30 @@ _CONTINUATION = b"\xff\xff\xff\xff"  # begins each message of a stream; those be
 _NOTHING_FOLLOWS = struct.pack("<i", 0)  # the length of the message behind the last one
 
 
-def rows_of_parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
-    """The rows of a Parquet file. Raises UserError where two columns have one name."""
+def rows_of(name: str, path: Path, limit: int) -> Iterator[Row]:
+    """The rows of a Parquet or an Arrow file, by its name.
+
+    Raises UserError where two columns have one name, EOFError where an Arrow stream breaks off."""
+    for batch in batches_of(name, path, limit):
+        yield from batch.rows()
+
+
+def batches_of(name: str, path: Path, limit: int) -> Iterator["ColumnBatch"]:
+    """The rows of `rows_of`, many at a time."""
+    line = 1
+    record_batches = _parquet_batches(path) if path.suffix.lower() == ".parquet" else _arrow_batches(path)
+    for record_batch in record_batches:
+        yield ColumnBatch(name, line, record_batch, limit)
+        line += len(record_batch)
+
+
+def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_names(path, file.schema_arrow)
-        yield from _rows_of_batches(name, file.iter_batches(batch_size=_ROWS_AT_ONCE), limit)
+        yield from file.iter_batches(batch_size=_ROWS_AT_ONCE)
 
 
-def rows_of_arrow(name: str, path: Path, limit: int) -> Iterator[Row]:
-    """The rows of an Arrow file or stream. Raises UserError where two columns have one name, EOFError where
-    a stream breaks off."""
+def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(path)) as file:
         head = file.read(len(_IPC_FILE))
         file.seek(0)
@@ -44,11 +59,11 @@ def rows_of_arrow(name: str, path: Path, limit: int) -> Iterator[Row]:
             with pa.ipc.open_file(file) as reader:
                 _check_names(path, reader.schema)
                 batches = map(reader.get_batch, range(reader.num_record_batches))
-                yield from _rows_of_batches(name, _small(batches), limit)
+                yield from _small(batches)
         else:
             with pa.ipc.open_stream(file) as reader:
                 _check_names(path, reader.schema)
-                yield from _rows_of_batches(name, _small(reader), limit)
+                yield from _small(reader)
             _check_end(file, head)
 
 
@@ -100,19 +115,44 @@ def _with_bytes(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _rows_of_batches(name: str, batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[Row]:
-    line = 0
-    for batch in batches:
-        values: list[dict[str, object] | None]
+class ColumnBatch:
+    """Rows of a Parquet or an Arrow file (engine/raw_batches.py)."""
+
+    def __init__(self, file: str, first_line: int, batch: pa.RecordBatch, limit: int) -> None:
+        self.file = file
+        self.lines = range(first_line, first_line + len(batch))
+        self._batch = batch
+        self._limit = limit
+        self._all_values: list[dict[str, object] | None] | None = None
+
+    def values(self) -> Iterator[dict[str, Any] | None]:
+        """None for all of them where a column is of another kind than plain rows have, or may be damaged."""
+        values = None
+        if plain_columns.fits(self._batch, self._limit):
+            values = plain_columns.values_of(self._batch)
+        return iter(values) if values is not None else itertools.repeat(None, len(self._batch))
+
+    def says_once(self, place: int, values: dict[str, Any]) -> bool:
+        """Whether no text has NUL in it; a column is there only once."""
+        return not plain_columns.has_nul(values)
+
+    def row(self, place: int) -> Row:
+        if self._all_values is None:
+            self._all_values = self._decoded()
+        value = self._all_values[place]
+        return _row_of(self.file, self.lines[place], value, self._batch.slice(place, 1), self._limit)
+
+    def rows(self) -> Iterator[Row]:
+        """All of them."""
+        return map(self.row, range(len(self._batch)))
+
+    def _decoded(self) -> list[dict[str, object] | None]:
         try:
-            values = list(_values(batch))
+            return list(_values(self._batch))
         except Exception:
             # A text that is not UTF-8, a date that Python does not have: each row is decoded by itself, so
             # that only the bad one is refused.
-            values = [None] * len(batch)
-        for position, value in enumerate(values):
-            line += 1
-            yield _row_of(name, line, value, batch.slice(position, 1), limit)
+            return [None] * len(self._batch)
 
 
 def _values(batch: pa.RecordBatch) -> list[dict[str, object]]:

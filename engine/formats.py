@@ -143,7 +143,7 @@ class Format:
         value = mapped.values.get(self._split_column)
         if not holds(value) or not is_finite(value):
             return _Seen(row, text, unread, metadata=mapped.metadata)
-        split = _split_of(value)
+        split = split_of(value)
         if split is None:
             detail = (
                 f"{self._split_column} is {str(value)[:80]!r}; expected train, test, validation, dev or "
@@ -197,7 +197,7 @@ def _not_finite(values: dict[str, Any]) -> list[str]:
     return [name for name, value in values.items() if not is_finite(value)]
 
 
-def _split_of(value: object) -> str | None:
+def split_of(value: object) -> str | None:
     """train or test, from a data set's own spelling; None for anything else."""
     found = _SPLIT.match(value.strip().lower()) if isinstance(value, str) else None
     if found is None:

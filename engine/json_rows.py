@@ -1,18 +1,25 @@
 """Cut the bytes of a JSON Lines file, or of one JSON array, into rows, in constant memory.
 
 - The input is chunks of bytes; a row may span any number of them.
-- The JSON is not parsed here, only its borders are looked for, so a bad row does not hide the rows after it.
+- Only the borders of the JSON are looked for, so a bad row does not hide the rows after it. A parser is asked
+  whether an element is whole where that is quicker than to look at its marks one by one.
 - Of a row longer than the limit no more than the limit is held in memory; it becomes a refused row.
 - An array without an end raises EOFError, since nobody can say how many rows are behind the place.
 """
 
+import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import orjson
+
 EXCERPT_BYTES = 4096  # how much of a refused row is kept
 _OUTSIDE_STRINGS = re.compile(rb'["\[\]{},]')
 _INSIDE_A_STRING = re.compile(rb'["\\]')
+_END_OF_OBJECT = re.compile(rb"\}\s*[,\]]")  # and of the element of an array that it is
+_MOST_ENDS = 64  # that are tried for the end of an element
 _OPENING = b"[{"
 _CLOSING = b"]}"
 
@@ -67,6 +74,23 @@ def lines(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
         yield row.finish(b"")
 
 
+def line_batches(chunks: Iterator[bytes], limit: int) -> Iterator[list[Piece | bytes]]:
+    """The lines as `lines` gives them, those of a chunk at a time; a line as it stands is bytes."""
+    row = OpenRow(limit)
+    for chunk in chunks:
+        *endings, rest = chunk.split(b"\n")
+        if endings:
+            first = row.finish(endings[0])
+            others = endings[1:]
+            if len(chunk) > limit:
+                yield [first, *(limited(ending, len(ending), limit) for ending in others)]
+            else:
+                yield [first, *others]
+        row.extend(rest)
+    if row.length:
+        yield [row.finish(b"")]
+
+
 def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
     """The elements of one JSON array. Raises EOFError, with the place, if the array has no end.
 
@@ -84,6 +108,7 @@ def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
             if mark in _OPENING:
                 place.open()
                 yield from _refused_text(outside.finish(last_part))
+                array.leap(chunk, begin)
                 continue
             is_blank = not row.beginning.strip() and not last_part.strip()
             element = row.finish(last_part)
@@ -93,6 +118,8 @@ def elements(chunks: Iterator[bytes], limit: int) -> Iterator[Piece]:
                 yield element
             if mark in _CLOSING:
                 place.close()
+            else:
+                array.leap(chunk, begin)
         rest = chunk[begin:]
         place.pass_over(rest)
         if array.depth:
@@ -173,6 +200,20 @@ class _ArrayScanner:
         self.depth = 0
         self._in_string = False
         self._after_backslash = False
+        self._at = 0  # in the chunk
+
+    def leap(self, chunk: bytes, begin: int) -> None:
+        """Go to the end of the element that begins at a border, if that is an object that ends in this chunk.
+
+        Where a text is whole JSON, its quotes and brackets need not be looked at: it leaves none open."""
+        for end in itertools.islice(_END_OF_OBJECT.finditer(chunk, begin), _MOST_ENDS):
+            text = chunk[begin : end.start() + 1]
+            if text.count(b"{") != text.count(b"}") or text.count(b"[") != text.count(b"]"):
+                continue
+            with contextlib.suppress(ValueError):
+                orjson.loads(text)
+                self._at = end.start() + 1
+                return
 
     def borders(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
         """Marks that open the array, separate two elements or close the array; each with its position."""
@@ -190,20 +231,20 @@ class _ArrayScanner:
 
     def _marks_outside_strings(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
         """Brackets and commas that are no part of a string."""
-        at = 0
-        while at < len(chunk):
+        self._at = 0
+        while self._at < len(chunk):
             if self._after_backslash:
                 # The escaped character is skipped; it may be the first one of a chunk.
                 self._after_backslash = False
-                at += 1
+                self._at += 1
                 continue
             pattern = _OUTSIDE_STRINGS
             if self._in_string:
                 pattern = _INSIDE_A_STRING
-            match = pattern.search(chunk, at)
+            match = pattern.search(chunk, self._at)
             if match is None:
                 return
-            at = match.end()
+            self._at = match.end()
             mark = match[0]
             if mark == b"\\":
                 self._after_backslash = True

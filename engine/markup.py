@@ -53,11 +53,11 @@ def texts_problem(row: Row, messages: Sequence[dict[str, str]], texts: Sequence[
     if any(map(_are_turns, said)) or any(map(_are_turns, texts)):
         return "turns_as_text", _turns_sentence(row)
     last = messages[-1]
-    found = None if last["role"] == "tool" else _markup(last["content"], _PROMPT_BEGINS)
+    found = None if last["role"] == "tool" else markup_of_prompt(last["content"])
     if found:
         return "templated", _markup_sentence("the prompt", *found)
     for text in texts:
-        found = _markup(text, _ANSWER_BEGINS)
+        found = markup_of_answer(text)
         if found:
             return "templated", _markup_sentence("an answer", *found)
     return None
@@ -72,6 +72,16 @@ def repeats_prompt(messages: Sequence[dict[str, str]], texts: Sequence[str]) -> 
     if all(text.lstrip().startswith(prompt) for text in texts):
         return "prompt_in_answers", "all answers (chosen and rejected) begin with the prompt: cut it off"
     return None
+
+
+def markup_of_prompt(text: str) -> tuple[str, str] | None:
+    """Where the last message of a prompt has markup, "begins" or "ends", and the markup; None without."""
+    return _markup(text, _PROMPT_BEGINS)
+
+
+def markup_of_answer(text: str) -> tuple[str, str] | None:
+    """Where a response has markup, "begins" or "ends", and the markup; None without."""
+    return _markup(text, _ANSWER_BEGINS)
 
 
 def _markup(text: str, speakers: re.Pattern[str]) -> tuple[str, str] | None:

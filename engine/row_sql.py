@@ -63,7 +63,7 @@ class RowSql:
         self.text = path.read_text().rstrip().removesuffix(";")
         self._columns = columns
         self._is_prepared = False
-        self._connect()
+        self._is_connected = False  # it takes longer than to read a thousand plain rows
 
     def answers(self, records: Sequence[Record]) -> list[Answer]:
         """The SQL's answer for each row, in order; `problem` where it fails on the row.
@@ -89,6 +89,7 @@ class RowSql:
 
     def _connect(self) -> None:
         self._is_prepared = False
+        self._is_connected = True
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         add_functions(self._con, self._columns)
         side_ratings.add_functions(self._con)
@@ -115,6 +116,8 @@ class RowSql:
         To plan it costs as much as to read a hundred rows."""
         if self._is_prepared:
             return
+        if not self._is_connected:
+            self._connect()
         try:
             given = self._con.sql(f"from ({self.text}\n)").columns
             more: list[str] = []

@@ -1,53 +1,46 @@
 """The scan: rows from outside, partitioned by shard in one pass.
 
-    scan/00007.arrows   the rows of a shard, until all shards are made
-    scan/done.json      the digests of those files, and how many rows were read of every shard
+    scan/00000.arrows   a part of the rows, as many as were in memory at once: those of each shard together
+    scan/00000.index    where in that file the rows of each shard lie (engine/scan_parts.py)
+    scan/done.json      how many parts there are, their digests, and how many rows were read of every shard
     scanned.json        those numbers for good: what a stage says it was given is compared with what was read
 
-A file is checked before it is opened: pyarrow crashes on an Arrow stream that was changed. The input is still
-there, so a scan that is not whole is laid again.
+Rows are checked before they are opened: pyarrow crashes on an Arrow stream that was changed. The input is
+still there, so a scan that is not whole is laid again.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from engine import scan_parts
 from engine.gaps import SCANNED, RowsRead
 from engine.plan import Run
 from engine.stage import Scanned
-from schemas.digest import sha256_file
-from schemas.disk import naming
 from schemas.errors import UserError
-from schemas.manifest import shard_name
 from schemas.records import Damaged, damaged, read_record, sealed_bytes, what_of
 from schemas.store import Store
 
 _SCAN = "scan"
 _DONE = "done.json"
-_LAID = re.compile(r"[0-9]{5,}\.arrows")
-_BUFFER = 16 << 20  # bytes of rows that wait in memory during a scan
+_LAID = re.compile(r"[0-9]{5,}\.(?:arrows|index)")
+_BUFFER = 128 << 20  # bytes of rows that wait in memory during a scan; a part of the scan is as large
 _AGAIN = "run the same `engine precompute` again, which reads the input again"
 
 
 @dataclass(frozen=True)
 class _Done:
     """done.json. `wanted`: the shards that the scan was for; `read`: rows of every shard, by its number;
-    `digests`: file name -> sha256; a shard without rows has no file."""
+    `indexes`: the sha256 of each part's index, which has those of its rows."""
 
     wanted: tuple[int, ...]
     read: tuple[int, ...]
-    digests: dict[str, str]
-
-
-def _file_name(shard: int) -> str:
-    return f"{shard_name(shard)}.arrows"
+    indexes: tuple[str, ...]
 
 
 def _say_nothing(text: str) -> None:
@@ -79,13 +72,9 @@ def _lay(run: Run, folder: Store, wanted: Collection[int], report: Callable[[int
     laid: list[_Done] = []
 
     def fill(path: Path) -> None:
-        read = _partition(run, path, wanted, report)
-        digests: dict[str, str] = {}
-        for shard in sorted(wanted):
-            if read[shard]:
-                digests[_file_name(shard)] = sha256_file(path / _file_name(shard))
+        read, indexes = _partition(run, path, wanted, report)
         rows = tuple(read[shard] for shard in range(run.shards))
-        done = _Done(tuple(sorted(wanted)), rows, digests)
+        done = _Done(tuple(sorted(wanted)), rows, tuple(indexes))
         (path / _DONE).write_bytes(sealed_bytes(asdict(done)))
         laid.append(done)
 
@@ -122,8 +111,8 @@ def _whole_scan(
         done = _read_done(scanned)
         if len(done.read) != shards:
             raise damaged(scanned.where(_DONE), f"it counts {len(done.read)} shards of {shards}", _AGAIN)
-        for shard in set(wanted) & set(done.wanted):
-            _checked_file(scanned, done, shard)
+        if set(wanted) <= set(done.wanted):
+            _check_parts(scanned, done)
     except Damaged as error:
         say(f"{what_of(error)}: the input is read again")
         return None
@@ -136,86 +125,59 @@ def _read_done(scanned: Store) -> _Done:
     return read_record(scanned, _DONE, _Done, _AGAIN)
 
 
-def _checked_file(scanned: Store, done: _Done, shard: int) -> Path | None:
-    """The file of a shard as it was laid; None where the shard has no rows. Raises Damaged."""
-    if shard not in done.wanted or shard >= len(done.read):
-        raise Damaged(f"{scanned} has no shard {shard}: {_AGAIN}")
-    if not done.read[shard]:
-        return None
-    name = _file_name(shard)
-    if not scanned.exists(name):
-        raise Damaged(f"{scanned.where(name)} is gone: {_AGAIN}")
-    path = scanned.local_path(name)
-    with naming(path):
-        if not path.is_file() or sha256_file(path) != done.digests.get(name):
-            raise damaged(scanned.where(name), f"its sha256 is not the one in {_DONE}", _AGAIN)
-    return path
+def _check_parts(scanned: Store, done: _Done) -> None:
+    """Raise Damaged where a part of the scan is not as it was laid."""
+    for part, digest in enumerate(done.indexes):
+        scan_parts.check(scanned, part, digest, _AGAIN)
 
 
 def _partition(
     run: Run, folder: Path, wanted: Collection[int], report: Callable[[int], None]
-) -> Counter[int]:
-    """Fill the shards' files; how many rows there are of each shard, wanted or not."""
+) -> tuple[Counter[int], list[str]]:
+    """Lay the parts; how many rows there are of each shard, wanted or not, and the digests of the indexes."""
     stage = run.stages[0]
     assert stage.scan is not None
     read: Counter[int] = Counter()
-    waiting: dict[int, list[pa.Table]] = {}
+    waiting: list[Scanned] = []
     waiting_bytes = 0
+    indexes: list[str] = []
+    is_wanted = np.zeros(run.shards, bool)
+    is_wanted[list(wanted)] = True
+
+    def lay() -> None:
+        indexes.append(scan_parts.lay(folder, len(indexes), waiting, is_wanted))
+        waiting.clear()
+
     for scanned in stage.scan(run.config(stage), run.planned[stage.name].facts):
         read.update(scanned.shards)
-        for shard, rows in _by_shard(scanned):
-            if shard in wanted:
-                waiting.setdefault(shard, []).append(rows)
+        waiting.append(scanned)
         waiting_bytes += scanned.rows.nbytes
         if waiting_bytes >= _BUFFER:
-            _flush(folder, waiting)
+            lay()
             waiting_bytes = 0
         report(len(scanned.shards))
-    _flush(folder, waiting)
-    return read
-
-
-def _by_shard(scanned: Scanned) -> list[tuple[int, pa.Table]]:
-    """The rows of each shard, in the order of the input."""
-    shards = pa.array(scanned.shards, pa.int32())
-    order = pc.sort_indices(shards)  # stable
-    rows = scanned.rows.take(order)
-    sorted_shards = shards.take(order).to_numpy()
-    begins = np.flatnonzero(np.diff(sorted_shards, prepend=-1)).tolist()
-    parts: list[tuple[int, pa.Table]] = []
-    for begin, end in pairwise([*begins, len(sorted_shards)]):
-        parts.append((int(sorted_shards[begin]), rows.slice(begin, end - begin)))
-    return parts
-
-
-def _flush(folder: Path, waiting: dict[int, list[pa.Table]]) -> None:
-    """Append what waits to the shards' files, an Arrow stream each time."""
-    for shard, tables in waiting.items():
-        rows = pa.concat_tables(tables).combine_chunks()
-        with (
-            open(folder / _file_name(shard), "ab") as file,
-            pa.ipc.new_stream(file, rows.schema) as stream,
-        ):
-            stream.write_table(rows)
-    waiting.clear()
+    if waiting:
+        lay()
+    return read, indexes
 
 
 def scanned_rows(folder: Store, shard: int) -> pa.Table:
-    """The rows scanned for a shard: Arrow streams one after another in one file, which there may not be.
+    """The rows scanned for a shard, of which there may be none, in the order of the input.
 
     Raises Damaged where they are not what the scan laid."""
     scanned = folder.child(_SCAN)
     done = _read_done(scanned)
-    path = _checked_file(scanned, done, shard)
-    if path is None:
+    if shard not in done.wanted or shard >= len(done.read):
+        raise Damaged(f"{scanned} has no shard {shard}: {_AGAIN}")
+    if not done.read[shard]:
         return pa.table({"reason": pa.array([], pa.string())})
     parts: list[pa.Table] = []
-    with naming(path), pa.memory_map(str(path)) as file:
-        while file.tell() < file.size():
-            with pa.ipc.open_stream(file) as stream:
-                parts.append(stream.read_all())
-    rows = pa.concat_tables(parts)
-    if len(rows) != done.read[shard]:
-        what = f"it has {len(rows):,} rows and the scan read {done.read[shard]:,}"
-        raise damaged(scanned.where(_file_name(shard)), what, _AGAIN)
-    return rows
+    for part in range(len(done.indexes)):
+        rows = scan_parts.rows_of(scanned, part, shard, _AGAIN)
+        if rows is not None:
+            parts.append(rows)
+    count = sum(map(len, parts))
+    if count != done.read[shard]:
+        what = f"it has {count:,} rows of shard {shard} and the scan read {done.read[shard]:,}"
+        raise damaged(scanned.where(scan_parts.index_name(0)), what, _AGAIN)
+    return pa.concat_tables(parts)

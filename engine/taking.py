@@ -7,14 +7,15 @@ import heapq
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from engine import ids
 from engine.inputs import Inputs
 from schemas.sections import Prompts
 
-# Scanned rows (engine/stages/prompts.py), a batch at a time; a reject has no prompt_id.
-Batches = Iterator[list[dict[str, Any]]]
+# Scanned rows (engine/scanned_rows.py), a batch at a time; a reject has no prompt_id.
+Batches = Iterator[pa.Table]
 _log = logging.getLogger("prefmill")
 
 
@@ -42,18 +43,16 @@ def _first(limit: int, batches: Batches, name: str) -> Batches:
     """The rows before the one that brings one prompt too many; nothing is read behind it."""
     prompt_ids: set[str] = set()
     for batch in batches:
-        rows: list[dict[str, Any]] = []
-        for row in batch:
-            prompt_id = row.get("prompt_id")
-            if prompt_id and prompt_id not in prompt_ids:
-                if len(prompt_ids) == limit:
-                    yield rows
-                    place = f"{row['file']}, line {row['line']}"
-                    _log.info("taken of %s: its first %d prompts, those before %s", name, limit, place)
-                    return
-                prompt_ids.add(prompt_id)
-            rows.append(row)
-        yield rows
+        for place, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
+            if not prompt_id or prompt_id in prompt_ids:
+                continue
+            if len(prompt_ids) == limit:
+                yield batch.slice(0, place)
+                where = f"{batch['file'][place]}, line {batch['line'][place]}"
+                _log.info("taken of %s: its first %d prompts, those before %s", name, limit, where)
+                return
+            prompt_ids.add(prompt_id)
+        yield batch
     _log.info("taken of %s: all of its %d prompts, limit = %d", name, len(prompt_ids), limit)
 
 
@@ -64,8 +63,7 @@ def _sampled(size: int, batches: Batches, name: str) -> set[str]:
         tuple[float, str]
     ] = []  # the negative share of each prompt taken so far, the largest share first
     for batch in batches:
-        for row in batch:
-            prompt_id = row.get("prompt_id")
+        for prompt_id in batch["prompt_id"].to_pylist():
             if not prompt_id or bytes.fromhex(prompt_id) in known:
                 continue
             known.add(bytes.fromhex(prompt_id))
@@ -79,4 +77,5 @@ def _sampled(size: int, batches: Batches, name: str) -> set[str]:
 def _of(prompt_ids: set[str], batches: Batches) -> Batches:
     """The rows of these prompts, and those that are refused: nobody knows of which prompt they are."""
     for batch in batches:
-        yield [row for row in batch if "prompt_id" not in row or row["prompt_id"] in prompt_ids]
+        taken = [one is None or one in prompt_ids for one in batch["prompt_id"].to_pylist()]
+        yield batch.filter(pa.array(taken, pa.bool_()))

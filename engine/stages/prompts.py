@@ -8,25 +8,24 @@
   references it has none. Both are counted.
 """
 
-import itertools
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from engine import ids, raw, shard_count
-from engine.formats import Format
+from engine import ids, lone_rows, shard_count
 from engine.gathered import GatheredPrompt
 from engine.inputs import inputs
 from engine.mapping import mapping_facts
 from engine.mapping_checks import check_metadata
 from engine.metadata import not_kept
-from engine.readings import Reading
 from engine.recognise import check_responses, format_of
 from engine.rejects import Reject, rejects_table
+from engine.scanned_rows import SCANNED
+from engine.scanning import Told, scanned_files
 from engine.stage import Context, Made, Planning, Scanned, Stage
 from engine.taking import taken
 from schemas.digest import content_digest, fingerprint
@@ -34,40 +33,8 @@ from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.manifest import Facts
 from schemas.sections import Prompts
-from schemas.tables import MESSAGES, TABLES
+from schemas.tables import TABLES
 
-_ROWS_AT_ONCE = 1024
-_BYTES_AT_ONCE = 8 << 20
-_LETTERS_SHOWN = 80
-_RESPONSES = pa.list_(
-    pa.struct(
-        [
-            ("text", pa.string()),
-            ("score", pa.float64()),
-            ("rating", pa.float64()),
-            ("comparison", pa.int64()),
-            ("turn", pa.string()),
-        ]
-    )
-)
-# The rows of a shard's file of the scan. Each has either messages or a reason why it cannot be read.
-_SCANNED = pa.schema(
-    [
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("prompt_id", pa.string()),
-        ("row_id", pa.string()),
-        ("messages", MESSAGES),
-        ("chat", pa.string()),
-        ("responses", _RESPONSES),
-        ("split", pa.string()),
-        ("reference", pa.string()),
-        ("metadata", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("raw", pa.string()),
-    ]
-)
 _log = logging.getLogger("prefmill")
 
 
@@ -114,32 +81,21 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
     format_name = config.format
     if format_name == "auto":
         format_name = facts["format"]
-    reader = Format.of(included("sql", format_name, ".sql"), config)
-    left_out: dict[str, None] = {}
-    guessed: list[Reading] = []
+    path = included("sql", format_name, ".sql")
+    told = Told()
 
-    def batches(files: dict[str, Path]) -> Iterator[list[dict[str, Any]]]:
-        rows = raw.rows(files, config.max_row_bytes)
-        while batch := _next_batch(rows):
-            scanned: list[dict[str, Any]] = []
-            for reading in reader.read(batch):
-                left_out.update(dict.fromkeys(reading.unread.left_out))
-                if reading.prompt_is_guessed and not guessed:
-                    guessed.append(reading)
-                scanned.append(_scanned_row(reading, found.split_of(reading.row.file)))
-            yield scanned
+    def batches(files: dict[str, Path]) -> Iterator[pa.Table]:
+        return scanned_files(files, config, path, found, told)
 
-    for scanned in taken(config, found, batches):
+    for rows in taken(config, found, batches):
         # A reject has no prompt: its text settles its shard.
-        identities = [row.get("prompt_id") or row["row_id"] for row in scanned]
-        shards = [ids.shard_of(identity, facts["shards"]) for identity in identities]
-        yield Scanned(pa.Table.from_pylist(scanned, schema=_SCANNED), shards)
-    if guessed:
-        example = guessed[0].messages[-1]["content"][:_LETTERS_SHOWN]
-        _log.info("the prompt is what chosen and rejected begin with, such as %r", example)
-    left_out = not_kept(left_out, config)
+        identities = pc.coalesce(rows["prompt_id"], rows["row_id"]).to_pylist()
+        yield Scanned(rows, [ids.shard_of(identity, facts["shards"]) for identity in identities])
+    if told.guessed is not None:
+        _log.info("the prompt is what chosen and rejected begin with, such as %r", told.guessed)
+    left_out = not_kept(told.left_out, config)
     if left_out:
-        _log.info("left out, since the format %s does not read them: %s", reader.name, ", ".join(left_out))
+        _log.info("left out, since the format %s does not read them: %s", path.stem, ", ".join(left_out))
     changed = [name for name, file in found.files.items() if content_digest(file) != facts["input"].get(name)]
     if changed:
         raise UserError(
@@ -148,69 +104,41 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
         )
 
 
-def _next_batch(rows: Iterator[raw.Row]) -> list[raw.Row]:
-    """The next rows, as many as may be in memory at once."""
-    batch: list[raw.Row] = []
-    size = 0
-    for row in itertools.islice(rows, _ROWS_AT_ONCE):
-        batch.append(row)
-        size += len(row.text)
-        if size > _BYTES_AT_ONCE:
-            break
-    return batch
-
-
-def _scanned_row(reading: Reading, split_of_file: str | None) -> dict[str, Any]:
-    """A row of `_SCANNED`: `row_id` is a digest of all that the row says, so equal rows are duplicates."""
-    row = reading.row
-    if reading.reason:
-        return {
-            "file": row.file,
-            "line": row.line,
-            "row_id": ids.content_id(row.text),
-            "reason": reading.reason,
-            "detail": reading.detail,
-            "raw": row.text,
-        }
-    prompt_id = ids.prompt_id(reading.messages, reading.chat)
-    responses = list(map(_identity, reading.responses))
-    split = reading.split or split_of_file
-    if split_of_file == "test":
-        split = "test"
-    return {
-        "file": row.file,
-        "line": row.line,
-        "prompt_id": prompt_id,
-        "row_id": ids.content_id(prompt_id, responses),
-        "messages": reading.messages,
-        "chat": reading.chat,
-        "responses": reading.responses,
-        "split": split,
-        "reference": reading.reference,
-        "metadata": reading.metadata,
-    }
-
-
-def _identity(response: dict[str, Any]) -> list[object]:
-    """What a response is known by among its row's; a rating, a comparison or a turn counts where it is."""
-    identity: list[object] = [response["text"], response["score"]]
-    if "rating" in response or "comparison" in response:
-        identity += [response.get("rating"), response.get("comparison")]
-    if "turn" in response:
-        identity.append(response["turn"])
-    return identity
-
-
 def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
     """One shard's rows, in the order of the input, to prompts and rejects."""
-    rows = batch.to_pylist()
+    if not len(batch):
+        batch = SCANNED.empty_table()
+    is_refused = batch["reason"].is_valid().to_numpy()
+    is_lone = lone_rows.are_lone(batch)
+    rows = lone_rows.prompts_of(batch, is_lone)
+    prompts, duplicates = _gathered(batch.filter(pa.array(~is_lone & ~is_refused)))
+    if prompts:
+        gathered = [prompt.as_row() for prompt in prompts]
+        rows = pa.concat_tables([rows, pa.Table.from_pylist(gathered, schema=TABLES["prompts"])])
+        rows = rows.sort_by("prompt_id").combine_chunks()
+    refused = batch.filter(pa.array(is_refused))
+    rejects = _rejects(refused)
+    tables = {
+        "prompts": rows,
+        "rejects": rejects_table("prompts", rejects, refused, refused["raw"].to_pylist() if rejects else []),
+    }
+    counts = {
+        "rows_in": len(batch),
+        "rows_out": len(batch) - len(rejects) - duplicates,
+        "rejects": len(rejects),
+        "duplicates": duplicates,
+        "held_out": pc.sum(pc.equal(rows["given_split"], "test"), min_count=0).as_py(),
+        "held_out_though_also_in_train": sum(one.splits == {"train", "test"} for one in prompts),
+        "references_that_differ": sum(len(one.references) > 1 for one in prompts),
+    }
+    return Made(tables, counts)
+
+
+def _gathered(batch: pa.Table) -> tuple[list[GatheredPrompt], int]:
+    """The prompts of some rows, and how many of the rows say what another one said."""
     prompts: dict[str, GatheredPrompt] = {}
     seen: set[str] = set()
-    rejects: list[Reject] = []
-    for number, row in enumerate(rows):
-        if row["reason"]:
-            rejects.append(Reject(number, row["reason"], row["detail"]))
-            continue
+    for row in batch.to_pylist():
         if row["prompt_id"] not in prompts:
             prompts[row["prompt_id"]] = GatheredPrompt(row)
         prompt = prompts[row["prompt_id"]]
@@ -218,21 +146,17 @@ def make(batch: pa.Table, config: Prompts, context: Context) -> Made:
         if row["row_id"] not in seen:
             seen.add(row["row_id"])
             prompt.add_responses(row)
-    by_id = [prompts[prompt_id].as_row() for prompt_id in sorted(prompts)]
-    tables = {
-        "prompts": pa.Table.from_pylist(by_id, schema=TABLES["prompts"]),
-        "rejects": rejects_table("prompts", rejects, batch, [row["raw"] for row in rows]),
-    }
-    counts = {
-        "rows_in": len(batch),
-        "rows_out": len(seen),
-        "rejects": len(rejects),
-        "duplicates": len(batch) - len(seen) - len(rejects),
-        "held_out": sum(prompt["given_split"] == "test" for prompt in by_id),
-        "held_out_though_also_in_train": sum(one.splits == {"train", "test"} for one in prompts.values()),
-        "references_that_differ": sum(len(one.references) > 1 for one in prompts.values()),
-    }
-    return Made(tables, counts)
+    return list(prompts.values()), len(batch) - len(seen)
+
+
+def _rejects(refused: pa.Table) -> list[Reject]:
+    """Why some rows of the scan are refused, in their order."""
+    rejects: list[Reject] = []
+    reasons = refused["reason"].to_pylist()
+    details = refused["detail"].to_pylist() if reasons else []
+    for number, (reason, detail) in enumerate(zip(reasons, details, strict=True)):
+        rejects.append(Reject(number, reason, detail))
+    return rejects
 
 
 STAGE = Stage(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from engine.inputs import find, inputs
+from engine.row_reader import RowReader
 from engine.stage import Context
 from engine.stages import pairs, prompts
 from schemas.errors import UserError
@@ -315,14 +316,13 @@ def test_a_limit_reads_no_rows_behind_it(tmp_path, monkeypatch):
     facts = facts_of(config)
     read = []
     monkeypatch.setattr("engine.raw._CHUNK", 1000)
-    next_batch = prompts._next_batch
+    table = RowReader.table
 
-    def counted(rows):
-        batch = next_batch(rows)
-        read.extend(batch)
-        return batch
+    def counted(reader, batch):
+        read.extend(batch.lines)
+        return table(reader, batch)
 
-    monkeypatch.setattr(prompts, "_next_batch", counted)
+    monkeypatch.setattr(RowReader, "table", counted)
     assert sum(len(scanned.shards) for scanned in prompts.scan(config, facts)) == 10
     assert len(read) <= 1024
 

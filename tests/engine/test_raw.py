@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine import json_rows
 from engine.raw import find, rows
 from schemas.errors import UserError
+from tests.reliability.hostile_lines import hostile_lines, hostile_rows
 
 GOOD = '{"prompt": "é\\u2028x", "n": 1}'
 BAD = {
@@ -199,3 +202,31 @@ def test_the_columns_that_hold_nan_are_known(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     (long,) = read(tmp_path / "x.parquet")
     assert (long.reason, long.not_finite) == ("over_long", ())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_elements_are_the_same_whether_a_parser_helps_or_not(seed, monkeypatch):
+    """Of whole arrays and of broken ones, in chunks of any size."""
+    draw = random.Random(seed)
+    rows = [json.dumps(row, indent=draw.choice([None, 1])).encode() for row in hostile_rows(seed, 20)]
+    if seed % 3:
+        rows += [line for line in hostile_lines(seed, 15) if len(line) < 50_000]
+    draw.shuffle(rows)
+    data = b"[" + draw.choice([b",", b", ", b" ,\n "]).join(rows)
+    data += draw.choice([b"]", b"", b"]]", b"] x", b"],[{}]"])
+
+    def cut(size, limit):
+        pieces = []
+        try:
+            for piece in json_rows.elements(
+                (data[at : at + size] for at in range(0, len(data), size)), limit
+            ):
+                pieces.append(piece)
+        except EOFError as error:
+            pieces.append(str(error))
+        return pieces
+
+    ways = [(size, limit) for size in (100, 5000, 1 << 20) for limit in (200, 1 << 20)]
+    helped = [cut(*way) for way in ways]
+    monkeypatch.setattr(json_rows._ArrayScanner, "leap", lambda scanner, chunk, begin: None)
+    assert [cut(*way) for way in ways] == helped

@@ -194,7 +194,7 @@ def scanned(_laid, tmp_path):
 
 @pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.long)])
 def test_a_scan_that_was_changed_is_laid_again(imported, scanned, trials, capsys, count):
-    for name in ("00000.arrows", "done.json"):
+    for name in ("00000.arrows", "00000.index", "done.json"):
         run, folder = scanned()
         original = (folder / name).read_bytes()
         changes = [*flips(original, count, 4), *list(cuts(original))[-count:], ("gone", None)]
@@ -227,8 +227,10 @@ def test_a_scan_damaged_while_a_run_reads_it_is_refused(imported, scanned, trial
                 if what == "gone":
                     path.unlink()
                 else:
-                    half = len(data) // 2
-                    path.write_bytes(data[:half] if what == "cut" else data[:half] + b"?" + data[half + 1 :])
+                    place = 100  # in the rows of the first shard
+                    path.write_bytes(
+                        data[:place] if what == "cut" else data[:place] + b"?" + data[place + 1 :]
+                    )
                 with pytest.raises(UserError, match=r"00000\.arrows.*run the same `engine precompute` again"):
                     batch_of(planned, planned.stages[0], 0)
                 imported.again(run)

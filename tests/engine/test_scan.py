@@ -1,0 +1,150 @@
+"""The scan by several processes, over parts of files; and the parts that it is laid in."""
+
+import gzip
+import json
+import os
+import signal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from engine import ids, raw, scan_parts, scanning
+from engine.inputs import inputs
+from engine.stage import Scanned
+from schemas.errors import UserError
+from schemas.extensions import included
+from schemas.records import Damaged
+from schemas.sections import Prompts
+from schemas.store import LocalStore
+from tests.conftest import preferences
+from tests.reliability.hostile_lines import hostile_lines
+
+
+def lines_of(path, limit=1000, size=300):
+    """The lines of a file, part by part."""
+    parts = list(raw.parts_of("a", path, limit, size))
+    texts = []
+    for part in parts:
+        for batch in raw.batches(part, limit):
+            texts += [batch.row(place) for place in range(len(batch.lines))]
+    return parts, [row.text for row in texts if row is not None]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n"])
+def test_parts_of_a_file_are_all_of_its_lines(tmp_path, monkeypatch, mark, end):
+    monkeypatch.setattr("engine.raw._CHUNK", 50)
+    path = tmp_path / "a.jsonl"
+    rows = [json.dumps({"prompt": "x" * (number * 37 % 400)}) for number in range(30)]
+    path.write_bytes(mark + end.join(row.encode() for row in rows))
+    parts, texts = lines_of(path)
+    assert texts == rows and len(parts) > 3
+    assert [part.is_first for part in parts] == [True] + [False] * (len(parts) - 1)
+    assert parts[0].begin == len(mark) and parts[-1].end == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json", "a.csv"])
+def test_other_files_are_one_part(tmp_path, name):
+    rows = [{"prompt": "x" * 300} for _ in range(30)]
+    text = json.dumps(rows) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data, 0) if name.endswith(".gz") else data)
+    assert list(raw.parts_of("a", tmp_path / name, 1000, 300)) == [raw.Part("a", tmp_path / name)]
+
+
+def scanned(folder, monkeypatch, workers):
+    """The rows of a folder's files as so many processes read them, and what the user is told."""
+    monkeypatch.setattr(scanning, "_workers_for", lambda files: workers)
+    config = Prompts(source=(str(folder),), format="preference")
+    found = inputs(config)
+    told = scanning.Told()
+    path = included("sql", "preference", ".sql")
+    yield from scanning.scanned_files(found.files, config, path, found, told)
+    yield set(told.left_out), told.guessed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Files of several parts and of one, with rows of every kind."""
+    folder = tmp_path / "input"
+    folder.mkdir()
+    guessed = json.dumps({"chosen": "Seven is odd.", "rejected": "Seven is even.", "source": "x"}).encode()
+    good = [json.dumps(row).encode() for row in preferences(1, 150)]
+    (folder / "a.jsonl").write_bytes(b"\n".join([*good, *hostile_lines(1, 60), guessed, b"", *good[:20]]))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b"\n".join(good[50:])))
+    (folder / "c.jsonl").write_bytes(b"\n".join([*hostile_lines(2, 60), *good]))
+    return folder
+
+
+@pytest.mark.long
+def test_several_processes_read_what_one_does(folder, monkeypatch):
+    """The same rows in the same order, with the same lines; the same is told."""
+    monkeypatch.setattr(scanning, "_PART", 9_000)
+    *one, told_by_one = scanned(folder, monkeypatch, 1)
+    for workers in (2, 3):
+        *several, told = scanned(folder, monkeypatch, workers)
+        assert pa.concat_tables(several).to_pylist() == pa.concat_tables(one).to_pylist()
+        assert told == told_by_one and told[1] is not None
+    assert len(several) > len(one)
+
+
+@pytest.mark.long
+def test_a_reading_process_that_is_killed_is_an_error(folder, monkeypatch):
+    """And none of the others is left."""
+    monkeypatch.setattr(scanning, "_PART", 2_000)
+    killed = []
+    tables = scanning.ScanWorkers.tables
+
+    def kill(pool, parts, ended):
+        rows = tables(pool, parts, ended)
+        yield next(rows)
+        os.kill(pool._processes[1].pid, signal.SIGKILL)
+        killed.extend(pool._processes)
+        yield from rows
+
+    monkeypatch.setattr(scanning.ScanWorkers, "tables", kill)
+    with pytest.raises(UserError, match=r"has ended before its time.*run the same command again"):
+        list(scanned(folder, monkeypatch, 2))
+    assert killed and not any(process.is_alive() for process in killed)
+
+
+@pytest.mark.long
+def test_a_damaged_file_is_said_by_the_process_that_reads_it(folder, monkeypatch):
+    path = folder / "b.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"b\.jsonl\.gz breaks off or is damaged"):
+        list(scanned(folder, monkeypatch, 2))
+
+
+def test_parts_of_the_scan_hold_each_shards_rows_in_order(tmp_path):
+    """Shards that are not wanted, or have no rows, are not there; what was changed is noticed."""
+    shards = 5
+    wanted = np.array([True, True, False, True, True])
+    batches = []
+    for batch in range(3):
+        names = [ids.content_id(batch, number) for number in range(40 + batch)]
+        numbers = [ids.shard_of(name, shards - 1) for name in names]
+        batches.append(Scanned(pa.table({"name": names, "batch": [[batch]] * len(names)}), numbers))
+    digests = [
+        scan_parts.lay(tmp_path, 0, batches[:2], wanted),
+        scan_parts.lay(tmp_path, 1, batches[2:], wanted),
+    ]
+    store = LocalStore(tmp_path)
+    for part, of_part in enumerate((batches[:2], batches[2:])):
+        for shard in range(shards):
+            expected = []
+            for scanned in of_part:
+                for name, number in zip(scanned.rows["name"].to_pylist(), scanned.shards, strict=True):
+                    if number == shard and wanted[shard]:
+                        expected.append(name)
+            rows = scan_parts.rows_of(store, part, shard, "again")
+            assert (rows["name"].to_pylist() if rows is not None else []) == expected
+        scan_parts.check(store, part, digests[part], "again")
+    path = tmp_path / scan_parts.rows_name(1)
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + b"?" + data[61:])
+    with pytest.raises(Damaged, match=r"00001\.arrows: damaged, the sha256 of the rows of shard 0.*again"):
+        scan_parts.check(store, 1, digests[1], "again")
+    with pytest.raises(Damaged, match="its sha256 is not the one that the scan wrote down"):
+        scan_parts.check(store, 0, digests[1], "again")
