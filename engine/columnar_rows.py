@@ -31,7 +31,7 @@ def rows_of_parquet(name: str, path: Path, limit: int) -> Iterator[Row]:
     """The rows of a Parquet file. Raises UserError where two columns have one name."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_names(path, file.schema_arrow)
-        yield from _rows_of_batches(name, file.iter_batches(batch_size=_ROWS_AT_ONCE), limit)
+        yield from rows_of_batches(name, file.iter_batches(batch_size=_ROWS_AT_ONCE), limit)
 
 
 def rows_of_arrow(name: str, path: Path, limit: int) -> Iterator[Row]:
@@ -44,11 +44,11 @@ def rows_of_arrow(name: str, path: Path, limit: int) -> Iterator[Row]:
             with pa.ipc.open_file(file) as reader:
                 _check_names(path, reader.schema)
                 batches = map(reader.get_batch, range(reader.num_record_batches))
-                yield from _rows_of_batches(name, _small(batches), limit)
+                yield from rows_of_batches(name, small(batches), limit)
         else:
             with pa.ipc.open_stream(file) as reader:
                 _check_names(path, reader.schema)
-                yield from _rows_of_batches(name, _small(reader), limit)
+                yield from rows_of_batches(name, small(reader), limit)
             _check_end(file, head)
 
 
@@ -75,7 +75,7 @@ def _check_names(path: Path, schema: pa.Schema) -> None:
         )
 
 
-def _small(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def small(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches of few rows, each checked: a damaged one would crash the process where it is read."""
     for batch in batches:
         for column in batch.columns:
@@ -100,7 +100,8 @@ def _with_bytes(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _rows_of_batches(name: str, batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[Row]:
+def rows_of_batches(name: str, batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[Row]:
+    """The rows of some batches, numbered from 1; what cannot be read of them is a row with its reason."""
     line = 0
     for batch in batches:
         values: list[dict[str, object] | None]

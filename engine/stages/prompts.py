@@ -11,7 +11,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from engine import ids, raw
 from engine.formats import Format
 from engine.gathered import GatheredPrompt
-from engine.inputs import estimated_bytes, inputs
+from engine.inputs import Inputs, estimated_bytes, inputs
 from engine.mapping import mapping_facts
 from engine.mapping_checks import check_metadata
 from engine.metadata import not_kept
@@ -153,6 +153,18 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
             f"{', '.join(changed)} changed while it was read: nothing was made from it; "
             "run the same command again"
         )
+
+
+def scanned_rows(rows: Sequence[raw.Row], config: Prompts, facts: Facts, found: Inputs) -> pa.Table:
+    """Some rows of the input as the scan gives them, without their shards."""
+    format_name = facts["format"] if config.format == "auto" else config.format
+    reader = Format.of(included("sql", format_name, ".sql"), config)
+    scanned: list[dict[str, Any]] = []
+    left = iter(rows)
+    while batch := _next_batch(left):
+        for reading in reader.read(batch):
+            scanned.append(_scanned_row(reading, found.split_of(reading.row.file)))
+    return pa.Table.from_pylist(scanned, schema=_SCANNED)
 
 
 def _next_batch(rows: Iterator[raw.Row]) -> list[raw.Row]:
