@@ -1,6 +1,7 @@
 """The plan of a run: rehearsed, scaled and timed. Nothing is written."""
 
-import time
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,8 @@ class Memory:
 class Plan:
     """All that `engine plan` says. `prompts`: those that went through all stages; `loading`: seconds in which
     the models of a probe came to their first answers; `changed`: other folders of each stage in the run, with
-    the facts that differ; `measured`: the times of models are those of a probe."""
+    the facts that differ; `measured`: the times of models are those of a probe; `peak`: bytes that this
+    process then held at most."""
 
     run: str
     shards: int
@@ -64,6 +66,7 @@ class Plan:
     time: RunTime
     measured: bool
     loading: float
+    peak: int
     memory: tuple[Memory, ...]
     device_hours: float | None
     cost: float | None
@@ -71,9 +74,7 @@ class Plan:
 
 def plan_of(run: Run, options: Options) -> Plan:
     """Raises UserError as the run would, as far as a part of its input shows it."""
-    begin = time.perf_counter()
     sample = sample_of(run, options.rows)
-    reading = (time.perf_counter() - begin) * sample.total / max(1, len(sample.rows))
     stand_ins = StandIns()
     prompts = _prompts_of(run)
     rehearsed: Sequence[Rehearsed] = rehearse(run, sample.rows, prompts, stand_ins)
@@ -89,7 +90,9 @@ def plan_of(run: Run, options: Options) -> Plan:
         stages = [_as_probed(run, probed, stage) for stage in stages]
     speeds = _speeds(run, stages, options.device)
     workers = _workers(speeds, options.devices)
-    timed = time_of(stages, run.shards, workers, reading, _model_seconds(speeds, options, probed is not None))
+    timed = time_of(
+        stages, run.shards, workers, sample.reading, _model_seconds(speeds, options, probed is not None)
+    )
     hours = None if timed.seconds is None else timed.seconds / 3600 * options.devices
     return Plan(
         run=run.store.where(),
@@ -105,10 +108,17 @@ def plan_of(run: Run, options: Options) -> Plan:
         time=timed,
         measured=probed is not None and options.device is None,
         loading=probed.loading if probed else 0.0,
+        peak=_peak_bytes() if probed else 0,
         memory=_memory(run, stages, speeds),
         device_hours=hours,
         cost=None if hours is None or options.price is None else hours * options.price,
     )
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _as_probed(run: Run, probed: Probed, stage: WholeStage) -> WholeStage:

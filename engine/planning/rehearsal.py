@@ -32,7 +32,7 @@ _TOKENISED = 200  # responses whose tokens are counted where their lengths are a
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a stage made of the rows. `seconds`: of its function, less those of its model.
+    """What a stage made of the rows. `seconds`: of the processor for its function, less those of its model.
 
     `said`: where the lengths of what its model says are from: `given` (as long as the responses that are
     there), `bound` (as long as they may be) or `measured`; None where it says nothing.
@@ -124,15 +124,15 @@ def _one(
 
     def open_model() -> Model:
         assert resolved is not None
-        begin = time.perf_counter()
+        begin = time.process_time()
         model = cast.model(stage, resolved, length, asked)
-        opening.append(time.perf_counter() - begin)
+        opening.append(time.process_time() - begin)
         return model
 
     context = replace(run.context(stage, open_model), model=resolved)
-    begin = time.perf_counter()
+    begin = time.process_time()
     result = _made(stage, batch, config, context)
-    seconds = max(0.0, time.perf_counter() - begin - asked.seconds - sum(opening))
+    seconds = max(0.0, time.process_time() - begin - asked.processor - sum(opening))
     tables = dict(result.tables)
     if isinstance(config, Rewrite) and (asks_server or not cast.is_real) and "responses" in tables:
         tables["responses"] = _serving(tables["responses"], asks_server)

@@ -22,6 +22,8 @@ def summary(plan: Plan, options: Options) -> Iterator[str]:
         f"rows in {number(plan.rows)} = rows out {number(first.counts.get('rows_out', 0))} + rejects "
         f"{number(sum(first.rejects.values()))} + duplicates {number(first.counts.get('duplicates', 0))}"
     )
+    if plan.time.reading >= 1:
+        yield f"reading them takes one core {duration(plan.time.reading)}, as this machine does it"
     yield f"shards: {plan.shards:,}, about {number(plan.unique_prompts / plan.shards)} prompts each"
 
 
@@ -58,9 +60,12 @@ def _asks(stage: WholeStage) -> str:
         at_most = "at most " if stage.said == "bound" else ""
         lines.append(f"{at_most}{number(asked.sampled_tokens)} tokens out")
     if asked.scored:
-        kind = "questions" if stage.name == "judge" else "responses"
+        scored = f"{number(asked.scored)} responses"
+        if stage.name == "judge":
+            # A row of its scores is a question: of a comparison's two rows one is asked in each order.
+            scored = f"{number(stage.tables['scores'].rows)} questions"
         shared = asked.unshared_tokens if stage.backend == "vllm" else asked.scored_tokens
-        lines.append(f"{number(asked.scored)} {kind}")
+        lines.append(scored)
         lines.append(f"{number(shared)} tokens read")
     return "\n".join(lines)
 
@@ -162,6 +167,7 @@ def _duration(plan: Plan, options: Options) -> Iterator[str]:
         where = f"{devices} ({options.device.name}), by a roofline"
     if plan.measured:
         yield f"the models gave their first answers after {duration(plan.loading)}, which comes to that"
+        yield f"this process held {bytes_text(plan.peak)} at most"
     if time.seconds is None:
         asks = [stage.name for stage in plan.stages if stage.server]
         if asks and (options.device or plan.measured):

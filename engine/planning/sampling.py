@@ -6,12 +6,15 @@ They are read and formatted as a run does it, so what cannot be read is counted 
 import itertools
 import math
 import random
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from engine import csv_rows
+from engine.checked_rows import Row
 from engine.folders import COMPRESSIONS
 from engine.inputs import Inputs, estimated_bytes, inputs
 from engine.plan import Run
@@ -22,6 +25,8 @@ from schemas.sections import Prompts
 
 _ALL_OF = 8 << 20  # bytes of text that are read whole
 _LOOK = 4 << 20  # bytes of text that say how far a file is compressed
+_FEW = 64  # rows, and
+_MANY = 1024  # whose times say how long one takes to read
 _HEADER = 1 << 20  # bytes in which a table shows whether its cells hold newlines
 
 
@@ -36,6 +41,7 @@ class Sample:
     repeated: float
     prompts: float
     is_whole: bool  # these are all rows that a run would read
+    reading: float = 0.0  # seconds of the processor for all rows of the input
 
     @property
     def total(self) -> float:
@@ -55,7 +61,21 @@ def sample_of(run: Run, wanted: int) -> Sample:
     drawn = _drawn(found, config, wanted, seed)
     rows = scanned_rows(drawn.rows, config, run.planned["prompts"].facts, found)
     sample = _of(rows, drawn.parts, drawn.weight)
-    return _taken(sample, config, found)
+    reading = sample.total * _seconds_a_row(drawn.rows, run, config, found)
+    return replace(_taken(sample, config, found), reading=reading)
+
+
+def _seconds_a_row(rows: Sequence[Row], run: Run, config: Prompts, found: Inputs) -> float:
+    """Of the processor: what more rows take, since to begin takes a while whatever there is to read."""
+    facts = run.planned["prompts"].facts
+    few = rows[:_FEW]
+    many = rows[:_MANY]
+    times: list[float] = []
+    for some in (few, many):
+        begin = time.process_time()
+        scanned_rows(some, config, facts, found)
+        times.append(time.process_time() - begin)
+    return max(0.0, times[1] - times[0]) / max(1, len(many) - len(few))
 
 
 def _whole(run: Run, config: Prompts, found: Inputs) -> Sample:
@@ -64,9 +84,10 @@ def _whole(run: Run, config: Prompts, found: Inputs) -> Sample:
     assert stage.scan is not None
     facts = run.planned[stage.name].facts
     parts = [scanned_rows([], config, facts, found)]
+    begin = time.process_time()
     parts += [batch.rows for batch in stage.scan(config, facts)]
     rows = pa.concat_tables(parts)
-    return _of(rows, [0] * len(rows), 1.0)
+    return replace(_of(rows, [0] * len(rows), 1.0), reading=time.process_time() - begin)
 
 
 def _of(rows: pa.Table, parts: list[int], weight: float) -> Sample:

@@ -4,8 +4,9 @@ What it says is for the stages that come after it, whose rows and bytes depend o
 stands before it, or before a real model, and counts what is asked.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from schemas.sections import Sampling
 
 @dataclass
 class Asked:
-    """What a stage asks of its model. `seconds`: that the model took, loading not among them.
+    """What a stage asks of its model. `seconds`: that the model took, loading not among them; `processor`:
+    the processor's seconds in these.
 
-    `generated`: samples, of `generate_prompt_tokens` and `sampled_tokens`; a prompt is run once for its
-    samples. `scored`: responses, or a judge's questions, of `scored_tokens`, with those of their prompts once
-    for each prompt, and where questions begin alike what they share once; `unshared_tokens`: with all tokens
-    of each sequence."""
+    `generated`: samples, of `generate_prompt_tokens` and `sampled_tokens`; a prompt is counted once for its
+    samples. `scored`: responses, or passes of a judge's questions (several where its words are of several
+    tokens), of `scored_tokens`: with those of a prompt once for its responses, and what questions begin alike
+    with once; `unshared_tokens`: with all tokens of each sequence."""
 
     calls: int = 0
     generated: int = 0
@@ -39,6 +41,17 @@ class Asked:
     scored_tokens: int = 0
     unshared_tokens: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count a call, and its time."""
+        begin = time.perf_counter()
+        begin_of_processor = time.process_time()
+        yield
+        self.seconds += time.perf_counter() - begin
+        self.processor += time.process_time() - begin_of_processor
+        self.calls += 1
 
 
 def are_questions(responses: Sequence[Sequence[Ids]]) -> bool:
@@ -69,10 +82,8 @@ class Watched:
         progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """The model's samples."""
-        begin = time.perf_counter()
-        samples = self._model.generate(prompts, seeds, sampling)
-        self._asked.seconds += time.perf_counter() - begin
-        self._asked.calls += 1
+        with self._asked.timed():
+            samples = self._model.generate(prompts, seeds, sampling)
         self._asked.generate_prompt_tokens += sum(map(len, prompts))
         for of_prompt in samples:
             self._asked.generated += len(of_prompt)
@@ -86,10 +97,8 @@ class Watched:
         progress: StageProgress = NO_PROGRESS,
     ) -> list[list[np.ndarray]]:
         """The model's log-probs."""
-        begin = time.perf_counter()
-        logps = self._model.logprobs(prompts, responses)
-        self._asked.seconds += time.perf_counter() - begin
-        self._asked.calls += 1
+        with self._asked.timed():
+            logps = self._model.logprobs(prompts, responses)
         if are_questions(responses):
             self._count_questions(prompts)
         else:
@@ -123,10 +132,8 @@ class WatchedRater:
 
     def scores(self, texts: Sequence[Reading], progress: StageProgress = NO_PROGRESS) -> np.ndarray:
         """The model's logits."""
-        begin = time.perf_counter()
-        scores = self._model.scores(texts)
-        self._asked.seconds += time.perf_counter() - begin
-        self._asked.calls += 1
+        with self._asked.timed():
+            scores = self._model.scores(texts)
         tokens = sum(len(text.ids) for text in texts)
         self._asked.scored += len(texts)
         self._asked.scored_tokens += tokens

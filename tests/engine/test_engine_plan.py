@@ -30,6 +30,7 @@ from schemas.errors import UserError
 from schemas.manifest import read_markers
 from schemas.recipe import load
 from tests.conftest import ROOT, preferences, tree
+from tests.engine.rewards import on_trunk
 
 SEEDS = 40
 
@@ -183,6 +184,7 @@ def test_a_sample_of_a_large_input_counts_its_rows_its_rejects_and_its_repeats(
     whole = sample_of(run, 10)
     assert whole.is_whole and whole.total == 2200
     monkeypatch.setattr(sampling, "_ALL_OF", 0)
+    monkeypatch.setattr(blocks, "BLOCK", 2048)
     some = sample_of(run, 500)
     assert not some.is_whole and 250 < len(some.rows) < 1500
     assert some.total == pytest.approx(2200, rel=0.1)
@@ -218,6 +220,68 @@ def test_nothing_is_written_and_no_weights_are_read(tmp_path, model_path, monkey
     assert found.shards == 3 and found.time.workers == 2 and found.cost == 2 * found.device_hours > 0
     logprobs = next(stage for stage in found.stages if stage.name == "logprobs")
     assert logprobs.tables["logprobs"].rows == 60 and logprobs.asked.scored_tokens > 0
+
+
+SERVED = """
+[model]
+[prompts]
+[generate]
+n = 2
+max_tokens = 6
+[judge]
+kinds = ["rating", "pairwise"]
+base_url = "http://localhost:9/v1"
+model = "large"
+[reward]
+[check]
+[rewrite]
+max_tokens = 8
+base_url = "http://localhost:9/v1"
+model = "large"
+[logprobs]
+[pairs]
+choose = "rewritten_vs_parent"
+"""
+
+
+def test_no_server_is_asked_no_code_is_run_and_no_reward_model_is_loaded(tmp_path, model_path, monkeypatch):
+    def opens(*_arguments, **_more):
+        raise AssertionError("a client or a model is opened")
+
+    rater = on_trunk(model_path, tmp_path / "rater")
+    (tmp_path / "mine.py").write_text("raise SystemExit\ndef score(messages, response): return 1\n")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"Say {n}"}) + "\n" for n in range(9)))
+    (tmp_path / "r.toml").write_text(SERVED)
+    words = [
+        f"prompts.source={tmp_path / 'rows.jsonl'}",
+        f"model.name={model_path}",
+        f"reward.model={rater}",
+        f"check.function={tmp_path / 'mine.py'}:score",
+    ]
+    for place in ("engine.models.open.open_model", "engine.endpoint.client.Client.__init__"):
+        monkeypatch.setattr(place, opens)
+    found = planned(None, load(tmp_path / "r.toml", words), Options(device=DEVICES["l4"]))
+    rows = {stage.name: {table: size.rows for table, size in stage.tables.items()} for stage in found.stages}
+    # Two samples a prompt: two marks, and one comparison with its two rows.
+    assert rows["judge"]["scores"] == 9 * (2 + 2) and rows["reward"]["scores"] == 18
+    assert rows["rewrite"]["responses"] == 9 and rows["logprobs"]["logprobs"] == 27
+    assert rows["check"]["scores"] == 18 and rows["pairs"]["pairs"] == 9
+    asked = {stage.name: stage.asked for stage in found.stages}
+    assert asked["generate"].generated == 18 and asked["generate"].sampled_tokens == 18 * 6
+    assert asked["judge"].scored >= 18 + 2 * 9, "a comparison is asked in both orders"
+    assert found.time.seconds is None, "the server's time is not known"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_table_is_entered_in_its_middle_where_its_rows_are_lines(tmp_path, breaks):
+    path = tmp_path / "a.csv"
+    cell = '"two\nlines, ""quoted"""' if breaks else '"one line, ""quoted"""'
+    path.write_text("n,x\n" + "".join(f"{number},{cell}\n" for number in range(9000)))
+    (pool,) = sampling._pools({"a.csv": path})
+    assert isinstance(pool, HeadPool if breaks else TextPool)
+    drawn = pool.draw(10**6, 0.3, limit=1 << 20)
+    assert [int(json.loads(row.text)["n"]) for row in drawn.rows] == list(range(9000))
+    assert drawn.weight == 1 and not any(row.reason for row in drawn.rows)
 
 
 def test_what_is_there_is_used_again_and_what_is_not_says_why(made_run, precompute_words, tmp_path):
