@@ -5,6 +5,7 @@ import click
 from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
+    "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
     "sql": "engine.commands.sql",
     "status": "engine.commands.status",
@@ -16,7 +17,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("sql", "status"),
+    readers=("plan", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

@@ -8,7 +8,7 @@
 import itertools
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ def batches_of(name: str, path: Path, limit: int) -> Iterator["ColumnBatch"]:
         line += len(record_batch)
 
 
+def rows_of_batches(name: str, batches: Iterable[pa.RecordBatch], limit: int) -> Iterator[Row]:
+    """The rows of some batches, numbered from 1; what cannot be read of them is a row with its reason."""
+    line = 1
+    for batch in batches:
+        yield from ColumnBatch(name, line, batch, limit).rows()
+        line += len(batch)
+
+
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_names(path, file.schema_arrow)
@@ -59,11 +67,11 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
             with pa.ipc.open_file(file) as reader:
                 _check_names(path, reader.schema)
                 batches = map(reader.get_batch, range(reader.num_record_batches))
-                yield from _small(batches)
+                yield from small(batches)
         else:
             with pa.ipc.open_stream(file) as reader:
                 _check_names(path, reader.schema)
-                yield from _small(reader)
+                yield from small(reader)
             _check_end(file, head)
 
 
@@ -90,7 +98,7 @@ def _check_names(path: Path, schema: pa.Schema) -> None:
         )
 
 
-def _small(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def small(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches of few rows, each checked: a damaged one would crash the process where it is read."""
     for batch in batches:
         for column in batch.columns:

@@ -7,6 +7,7 @@ sha256. A reader lists markers only, so a kill at any point leaves nothing that 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,7 +141,7 @@ def _writer(rows: pa.Table) -> Callable[[Path], None]:
     return lambda path: write_parquet(rows, path)
 
 
-def write_parquet(rows: pa.Table, path: Path) -> None:
+def write_parquet(rows: pa.Table, path: Path | BinaryIO) -> None:
     """Write rows with zstd and page checksums; the same rows give the same bytes.
 
     Log-probs and token ids are split by byte, everything else uses dictionaries: about 3.4 bytes a log-prob

@@ -8,22 +8,26 @@
   references it has none. Both are counted.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import ids, lone_rows, shard_count
+from engine.checked_rows import Row
 from engine.gathered import GatheredPrompt
-from engine.inputs import inputs
+from engine.inputs import Inputs, inputs
 from engine.mapping import mapping_facts
 from engine.mapping_checks import check_metadata
 from engine.metadata import not_kept
+from engine.raw_batches import RowBatch
 from engine.recognise import check_responses, format_of
 from engine.rejects import Reject, rejects_table
+from engine.row_reader import RowWork
 from engine.scanned_rows import SCANNED
 from engine.scanning import Told, scanned_files
 from engine.stage import Context, Made, Planning, Scanned, Stage
@@ -35,6 +39,7 @@ from schemas.manifest import Facts
 from schemas.sections import Prompts
 from schemas.tables import TABLES
 
+_ROWS_AT_ONCE = 1024
 _log = logging.getLogger("prefmill")
 
 
@@ -102,6 +107,18 @@ def scan(config: Prompts, facts: Facts) -> Iterator[Scanned]:
             f"{', '.join(changed)} changed while it was read: nothing was made from it; "
             "run the same command again"
         )
+
+
+def scanned_rows(rows: Sequence[Row], config: Prompts, facts: Facts, found: Inputs) -> pa.Table:
+    """Some rows of the input as the scan gives them, in their order, without their shards."""
+    format_name = facts["format"] if config.format == "auto" else config.format
+    reader = RowWork(config, included("sql", format_name, ".sql"), found).reader()
+    tables = [SCANNED.empty_table()]
+    for _, of_file in itertools.groupby(rows, key=lambda row: row.file):
+        left = list(of_file)
+        for begin in range(0, len(left), _ROWS_AT_ONCE):
+            tables.append(reader.table(RowBatch(left[begin : begin + _ROWS_AT_ONCE])))
+    return pa.concat_tables(tables)
 
 
 def make(batch: pa.Table, config: Prompts, context: Context) -> Made:

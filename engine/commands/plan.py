@@ -1,0 +1,126 @@
+"""`engine plan`: what a run would make, read, take and cost, before it is started."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schemas.commands import RECIPE_ARGUMENT, settings_option
+from schemas.loading import no_garbage
+from schemas.recipe import Recipe, load
+from schemas.screen import hand_over, say
+from schemas.screen_tables import as_table
+from schemas.store import Store, open_store
+
+if TYPE_CHECKING:
+    from engine.planning.planner import Options, Plan
+
+_NO_RUN = "a run that is not there"  # a folder of this name would be looked at, and nothing else be done
+
+
+@click.command("plan")
+@RECIPE_ARGUMENT
+@click.option(
+    "-o", "--output", "run", metavar="RUN", help="Run folder that goes on; without it a new run is planned."
+)
+@settings_option()
+@click.option(
+    "--device", help="Device that the models run on, such as h100, a100, l40s; cpu measures here, as --probe."
+)
+@click.option("--devices", default=1, show_default=True, type=click.IntRange(1), help="How many of them.")
+@click.option(
+    "--price", type=click.FloatRange(0), metavar="AMOUNT", help="What one device costs for an hour."
+)
+@click.option(
+    "--probe", is_flag=True, help="Load the models and measure here for half a minute: lengths and times."
+)
+@click.option(
+    "--sample", default=2000, show_default=True, type=click.IntRange(1), help="Rows of the input to look at."
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines, in bytes, seconds and rows.")
+def command(
+    recipe: str,
+    run: str | None,
+    settings: tuple[str, ...],
+    device: str | None,
+    devices: int,
+    price: float | None,
+    probe: bool,
+    sample: int,
+    as_json: bool,
+) -> None:
+    """Say what `engine precompute` would make of a RECIPE, and what it would take: rows, tokens, shards,
+    bytes, model calls, time; what of a run folder is used again; which pairs each max_length would cut.
+
+    Nothing is written. Without --probe no model is loaded and no GPU is needed; functions of [check] are not
+    run, and no server is asked.
+
+    \b
+    Example:
+      engine plan pipelines/recipes/dpo.toml --set prompts.source=hh-harmless.jsonl.gz \\
+          --set model.name=stories260K --device h100 --devices 8 --price 2.5
+    """
+    with no_garbage():
+        from engine.planning.devices import device_named
+        from engine.planning.planner import Options
+
+    is_here = device is None or device == "cpu"
+    options = Options(
+        device=None if device is None or is_here else device_named(device),
+        devices=devices,
+        probe=probe or device == "cpu",
+        price=price,
+        rows=sample,
+    )
+    show(planned(run, load(recipe, settings), options), options, as_json)
+
+
+def planned(where: str | Store | None, recipe: Recipe, options: "Options") -> "Plan":
+    """The plan of a run folder, or of one that is not there yet."""
+    with no_garbage():
+        from engine.inputs import check_apart
+        from engine.plan import plan
+        from engine.planning.planner import plan_of
+
+    store = open_store(where if where is not None else _NO_RUN)
+    check_apart(store, recipe)
+    return plan_of(plan(store, recipe), options)
+
+
+def show(plan: "Plan", options: "Options", as_json: bool) -> None:
+    """Print a plan."""
+    from engine.planning import report
+
+    if as_json:
+        hand_over(json.dumps(_plain(dataclasses.asdict(plan)), indent=2, ensure_ascii=False) + "\n")
+        return
+    for line in report.summary(plan, options):
+        say(line)
+    _table(report.stage_rows(plan))
+    for line in report.remarks(plan, options):
+        say(line)
+    if plan.lengths:
+        say(
+            f"pairs looked at: {plan.lengths.pairs:,}; prompt and longer response have "
+            f"{plan.lengths.median:,} tokens in the middle, {plan.lengths.longest:,} at most; "
+            "what each logprobs.max_length would do to them:"
+        )
+        _table(report.length_rows(plan))
+
+
+def _table(rows: list[dict[str, str]]) -> None:
+    import polars as pl
+
+    say(as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1), as_it_is=True)
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them; what is no number stays out of it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    return value
