@@ -145,9 +145,10 @@ def _checked_file(scanned: Store, done: _Done, shard: int) -> Path | None:
     name = _file_name(shard)
     if not scanned.exists(name):
         raise Damaged(f"{scanned.where(name)} is gone: {_AGAIN}")
-    path = scanned.local_path(name)
+    digest = done.digests.get(name, "")
+    path = scanned.local_file(name, digest)
     with naming(path):
-        if not path.is_file() or sha256_file(path) != done.digests.get(name):
+        if not path.is_file() or sha256_file(path) != digest:
             raise damaged(scanned.where(name), f"its sha256 is not the one in {_DONE}", _AGAIN)
     return path
 

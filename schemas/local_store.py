@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from schemas import disk, locks
-from schemas.digest import sha256_file
+from schemas.digest import content_digest, sha256_file
 from schemas.errors import UserError
 from schemas.listing import Entry
 
@@ -66,6 +66,16 @@ class LocalStore:
         with disk.naming(self.root):
             names = [name for name in os.listdir(self.root) if fnmatch.fnmatchcase(name, pattern)]
         return sorted(name for name in names if not name.startswith("."))
+
+    def on_disk(self) -> "LocalStore":
+        return self
+
+    def listing(self, name: str = "") -> list[str] | None:
+        path = self._path(name)
+        if not path.is_dir():
+            return None
+        with disk.naming(path):
+            return sorted(os.listdir(path))
 
     def entries(self, pattern: str = "*") -> list[Entry]:
         self._check_folders()
@@ -164,6 +174,12 @@ class LocalStore:
 
     def local_path(self, name: str = "") -> Path:
         return self._path(name)
+
+    def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
+        return self._path(name)
+
+    def digest_of(self, name: str) -> str:
+        return content_digest(self._file(name))
 
     def where(self, name: str = "") -> str:
         return str(self.root / name)
