@@ -80,7 +80,8 @@ def _of_server(error: Exception, address: str) -> Exception:
         )
     if any(word in text.partition("\n")[0] for word in _OF_MACHINE):
         return UserError(
-            f"{address}: no credentials were found: set {_KEYS[scheme]} in the environment, {_AGAIN}"
+            f"{address}: no credentials were found: set {_KEYS[scheme]} in the environment "
+            f"(files such as ~/.aws/credentials are not read), {_AGAIN}"
         )
     is_refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
     if is_refused or (status and status[1] in ("401", "403")):

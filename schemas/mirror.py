@@ -19,7 +19,7 @@ from typing import TextIO
 
 from schemas.bucket import Bucket
 from schemas.copies import Copies
-from schemas.disk import Lines, make_folder
+from schemas.disk import Lines, is_temporary, make_folder
 from schemas.listing import Entry, real_last
 from schemas.local_store import LocalStore
 from schemas.store_protocol import Store
@@ -171,7 +171,9 @@ class Mirror:
         for key in copies.files(self.key):
             if key not in wanted:
                 copies.path(key).unlink()
-        for folder, _, _ in os.walk(copies.path(self.key), topdown=False):
+        for folder, _, names in os.walk(copies.path(self.key), topdown=False):
+            for name in filter(is_temporary, names):
+                os.unlink(os.path.join(folder, name))
             if folder != str(copies.path(self.key)) and not os.listdir(folder):
                 os.rmdir(folder)
         copies.fetch_all(found)

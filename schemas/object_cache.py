@@ -9,13 +9,13 @@ Nothing is removed by itself: the folder may be deleted whenever no command is a
 
 import contextlib
 import os
-import tempfile
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from schemas.digest import cache_folder, content_digest, sha256_file
-from schemas.disk import is_temporary, naming, temporary_name
+from schemas.disk import naming, temporary_name
 
 _SECONDS_OF_LEFTOVERS = 86_400  # of what a killed process left half written
 
@@ -48,8 +48,13 @@ def temporary() -> Iterator[Path]:
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder to fill, on the disk of the cache; removed on leaving."""
-    with tempfile.TemporaryDirectory(dir=_temporaries()) as folder:
-        yield Path(folder)
+    path = _temporaries() / temporary_name()
+    with naming(path):
+        path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _temporaries() -> Path:
@@ -82,5 +87,12 @@ def sweep() -> None:
     for name in os.listdir(folder):
         path = folder / name
         with contextlib.suppress(OSError):
-            if is_temporary(name) and time.time() - path.stat().st_mtime > _SECONDS_OF_LEFTOVERS:
-                path.unlink()
+            if time.time() - path.stat().st_mtime > _SECONDS_OF_LEFTOVERS:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -12,13 +12,13 @@ _SECONDS_BETWEEN_PUTS = 5.0
 
 
 class ObjectLines(io.StringIO):
-    """Holds all that the file is to have. `put` writes it whole."""
+    """Holds what is added to an object that has the bytes `before`; `put` writes the whole of it."""
 
     def __init__(self, before: bytes, put: Callable[[bytes], object]):
         super().__init__(newline="")
-        super().write(before.decode())
+        self._before = before
         self._put = put
-        self._written = self.tell()
+        self._length = 0  # of what was added and put
         self._at = time.monotonic()
 
     def flush(self) -> None:
@@ -31,7 +31,8 @@ class ObjectLines(io.StringIO):
         super().close()
 
     def _publish(self) -> None:
-        if self.tell() != self._written:
-            self._put(self.getvalue().encode())
-            self._written = self.tell()
+        added = self.getvalue()
+        if len(added) != self._length:
+            self._put(self._before + added.encode())
+            self._length = len(added)
         self._at = time.monotonic()

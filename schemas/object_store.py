@@ -29,7 +29,7 @@ from schemas.mirror import mirror_of
 from schemas.object_lines import ObjectLines
 from schemas.store_protocol import Store
 
-_ADDRESS = re.compile(r"(s3|gs|az)://?([^/]+)(/.*)?", re.DOTALL)  # as a Path it has one stroke
+_ADDRESS = re.compile(r"(s3|gs|az)://?([\w.$-]+)(/.*)?", re.DOTALL)  # as a Path it has one stroke
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 _LOCK = ".lock"
 _MOST_BYTES = 1 << 30  # of what is read whole; see schemas/local_store.py

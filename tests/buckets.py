@@ -52,12 +52,16 @@ def s3_server() -> Iterator[int]:
         process.wait()
 
 
+def nothing_fails(number: int, method: str, path: str) -> None:
+    """The faults of a proxy that passes all on."""
+
+
 @dataclass
 class Proxy:
     """Passes requests on to a server, and breaks those that `faults` names."""
 
     upstream: int
-    faults: Faults = lambda number, method, path: None
+    faults: Faults = nothing_fails
     requests: list[tuple[str, str]] = field(default_factory=list)
     _count: threading.Lock = field(default_factory=threading.Lock)
 

@@ -1,0 +1,226 @@
+"""A run on object storage that is killed, or whose network fails, ends in the bytes of a run on a disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+import pytest
+
+from engine import sql
+from schemas.store import open_store
+from tests.buckets import Proxy, bucket, nothing_fails, proxy, s3  # noqa: F401 (fixtures)
+from tests.conftest import ROOT, tree
+from tests.faulty import Fault, FaultyStore, Killed, every_fault
+from tests.reliability.runs import Small, plan_once
+from tests.reliability.test_folders import imported, modelled  # noqa: F401 (fixtures)
+from tests.reliability.training import Trained, trained  # noqa: F401 (a fixture)
+from trainer.train import train
+
+
+def objects(store) -> dict[str, bytes]:
+    """Every object's bytes by its path below the folder; the lock is not part of what was made."""
+    found: dict[str, bytes] = {}
+    for item in store.bucket.below(store.key):
+        name = item.key.removeprefix(f"{store.key}/")
+        if not name.endswith(".lock"):
+            found[name] = store.bucket.get(item.key, item.size)
+    return found
+
+
+def is_same(store, want: dict[str, bytes]) -> None:
+    """Nothing but the bytes of a run that nothing happened to."""
+    found = objects(store)
+    assert found.keys() == want.keys(), found.keys() ^ want.keys()
+    different = [name for name in want if found[name] != want[name]]
+    assert not different, different
+
+
+def elsewhere(monkeypatch, tmp_path, number: int) -> None:
+    """Go on as on another machine: with nothing in the local cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine-{number}"))
+
+
+def try_kills(small: Small, address: str, trial, every: int) -> None:
+    """Kill a run at its writes; the next one ends in the same bytes."""
+    want = tree(small.path)
+    count = Fault()
+    small.again(FaultyStore(open_store(f"{address}/count"), count))
+    is_same(open_store(f"{address}/count"), want)
+    for fault in [*every_fault(len(count.writes))][::every]:
+        with trial(f"{fault.way} {count.writes[fault.number - 1]}"):
+            store = open_store(f"{address}/{fault.number}-{fault.way}")
+            with pytest.raises(Killed):
+                small.again(FaultyStore(store, fault))
+            small.again(store)
+            is_same(store, want)
+
+
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.long)])
+def test_an_import_killed_at_its_writes(imported, bucket, trials, capsys, monkeypatch, every):  # noqa: F811
+    plan_once(monkeypatch)
+    with trials("an import on object storage killed at a write") as trial:
+        try_kills(imported, bucket, trial, every)
+
+
+@pytest.mark.long
+def test_a_run_with_a_model_killed_at_its_writes(modelled, bucket, trials, capsys, monkeypatch):  # noqa: F811
+    plan_once(monkeypatch)
+    with trials("a run with a model on object storage killed at a write") as trial:
+        try_kills(modelled, bucket, trial, 5)
+
+
+def breaking(seed: int, kinds: tuple[str | float, ...], of: int):
+    """One request of so many fails, the same ones each time: which, and how, by its number."""
+
+    def fault(number: int, method: str, path: str) -> str | float | None:
+        drawn = zlib.crc32(f"{seed} {number}".encode())
+        return kinds[drawn // of % len(kinds)] if drawn % of == 0 else None
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param(("drop", "drop after", "503", "cut", 0.3), id="all"),
+        pytest.param(("drop", "drop after"), id="drops", marks=pytest.mark.long),
+        pytest.param(("503",), id="503", marks=pytest.mark.long),
+        pytest.param(("cut",), id="cuts", marks=pytest.mark.long),
+        pytest.param((1.0,), id="waits", marks=pytest.mark.long),
+    ],
+)
+def test_a_network_that_fails(imported, bucket, proxy, trials, capsys, kinds):  # noqa: F811
+    """One request of five fails, and the bytes are those of a run on a disk; it is read through the same."""
+    with trials("a run through a network that drops, refuses, cuts off and waits") as trial:
+        for seed in (1,) if len(kinds) > 2 else (1, 2, 3):
+            with trial(f"{kinds} {seed}"):
+                store = open_store(f"{bucket}/{seed}")
+                proxy.faults = breaking(seed, kinds, 5)
+                try:
+                    imported.again(store)
+                    rows = sql.views(store)["prompts"].to_table().num_rows
+                    assert rows == 8
+                finally:
+                    proxy.faults = nothing_fails
+                is_same(store, tree(imported.path))
+
+
+def test_a_writer_killed_in_the_middle_of_an_object(bucket, proxy, trials):  # noqa: F811
+    """Nothing of it is to be seen, and its lock is another's at once."""
+    code = (
+        "import sys; from schemas.store import open_store\n"
+        "store = open_store(sys.argv[1])\n"
+        "with store.lock('writer'):\n"
+        "    store.put_file('big', lambda path: path.write_bytes(bytes(int(sys.argv[2]))))\n"
+    )
+    with trials("a writer killed in the middle of an object") as trial:
+        for size in (1 << 20, 40 << 20):
+            with trial(f"{size:,} bytes"):
+                _kill_while_it_writes(f"{bucket}/{size}", code, size, proxy)
+
+
+def _kill_while_it_writes(address: str, code: str, size: int, proxy: Proxy) -> None:  # noqa: F811
+    """Let a process begin to write an object of so many bytes, and kill it before it is whole."""
+    store = open_store(address)
+    reached: list[str] = []
+
+    def hang(number: int, method: str, path: str) -> float | None:
+        is_last = "partNumber=3" in path or ("partNumber" not in path and method == "PUT")
+        if "/big" in path and is_last:
+            reached.append(path)
+            return 3.0
+        return None
+
+    proxy.faults = hang
+    process = subprocess.Popen([sys.executable, "-c", code, address, str(size)], cwd=ROOT, env=os.environ)
+    until = time.monotonic() + 60
+    while not reached and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    proxy.faults = nothing_fails
+    assert reached and store.names() == [] and not store.exists("big")
+    with store.lock("another"):
+        store.put("big", b"whole")
+    assert store.read("big") == b"whole" and store.listing() == ["big"]
+
+
+def put_cache(trained: Trained, address: str) -> None:  # noqa: F811
+    """The run without its training, as `aws s3 sync` would copy it: no object bears a digest."""
+    bucket_of_it = open_store(address).bucket
+    prefix = open_store(address).key
+    for name, data in tree(trained.cache).items():
+        bucket_of_it.put(f"{prefix}/{name}", data)
+
+
+@pytest.mark.parametrize("every", [17, pytest.param(3, marks=pytest.mark.long)])
+def test_a_training_killed_at_its_writes_goes_on_elsewhere(
+    trained,  # noqa: F811
+    bucket,  # noqa: F811
+    tmp_path,
+    trials,
+    capsys,
+    monkeypatch,
+    every,
+):
+    """On a machine that has nothing of it, in the bytes of a training on a disk."""
+    with trials("a training on object storage killed at a write, gone on with on another machine") as trial:
+        for fault in [*every_fault(len(trained.writes))][every // 2 :: every]:
+            with trial(f"{fault.way} {trained.writes[fault.number - 1]}"):
+                address = f"{bucket}/{fault.number}-{fault.way}"
+                put_cache(trained, address)
+                elsewhere(monkeypatch, tmp_path, 0)
+                with pytest.raises(Killed):
+                    train(FaultyStore(open_store(address), fault), trained.recipe)
+                elsewhere(monkeypatch, tmp_path, fault.number)
+                train(address, trained.recipe)
+                is_same(open_store(address), trained.want)
+
+
+def test_a_training_through_a_network_that_fails(trained, bucket, proxy, trials, capsys):  # noqa: F811
+    with trials("a training through a network that drops, refuses, cuts off and waits") as trial:
+        address = f"{bucket}/run"
+        put_cache(trained, address)
+        with trial("one request of six"):
+            proxy.faults = breaking(3, ("drop", "drop after", "503", "cut"), 6)
+            try:
+                train(address, trained.recipe)
+            finally:
+                proxy.faults = nothing_fails
+            is_same(open_store(address), trained.want)
+
+
+def test_a_policy_in_a_bucket_is_measured_and_compared_in_place(
+    trained,  # noqa: F811
+    bucket,  # noqa: F811
+    tmp_path,
+    trials,
+    capsys,
+):
+    from pathlib import Path
+
+    from trainer import compare
+    from trainer.evaluate import evaluate, folder_of, recipe_of
+
+    address = f"{bucket}/run"
+    put_cache(trained, address)
+    for name, data in tree(trained.path / trained.name).items():
+        store = open_store(address)
+        store.bucket.put(f"{store.key}/{trained.name}/{name}", data)
+    local = trained.path / trained.name
+    with trials("a policy on object storage, used in place") as trial:
+        for last in ("", "/checkpoint-3"):
+            with trial(f"eval {last}"):
+                policy = Path(f"{address}/{trained.name}{last}")
+                recipe = recipe_of(open_store(address), policy, [])
+                values = evaluate(open_store(address), recipe, folder_of(policy))
+                assert values == evaluate(open_store(trained.path), trained.recipe, folder_of(local))
+        with trial("compare"):
+            (there,) = compare.read([Path(address)])
+            (here,) = compare.read([trained.path])
+            assert there.last == here.last and there.finished
+            assert json.dumps(there.facts, default=str) == json.dumps(here.facts, default=str)
