@@ -157,6 +157,24 @@ def put_cache(trained: Trained, address: str) -> None:  # noqa: F811
         bucket_of_it.put(f"{prefix}/{name}", data)
 
 
+def checkpoints_after(writes: list[str]) -> set[int]:
+    """The steps of the checkpoints that are there after these writes."""
+    there: set[int] = set()
+    for write in writes:
+        what, _, step = write.rpartition("checkpoint-")
+        if what.startswith("put folder"):
+            there.add(int(step))
+        elif what.startswith("remove folder"):
+            there.discard(int(step))
+    return there
+
+
+def checkpoints_in(folder) -> set[int]:
+    """The steps of the checkpoints in a bucket that are whole."""
+    names = folder.names("checkpoint-*")
+    return {int(name.partition("-")[2]) for name in names if folder.child(name).exists("state.json")}
+
+
 @pytest.mark.parametrize("every", [17, pytest.param(3, marks=pytest.mark.long)])
 def test_a_training_killed_at_its_writes_goes_on_elsewhere(
     trained,  # noqa: F811
@@ -176,8 +194,13 @@ def test_a_training_killed_at_its_writes_goes_on_elsewhere(
                 elsewhere(monkeypatch, tmp_path, 0)
                 with pytest.raises(Killed):
                     train(FaultyStore(open_store(address), fault), trained.recipe)
+                saved = checkpoints_after(trained.writes[: fault.number - (fault.way == "half")])
+                assert saved == checkpoints_in(open_store(address).child(trained.name))
                 elsewhere(monkeypatch, tmp_path, fault.number)
+                capsys.readouterr()
                 train(address, trained.recipe)
+                if saved and max(saved) < 3:
+                    assert f"from step {max(saved)} on" in capsys.readouterr().out
                 is_same(open_store(address), trained.want)
 
 

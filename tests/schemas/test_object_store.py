@@ -132,6 +132,24 @@ def test_a_request_that_fails_is_made_again(store, proxy, fault):  # noqa: F811
     assert store.read_many(["b", "c", "b"]) == [data, b"3", data] and keys(store) == ["b", "c"]
 
 
+@pytest.mark.parametrize("fault", ["drop after", "drop", "503"])
+def test_a_conditional_write_is_known_again_when_its_answer_is_lost(store, proxy, fault):  # noqa: F811
+    """It was written or not, once; and the next one who comes is told that it is there."""
+    for call in (lambda: store.put_if_absent("a", b"1"), lambda: store.replace_if("a", b"1", b"2")):
+        broken: list[str] = []
+
+        def first_put(number: int, method: str, path: str, broken: list[str] = broken) -> str | None:
+            if method != "PUT" or broken:
+                return None
+            broken.append(path)
+            return fault
+
+        proxy.faults = first_put
+        assert call() and broken
+        assert not call()
+    assert store.read("a") == b"2"
+
+
 def test_a_folder_is_real_by_its_last_file(store, proxy):  # noqa: F811
     def fill(path):
         (path / "inner").mkdir()
@@ -177,6 +195,42 @@ def test_lines_are_added(store):
     assert store.read("lines") == "a\né\n".encode()
 
 
+def test_a_folder_is_worked_on_in_a_copy_which_the_bucket_rules(store, tmp_path, monkeypatch):
+    """Two machines take turns. What one had not put is gone when it comes again, and the other's is there."""
+    machines = [str(tmp_path / "one"), str(tmp_path / "other")]
+    monkeypatch.setenv("XDG_CACHE_HOME", machines[0])
+    here = store.child("train").on_disk()
+    with here.lock("train"):
+        here.put("facts.json", b"1")
+        here.put_folder("checkpoint-1", lambda path: (path / "state.json").write_bytes(b"one"))
+        assert keys(store) == ["train/.lock", "train/checkpoint-1/state.json", "train/facts.json"]
+        lines = here.append("metrics.jsonl")
+        lines.write("a\n")
+        lines.flush()
+        assert here.read("metrics.jsonl") == b"a\n" and not store.child("train").exists("metrics.jsonl")
+        lines.close()
+        assert store.child("train").read("metrics.jsonl") == b"a\n"
+        (here.local_path() / "by-path").write_bytes(b"of a tracker")
+    assert store.child("train").read("by-path") == b"of a tracker"
+    (here.local_path() / "facts.json").write_bytes(b"was not put")
+    (here.local_path() / "stray").write_bytes(b"was not put")
+    monkeypatch.setenv("XDG_CACHE_HOME", machines[1])
+    there = store.child("train").on_disk()
+    with there.lock("train"):
+        assert there.names() == ["by-path", "checkpoint-1", "facts.json", "metrics.jsonl"]
+        assert (there.local_path("checkpoint-1") / "state.json").read_bytes() == b"one"
+        there.remove_folder("checkpoint-1")
+        there.put_folder("checkpoint-2", lambda path: (path / "state.json").write_bytes(b"two"))
+        (there.local_path() / "by-path").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", machines[0])
+    with here.lock("train"):
+        assert here.names() == ["checkpoint-2", "facts.json", "metrics.jsonl"]
+        assert here.read("facts.json") == b"1" and here.child("checkpoint-2").read("state.json") == b"two"
+        assert not (here.local_path() / "stray").exists()
+        assert not (here.local_path() / "checkpoint-1").exists()
+    assert keys(store.child("train")) == ["checkpoint-2/state.json", "facts.json", "metrics.jsonl"]
+
+
 def test_a_lock_is_exclusive_and_a_dead_holder_loses_it(store, monkeypatch):
     with (
         store.lock("this"),
@@ -191,7 +245,8 @@ def test_a_lock_is_exclusive_and_a_dead_holder_loses_it(store, monkeypatch):
     store.put(".lock", json.dumps(holder | {"started": "1"}).encode())
     with store.lock("that"):
         assert json.loads(store.read(".lock"))["who"] == "that"
-    monkeypatch.setattr(leases, "SECONDS_TO_DEATH", 1.5)
+    monkeypatch.setattr(leases, "SECONDS_TO_DEATH", 0.5)
+    monkeypatch.setattr(leases, "_SECONDS_BETWEEN_LOOKS", 0.1)
     store.put(".lock", json.dumps(holder | {"host": "elsewhere"}).encode())
     with store.lock("that"):
         assert json.loads(store.read(".lock"))["who"] == "that"
