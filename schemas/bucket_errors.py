@@ -24,6 +24,11 @@ _KEYS = {
     "gs": "GOOGLE_SERVICE_ACCOUNT",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_NOT_READ = {
+    "s3": "~/.aws/credentials is not read: `aws configure export-credentials --format env` says what it has",
+    "gs": "the path of a service account's file",
+    "az": "or AZURE_STORAGE_SAS_TOKEN",
+}
 _PREFIXES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 _AGAIN = "then run the same command again"
 
@@ -81,7 +86,7 @@ def _of_server(error: Exception, address: str) -> Exception:
     if any(word in text.partition("\n")[0] for word in _OF_MACHINE):
         return UserError(
             f"{address}: no credentials were found: set {_KEYS[scheme]} in the environment "
-            f"(files such as ~/.aws/credentials are not read), {_AGAIN}"
+            f"({_NOT_READ[scheme]}), {_AGAIN}"
         )
     is_refused = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
     if is_refused or (status and status[1] in ("401", "403")):

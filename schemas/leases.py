@@ -1,10 +1,11 @@
-"""A lock on a folder of a store that knows no locks: a file in it, which its holder keeps writing.
+"""A lease: a file of a run that says who holds something, as long as its holder gives signs of life.
 
-    {"beat": 7, "host": …, "pid": …, "started": …, "who": …, "token": …}
-
-- It is made where there is none, and taken over by comparing and swapping: of several one succeeds.
-- A holder on this machine that has died is seen at once, by its process's number and start. One on another
-  machine is held for dead when its beat has not changed for a minute.
+- Taken by writing a file where there is none, and renewed by a beat every few seconds. Both work on object
+  storage, where no process can hold a lock.
+- A holder on this machine is dead as soon as its process is gone: nobody waits after a kill. One elsewhere is
+  dead if its beat has not changed for a minute, by the clock of whoever watches: clocks are never compared.
+- What a dead holder held is taken over by replacing the very bytes that were seen, so of several that try
+  one succeeds; a holder that was only slow finds at its next beat that it has lost it.
 """
 
 import contextlib
@@ -14,133 +15,253 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.printable import printable
+from schemas.shapes import ShapeError, shaped
 from schemas.store_protocol import Store
 
-SECONDS_TO_DEATH = 60.0
-_SECONDS_BETWEEN_BEATS = 10.0
-_SECONDS_BETWEEN_LOOKS = 1.0
+BEAT = 10.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without one after which a holder elsewhere is dead
+_LOOK = 1.0  # seconds between two looks at a lease that somebody else holds
+
+# The leases that this process holds: another thread of ours, or a call that was cut off, is told from it.
+_held_here: set[str] = set()
 
 
-@contextlib.contextmanager
-def held(store: Store, name: str, who: str) -> Iterator[None]:
-    """Hold the lease of this name. Raises UserError where another process holds it, or took it over."""
-    lease = _Lease(store, name, who)
-    lease.take()
-    beating = threading.Thread(target=lease.beat, daemon=True)
-    beating.start()
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease. `machine`, `pid` and `born` name a process for good: numbers are used again."""
+
+    who: str  # the command
+    host: str
+    machine: str
+    pid: int
+    born: str
+    token: str
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"`{printable(self.who)}` (process {self.pid} on {printable(self.host)})"
+
+    def as_bytes(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+
+def holder_in(data: bytes) -> Holder | None:
+    """The holder that a lease's file names; None where it names none."""
     try:
-        yield
-    finally:
-        lease.ended.set()
-        beating.join()
-        if not lease.lost:
-            store.remove(name)
-    if lease.lost:
-        raise UserError(
-            f"{store}: another process took this folder over, since this one was not heard of for "
-            f"{SECONDS_TO_DEATH:.0f} s: run the same command again"
-        )
+        value = json.loads(data)
+        return shaped(Holder, value) if isinstance(value, dict) else None
+    except (ValueError, RecursionError, ShapeError):
+        return None
 
 
-@dataclass
-class _Lease:
-    store: Store
-    name: str
-    who: str
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
-    beats: int = 0
-    lost: bool = False
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def _bytes(self) -> bytes:
-        value = {
-            "beat": self.beats,
-            "host": _machine(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "token": self.token,
-            "who": self.who,
-        }
-        return json.dumps(value, sort_keys=True).encode()
-
-    def take(self) -> None:
-        """Take the lease where it is free or its holder is dead. Raises UserError where it is held."""
-        seen = b""
-        since = time.monotonic()
-        while not self.store.put_if_absent(self.name, self._bytes()):
-            try:
-                found = self.store.read(self.name)
-            except FileNotFoundError:
-                continue
-            if found != seen:
-                if seen or _is_alive_here(found):
-                    raise _is_held(self.store, found)
-                seen = found
-                since = time.monotonic()
-            is_dead = _is_dead_here(found) or time.monotonic() - since > SECONDS_TO_DEATH
-            if is_dead and self.store.replace_if(self.name, found, self._bytes()):
-                return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-    def beat(self) -> None:
-        """Write the lease again and again until it has ended or is another's."""
-        while not self.ended.wait(_SECONDS_BETWEEN_BEATS):
-            old = self._bytes()
-            self.beats += 1
-            try:
-                if not self.store.replace_if(self.name, old, self._bytes()):
-                    self.lost = True
-                    return
-            except (OSError, UserError):
-                self.beats -= 1  # the network may come back before a minute is over
+def new_token() -> str:
+    """What tells a lease from every other."""
+    return secrets.token_hex(8)
 
 
-def _is_held(store: Store, found: bytes) -> UserError:
-    holder = _holder(found)
-    return UserError(
-        f"{store}: another `{printable(str(holder.get('who')))}` (process {holder.get('pid')} on "
-        f"{printable(str(holder.get('host')))}) is at work in it; wait for it, or take another folder"
-    )
-
-
-def _holder(found: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(found)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _is_alive_here(found: bytes) -> bool:
-    holder = _holder(found)
-    return holder.get("host") == _machine() and not _is_dead_here(found)
-
-
-def _is_dead_here(found: bytes) -> bool:
-    holder = _holder(found)
-    pid = holder.get("pid")
-    return (
-        holder.get("host") == _machine() and isinstance(pid, int) and _started(pid) != holder.get("started")
+def this_process(who: str, token: str) -> Holder:
+    """This process as the holder of a lease that is still to be taken."""
+    return Holder(
+        who=who,
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=os.getpid(),
+        born=_born(os.getpid()) or "",
+        token=token,
     )
 
 
 def _machine() -> str:
-    """This machine: its name, and the number of its boot, which tells containers of one name apart."""
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return f"{socket.gethostname()} {file.read().strip()[:8]}"
-    return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine was started, in the kernel's ticks; empty where there is none."""
+    """This machine since it was started, and the numbering of its processes: a container has its own."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            after_name = file.read().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return f"{uuid.getnode():012x}"
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this machine was started, in the kernel's ticks; None where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return None if Path("/proc/self/stat").exists() else ""
     except OSError:
-        return ""
-    return "" if after_name[0] in ("Z", "X") else after_name[19]
+        return None
+    fields = stat.rpartition(")")[2].split()
+    state, born = fields[0], fields[19]
+    return None if state in ("Z", "X") else born
+
+
+class Watch:
+    """Tells which holders are dead, from what it has seen of them so far."""
+
+    def __init__(self) -> None:
+        self._seen: dict[
+            str, tuple[bytes, float]
+        ] = {}  # token -> its bytes, and since when they are the same
+
+    def is_dead(self, data: bytes) -> bool:
+        """True if the holder that a lease's file names is dead. Bytes that name none are nobody's lease."""
+        holder = holder_in(data)
+        if holder is None:
+            return True
+        if holder.token in _held_here:
+            return False
+        if holder.machine == _machine():
+            return holder.pid == os.getpid() or _born(holder.pid) != holder.born
+        before, since = self._seen.get(holder.token, (b"", 0.0))
+        if before != data:
+            self._seen[holder.token] = (data, time.monotonic())
+            return False
+        return time.monotonic() - since >= SILENCE
+
+
+class Lost(UserError):
+    """A lease is held by another process now."""
+
+
+class Lease:
+    """One file that this process holds, or tries to."""
+
+    def __init__(self, store: Store, name: str, who: str, token: str = ""):
+        """`token`: of `new_token`, where the caller has to know it."""
+        self._store = store
+        self._name = name
+        self._watch = Watch()
+        self._record = this_process(who, token or new_token())
+        self._lock = threading.Lock()
+
+    def take(self) -> Holder | None:
+        """Take the lease if it is free, or its holder dead; else who holds it."""
+        while True:
+            if self._store.put_if_absent(self._name, self._record.as_bytes()):
+                break
+            try:
+                seen = self._store.read(self._name)
+            except FileNotFoundError:
+                continue
+            if not self._watch.is_dead(seen):
+                return holder_in(seen)
+            if self._store.replace_if(self._name, seen, self._record.as_bytes()):
+                break
+        _held_here.add(self._record.token)
+        return None
+
+    def renew(self) -> None:
+        """Give a sign of life. Raises Lost where another process has taken the lease over."""
+        with self._lock:
+            following = replace(self._record, beat=self._record.beat + 1)
+            if not self._store.replace_if(self._name, self._record.as_bytes(), following.as_bytes()):
+                _held_here.discard(self._record.token)
+                raise Lost(
+                    f"{self._store.where(self._name)}: this command gave no sign of life for {SILENCE:g} s, "
+                    "and another one has taken over: run the same command again"
+                )
+            self._record = following
+
+    def release(self) -> None:
+        """Give the lease back, if it is still ours."""
+        with self._lock:
+            _held_here.discard(self._record.token)
+            with contextlib.suppress(FileNotFoundError):
+                if self._store.read(self._name) == self._record.as_bytes():
+                    self._store.remove(self._name)
+
+
+class Beats:
+    """Renews a lease in a thread, until it is stopped or the lease is lost."""
+
+    def __init__(self, lease: Lease):
+        self._lease = lease
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.error: Exception | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        missed = 0.0
+        while not self._stopped.wait(BEAT):
+            try:
+                self._lease.renew()
+                missed = 0.0
+            except Lost as error:
+                self.error = error
+                return
+            except OSError as error:
+                # A storage that does not answer may come back, as long as nobody can have taken over.
+                missed += BEAT
+                if missed >= SILENCE:
+                    self.error = error
+                    return
+
+    def check(self) -> None:
+        """Raise what ended the beats before they were stopped."""
+        if self.error is not None:
+            raise self.error
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def held(store: Store, name: str, who: str) -> Iterator[None]:
+    """Hold a lease. Raises UserError where another process holds it, and Lost at the end where it was lost.
+
+    A holder on another machine without a sign of life is watched for a minute, then taken for dead."""
+    lease = Lease(store, name, who)
+    _take_or_refuse(lease, store)
+    with _beating(lease):
+        yield
+
+
+@contextlib.contextmanager
+def awaited(
+    store: Store, name: str, who: str, waits: Callable[[Holder], None] = lambda holder: None
+) -> Iterator[None]:
+    """Hold a lease as soon as it is free. `waits` is told, once, for whom."""
+    lease = Lease(store, name, who)
+    holder = lease.take()
+    if holder is not None:
+        waits(holder)
+    while holder is not None:
+        time.sleep(_LOOK)
+        holder = lease.take()
+    with _beating(lease):
+        yield
+
+
+@contextlib.contextmanager
+def _beating(lease: Lease) -> Iterator[None]:
+    """Renew a lease that is taken, and give it back."""
+    beats = Beats(lease)
+    beats.start()
+    try:
+        yield
+        beats.check()
+    finally:
+        beats.stop()
+        lease.release()
+
+
+def _take_or_refuse(lease: Lease, store: Store) -> None:
+    first = lease.take()
+    holder = first
+    while holder is not None:
+        is_silent = first is not None and (holder.token, holder.beat) == (first.token, first.beat)
+        if holder.machine == _machine() or not is_silent:
+            raise UserError(
+                f"{store}: another {holder} is at work in it; wait for it, or take another folder"
+            )
+        time.sleep(_LOOK)
+        holder = lease.take()

@@ -241,15 +241,15 @@ def test_a_lock_is_exclusive_and_a_dead_holder_loses_it(store, monkeypatch):
     assert keys(store) == []
     with store.lock("this"):
         holder = json.loads(store.read(".lock"))
-    # A process of this number that is gone.
-    store.put(".lock", json.dumps(holder | {"started": "1"}).encode())
-    with store.lock("that"):
-        assert json.loads(store.read(".lock"))["who"] == "that"
-    monkeypatch.setattr(leases, "SECONDS_TO_DEATH", 0.5)
-    monkeypatch.setattr(leases, "_SECONDS_BETWEEN_LOOKS", 0.1)
-    store.put(".lock", json.dumps(holder | {"host": "elsewhere"}).encode())
-    with store.lock("that"):
-        assert json.loads(store.read(".lock"))["who"] == "that"
+    dead_here = holder | {"born": "1", "token": "a"}  # a process of this number that is gone
+    silent_elsewhere = holder | {"machine": "another", "token": "b"}
+    monkeypatch.setattr(leases, "SILENCE", 0.3)
+    monkeypatch.setattr(leases, "_LOOK", 0.1)
+    for dead in (dead_here, silent_elsewhere):
+        store.put(".lock", json.dumps(dead).encode())
+        with store.lock("that"):
+            assert json.loads(store.read(".lock"))["who"] == "that"
+    assert keys(store) == []
 
 
 def test_errors_name_the_address_and_what_to_do_and_no_key(bucket, proxy, monkeypatch):  # noqa: F811
