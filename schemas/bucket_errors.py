@@ -78,7 +78,7 @@ def _of_server(error: Exception, address: str) -> Exception:
     if any(word in text for word in _NO_BUCKET):
         return _no_bucket(address)
     scheme = address.partition(":")[0]
-    if "scheme is not allowed" in text:
+    if "builder error" in text:  # of the HTTP client, which refuses such an address
         return UserError(
             f"{address}: the endpoint is an http address, without TLS: give an https one, or set "
             f"{_PREFIXES[scheme]}_ALLOW_HTTP=true in the environment, {_AGAIN}"

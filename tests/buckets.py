@@ -108,7 +108,11 @@ class Proxy:
         elif fault == "drop":
             _hang_up(handler)
         else:
-            status, headers, data = self._ask(handler, body)
+            try:
+                status, headers, data = self._ask(handler, body)
+            except (OSError, http.client.HTTPException):  # the server has ended
+                _hang_up(handler)
+                return
             if fault == "drop after":
                 _hang_up(handler)
             else:
@@ -126,7 +130,8 @@ class Proxy:
 
 def _hang_up(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
-    handler.connection.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):  # who asked may be gone
+        handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _answer(
