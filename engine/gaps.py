@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from engine.plan import Run
 from engine.stage import Stage
-from schemas.manifest import Marker, marker_name, marker_names, read_marker, verify
+from schemas.manifest import Marker, check, marker_name, marker_names, read_marker
 from schemas.records import Damaged, read_record, what_of
 
 SCANNED = "scanned.json"  # in the first stage's folder
@@ -104,7 +104,7 @@ def _whole_marker(run: Run, stage: Stage, shard: int, read: Sequence[int] | None
     if marker is None:
         return None
     for file in marker.files:
-        verify(folder, file)
+        check(folder, file)
     loss = loss_of(marker, read) if stage.scan else None
     if loss:
         raise Damaged(f"{folder.where(marker_name(shard))}: {loss}: made again")

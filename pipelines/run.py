@@ -39,7 +39,7 @@ from schemas.manifest import RECIPE, json_bytes
 from schemas.recipe import Recipe, load
 from schemas.screen import say
 from schemas.sections import Rounds
-from schemas.store import Store, open_store
+from schemas.store import LocalStore, Store, open_store
 
 _KEPT = "what is finished is kept: run the same command to go on"
 _IS_PROGRAM = __name__ == "__main__"  # not a caller's function: this process may fork
@@ -85,12 +85,12 @@ def _whole(run: Store, adapter: Path) -> Path:
 
     Its folder is named by what it is made of, so it is found again, and another adapter makes another."""
     name = f"merged-{fingerprint([weights_digest(adapter), config_digest(adapter)])}"
-    folder = run.local_path(name)
     if not run.exists(name):
         from trainer.merge import merge
 
-        say(f"{folder}: {merge(adapter, folder)}")
-    return folder
+        folder = Path(run.where(name))
+        say(f"{run.where(name)}: {merge(adapter, folder)}")
+    return run.local_path(name)
 
 
 def _starting_from(recipe: Recipe, policy: Path) -> Recipe:
@@ -107,7 +107,7 @@ def _precompute(run: Store, recipe: Recipe, trust: bool) -> None:
     def work() -> None:
         precompute(run, recipe, 0, trust=trust)
 
-    if _IS_PROGRAM and pays():
+    if _IS_PROGRAM and isinstance(run, LocalStore) and pays():  # a client of a bucket cannot be forked
         beside(work, _load_trainer, _KEPT)
     else:
         work()
@@ -136,7 +136,7 @@ def _train(run: Store, recipe: Recipe, settings: Sequence[str]) -> Path:
             "-m",
             "trainer.cli",
             "run",
-            run.where(RECIPE),
+            str(run.local_path(RECIPE)),
             "-o",
             str(run),
         ]

@@ -67,11 +67,12 @@ def damage(folder: Path, *, afresh: bool = False, as_model: bool = False) -> str
     return None
 
 
-def is_one(folder: Path) -> bool:
-    """True if a folder holds what a checkpoint is made of, or nothing at all; not if it is a person's own."""
-    if not folder.is_dir():
+def is_one(names: list[str] | None) -> bool:
+    """True if a folder holds what a checkpoint is made of, or nothing at all; not if it is a person's own.
+
+    `names`: what is in it; None where there is no such folder."""
+    if names is None:
         return False
-    names = [path.name for path in folder.iterdir()]
     return not names or any(name == STATE or is_read_of_model(name) for name in names)
 
 

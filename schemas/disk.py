@@ -45,7 +45,7 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def check_name(folder: Path, name: str) -> None:
+def check_name(folder: object, name: str) -> None:
     """Raise UserError unless the name is one of something directly in the folder."""
     if name in ("", ".", "..") or "/" in name or "\0" in name or (os.altsep and os.altsep in name):
         raise UserError(

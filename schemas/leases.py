@@ -23,7 +23,7 @@ from pathlib import Path
 from schemas.errors import UserError
 from schemas.printable import printable
 from schemas.shapes import ShapeError, shaped
-from schemas.store import Store
+from schemas.store_protocol import Store
 
 BEAT = 10.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which a holder elsewhere is dead

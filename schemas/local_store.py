@@ -8,13 +8,13 @@ import contextlib
 import fnmatch
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from schemas import disk, locks
-from schemas.digest import sha256_file
+from schemas.digest import content_digest, sha256_file
 from schemas.errors import UserError
 from schemas.listing import Entry
 
@@ -67,6 +67,16 @@ class LocalStore:
             names = [name for name in os.listdir(self.root) if fnmatch.fnmatchcase(name, pattern)]
         return sorted(name for name in names if not name.startswith("."))
 
+    def on_disk(self) -> "LocalStore":
+        return self
+
+    def listing(self, name: str = "") -> list[str] | None:
+        path = self._path(name)
+        if not path.is_dir():
+            return None
+        with disk.naming(path):
+            return sorted(os.listdir(path))
+
     def entries(self, pattern: str = "*") -> list[Entry]:
         self._check_folders()
         if not self.root.is_dir():
@@ -93,6 +103,9 @@ class LocalStore:
                 "remove it, and run the same command again"
             )
         return disk.read(self._path(name))
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        return [self.read(name) for name in names]
 
     def size(self, name: str) -> int:
         return self._file(name).stat().st_size
@@ -161,6 +174,12 @@ class LocalStore:
 
     def local_path(self, name: str = "") -> Path:
         return self._path(name)
+
+    def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
+        return self._path(name)
+
+    def digest_of(self, name: str) -> str:
+        return content_digest(self._file(name))
 
     def where(self, name: str = "") -> str:
         return str(self.root / name)

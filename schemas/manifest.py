@@ -233,19 +233,35 @@ def rows_by_table(marker: Marker) -> Counter[str]:
     return rows
 
 
+def check(folder: Store, file: File) -> None:
+    """Raise Damaged unless a shard's file is what its marker says, as `verify`; it need not be at hand."""
+    _check_size(folder, file)
+    if folder.digest_of(file.name) != file.sha256:
+        raise _not_as_marked(folder, file)
+
+
 def verify(folder: Store, file: File, *, afresh: bool = False) -> Path:
     """A local path to a shard's file, once its bytes are what its marker says.
 
     A file whose size and time did not change since it was last hashed is not hashed again, unless `afresh`.
     Raises Damaged where the file is gone or is another one."""
-    where = folder.where(file.name)
-    if not folder.exists(file.name):
-        raise Damaged(f"{where}: the marker names this file but it is gone: {AGAIN}")
-    size = folder.size(file.name)
-    if file.size is not None and size != file.size:
-        raise damaged(where, f"it has {size:,} bytes and its marker says {file.size:,}")
-    path = folder.local_path(file.name)
+    _check_size(folder, file)
+    path = folder.local_file(file.name, file.sha256, afresh=afresh)
     digest = sha256_file(path) if afresh else content_digest(path)
     if digest != file.sha256:
-        raise damaged(where, "its sha256 is not the one its marker names")
+        raise _not_as_marked(folder, file)
     return path
+
+
+def _check_size(folder: Store, file: File) -> None:
+    where = folder.where(file.name)
+    try:
+        size = folder.size(file.name)
+    except FileNotFoundError:
+        raise Damaged(f"{where}: the marker names this file but it is gone: {AGAIN}") from None
+    if file.size is not None and size != file.size:
+        raise damaged(where, f"it has {size:,} bytes and its marker says {file.size:,}")
+
+
+def _not_as_marked(folder: Store, file: File) -> Damaged:
+    return damaged(folder.where(file.name), "its sha256 is not the one its marker names")

@@ -6,7 +6,8 @@ is written but before the writer learns of it.
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TextIO
 import pytest
 
 from schemas.disk import temporary_name
+from schemas.listing import real_last
 from schemas.store import Entry, LocalStore, Store
 
 WAYS = ("half", "after")
@@ -46,9 +48,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class FaultyStore:
-    """Implements Store on a local folder, with faults."""
+    """Implements Store on another store, with faults."""
 
-    store: LocalStore
+    store: Store
     fault: Fault
 
     def __str__(self) -> str:
@@ -64,6 +66,12 @@ class FaultyStore:
     def names(self, pattern: str = "*") -> list[str]:
         return self.store.names(pattern)
 
+    def on_disk(self) -> Store:
+        return FaultyStore(self.store.on_disk(), self.fault)
+
+    def listing(self, name: str = "") -> list[str] | None:
+        return self.store.listing(name)
+
     def entries(self, pattern: str = "*") -> list[Entry]:
         return self.store.entries(pattern)
 
@@ -73,6 +81,9 @@ class FaultyStore:
     def read(self, name: str) -> bytes:
         return self.store.read(name)
 
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        return self.store.read_many(names)
+
     def read_range(self, name: str, begin: int, length: int) -> bytes:
         return self.store.read_range(name, begin, length)
 
@@ -81,6 +92,12 @@ class FaultyStore:
 
     def local_path(self, name: str = "") -> Path:
         return self.store.local_path(name)
+
+    def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
+        return self.store.local_file(name, sha256, afresh=afresh)
+
+    def digest_of(self, name: str) -> str:
+        return self.store.digest_of(name)
 
     def where(self, name: str = "") -> str:
         return self.store.where(name)
@@ -110,9 +127,12 @@ class FaultyStore:
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
         def half() -> None:
-            folder = self._temporary()
-            folder.mkdir(parents=True)
-            (folder / "part").write_bytes(b"half")
+            if isinstance(self.store, LocalStore):
+                folder = self._temporary()
+                folder.mkdir(parents=True)
+                (folder / "part").write_bytes(b"half")
+            else:
+                _put_without_the_last(self.store, name, fill)
 
         what = f"put folder {self.name}/{name}"
         self.fault.write(what, lambda: self.store.put_folder(name, fill), half)
@@ -131,6 +151,8 @@ class FaultyStore:
 
     def _write(self, what: str, name: str, write: Callable[[], object]) -> object:
         def half() -> None:
+            if not isinstance(self.store, LocalStore):
+                return  # an object that was not written whole is not to be seen
             path = self._temporary()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"half")
@@ -140,6 +162,21 @@ class FaultyStore:
     def _temporary(self) -> Path:
         """What a killed process leaves behind."""
         return self.store.local_path(temporary_name())
+
+
+def _put_without_the_last(store: Store, name: str, fill: Callable[[Path], object]) -> None:
+    """What a kill leaves of a folder on object storage: all but the file that makes it real."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        fill(folder)
+        store.remove_folder(name)
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for file in real_last(names)[:-1]:
+            *above, last = file.split("/")
+            inner = store.child(name)
+            for part in above:
+                inner = inner.child(part)
+            inner.put(last, (folder / file).read_bytes())
 
 
 class _FaultyLines:

@@ -24,6 +24,10 @@ PATHS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 WRITERS = {
     "schemas/store.py": "the door",
     "schemas/local_store.py": "the door to a disk",
+    "schemas/object_cache.py": "keeps files of object storage in the user's cache folder",
+    "schemas/copies.py": "keeps copies of objects in the user's cache folder",
+    "schemas/mirror.py": "removes such copies",
+    "schemas/bucket.py": "fills a local path that the cache gave it",
     "schemas/digest.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "schemas/model_copies.py": "fills local paths that a store gave it",

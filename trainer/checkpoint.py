@@ -57,7 +57,7 @@ def _named(folder: Store, last: int | None) -> list[tuple[int, bool]]:
         if step is None:
             continue
         is_of_run = step > 0 and (last is None or step <= last)
-        found.append((step, is_of_run and checkpoints.is_one(folder.local_path(name))))
+        found.append((step, is_of_run and checkpoints.is_one(folder.listing(name))))
     return found
 
 

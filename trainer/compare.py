@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def path(self) -> Path:
-        """Where its folder is, the same by whatever way it was named."""
+        """Where its folder is, or its copy, the same by whatever way it was named."""
         return self.folder.local_path().resolve()
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from schemas.adapters import base_of, is_adapter
+from schemas.adapters import ADAPTER, base_of, is_adapter
 from schemas.checkpoints import check_as_model
 from schemas.errors import UserError
 from schemas.identity import resolve, weights_digest
 from schemas.manifest import FACTS, RECIPE
+from schemas.object_store import is_address
 from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
 from schemas.store import Store, open_store
@@ -61,6 +62,8 @@ def recipe_of(run: Store, policy: Path | None, settings: Sequence[str]) -> Recip
 def folder_of(policy: Path) -> Path:
     """The model folder meant: a train folder stands for its last checkpoint. Raises UserError for neither."""
     store = open_store(policy)
+    if is_address(str(policy)) and not store.exists(FACTS):
+        return _fetched(policy, store)
     if store.exists(_CONFIG) or is_adapter(policy):
         return policy
     if not store.exists(FACTS):
@@ -68,7 +71,17 @@ def folder_of(policy: Path) -> Path:
     steps = checkpoint.steps(store, _last_step(store))
     if not steps:
         raise UserError(f"{policy} has no checkpoint yet")
+    store.local_path(FACTS)  # beside it, where it says what an adapter was trained on
     return store.local_path(checkpoint.name_of(steps[-1]))
+
+
+def _fetched(policy: Path, store: Store) -> Path:
+    """A local copy of a model folder on object storage, with the facts of the train folder that it is in."""
+    if not (store.exists(_CONFIG) or store.exists(ADAPTER)) or not is_address(str(policy.parent)):
+        raise UserError(f"{store} is no model folder (it has no config.json) and no train folder")
+    above = open_store(policy.parent)
+    above.local_path(FACTS)
+    return above.local_path(policy.name)
 
 
 def _last_step(folder: Store) -> int | None:

@@ -110,7 +110,7 @@ def plan(run: Store, recipe: Recipe) -> Job:
     )
     return Job(
         run=run,
-        folder=run.child(f"train-{fingerprint(facts)}"),
+        folder=run.child(f"train-{fingerprint(facts)}").on_disk(),
         recipe=recipe,
         config=config,
         objective=objective,
@@ -221,7 +221,7 @@ def as_of_autocast(job: Job) -> Job | None:
     facts = {name: value for name, value in job.facts.items() if name != "precision"}
     if facts == job.facts:
         return None
-    return replace(job, facts=facts, folder=job.run.child(f"train-{fingerprint(facts)}"))
+    return replace(job, facts=facts, folder=job.run.child(f"train-{fingerprint(facts)}").on_disk())
 
 
 def check_watched(job: Job) -> None:

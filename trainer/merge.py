@@ -12,6 +12,7 @@ from schemas.identity import config_digest, resolve, weights_digest
 from schemas.model_copies import copy_beside
 from schemas.model_errors import usable
 from schemas.model_files import GENERATION_CONFIG
+from schemas.object_store import is_address
 from schemas.sections import Model
 from schemas.store import open_store
 from trainer.disk import at
@@ -25,7 +26,8 @@ def merge(adapter: Path, output: Path, dtype: str = "auto") -> str:
     Raises UserError where there is no adapter, where it is damaged or does not fit its base, and where
     something is at `output` already."""
     _check_free(output)
-    source = folder_of(adapter) if adapter.is_dir() else resolve(Model(name=str(adapter)))
+    is_folder = adapter.is_dir() or is_address(str(adapter))
+    source = folder_of(adapter) if is_folder else resolve(Model(name=str(adapter)))
     if not is_adapter(source):
         raise UserError(f"{source} is no adapter (or one beside a whole model): there is nothing to merge")
     with usable(source):
@@ -43,12 +45,13 @@ def merge(adapter: Path, output: Path, dtype: str = "auto") -> str:
         copy_beside(source, path)
         _check_free(output)  # loading takes a while
 
-    folder = output.absolute()
+    folder = output if is_address(str(output)) else output.absolute()
     with at(output, "put that right, or name another folder with -o"):
         open_store(folder.parent).put_folder(folder.name, fill)
     return f"{source} on {base}, merged, {dtype}"
 
 
 def _check_free(output: Path) -> None:
-    if output.exists() or output.is_symlink():
+    is_there = output.exists() or output.is_symlink()
+    if is_there or (is_address(str(output)) and open_store(output).exists()):
         raise UserError(f"-o {output}: something is there already; name a folder that is not there yet")

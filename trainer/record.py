@@ -5,11 +5,11 @@ else: any other line that is not one of ours was changed by the disk or a person
 silence.
 """
 
+import hashlib
 import json
 import math
 from typing import Any
 
-from schemas.digest import sha256_file
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST, METRICS, json_bytes
 from schemas.sealed import unsealed
@@ -104,5 +104,5 @@ def check(folder: Store, manifest: dict[str, Any] | None) -> None:
     remedy = f"train again with --no-resume, or delete {MANIFEST} beside it to take it as it is"
     if not folder.exists(METRICS):
         raise UserError(f"{where} is gone: {remedy}")
-    if sha256_file(folder.local_path(METRICS)) != manifest[DIGEST]:
+    if hashlib.sha256(folder.read(METRICS)).hexdigest() != manifest[DIGEST]:
         raise UserError(f"{where} is not as it was written, its sha256 is another: {remedy}")

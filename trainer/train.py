@@ -129,7 +129,8 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
         _say(log, best.sentence(job.folder) if log else None)
-        _say(log, f"{job.steps - start} steps in {seconds:.0f} s; policy: {job.last}; curves: {curves}")
+        policy = job.folder.where(checkpoint.name_of(job.steps))
+        _say(log, f"{job.steps - start} steps in {seconds:.0f} s; policy: {policy}; curves: {curves}")
     finally:
         batches.close()
         if log:

@@ -29,6 +29,7 @@ GROUPS = {
         "test_lost_ranks",
     ),
     "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),
+    "a run on object storage killed, through a network that fails, gone on with elsewhere": ("test_buckets",),
     "a run folder damaged or faked": ("test_folders", "test_out_of_place"),
     "a checkpoint or a train folder damaged or faked": ("test_checkpoints",),
     "a setting, a file, a module or a version changed": ("test_staleness",),
