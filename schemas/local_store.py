@@ -8,7 +8,7 @@ import contextlib
 import fnmatch
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -93,6 +93,9 @@ class LocalStore:
                 "remove it, and run the same command again"
             )
         return disk.read(self._path(name))
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        return [self.read(name) for name in names]
 
     def size(self, name: str) -> int:
         return self._file(name).stat().st_size

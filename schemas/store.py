@@ -12,7 +12,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -51,6 +51,12 @@ class Store(Protocol):
 
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises FileNotFoundError."""
+        ...
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """The bytes of many small files in the order of their names; from object storage, many at once.
+
+        Raises FileNotFoundError for the first that is not there."""
         ...
 
     def size(self, name: str) -> int:

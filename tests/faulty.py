@@ -6,7 +6,7 @@ is written but before the writer learns of it.
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,9 @@ class FaultyStore:
 
     def read(self, name: str) -> bytes:
         return self.store.read(name)
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        return self.store.read_many(names)
 
     def read_range(self, name: str, begin: int, length: int) -> bytes:
         return self.store.read_range(name, begin, length)

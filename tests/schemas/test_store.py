@@ -177,3 +177,13 @@ def test_of_many_that_replace_a_file_at_once_each_counts(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(40)))
     assert store.read("count") == b"40"
+
+
+def test_many_files_are_read_in_the_order_of_their_names(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put("a", b"1")
+    store.put("b", b"2")
+    assert store.read_many(["b", "a", "b"]) == [b"2", b"1", b"2"]
+    assert store.read_many([]) == []
+    with pytest.raises(FileNotFoundError):
+        store.read_many(["a", "none"])
