@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 
@@ -104,6 +105,23 @@ def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
         else:
             datasets[name] = ds.dataset(TABLES[name].empty_table())
     return datasets
+
+
+# What tells of all tables there are, whichever a query names.
+_OF_ALL_TABLES = re.compile(r"\b(show|pragma|information_schema|duckdb_|sqlite_|pg_)", re.IGNORECASE)
+
+
+def tables_named(text: str, memory_mb: int) -> list[str] | None:
+    """The tables of a run that a statement reads; None where it may read any, or does not parse."""
+    if _OF_ALL_TABLES.search(text):
+        return None
+    with contextlib.closing(closed({}, memory_mb)) as con:
+        try:
+            # In a database that has none of them: of those that are there, DuckDB gives what they stand for.
+            found = {name.lower() for name in con.get_table_names(text)}
+        except Exception:  # whatever is wrong with it, the answer to the query says
+            return None
+    return sorted(found & TABLES.keys()) or None
 
 
 @contextlib.contextmanager
