@@ -11,8 +11,8 @@ from typing import TypeVar
 from engine.plan import Run
 from engine.stage import Stage
 from schemas.contents import Allowance, check_files
+from schemas.loading import no_garbage
 from schemas.manifest import (
-    File,
     Finished,
     Marker,
     confirmed,
@@ -46,6 +46,7 @@ def marker_if_up_to_date(run: Run, stage: Stage, shard: int, made_from: Mapping[
     return marker
 
 
+_ROWS_OUT = ("rows_out", "rejects", "duplicates")  # what the first stage counts of the rows it was given
 _Digest = TypeVar("_Digest")
 
 
@@ -85,7 +86,8 @@ def missing(run: Run, damaged: Callable[[Damage], None] = lambda damage: None) -
     was last read.
 
     A shard whose bytes are not what its marker says is missing; `damaged` is told of it."""
-    return survey(run, damaged).gaps
+    with no_garbage():
+        return survey(run, damaged).gaps
 
 
 def survey(
@@ -153,15 +155,13 @@ def _whole_markers(
     finished = look_past_manifest(folder, refused) if isinstance(found, Damaged) else found
     finished = confirmed(finished, refused, allowance.files if allowance else None)
     markers = finished.shards
-    files: list[File] = []
-    for place, shard in enumerate(markers.numbers):
-        if shard < run.shards:
-            files += markers.files(place)
-    for name, error in check_files(folder, files, finished.entries, allowance).items():
-        refused(int(name.partition(".")[0]), error)
+    for at, error in check_files(finished, allowance=allowance).items():
+        refused(int(markers.file(at).name.partition(".")[0]), error)
     if stage.scan:
         _refuse_losses(run, markers, refused)
-    for shard in markers_in(finished.entries.values()):
+    # A manifest names all markers that are there, `look` has seen to it.
+    there = markers.numbers if finished.manifest else markers_in(finished.entries.values())
+    for shard in there:
         if shard >= run.shards:
             what = f"{folder.where(marker_name(shard))}: the run has no such shard, it has {run.shards:,}"
             bad.pop(shard, None)
@@ -175,10 +175,16 @@ def _refuse_losses(run: Run, markers: ShardColumns, refused: Callable[[int, Dama
     """Refuse the first stage's shards that do not account for every row that was read."""
     read = _rows_read_if_known(run)
     folder = run.folder(run.stages[0])
-    for marker in markers:
-        loss = loss_of(marker, read) if marker.shard < run.shards else None
-        if loss:
-            refused(marker.shard, Damaged(f"{folder.where(marker_name(marker.shard))}: {loss}: made again"))
+    nothing = [0] * len(markers)
+    rows_in, *rows_out = [markers.counts.get(name, nothing) for name in ("rows_in", *_ROWS_OUT)]
+    for place, shard in enumerate(markers.numbers):
+        if shard >= run.shards:
+            continue
+        out = sum(counted[place] or 0 for counted in rows_out)
+        if (rows_in[place] or 0) == out and (read is None or out == read[shard]):
+            continue  # most of them, so a marker is built only for what is lost
+        loss = loss_of(markers[place], read)
+        refused(shard, Damaged(f"{folder.where(marker_name(shard))}: {loss}: made again"))
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ def loss_of(marker: Marker, read: Sequence[int] | None) -> str | None:
     rows_in = counts.get("rows_in", 0)
     if read is not None and rows_in != read[marker.shard]:
         return f"it was made of {rows_in:,} rows, and the scan read {read[marker.shard]:,}"
-    rows_out = sum(counts.get(name, 0) for name in ("rows_out", "rejects", "duplicates"))
+    rows_out = sum(counts.get(name, 0) for name in _ROWS_OUT)
     if rows_in != rows_out:
         return f"of {rows_in:,} rows it accounts for {rows_out:,}"
     return None

@@ -15,7 +15,6 @@ from schemas.manifest import (
     Marker,
     check_markers,
     marker_names,
-    markers_in,
     read_facts,
     read_manifest,
     read_marker,
@@ -84,7 +83,7 @@ def _add_marker(markers: list[Marker], folder: Store, shard: int) -> None:
 
 
 def _check_manifest(folder: Store, markers: list[Marker]) -> None:
-    manifest = read_manifest(folder, markers_in(folder.entries("[0-9]*.json")))
+    manifest = read_manifest(folder, {entry.name: entry for entry in folder.entries("[0-9]*.json")})
     check_markers(folder, manifest, markers)
 
 

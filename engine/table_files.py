@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from schemas.contents import check_files
+from schemas.loading import no_garbage
 from schemas.manifest import File, Finished, Planned, tried
 from schemas.plans import read_plan
 from schemas.records import Damaged
@@ -27,13 +28,11 @@ class RunFiles:
 
     def of_tables(self, tables: Collection[str] = tuple(TABLES)) -> TableFiles:
         """The files of these tables. Raises UserError where one is gone, or is not what its marker says."""
-        tables = frozenset(tables)
         paths: TableFiles = {name: [] for name in TABLES if name in tables}
         for finished in self._finished:
-            files = files_of(finished, tables)
-            for error in check_files(finished.folder, files, finished.entries).values():
+            for error in check_files(finished, tables).values():
                 raise error
-            for file in files:
+            for file in files_of(finished, tables):
                 paths[file.table].append(str(finished.folder.local_path(file.name)))
         return paths
 
@@ -50,17 +49,14 @@ class RunFiles:
 def looks(run: Store, planned: Sequence[Planned]) -> dict[str, Finished | Damaged]:
     """Folder -> what of it is finished, or what is damaged; of all stages at once."""
     names = [stage.folder for stage in planned]
-    with ThreadPoolExecutor(max(1, len(names))) as pool:
+    # A hundred thousand files are a hundred thousand objects, none of them garbage.
+    with no_garbage(), ThreadPoolExecutor(max(1, len(names))) as pool:
         return dict(zip(names, pool.map(lambda name: tried(run.child(name)), names), strict=True))
 
 
-def files_of(finished: Finished, tables: frozenset[str]) -> list[File]:
+def files_of(finished: Finished, tables: Collection[str]) -> list[File]:
     """The files of a stage that hold rows of these tables, by what its markers say."""
-    files: list[File] = []
-    for place, layout in enumerate(finished.shards.layout):
-        if not tables.isdisjoint(finished.shards.layouts[layout]):
-            files += [file for file in finished.shards.files(place) if file.table in tables]
-    return files
+    return [finished.shards.file(at) for at in finished.shards.places_of(frozenset(tables))]
 
 
 def table_files(run: Store) -> TableFiles:

@@ -5,15 +5,16 @@ with its sha256: remembered where the file was not written again since it was la
 else read, by several threads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from schemas.digest import is_settled
-from schemas.manifest import File, verify
-from schemas.records import AGAIN, Damaged, damaged
+from schemas.manifest import File, Finished, verify
+from schemas.records import Damaged, damaged
 from schemas.seen import seen_in
 from schemas.store import Entry, Store
+from schemas.tables import TABLES
 
 _THREADS = 8
 _AT_ONCE = 512  # files whose digests are written down together
@@ -40,40 +41,43 @@ class Allowance:
 
 
 def check_files(
-    folder: Store,
-    files: Sequence[File],
-    entries: Mapping[str, Entry],
-    allowance: Allowance | None = None,
-) -> dict[str, Damaged]:
-    """The files that are not what their markers say: name -> why. `entries`: the folder's listing, by name.
+    finished: Finished, tables: Collection[str] = tuple(TABLES), allowance: Allowance | None = None
+) -> dict[int, Damaged]:
+    """The files of these tables that are not what their markers say: place among all files -> why.
 
     `allowance`: how much may be read of what is not remembered; None: all of it."""
-    memory = seen_in(folder.where())
-    found: dict[str, Damaged] = {}
-    unknown: list[File] = []
-    for file in files:
-        entry = entries.get(file.name)
+    markers, entries = finished.shards, finished.entries
+    names = markers.file_names()
+    places = markers.places_of(frozenset(tables))
+    found: dict[int, Damaged] = {}
+    there: list[int] = []
+    for place in places:
+        entry = entries.get(names[place])
+        size = markers.file_sizes[place]
         if entry is None:
-            found[file.name] = Damaged(
-                f"{folder.where(file.name)}: the marker names this file but it is gone: {AGAIN}"
-            )
-        elif file.size is not None and entry.size != file.size:
-            where = folder.where(file.name)
-            found[file.name] = damaged(
-                where, f"it has {entry.size:,} bytes and its marker says {file.size:,}"
-            )
-        elif memory.known(entry) != file.sha256 and (allowance is None or allowance.takes(entry)):
-            unknown.append(file)
+            # Gone, written just now, or a folder in its place, which is the user's to move away.
+            problem = _problem(finished.folder, markers.file(place))
+            if problem is not None:
+                found[place] = problem
+        elif size is not None and entry.size != size:
+            where = finished.folder.where(names[place])
+            found[place] = damaged(where, f"it has {entry.size:,} bytes and its marker says {size:,}")
+        else:
+            there.append(place)
+    memory = seen_in(finished.folder.where())
+    listed = [entries[names[place]] for place in there]
+    unknown = memory.unknown(listed, [markers.sha256[place] for place in there])
+    to_read = [there[number] for number in unknown if allowance is None or allowance.takes(listed[number])]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for begin in range(0, len(unknown), _AT_ONCE):
-            batch = unknown[begin : begin + _AT_ONCE]
-            settled = [is_settled(entries[file.name].changed) for file in batch]
-            answers = pool.map(lambda file: _problem(folder, file), batch)
-            for file, problem, may_note in zip(batch, answers, settled, strict=True):
+        for begin in range(0, len(to_read), _AT_ONCE):
+            batch = to_read[begin : begin + _AT_ONCE]
+            settled = [is_settled(entries[names[place]].changed) for place in batch]
+            answers = pool.map(lambda place: _problem(finished.folder, markers.file(place)), batch)
+            for place, problem, may_note in zip(batch, answers, settled, strict=True):
                 if problem is not None:
-                    found[file.name] = problem
+                    found[place] = problem
                 elif may_note:
-                    memory.note(entries[file.name], file.sha256)
+                    memory.note(entries[names[place]], markers.sha256[place])
             memory.write()
     return found
 

@@ -1,11 +1,10 @@
 """What a listing of a folder shows of each file: the same for a local disk and for object storage."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file of a folder as a listing shows it. `stamp`: another one whenever the file was written again.
 
     `changed`: on a disk, when that was, in nanoseconds: two writes within a moment may leave one stamp."""

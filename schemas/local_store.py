@@ -86,7 +86,7 @@ class LocalStore:
                     found.append(entry_of(item.name, state))
                 else:
                     disk.state_of(Path(item.path))  # refuses what is no folder either
-        return sorted(found, key=lambda entry: entry.name)
+        return sorted(found)  # by their names
 
     def exists(self, name: str = "") -> bool:
         return self._path(name).exists()

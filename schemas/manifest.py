@@ -100,7 +100,7 @@ def look(folder: Store) -> Finished:
 def _look(folder: Store) -> Finished:
     entries = {entry.name: entry for entry in folder.entries()}
     if MANIFEST in entries:
-        manifest = read_manifest(folder, markers_in(entries.values()))
+        manifest = read_manifest(folder, entries)
         return Finished(folder, entries, manifest.shards, manifest)
     return look_past_manifest(folder, refuse, entries)
 
@@ -133,11 +133,8 @@ def confirmed(finished: Finished, refused: Refused, most: int | None = None) -> 
     more than `most` would have to be read, none is."""
     folder, columns = finished.folder, finished.shards
     memory = seen_in(folder.where())
-    unknown: dict[int, Entry] = {}  # place -> entry
-    for place, digest in enumerate(columns.digests):
-        entry = finished.entries[marker_name(columns.numbers[place])]
-        if memory.known(entry) != digest:
-            unknown[place] = entry
+    entries = [finished.entries[name] for name in columns.marker_names()]
+    unknown = {place: entries[place] for place in memory.unknown(entries, columns.digests)}
     if not unknown or (most is not None and len(unknown) > most):
         return finished
     settled = {entry.name for entry in unknown.values() if is_settled(entry.changed)}

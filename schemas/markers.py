@@ -167,14 +167,9 @@ def _problem(marker: Marker, shard: int) -> str | None:
     for file in marker.files:
         if file.table not in TABLES or file.name != file_name(shard, file.table):
             return f"it names {ascii(file.name)[:80]}, which is no file of its shard"
-        if not is_sha256(file.sha256):
+        if not _SHA256.fullmatch(file.sha256):
             return f"the sha256 of {file.name} is no such digest"
     return None
-
-
-def is_sha256(text: str) -> bool:
-    """True if the text is such a digest."""
-    return _SHA256.fullmatch(text) is not None
 
 
 def rows_by_table(marker: Marker) -> Counter[str]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from schemas.digest import cache_folder, is_settled, only_we_write, sha256_file
 from schemas.listing import Entry, entry_of
 
 _LINES = 64  # after so many they become one
+_Known = tuple[int, str, str]  # size and stamp of a file, and what reading it gave
+_NOTHING: _Known = (-1, "", "")
 
 
 def seen_in(place: str | Path) -> "Seen":
@@ -45,19 +48,28 @@ class Seen:
         self._folder = folder
         self._address = address
         self._path = folder / hashlib.sha256(address.encode()).hexdigest()
-        self._known: dict[str, tuple[str, str]] = {}  # name -> state, what reading gave
-        self._new: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, _Known] = {}
+        self._new: dict[str, _Known] = {}
         self._lines = 0
         self._read()
 
     def known(self, entry: Entry) -> str | None:
         """What reading the file gave, if it is as it was then."""
-        state, value = self._known.get(entry.name, ("", ""))
-        return value if state == _state(entry) else None
+        size, stamp, value = self._known.get(entry.name, _NOTHING)
+        return value if size == entry.size and stamp == entry.stamp else None
+
+    def unknown(self, entries: Iterable[Entry], values: Iterable[str]) -> list[int]:
+        """The places of the files of which reading did not give these values, as far as is known."""
+        places: list[int] = []
+        get = self._known.get
+        for place, (entry, value) in enumerate(zip(entries, values, strict=True)):
+            if get(entry.name, _NOTHING) != (entry.size, entry.stamp, value):
+                places.append(place)
+        return places
 
     def note(self, entry: Entry, value: str) -> None:
         """Remember what reading the file gave. The entry is from before it was read, and is settled."""
-        kept = (_state(entry), value)
+        kept = (entry.size, entry.stamp, value)
         self._known[entry.name] = kept
         self._new[entry.name] = kept
 
@@ -76,7 +88,7 @@ class Seen:
             else:
                 self._write_all()
 
-    def _append(self, new: dict[str, tuple[str, str]]) -> None:
+    def _append(self, new: dict[str, _Known]) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(self._path, flags, 0o600), "ab", buffering=0) as file:
             file.write(self._line(new))  # at once, so that lines of two processes do not mix
@@ -89,7 +101,7 @@ class Seen:
         os.replace(temporary, self._path)
         self._lines = 1
 
-    def _line(self, known: dict[str, tuple[str, str]]) -> bytes:
+    def _line(self, known: dict[str, _Known]) -> bytes:
         body = json.dumps(known, separators=(",", ":")).encode()
         return self._check(body) + b" " + body + b"\n"
 
@@ -108,13 +120,9 @@ class Seen:
         for line in lines:
             check, _, body = line.partition(b" ")
             if body and check == self._check(body):
-                for name, (state, value) in json.loads(body).items():
-                    self._known[name] = (state, value)
+                for name, (size, stamp, value) in json.loads(body).items():
+                    self._known[name] = (size, stamp, value)
                 self._lines += 1
-
-
-def _state(entry: Entry) -> str:
-    return f"{entry.size} {entry.stamp}"
 
 
 def digest_of(path: Path) -> str:

@@ -6,6 +6,8 @@ of its files and of its marker. With each marker stand its digest, so that what 
 compared without building it, and its size in bytes, so that a listing shows a marker that was changed.
 """
 
+import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -13,8 +15,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, overload
 
-from schemas.markers import File, Marker, file_name, is_sha256
+from schemas.markers import File, Marker, file_name
 from schemas.shapes import ShapeError, shaped
+
+_HEX = re.compile("[0-9a-f]*")
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,37 @@ class ShardColumns(Sequence[Marker]):
 
     def files(self, place: int) -> tuple[File, ...]:
         """The files of a marker."""
-        shard = self.numbers[place]
-        files: list[File] = []
-        for at, table in enumerate(self.layouts[self.layout[place]], self._begins[place]):
-            name = file_name(shard, table)
-            files.append(File(name, table, self.rows[at], self.sha256[at], self.file_sizes[at]))
-        return tuple(files)
+        return tuple(map(self.file, range(self._begins[place], self._begins[place + 1])))
+
+    def file(self, at: int) -> File:
+        """One of all files, by its place among them."""
+        marker = bisect_right(self._begins, at) - 1
+        table = self.layouts[self.layout[marker]][at - self._begins[marker]]
+        name = file_name(self.numbers[marker], table)
+        return File(name, table, self.rows[at], self.sha256[at], self.file_sizes[at])
+
+    def marker_names(self) -> list[str]:
+        """The names of all markers."""
+        return [f"{number:05d}.json" for number in self.numbers]
+
+    def file_names(self) -> list[str]:
+        """The names of all files, marker after marker."""
+        names: list[str] = []
+        endings = [[f".{table}.parquet" for table in tables] for tables in self.layouts]
+        for number, layout in zip(self.numbers, self.layout, strict=True):
+            shard = f"{number:05d}"
+            for ending in endings[layout]:
+                names.append(shard + ending)
+        return names
+
+    def places_of(self, tables: frozenset[str]) -> list[int]:
+        """The places, among all files, of those that hold rows of these tables."""
+        places: list[int] = []
+        holding = [[at for at, table in enumerate(own) if table in tables] for own in self.layouts]
+        for begin, layout in zip(self._begins, self.layout, strict=False):
+            for at in holding[layout]:
+                places.append(begin + at)
+        return places
 
     def rows_by_table(self) -> Counter[str]:
         """How many rows of each table all shards have."""
@@ -217,7 +246,7 @@ def _check(columns: ShardColumns) -> None:
     _check_list(columns.rows, "rows", int, files)
     _check_list(columns.file_sizes, "file_sizes", int, files, or_none=True)
     _check_list(columns.sha256, "sha256", str, files)
-    if not all(map(is_sha256, columns.sha256)):
+    if set(map(len, columns.sha256)) - {64} or not _HEX.fullmatch("".join(columns.sha256)):
         raise ShapeError("sha256 holds something that is no such digest")
     for stage, digests in columns.made_from.items():
         _check_list(digests, f"made_from.{stage}", str, count, or_none=True)

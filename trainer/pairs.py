@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
+from schemas.loading import no_garbage
 from schemas.manifest import Facts, Marker, look, verify
 from schemas.plans import read_plan
 from schemas.store import Store, open_store
@@ -94,7 +95,8 @@ def open_pairs(where: str | Path | Store, needs: tuple[str, ...] = (), loss: str
             "add one and run `engine precompute` again"
         )
     folder = run.child(name)
-    finished = look(folder)
+    with no_garbage():
+        finished = look(folder)
     markers = finished.shards
     if finished.manifest is None or len(markers) != shards:
         raise UserError(

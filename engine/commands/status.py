@@ -10,6 +10,7 @@ import click
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
 from schemas.fetching import nothing_fetched
+from schemas.loading import no_garbage
 from schemas.manifest import Planned, tried
 from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
@@ -131,7 +132,8 @@ def _print_differences(run: "Run", looked: "Looked") -> None:
 
     damages: list[Damage] = []
     allowance = Allowance(*_MOST_READ)
-    stale = survey(run, damages.append, allowance, looked).stale
+    with no_garbage():
+        stale = survey(run, damages.append, allowance, looked).stale
     for damage in damages:
         say(f"{damage.what}: `engine precompute` makes it again")
     if allowance.left_out:
@@ -162,7 +164,7 @@ def _print_rejects(store: Store, looked: "Looked") -> None:
             found = looked.get(planned.folder) or tried(store.child(planned.folder))
             if isinstance(found, Damaged):
                 raise found
-            files = files_of(found, frozenset(["rejects"]))
+            files = files_of(found, ["rejects"])
             unread += sum(file.rows for file in files[left:])
             for file in files[:left]:
                 rows = read_file(found.folder, file)

@@ -17,6 +17,7 @@ from schemas.local_store import LocalStore
 from schemas.manifest import (
     FACTS,
     File,
+    Finished,
     Marker,
     confirmed,
     folder_name,
@@ -224,17 +225,21 @@ def test_files_are_read_once_and_again_when_they_were_written(folder, settled, m
     def check(allowance=None):
         hashed.clear()
         seen._seen.cache_clear()  # as in another process
-        return check_files(folder, files, {entry.name: entry for entry in folder.entries()}, allowance)
+        markers = [Marker(shard, (file,), {}) for shard, file in enumerate(files)]
+        entries = {entry.name: entry for entry in folder.entries()}
+        return check_files(
+            Finished(folder, entries, columns_of((marker, 1) for marker in markers)), allowance=allowance
+        )
 
     assert not check() and len(hashed) == 5
     assert not check() and not hashed
     folder.put(files[3].name, b"other")
-    assert "its sha256 is not" in str(check()[files[3].name]) and hashed == [files[3].name]
+    assert "its sha256 is not" in str(check()[3]) and hashed == [files[3].name]
     folder.put(files[3].name, b"longer than before")
     folder.remove(files[1].name)
     found = check()
-    assert "it has 18 bytes and its marker says 5" in str(found[files[3].name]) and not hashed
-    assert "it is gone" in str(found[files[1].name])
+    assert "it has 18 bytes and its marker says 5" in str(found[3]) and not hashed
+    assert "it is gone" in str(found[1])
     files = files_in(folder, 5)
     allowance = Allowance(files=2, bytes=100)
     assert not check(allowance) and allowance.left_out == 5 - 2 == 5 - len(hashed)
