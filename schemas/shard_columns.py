@@ -88,17 +88,18 @@ class ShardColumns(Sequence[Marker]):
     def file_names(self) -> list[str]:
         """The names of all files, marker after marker."""
         names: list[str] = []
-        endings = [[f".{table}.parquet" for table in tables] for tables in self.layouts]
         for number, layout in zip(self.numbers, self.layout, strict=True):
             shard = f"{number:05d}"
-            for ending in endings[layout]:
-                names.append(shard + ending)
+            for table in self.layouts[layout]:
+                names.append(f"{shard}.{table}.parquet")
         return names
 
     def places_of(self, tables: frozenset[str]) -> list[int]:
         """The places, among all files, of those that hold rows of these tables."""
         places: list[int] = []
-        holding = [[at for at, table in enumerate(own) if table in tables] for own in self.layouts]
+        holding: list[list[int]] = []
+        for own in self.layouts:
+            holding.append([at for at, table in enumerate(own) if table in tables])
         for begin, layout in zip(self._begins, self.layout, strict=False):
             for at in holding[layout]:
                 places.append(begin + at)
