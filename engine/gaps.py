@@ -4,13 +4,27 @@ A marker says what its shard's files are, and what was read to make them; a shar
 says is missing, as one without a marker is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from engine.plan import Run
 from engine.stage import Stage
-from schemas.manifest import Marker, check, marker_name, marker_names, read_marker
+from schemas.contents import Allowance, check_files
+from schemas.loading import no_garbage
+from schemas.manifest import (
+    Finished,
+    Marker,
+    confirmed,
+    look_past_manifest,
+    marker_name,
+    markers_in,
+    read_marker,
+    read_markers,
+    tried,
+)
 from schemas.records import Damaged, read_record, what_of
+from schemas.shard_columns import ShardColumns
 
 SCANNED = "scanned.json"  # in the first stage's folder
 
@@ -32,8 +46,13 @@ def marker_if_up_to_date(run: Run, stage: Stage, shard: int, made_from: Mapping[
     return marker
 
 
-def made_from(run: Run, stage: Stage, digests: Mapping[str, str]) -> dict[str, str]:
-    """What a shard of the stage is made from, given the digests of the markers of all stages before it."""
+_ROWS_OUT = ("rows_out", "rejects", "duplicates")  # what the first stage counts of the rows it was given
+_Digest = TypeVar("_Digest")
+
+
+def made_from(run: Run, stage: Stage, digests: Mapping[str, _Digest]) -> dict[str, _Digest]:
+    """What a shard of the stage is made from, given the digests of the markers of all stages before it; or
+    what each of its shards is, given those of each of theirs."""
     return {above.name: digests[above.name] for above in run.above(stage)}
 
 
@@ -49,27 +68,57 @@ class Damage:
     done: str = "made again"
 
 
+Looked = Mapping[str, Finished | Damaged]
+_NOT_LOOKED: Looked = {}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is still to be made of a run. `gaps`: shard -> stages; `stale`: how many shards of stages were
+    made from other shards than those that are there now."""
+
+    gaps: dict[int, list[Stage]]
+    stale: int
+
+
 def missing(run: Run, damaged: Callable[[Damage], None] = lambda damage: None) -> dict[int, list[Stage]]:
-    """What is still to be made: shard -> stages. Reads markers and looks at their files.
+    """What is still to be made: shard -> stages. Looks into every marker and every file that changed since it
+    was last read.
 
     A shard whose bytes are not what its marker says is missing; `damaged` is told of it."""
+    with no_garbage():
+        return survey(run, damaged).gaps
+
+
+def survey(
+    run: Run,
+    damaged: Callable[[Damage], None] = lambda damage: None,
+    allowance: Allowance | None = None,
+    looked: Looked = _NOT_LOOKED,
+) -> Survey:
+    """What is there and what is not, by one listing of each folder; see `missing`.
+
+    `allowance`: how much may be read of files and markers that are not remembered; None: all of it.
+    `looked`: folder -> what a look into it found, where there was one already."""
     gaps: dict[int, list[Stage]] = {}
-    read = _rows_read_if_known(run)
-    for shard in range(run.shards):
-        digests: dict[str, str] = {}
-        for number, stage in enumerate(run.stages):
-            try:
-                marker = _whole_marker(run, stage, shard, read)
-            except Damaged as error:
-                marker = None
-                damaged(Damage(stage, shard, what_of(error)))
-            if marker is None or marker.made_from != made_from(run, stage, digests):
+    stale = 0
+    digests: dict[str, list[str]] = {}
+    whole = [True] * run.shards  # of the shard in all stages so far
+    for number, stage in enumerate(run.stages):
+        folder = run.folder(stage)
+        found = looked.get(folder.name) or tried(folder)
+        markers = _whole_markers(run, stage, found, damaged, allowance)
+        is_right = _made_from_these(markers, run.shards, made_from(run, stage, digests))
+        digests[stage.name] = [""] * run.shards
+        for shard, digest in zip(markers.numbers, markers.digests, strict=True):
+            digests[stage.name][shard] = digest
+        for shard in range(run.shards):
+            is_there = digests[stage.name][shard] != ""
+            if not is_there or not is_right[shard]:
                 gaps.setdefault(shard, list(run.stages[number:]))
-            # Also below what is missing: a shard that is damaged there has to be taken back as well.
-            digests[stage.name] = marker.digest if marker else ""
-    for damage in _too_many(run):
-        damaged(damage)
-    return gaps
+            whole[shard] = whole[shard] and is_there
+            stale += whole[shard] and not is_right[shard]
+    return Survey(dict(sorted(gaps.items())), stale)
 
 
 def lacks(run: Run, shard: int) -> list[Stage]:
@@ -86,29 +135,70 @@ def lacks(run: Run, shard: int) -> list[Stage]:
     return []
 
 
-def _too_many(run: Run) -> Iterator[Damage]:
-    """The markers that are there of shards that the run does not have."""
-    wanted = {marker_name(shard) for shard in range(run.shards)}
-    for stage in run.stages:
-        folder = run.folder(stage)
-        for name in marker_names(folder):
-            if name not in wanted:
-                what = f"{folder.where(name)}: the run has no such shard, it has {run.shards:,}"
-                yield Damage(stage, int(name.removesuffix(".json")), what, "removed")
+def _made_from_these(markers: ShardColumns, shards: int, above: Mapping[str, Sequence[str]]) -> list[bool]:
+    """For each shard whether its marker says that it was made from these.
+
+    `above`: stage -> the digest of each shard's marker there."""
+    is_right = [False] * shards
+    for shard in markers.numbers:
+        is_right[shard] = True
+    for stage in above.keys() | markers.made_from.keys():
+        column = markers.made_from.get(stage) or [None] * len(markers)
+        expected = above.get(stage)
+        for shard, digest in zip(markers.numbers, column, strict=True):
+            if digest != (expected[shard] if expected is not None else None):
+                is_right[shard] = False
+    return is_right
 
 
-def _whole_marker(run: Run, stage: Stage, shard: int, read: Sequence[int] | None) -> Marker | None:
-    """The shard's marker if there is one, and its files are what it says. Raises Damaged."""
+def _whole_markers(
+    run: Run,
+    stage: Stage,
+    found: Finished | Damaged,
+    damaged: Callable[[Damage], None],
+    allowance: Allowance | None,
+) -> ShardColumns:
+    """The markers of the stage's shards that are what was written; `damaged` is told of the others."""
     folder = run.folder(stage)
-    marker = read_marker(folder, shard)
-    if marker is None:
-        return None
-    for file in marker.files:
-        check(folder, file)
-    loss = loss_of(marker, read) if stage.scan else None
-    if loss:
-        raise Damaged(f"{folder.where(marker_name(shard))}: {loss}: made again")
-    return marker
+    bad: dict[int, Damaged] = {}
+
+    def refused(shard: int, error: Damaged) -> None:
+        bad.setdefault(shard, error)
+
+    # What is damaged is a marker, or the manifest, which `finish` writes again.
+    finished = look_past_manifest(folder, refused) if isinstance(found, Damaged) else found
+    finished = confirmed(finished, refused, allowance.files if allowance else None)
+    markers = finished.shards
+    for at, error in check_files(finished, allowance=allowance).items():
+        refused(int(markers.file(at).name.partition(".")[0]), error)
+    if stage.scan:
+        _refuse_losses(run, markers, refused)
+    # A manifest names all markers that are there, `look` has seen to it.
+    there = markers.numbers if finished.manifest else markers_in(finished.entries.values())
+    for shard in there:
+        if shard >= run.shards:
+            what = f"{folder.where(marker_name(shard))}: the run has no such shard, it has {run.shards:,}"
+            bad.pop(shard, None)
+            damaged(Damage(stage, shard, what, "removed"))
+    for shard, error in sorted(bad.items()):
+        damaged(Damage(stage, shard, what_of(error)))
+    return markers.without({shard for shard in markers.numbers if shard in bad or shard >= run.shards})
+
+
+def _refuse_losses(run: Run, markers: ShardColumns, refused: Callable[[int, Damaged], None]) -> None:
+    """Refuse the first stage's shards that do not account for every row that was read."""
+    read = _rows_read_if_known(run)
+    folder = run.folder(run.stages[0])
+    nothing = [0] * len(markers)
+    rows_in, *rows_out = [markers.counts.get(name, nothing) for name in ("rows_in", *_ROWS_OUT)]
+    for place, shard in enumerate(markers.numbers):
+        if shard >= run.shards:
+            continue
+        out = sum(counted[place] or 0 for counted in rows_out)
+        if (rows_in[place] or 0) == out and (read is None or out == read[shard]):
+            continue  # most of them, so a marker is built only for what is lost
+        loss = loss_of(markers[place], read)
+        refused(shard, Damaged(f"{folder.where(marker_name(shard))}: {loss}: made again"))
 
 
 @dataclass(frozen=True)
@@ -144,7 +234,7 @@ def loss_of(marker: Marker, read: Sequence[int] | None) -> str | None:
     rows_in = counts.get("rows_in", 0)
     if read is not None and rows_in != read[marker.shard]:
         return f"it was made of {rows_in:,} rows, and the scan read {read[marker.shard]:,}"
-    rows_out = sum(counts.get(name, 0) for name in ("rows_out", "rejects", "duplicates"))
+    rows_out = sum(counts.get(name, 0) for name in _ROWS_OUT)
     if rows_in != rows_out:
         return f"of {rows_in:,} rows it accounts for {rows_out:,}"
     return None
@@ -158,27 +248,6 @@ def must_count_again(run: Run) -> str | None:
             return None
     except Damaged as error:
         return what_of(error)
-    for shard in range(run.shards):
-        marker = read_marker(folder, shard)
-        # Where no file has its size an older prefmill made the run, which did not keep the numbers.
-        if marker is not None and any(file.size is not None for file in marker.files):
-            return f"{folder.where(SCANNED)} is gone"
-    return None
-
-
-def stale_shards(run: Run) -> int:
-    """How many shards were made from other shards than those that are there now."""
-    stale = 0
-    for shard in range(run.shards):
-        digests: dict[str, str] = {}
-        for stage in run.stages:
-            try:
-                marker = read_marker(run.folder(stage), shard)
-            except Damaged:
-                break  # `missing` tells of it
-            if marker is None:
-                break
-            if marker_if_up_to_date(run, stage, shard, made_from(run, stage, digests)) is None:
-                stale += 1
-            digests[stage.name] = marker.digest
-    return stale
+    # Where no file has its size an older prefmill made the run, which did not keep the numbers.
+    has_sizes = any(size is not None for size in read_markers(folder).file_sizes)
+    return f"{folder.where(SCANNED)} is gone" if has_sizes else None

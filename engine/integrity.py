@@ -13,6 +13,7 @@ from schemas.manifest import (
     MANIFEST,
     File,
     Marker,
+    check_markers,
     marker_names,
     read_facts,
     read_manifest,
@@ -68,7 +69,7 @@ def _checks(run: Store, name: str, examined: Examined) -> Iterator[tuple[str, Ca
         shard = int(marker_name.removesuffix(".json"))
         yield marker_name, partial(_add_marker, markers, folder, shard)
     if folder.exists(MANIFEST):
-        yield MANIFEST, lambda: read_manifest(folder, markers)
+        yield MANIFEST, lambda: _check_manifest(folder, markers)
     for marker in markers:
         for file in marker.files:
             examined.files += 1
@@ -79,6 +80,11 @@ def _add_marker(markers: list[Marker], folder: Store, shard: int) -> None:
     marker = read_marker(folder, shard)
     if marker is not None:
         markers.append(marker)
+
+
+def _check_manifest(folder: Store, markers: list[Marker]) -> None:
+    manifest = read_manifest(folder, {entry.name: entry for entry in folder.entries("[0-9]*.json")})
+    check_markers(folder, manifest, markers)
 
 
 def _verify(examined: Examined, folder: Store, file: File) -> None:

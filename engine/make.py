@@ -4,7 +4,7 @@ A stage's rows become real in two steps: the Parquet files are put, then the mar
 sha256. A reader lists markers only, so a kill at any point leaves nothing that is half there.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,16 +21,21 @@ from engine.progress import NO_PROGRESS, StageProgress
 from engine.scan import remove_scan, scanned_rows
 from engine.stage import Made, Stage
 from engine.usable import check_shard
+from schemas.blocks import remove_blocks
 from schemas.disk import naming
 from schemas.errors import UserError
 from schemas.manifest import (
     MANIFEST,
     File,
+    Finished,
     Marker,
+    confirmed,
     file_name,
+    look,
+    look_past_manifest,
     marker_name,
-    read_manifest,
     read_marker,
+    refuse,
     verify,
     write_manifest,
     write_marker,
@@ -183,30 +188,46 @@ _SPLIT_COLUMNS = _number_lists()
 
 
 def finish(run: Run, say: Callable[[str], None]) -> dict[str, dict]:
-    """Write the manifest of every stage that lacks it, once all shards are there; stage -> manifest.
+    """Write the manifest of every stage that lacks it, once all shards are there.
+
+    Gives the sums of each stage: its rows by table and its counts.
 
     One that does not sum up the markers is written again: `say` is told which. Raises UserError where rows
     were lost on the way from the scan to a shard."""
-    manifests: dict[str, dict] = {}
+    sums: dict[str, dict] = {}
     for stage in run.stages:
         folder = run.folder(stage)
-        markers = [_marker_there(folder, shard) for shard in range(run.shards)]
+        finished = _all_there(folder, run.shards, say)
         if stage.scan:
-            _check_nothing_lost(run, markers)
-        manifest = _whole_manifest(folder, markers, say)
-        manifests[stage.name] = manifest or write_manifest(folder, run.planned[stage.name].facts, markers)
+            _check_nothing_lost(run, finished.shards)
+        facts = run.planned[stage.name].facts
+        manifest = finished.manifest or write_manifest(folder, facts, finished.shards)
+        sums[stage.name] = {"rows": manifest.rows, "counts": manifest.counts}
+        remove_blocks(folder, finished.entries)
     remove_scan(run)
-    return manifests
+    return sums
 
 
-def _marker_there(folder: Store, shard: int) -> Marker:
-    marker = read_marker(folder, shard)
-    if marker is None:
-        raise Damaged(f"{folder.where(marker_name(shard))} is gone: {AGAIN}")
-    return marker
+def _all_there(folder: Store, shards: int, say: Callable[[str], None]) -> Finished:
+    """All markers of a stage, each looked into; with the manifest if it is what was written.
+
+    Raises Damaged where a marker is gone, or is none any more."""
+    try:
+        found = confirmed(look(folder), refuse)
+    except Damaged as error:
+        found = confirmed(look_past_manifest(folder, refuse), refuse)
+        say(f"{what_of(error)}: written again")
+    else:
+        if found.manifest is None and MANIFEST in found.entries:
+            where = folder.where(MANIFEST)
+            say(f"{where}: damaged, what it says is not what its markers say: written again")
+    gone = set(range(shards)).difference(found.shards.numbers)
+    if gone:
+        raise Damaged(f"{folder.where(marker_name(min(gone)))} is gone: {AGAIN}")
+    return found
 
 
-def _check_nothing_lost(run: Run, markers: Sequence[Marker]) -> None:
+def _check_nothing_lost(run: Run, markers: Iterable[Marker]) -> None:
     read = rows_read(run)
     for marker in markers:
         loss = loss_of(marker, read)
@@ -215,17 +236,6 @@ def _check_nothing_lost(run: Run, markers: Sequence[Marker]) -> None:
                 f"{run.folder(run.stages[0])}: rows of shard {marker.shard} were lost: {loss}; run the same "
                 "`engine precompute` again, which makes the shard anew; if it says so again, please report it"
             )
-
-
-def _whole_manifest(folder: Store, markers: Sequence[Marker], say: Callable[[str], None]) -> dict | None:
-    """The manifest that is there, if it is what was written."""
-    if not folder.exists(MANIFEST):
-        return None
-    try:
-        return read_manifest(folder, markers)
-    except Damaged as error:
-        say(f"{what_of(error)}: written again")
-        return None
 
 
 def take_back(run: Run, damages: Iterable[Damage]) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from engine.query_limits import too_slow
-from engine.query_worker import ARROW, DONE, ERROR, HEADER, READY
+from engine.query_worker import ARROW, DONE, ERROR, HEADER, NAMES, READY
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.table_files import TableFiles
 
 _GRACE = 1.0  # seconds that DuckDB has to end a query by itself when its time is over
+_TIME_TO_START = 60.0  # seconds for the process until it can be asked, on a machine that has much to do
 _PIECE = 1 << 20
 _START = "import sys; from engine.query_worker import main; main(int(sys.argv[1]))"
 # What a process of Python needs of the environment. A query could not read it; it has nothing to find there.
@@ -69,6 +70,20 @@ class QueryProcess:
             self._files[table] = [os.path.abspath(path) for path in paths]
         with contextlib.suppress(BrokenPipeError):  # `ask` says why it is gone
             self._tell({"tables": self._files, "memory": self._memory})
+
+    def named(self, text: str, seconds: float) -> list[str] | None:
+        """The tables that a statement names, so that no others need be opened; None where nobody can tell.
+
+        Asked before `open`, if at all."""
+        try:
+            self._tell({"names": text, "memory": self._memory})
+            kind, data = _Frames(self._pipe(), time.monotonic() + seconds + _TIME_TO_START).next()
+        except (_Ended, _TooSlow, BrokenPipeError):
+            self._end()  # `ask` starts another, and says what is wrong with the query
+            return None
+        assert kind == NAMES, kind
+        names: list[str] | None = json.loads(data)
+        return names
 
     def ask(self, text: str, seconds: float) -> "pa.Table":
         """The answer to one statement. Raises UserError where there is none in that time and memory."""

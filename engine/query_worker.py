@@ -1,7 +1,7 @@
 """The process that runs a user's SQL. `engine/query_process.py` starts it, asks it and ends it.
 
 - It is given the files of the tables on its standard input, then one query after another, a line of JSON
-  each.
+  each. Before that it may be asked which tables a query names.
 - It answers with frames on its standard output: a byte for the kind, eight for the length, what follows.
 - It can do little: it has no environment to speak of, can write no file, and its memory is capped, because
   DuckDB's own limit does not see every allocation (repeat('x', 1e9) passed a limit of 200 MB).
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 HEADER = struct.Struct("!cQ")  # kind, length
-READY, ARROW, ERROR, DONE = b"R", b"A", b"E", b"D"
+READY, NAMES, ARROW, ERROR, DONE = b"R", b"N", b"A", b"E", b"D"
 _PIECE = 1 << 20  # bytes of an answer in one frame
 _PR_SET_PDEATHSIG = 1
 _RESERVE = 2 << 30  # of address space, beside twice the memory that a query may have: threads and libraries
@@ -118,9 +118,13 @@ def main(parent: int) -> None:
     requests = _requests()
     opening = next(requests)
     memory = opening["memory"]
-    tables = sql.views_of(opening["tables"])
     _cap(memory)
-    con = sql.closed(tables, memory)
+    if "names" in opening:
+        names = sql.tables_named(opening["names"], memory)
+        send(pipe, NAMES, json.dumps(names).encode())
+        pipe.flush()
+        opening = next(requests)
+    con = sql.closed(sql.views_of(opening["tables"]), memory)
     send(pipe, READY)
     pipe.flush()
     for asked in requests:

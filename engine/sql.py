@@ -9,8 +9,10 @@
 """
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -93,6 +95,13 @@ def views(run: Store) -> dict[str, ds.Dataset]:
     return views_of(table_files(run))
 
 
+class _Files(ds.FileSystemDataset):
+    """A dataset that forgets a file's metadata once it is read: 160 KB of each of ten thousand files else."""
+
+    def scanner(self, **options: Any) -> ds.Scanner:
+        return super().scanner(cache_metadata=False, **options)
+
+
 def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
     """The tables that lie in these files."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -100,10 +109,28 @@ def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
     datasets: dict[str, ds.Dataset] = {}
     for name, paths in shards.items():
         if paths:
-            datasets[name] = ds.dataset(paths, schema=TABLES[name], format=parquet)
+            found = ds.dataset(paths, schema=TABLES[name], format=parquet)
+            datasets[name] = _Files(list(found.get_fragments()), found.schema, parquet, found.filesystem)
         else:
             datasets[name] = ds.dataset(TABLES[name].empty_table())
     return datasets
+
+
+# What tells of all tables there are, whichever a query names.
+_OF_ALL_TABLES = re.compile(r"\b(show|pragma|information_schema|duckdb_|sqlite_|pg_)", re.IGNORECASE)
+
+
+def tables_named(text: str, memory_mb: int) -> list[str] | None:
+    """The tables of a run that a statement reads; None where it may read any, or does not parse."""
+    if _OF_ALL_TABLES.search(text):
+        return None
+    with contextlib.closing(closed({}, memory_mb)) as con:
+        try:
+            # In a database that has none of them: of those that are there, DuckDB gives what they stand for.
+            found = {name.lower() for name in con.get_table_names(text)}
+        except Exception:  # whatever is wrong with it, the answer to the query says
+            return None
+    return sorted(found & TABLES.keys()) or None
 
 
 @contextlib.contextmanager

@@ -1,31 +1,69 @@
 """The files that hold each table of a run: the shards that markers name, their digests checked."""
 
-from schemas.manifest import marker_names, read_markers, verify
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from schemas.contents import check_files
+from schemas.loading import no_garbage
+from schemas.manifest import File, Finished, Planned, tried
 from schemas.plans import read_plan
+from schemas.records import Damaged
 from schemas.store import Store
 from schemas.tables import TABLES
 
 TableFiles = dict[str, list[str]]  # table -> local paths of its Parquet files
 
 
+class RunFiles:
+    """What of a run is finished at this moment, by one listing of each folder. No shard is opened."""
+
+    def __init__(self, run: Store):
+        """Raises UserError for no run folder, and where what says what is finished is damaged."""
+        self._planned, self._shards = read_plan(run)
+        self._finished: Sequence[Finished] = []
+        for found in looks(run, self._planned).values():
+            if isinstance(found, Damaged):
+                raise found
+            self._finished.append(found)
+
+    def of_tables(self, tables: Collection[str] = tuple(TABLES)) -> TableFiles:
+        """The files of these tables. Raises UserError where one is gone, or is not what its marker says."""
+        paths: TableFiles = {name: [] for name in TABLES if name in tables}
+        for finished in self._finished:
+            for error in check_files(finished, tables).values():
+                raise error
+            for file in files_of(finished, tables):
+                paths[file.table].append(str(finished.folder.local_path(file.name)))
+        return paths
+
+    def unfinished(self) -> list[str]:
+        """For each stage of which not every shard is there, how many are."""
+        found: list[str] = []
+        for stage, finished in zip(self._planned, self._finished, strict=True):
+            there = len(finished.shards)
+            if there < self._shards:
+                found.append(f"{stage.stage}: {there:,} of {self._shards:,} shards")
+        return found
+
+
+def looks(run: Store, planned: Sequence[Planned]) -> dict[str, Finished | Damaged]:
+    """Folder -> what of it is finished, or what is damaged; of all stages at once."""
+    names = [stage.folder for stage in planned]
+    # A hundred thousand files are a hundred thousand objects, none of them garbage.
+    with no_garbage(), ThreadPoolExecutor(max(1, len(names))) as pool:
+        return dict(zip(names, pool.map(lambda name: tried(run.child(name)), names), strict=True))
+
+
+def files_of(finished: Finished, tables: Collection[str]) -> list[File]:
+    """The files of a stage that hold rows of these tables, by what its markers say."""
+    return [finished.shards.file(at) for at in finished.shards.places_of(frozenset(tables))]
+
+
 def table_files(run: Store) -> TableFiles:
-    """What is finished at this moment. Raises UserError where a file is gone or damaged."""
-    planned, _ = read_plan(run)
-    shards: TableFiles = {name: [] for name in TABLES}
-    for stage in planned:
-        folder = run.child(stage.folder)
-        for marker in read_markers(folder):
-            for file in marker.files:
-                shards[file.table].append(str(verify(folder, file)))
-    return shards
+    """The files of all tables. Raises UserError where one is gone or damaged."""
+    return RunFiles(run).of_tables()
 
 
 def unfinished(run: Store) -> list[str]:
     """For each stage of which not every shard is there, how many are."""
-    planned, shards = read_plan(run)
-    found: list[str] = []
-    for stage in planned:
-        there = len(marker_names(run.child(stage.folder)))
-        if there < shards:
-            found.append(f"{stage.stage}: {there:,} of {shards:,} shards")
-    return found
+    return RunFiles(run).unfinished()

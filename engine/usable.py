@@ -13,7 +13,7 @@ from engine.excerpts import counted
 from engine.plan import Run
 from engine.stage import Made, Stage
 from schemas.errors import NothingMade
-from schemas.manifest import read_markers, rows_by_table
+from schemas.manifest import marker_names, read_markers, rows_by_table
 
 # What a stage counts of its rows that are there and cannot be used; in between those whose names begin so.
 _UNUSABLE = ("unscored", "fallback_")
@@ -53,7 +53,7 @@ def check_shard(run: Run, stage: Stage, made: Made) -> None:
 def _check_scorers(run: Run, stage: Stage, made: Made) -> None:
     """Raise NothingMade where one of several scorers gave no score in a stage's first shard."""
     scores = made.tables.get("scores")
-    if scores is None or read_markers(run.folder(stage)):
+    if scores is None or marker_names(run.folder(stage)):
         return
     for scorer in scores["scorer"].unique().to_pylist():
         own = scores.filter(pc.equal(scores["scorer"], scorer))

@@ -64,8 +64,12 @@ class _State:
 
     def is_settled(self) -> bool:
         """True if a change from now on would show: its last one is some time ago by the clock of now."""
-        last = max(self.modified, self.changed)
-        return time.time_ns() - last > _RACY_NANOSECONDS
+        return is_settled(max(self.modified, self.changed))
+
+
+def is_settled(changed: int) -> bool:
+    """True if a change of a file from now on would show; `changed`: its last one, in nanoseconds."""
+    return time.time_ns() - changed > _RACY_NANOSECONDS
 
 
 def _state_of(path: Path) -> _State:
@@ -93,7 +97,7 @@ def _entry(path: Path, state: _State, digest: str) -> str:
 
 def _remembered(path: Path, state: _State) -> str | None:
     """The digest that is remembered of a file in this state; None where there is none, or a damaged one."""
-    if not _only_we_write(_memory_folder()):
+    if not only_we_write(_memory_folder()):
         return None
     try:
         handle = os.open(_memory_file(path, state), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -111,7 +115,7 @@ def _remember(path: Path, state: _State, digest: str) -> None:
     with contextlib.suppress(OSError):
         memory.parent.parent.mkdir(parents=True, exist_ok=True)
         memory.parent.mkdir(mode=0o700, exist_ok=True)
-        if not _only_we_write(memory.parent):
+        if not only_we_write(memory.parent):
             return
         # Made exclusively and under a name that nobody can guess.
         handle, temporary = tempfile.mkstemp(dir=memory.parent)
@@ -120,7 +124,7 @@ def _remember(path: Path, state: _State, digest: str) -> None:
         os.replace(temporary, memory)
 
 
-def _only_we_write(folder: Path) -> bool:
+def only_we_write(folder: Path) -> bool:
     """True if a folder is ours and nobody else may write into it: what others write is not believed."""
     try:
         found = folder.lstat()

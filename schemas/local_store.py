@@ -7,16 +7,17 @@ is forced too, so that a power cut cannot undo the rename. What a killed process
 import contextlib
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from schemas import disk, locks
-from schemas.digest import content_digest, sha256_file
+from schemas import disk, locks, seen
+from schemas.digest import sha256_file
 from schemas.errors import UserError
-from schemas.listing import Entry
+from schemas.listing import Entry, entry_of
 
 _LOCK = ".lock"
 _SWAP = ".swap"  # held for the moment in which a file is compared and replaced
@@ -81,16 +82,21 @@ class LocalStore:
         self._check_folders()
         if not self.root.is_dir():
             return []
+        matches = re.compile(fnmatch.translate(pattern)).match
         found: list[Entry] = []
         with disk.naming(self.root), os.scandir(self.root) as listing:
             for item in listing:
-                if item.name.startswith(".") or not fnmatch.fnmatchcase(item.name, pattern):
+                if item.name.startswith(".") or not matches(item.name):
                     continue
-                state = disk.state_of(Path(item.path))
-                if state is not None and stat.S_ISREG(state.st_mode):
-                    stamp = f"{state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-                    found.append(Entry(item.name, state.st_size, stamp))
-        return sorted(found, key=lambda entry: entry.name)
+                try:
+                    state = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(state.st_mode):
+                    found.append(entry_of(item.name, state))
+                else:
+                    disk.state_of(Path(item.path))  # refuses what is no folder either
+        return sorted(found)  # by their names
 
     def exists(self, name: str = "") -> bool:
         return self._path(name).exists()
@@ -179,7 +185,7 @@ class LocalStore:
         return self._path(name)
 
     def digest_of(self, name: str) -> str:
-        return content_digest(self._file(name))
+        return seen.digest_of(self._file(name))
 
     def where(self, name: str = "") -> str:
         return str(self.root / name)

@@ -3,65 +3,58 @@
     facts.json        what the folder is made from; written first, so that an unfinished folder can be
                       compared with a recipe. Their fingerprint is the folder's name
     00007.json        marker of a finished shard: its files with sha256, size and rows, the digests of the
-                      shards it was made from, its counts
+                      shards it was made from, its counts (schemas/markers.py)
     00007.TABLE.parquet
+    block-00003.json  while not every shard is there: many markers in one file (schemas/blocks.py)
     manifest.json     facts and all markers once every shard is there, with the totals; written last
 
-Nothing here holds a time or a host's name: the same inputs give the same bytes. What no marker names does not
-exist; a manifest that does not sum up the markers beside it is refused. `plan.json` in the run's folder names
-the folders that the last `engine precompute` made or was making. Markers, manifests and plans are sealed.
+Nothing that shards, markers and manifests hold is a time or a host's name: the same inputs give the same
+bytes. What no marker names does not exist. `plan.json` in the run's folder names the folders that the last
+`engine precompute` made or was making. Markers, manifests and plans are sealed.
+
+`look` tells what is finished by one listing of the folder and the manifest, however many shards there are. A
+manifest is refused where the listing shows a marker more or less than it sums up, or one of another size. A
+marker that was changed and kept its size is not seen there, and need not be: what the manifest says was
+written when the shard was whole. `confirmed` sees it (for `engine precompute`, which makes the marker again),
+and so does `engine verify`, which reads everything. What a Parquet file holds is compared with its sha256
+whenever it is opened (`verify`).
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from schemas.digest import content_digest, fingerprint, sha256_file
-from schemas.records import AGAIN, Damaged, damaged, read_record, sealed_bytes
+from schemas.blocks import read_parts
+from schemas.digest import is_settled, sha256_file
+from schemas.manifest_file import MANIFEST as MANIFEST
+from schemas.manifest_file import Facts as Facts
+from schemas.manifest_file import Manifest as Manifest
+from schemas.manifest_file import check_markers as check_markers
+from schemas.manifest_file import folder_name as folder_name
+from schemas.manifest_file import markers_in as markers_in
+from schemas.manifest_file import read_manifest as read_manifest
+from schemas.manifest_file import write_manifest as write_manifest
+from schemas.markers import File as File
+from schemas.markers import Marker as Marker
+from schemas.markers import file_name as file_name
+from schemas.markers import marker_name as marker_name
+from schemas.markers import marker_names as marker_names
+from schemas.markers import read_each
+from schemas.markers import read_marker as read_marker
+from schemas.markers import rows_by_table as rows_by_table
+from schemas.markers import shard_name as shard_name
+from schemas.markers import write_marker as write_marker
+from schemas.records import AGAIN, Damaged, damaged
 from schemas.records import json_bytes as json_bytes
 from schemas.records import read_json as read_json
-from schemas.store import Store
+from schemas.seen import digest_of, seen_in
+from schemas.shard_columns import ShardColumns, columns_of, joined, same
+from schemas.store import Entry, Store
 
-MANIFEST = "manifest.json"
 FACTS = "facts.json"
 PLAN = "plan.json"
 RECIPE = "recipe.toml"  # every default written out
 METRICS = "metrics.jsonl"  # of a train folder: a line for each step, and for each evaluation
-
-Facts = dict[str, Any]
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class File:
-    """One Parquet file of a shard: rows of one table. `size`: in bytes; older markers do not have it."""
-
-    name: str
-    table: str
-    rows: int
-    sha256: str
-    size: int | None = None
-
-
-@dataclass(frozen=True)
-class Marker:
-    """A finished shard. `made_from`: stage -> digest of the marker read; `counts`: what the stage counted."""
-
-    shard: int
-    files: tuple[File, ...]
-    made_from: dict[str, str]
-    counts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """Fingerprint of the whole marker: of the shard's files and of all that they were made from."""
-        value = asdict(self)
-        for file in value["files"]:
-            del file["size"]  # the sha256 says more; without it the digest is that of older markers
-        return fingerprint(value)
 
 
 @dataclass(frozen=True)
@@ -73,146 +66,96 @@ class Planned:
     facts: Facts
 
 
+Refused = Callable[[int, Damaged], None]  # is told of a shard whose marker is not what was written
+
+
 @dataclass(frozen=True)
-class _Manifest:
-    """manifest.json."""
+class Finished:
+    """What of a stage's folder is finished at one moment.
 
-    facts: Facts
-    rows: dict[str, int]
-    counts: dict[str, int]
-    shards: tuple[Marker, ...]
+    `entries`: the files there, by their names; `manifest`: None where not every shard is there."""
 
-
-def folder_name(stage: str, facts: Facts) -> str:
-    """The name of a stage's folder: its facts settle it."""
-    return f"{stage}-{fingerprint(facts)}"
+    folder: Store
+    entries: dict[str, Entry]
+    shards: ShardColumns
+    manifest: Manifest | None = None
 
 
-def shard_name(shard: int) -> str:
-    """00007: what the names of a shard's files begin with."""
-    return f"{shard:05d}"
+def refuse(shard: int, error: Damaged) -> None:
+    """Raise the error: the first marker that is not what was written ends the look."""
+    raise error
 
 
-def file_name(shard: int, table: str) -> str:
-    """The name of a shard's rows of a table."""
-    return f"{shard_name(shard)}.{table}.parquet"
+def look(folder: Store) -> Finished:
+    """What is finished of a folder, by one listing and its manifest, also while shards are being made.
+
+    Raises Damaged for a manifest that does not sum up the markers beside it, or, where there is none yet, for
+    a marker that is not what was written."""
+    try:
+        return _look(folder)
+    except (Damaged, FileNotFoundError):
+        return _look(folder)  # it may have been listed while somebody finished it, or took it back
 
 
-def marker_name(shard: int) -> str:
-    """The name of a shard's marker."""
-    return f"{shard_name(shard)}.json"
+def _look(folder: Store) -> Finished:
+    entries = {entry.name: entry for entry in folder.entries()}
+    if MANIFEST in entries:
+        manifest = read_manifest(folder, entries)
+        return Finished(folder, entries, manifest.shards, manifest)
+    return look_past_manifest(folder, refuse, entries)
 
 
-def _as_json(marker: Marker) -> dict[str, Any]:
-    value = asdict(marker)
-    for file in value["files"]:
-        if file["size"] is None:
-            del file["size"]
-    return value
+def tried(folder: Store) -> Finished | Damaged:
+    """What `look` finds, or what it raises."""
+    try:
+        return look(folder)
+    except Damaged as error:
+        return error
 
 
-def read_marker(folder: Store, shard: int) -> Marker | None:
-    """The marker of a finished shard, else None. Raises Damaged where it is none any more."""
-    name = marker_name(shard)
-    if not folder.exists(name):
-        return None
-    marker = read_record(folder, name, Marker, must_be_sealed=_has_sizes)
-    problem = _problem(marker, shard)
-    if problem:
-        raise damaged(folder.where(name), problem)
-    return marker
+def look_past_manifest(folder: Store, refused: Refused, entries: dict[str, Entry] | None = None) -> Finished:
+    """What the markers themselves say, whether there is a manifest or not."""
+    if entries is None:
+        entries = {entry.name: entry for entry in folder.entries()}
+    parts = read_parts(folder, entries, markers_in(entries.values()), refused)
+    return Finished(folder, entries, joined(parts))
 
 
-def _has_sizes(marker: Marker) -> bool:
-    """True if the marker says how large its files are; what was written before there were seals does not."""
-    return any(file.size is not None for file in marker.files)
+def read_markers(folder: Store) -> ShardColumns:
+    """All finished shards of a folder in order, also while others are being made. See `look`."""
+    return look(folder).shards
 
 
-def _problem(marker: Marker, shard: int) -> str | None:
-    """Why a marker cannot be the one of the shard; it names no file but its own."""
-    from schemas.tables import TABLES
+def confirmed(finished: Finished, refused: Refused, most: int | None = None) -> Finished:
+    """The same after a look into every marker; without its manifest where one says something else.
 
-    if marker.shard != shard:
-        return f"it is the marker of shard {marker.shard}"
-    for file in marker.files:
-        if file.table not in TABLES or file.name != file_name(shard, file.table):
-            return f"it names {ascii(file.name)[:80]}, which is no file of its shard"
-        if not _SHA256.fullmatch(file.sha256):
-            return f"the sha256 of {file.name} is no such digest"
-    return None
-
-
-def read_markers(folder: Store) -> list[Marker]:
-    """All finished shards of a folder in order, also while others are being made.
-
-    Raises Damaged for a marker that is not what was written, or a manifest that does not sum them up."""
-    markers: list[Marker] = []
-    for name in marker_names(folder):
-        marker = read_marker(folder, int(name.removesuffix(".json")))
-        if marker is not None:  # it may have been taken back just now
-            markers.append(marker)
-    if folder.exists(MANIFEST):
-        read_manifest(folder, markers)
-    return markers
-
-
-def marker_names(folder: Store) -> list[str]:
-    """The names of the markers that are there, in order."""
-    names = [name for name in folder.names("[0-9]*.json") if _is_marker(name)]
-    return sorted(names, key=lambda name: int(name.removesuffix(".json")))
+    A marker that was read before and was not written again is not read once more (schemas/seen.py). Where
+    more than `most` would have to be read, none is."""
+    folder, columns = finished.folder, finished.shards
+    memory = seen_in(folder.where())
+    entries = [finished.entries[name] for name in columns.marker_names()]
+    unknown = {place: entries[place] for place in memory.unknown(entries, columns.digests)}
+    if not unknown or (most is not None and len(unknown) > most):
+        return finished
+    settled = {entry.name for entry in unknown.values() if is_settled(entry.changed)}
+    read: dict[int, tuple[Marker, int]] = {}
+    for entry, marker in read_each(folder, list(unknown.values()), refused):
+        read[marker.shard] = (marker, entry.size)
+        if entry.name in settled:
+            memory.note(entry, marker.digest)
+    memory.write()
+    if all(_is_same(columns, place, read) for place in unknown):
+        return finished
+    markers: list[tuple[Marker, int]] = list(read.values())
+    for place in range(len(columns)):
+        if place not in unknown:
+            markers.append((columns[place], columns.sizes[place]))
+    return Finished(folder, finished.entries, columns_of(markers))
 
 
-def _is_marker(name: str) -> bool:
-    digits = name.removesuffix(".json")
-    return digits.isascii() and digits.isdigit() and marker_name(int(digits)) == name
-
-
-def write_marker(folder: Store, marker: Marker) -> None:
-    """Make a shard's files real."""
-    folder.put(marker_name(marker.shard), sealed_bytes(_as_json(marker)))
-
-
-def _manifest_of(facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
-    """What a manifest says: the sum of its markers."""
-    rows: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    shards = []
-    for marker in markers:
-        rows.update(rows_by_table(marker))
-        counts.update(marker.counts)
-        shards.append(_as_json(marker))
-    return {"facts": facts, "rows": dict(rows), "counts": dict(counts), "shards": shards}
-
-
-def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> dict[str, Any]:
-    """Write a folder's manifest, once all its shards are there, and return it."""
-    manifest = _manifest_of(facts, markers)
-    folder.put(MANIFEST, sealed_bytes(manifest))
-    return manifest
-
-
-def read_manifest(folder: Store, markers: Iterable[Marker]) -> dict[str, Any]:
-    """A folder's manifest, which sums up exactly these markers: those beside it. Raises Damaged."""
-    read = read_record(
-        folder, MANIFEST, _Manifest, must_be_sealed=lambda manifest: any(map(_has_sizes, manifest.shards))
-    )
-    where = folder.where(MANIFEST)
-    if folder.name != folder_name(str(read.facts.get("stage")), read.facts):
-        raise damaged(where, "its facts are not those that the folder is named by")
-    there = {marker.shard: marker for marker in markers}
-    summed = {marker.shard: marker for marker in read.shards}
-    for shard in sorted(there.keys() | summed.keys()):
-        if there.get(shard) != summed.get(shard):
-            raise damaged(
-                where, f"what it says of shard {shard} is not what {marker_name(shard)} beside it says"
-            )
-    if [marker.shard for marker in read.shards] != sorted(there):
-        raise damaged(where, "it lists a shard twice, or out of order")
-    manifest = _manifest_of(read.facts, read.shards)
-    for key, total in (("rows", read.rows), ("counts", read.counts)):
-        if total != manifest[key]:
-            raise damaged(where, f"its {key} are not the sum of its shards")
-    return manifest
+def _is_same(columns: ShardColumns, place: int, read: dict[int, tuple[Marker, int]]) -> bool:
+    shard = columns.numbers[place]
+    return shard in read and same(columns, place, read[shard][0])
 
 
 def read_facts(folder: Store) -> Facts:
@@ -223,14 +166,6 @@ def read_facts(folder: Store) -> Facts:
     if folder.name != folder_name(str(facts.get("stage")), facts):
         raise damaged(folder.where(FACTS), "its facts are not those that the folder is named by")
     return facts
-
-
-def rows_by_table(marker: Marker) -> Counter[str]:
-    """How many rows of each table a shard has."""
-    rows: Counter[str] = Counter()
-    for file in marker.files:
-        rows[file.table] += file.rows
-    return rows
 
 
 def check(folder: Store, file: File) -> None:
@@ -247,7 +182,8 @@ def verify(folder: Store, file: File, *, afresh: bool = False) -> Path:
     Raises Damaged where the file is gone or is another one."""
     _check_size(folder, file)
     path = folder.local_file(file.name, file.sha256, afresh=afresh)
-    digest = sha256_file(path) if afresh else content_digest(path)
+    digest = sha256_file(path) if afresh else digest_of(path)
+    seen_in(path.parent).write()
     if digest != file.sha256:
         raise _not_as_marked(folder, file)
     return path

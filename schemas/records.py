@@ -4,6 +4,7 @@ A disk, a person or another program may have changed one; so it is sealed (`sche
 and types are checked. What was written before there were seals is read without one.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,8 +15,8 @@ from schemas.sealed import SEAL, seal, unsealed
 from schemas.shapes import ShapeError, shaped
 from schemas.store import Store
 
-# The manifest of 4,096 shards has 4 MB.
-_MOST_BYTES = 256 << 20
+# The manifest of a million shards has about 100 MB for each of its files.
+MOST_BYTES = 256 << 20
 AGAIN = "run the same `engine precompute` again, which makes it anew"
 _Kind = TypeVar("_Kind")
 
@@ -49,30 +50,63 @@ def read_json(folder: Store, name: str, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON object of ours without its digest.
 
     Raises Damaged with the remedy where it is not JSON any more, or not what was sealed."""
-    value = _loaded(folder, name, remedy)[0]
+    value = _loaded(read_bytes(folder, name, remedy), folder.where(name), remedy)
     opened = unsealed(value)
     if opened is None:
         raise damaged(folder.where(name), "its content is not what its own sha256 says", remedy)
     return opened
 
 
-def _loaded(folder: Store, name: str, remedy: str) -> tuple[dict[str, Any], bytes]:
-    """A JSON object as it lies there, and its bytes."""
-    where = folder.where(name)
+def read_bytes(folder: Store, name: str, remedy: str = AGAIN) -> bytes:
+    """The bytes of a JSON file of ours. Raises Damaged for one that is larger than any of ours."""
+    size = folder.size(name)
+    if size > MOST_BYTES:
+        raise damaged(folder.where(name), f"it has {size:,} bytes", remedy)
+    return folder.read(name)
+
+
+def _loaded(data: bytes, where: str, remedy: str) -> dict[str, Any]:
+    """A JSON object as it lies there."""
     try:
-        size = folder.size(name)
-        if size > _MOST_BYTES:
-            raise damaged(where, f"it has {size:,} bytes", remedy)
-        data = folder.read(name)
         value = json.loads(data.decode())
         canonical(value)  # can be written again: it holds no half of a surrogate pair
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise damaged(where, f"it is not JSON any more ({error})", remedy) from None
     if not isinstance(value, dict):
         raise damaged(where, "it is not a JSON object", remedy)
-    return value, data
+    return value
+
+
+def compact_bytes(value: dict[str, Any]) -> bytes:
+    """JSON for long columns, in one line, with its digest in front: checked by one pass over the bytes."""
+    body = canonical(value)
+    return _compact_head(hashlib.sha256(body).hexdigest()) + body[1:] + b"\n"
+
+
+def _compact_head(digest: str) -> bytes:
+    return f'{{"{SEAL}":"{digest}",'.encode()
+
+
+_COMPACT_HEAD = len(_compact_head(64 * "0"))
+
+
+def is_compact(data: bytes) -> bool:
+    """True for the bytes that `compact_bytes` writes, damaged or not, as long as they begin so."""
+    return data.startswith(f'{{"{SEAL}":'.encode())
+
+
+def compact_value(data: bytes, where: str, remedy: str = AGAIN) -> dict[str, Any]:
+    """What `compact_bytes` wrote. Raises Damaged where it is not, to the last byte, what was written."""
+    body = b"{" + data[_COMPACT_HEAD:-1]
+    head = _compact_head(hashlib.sha256(body).hexdigest())
+    if data[:_COMPACT_HEAD] != head or data[-1:] != b"\n":
+        raise damaged(where, "its content is not what its own sha256 says", remedy)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise damaged(where, f"it is not JSON any more ({error})", remedy) from None
+    assert isinstance(value, dict), "it begins with a brace"
+    return value
 
 
 def read_record(
@@ -86,8 +120,19 @@ def read_record(
 
     A sealed one has to be what `sealed_bytes` writes, to the last byte. `must_be_sealed`: False for what may
     be from before there were seals."""
-    value, data = _loaded(folder, name, remedy)
-    where = folder.where(name)
+    data = read_bytes(folder, name, remedy)
+    return record_of(data, folder.where(name), kind, remedy, must_be_sealed)
+
+
+def record_of(
+    data: bytes,
+    where: str,
+    kind: type[_Kind],
+    remedy: str = AGAIN,
+    must_be_sealed: Callable[[_Kind], bool] = lambda record: True,
+) -> _Kind:
+    """The bytes of a JSON file of ours as a dataclass; see `read_record`."""
+    value = _loaded(data, where, remedy)
     opened = unsealed(value)
     if opened is None or (opened is not value and json_bytes(value) != data):
         raise damaged(where, "its content is not what its own sha256 says", remedy)

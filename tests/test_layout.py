@@ -29,6 +29,7 @@ WRITERS = {
     "schemas/mirror.py": "removes such copies",
     "schemas/bucket.py": "fills a local path that the cache gave it",
     "schemas/digest.py": "remembers digests in the user's cache folder",
+    "schemas/seen.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "schemas/model_copies.py": "fills local paths that a store gave it",
     "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",

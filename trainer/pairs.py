@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST, Facts, Marker, read_manifest, read_markers, verify
+from schemas.loading import no_garbage
+from schemas.manifest import Facts, Marker, look, verify
 from schemas.plans import read_plan
 from schemas.store import Store, open_store
 from schemas.tables import TABLES
@@ -94,15 +95,17 @@ def open_pairs(where: str | Path | Store, needs: tuple[str, ...] = (), loss: str
             "add one and run `engine precompute` again"
         )
     folder = run.child(name)
-    markers = read_markers(folder)
-    if not folder.exists(MANIFEST) or len(markers) != shards:
+    with no_garbage():
+        finished = look(folder)
+    markers = finished.shards
+    if finished.manifest is None or len(markers) != shards:
         raise UserError(
             f"{folder} is unfinished, {len(markers)} of {shards} shards are there: "
             "run `engine precompute` again to make the rest"
         )
     pairs = Pairs(
         folder=folder,
-        facts=read_manifest(folder, markers)["facts"],
+        facts=finished.manifest.facts,
         markers=tuple(markers),
         needs=needs,
     )

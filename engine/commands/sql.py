@@ -102,11 +102,12 @@ def _answer(run: str, query: str | None, form: str, output: Path | None, timeout
         # Imported while that process begins.
         import polars  # noqa: F401
 
-        from engine.table_files import table_files, unfinished
+        from engine.table_files import RunFiles
 
-        store = open_store(run)
-        process.open(table_files(store))
-        not_all = unfinished(store)
+        files = RunFiles(open_store(run))
+        named = None if query is None else process.named(text_of(query), timeout)
+        process.open(files.of_tables(named) if named else files.of_tables())
+        not_all = files.unfinished()
         if not_all:
             say(f"not all is made: {', '.join(not_all)}", err=True)
         if query is None:

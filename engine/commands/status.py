@@ -10,7 +10,8 @@ import click
 from schemas.commands import RUN, settings_option
 from schemas.errors import UserError
 from schemas.fetching import nothing_fetched
-from schemas.manifest import Marker, Planned, read_markers, rows_by_table
+from schemas.loading import no_garbage
+from schemas.manifest import Planned, tried
 from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
 from schemas.records import Damaged, what_of
@@ -19,7 +20,12 @@ from schemas.screen_tables import as_table
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
+    from engine.gaps import Looked
     from engine.plan import Run
+
+
+# Files and bytes that are read to see damage in them, of those that are not known from before.
+_MOST_READ = (256, 64 << 20)
 
 
 @click.command("status")
@@ -60,6 +66,7 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
     """Print a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
     from engine import made_with
     from engine.plan import plan
+    from engine.table_files import looks
 
     store = open_store(where)
     try:
@@ -69,39 +76,45 @@ def status(where: str | Path | Store, recipe: Recipe) -> None:
         # The input or the model may be gone for good: what was made of them is still there.
         _print_without_recipe(store, error)
         return
-    _print_table(store, list(run.planned.values()), run.shards)
-    _print_differences(run)
+    planned = list(run.planned.values())
+    looked = looks(store, planned)
+    _print_table(planned, run.shards, looked)
+    _print_differences(run, looked)
     for line in made_with.shown(run):
         say(line)
-    _print_rejects(store)
+    _print_rejects(store, looked)
 
 
 def _print_without_recipe(store: Store, error: UserError) -> None:
     """Show what is there, where what the recipe asks for now cannot be known."""
-    _print_table(store, *read_plan(store))
+    from engine.table_files import looks
+
+    planned, shards = read_plan(store)
+    looked = looks(store, planned)
+    _print_table(planned, shards, looked)
     say(f"whether this is still what the recipe asks for cannot be said: {error}")
-    _print_rejects(store)
+    _print_rejects(store, looked)
 
 
-def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
+def _print_table(planned: Sequence[Planned], shards: int, looked: "Looked") -> None:
     import polars as pl
 
     rows = []
     damaged: list[str] = []
     for stage in planned:
-        markers: list[Marker] = []
-        try:
-            markers = read_markers(store.child(stage.folder))
-        except Damaged as error:
-            damaged.append(what_of(error))
+        made = 0
         tables: Counter[str] = Counter()
-        for marker in markers:
-            tables.update(rows_by_table(marker))
+        found = looked[stage.folder]
+        if isinstance(found, Damaged):
+            damaged.append(what_of(found))
+        else:
+            made = len(found.shards)
+            tables = found.shards.rows_by_table()
         counts = [f"{count:,} {table}" for table, count in sorted(tables.items())]
         rows.append(
             {
                 "folder": stage.folder,
-                "shards": f"{len(markers)}/{shards}",
+                "shards": f"{made}/{shards}",
                 "rows": ", ".join(counts) or "none yet",
             }
         )
@@ -111,16 +124,23 @@ def _print_table(store: Store, planned: Sequence[Planned], shards: int) -> None:
         say(f"{what}, so its folder is not counted: `engine precompute` makes it again")
 
 
-def _print_differences(run: "Run") -> None:
+def _print_differences(run: "Run", looked: "Looked") -> None:
     """Say which folders and shards are not what the recipe asks for, and why."""
-    from engine.gaps import Damage, missing, stale_shards
+    from engine.gaps import Damage, survey
     from engine.plan import what_changed
+    from schemas.contents import Allowance
 
     damages: list[Damage] = []
-    missing(run, damages.append)
+    allowance = Allowance(*_MOST_READ)
+    with no_garbage():
+        stale = survey(run, damages.append, allowance, looked).stale
     for damage in damages:
         say(f"{damage.what}: `engine precompute` makes it again")
-    stale = stale_shards(run)
+    if allowance.left_out:
+        say(
+            f"what {allowance.left_out:,} files hold was not looked at, since it would take long: "
+            f"`engine verify {run.store}` reads all"
+        )
     if stale:
         say(
             f"{stale} shards were made from shards that are not there any more: "
@@ -131,18 +151,29 @@ def _print_differences(run: "Run") -> None:
             say(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
 
 
-def _print_rejects(store: Store) -> None:
-    import duckdb
+def _print_rejects(store: Store, looked: "Looked") -> None:
+    """How many rows each stage refused, by reason; of very many files the first ones are read."""
+    from engine.make import read_file
+    from engine.table_files import files_of
 
-    from engine import sql
-
+    reasons: Counter[tuple[str, str]] = Counter()
+    left = _MOST_READ[0]
+    unread = 0
     try:
-        rejects = sql.views(store)["rejects"]
+        for planned in read_plan(store)[0]:
+            found = looked.get(planned.folder) or tried(store.child(planned.folder))
+            if isinstance(found, Damaged):
+                raise found
+            files = files_of(found, ["rejects"])
+            unread += sum(file.rows for file in files[left:])
+            for file in files[:left]:
+                rows = read_file(found.folder, file)
+                reasons.update(zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+            left -= len(files[:left])
     except Damaged as error:
         say(f"what was refused cannot be counted: {error}")
         return
-    with duckdb.connect() as con:
-        con.register("rejects", rejects)
-        rows = con.sql("select stage, reason, count(*) from rejects group by all order by all").fetchall()
-    for stage, reason, count in rows:
+    for (stage, reason), count in sorted(reasons.items()):
         say(f"rejects: {count:,} {reason} in {stage}")
+    if unread:
+        say(f"rejects: {unread:,} more in files that were not read; `engine sql {store} rejects` counts all")

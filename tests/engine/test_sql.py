@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from engine import sql
+from engine.commands.sql import _answer
 from schemas.errors import UserError
 from schemas.store import open_store
 from tests.conftest import ROOT, command
@@ -103,6 +104,40 @@ def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
     assert (
         sql.query(sql.closed(sql.views(open_store(run))), "select * from pairs", 10).read_all().num_rows == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "tables"),
+    [
+        ("select count(*) from pairs", ["pairs"]),
+        ("from Pairs semi join main.scores on true", ["pairs", "scores"]),
+        ("with a as (from prompts) select (select max(score) from scores) from a", ["prompts", "scores"]),
+        ("with pairs as (from prompts) from pairs", ["prompts"]),
+        ("select * from query('from logprobs')", ["logprobs"]),
+        ("describe rejects", ["rejects"]),
+        # Whatever tells of all tables is shown all of them.
+        ("show tables", None),
+        ("from pairs, duckdb_tables()", None),
+        ("select * from information_schema.tables, pairs", None),
+        ("select 1", None),
+        ("selec 1", None),
+        ("select 1; from pairs", None),
+    ],
+)
+def test_the_tables_that_a_query_reads(text, tables):
+    assert sql.tables_named(text, 256) == tables
+
+
+def test_a_query_needs_no_table_that_it_does_not_name(made_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    path = next(run.glob("given-*/*.scores.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    _answer(str(run), "select count(*) as n from pairs", "csv", None, 60, 1024)
+    assert capsys.readouterr().out == "n\n303\n"
+    for text in ("select count(*) from pairs, scores", "show tables"):
+        with pytest.raises(UserError, match=rf"{path.name}: damaged"):
+            _answer(str(run), text, "csv", None, 60, 1024)
 
 
 def test_the_shards_are_plain_parquet_for_anyone(made_run):
