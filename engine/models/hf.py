@@ -8,10 +8,11 @@ Safetensors only; no code from the hub is run.
                of a model that does not run packed, transformers' `generate`, a batch at a time (drawing.py)
 """
 
+import contextlib
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,6 +192,8 @@ class HF:
         progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
         """Up to `_GENERATE_ROWS` samples side by side; where one ends the next begins, if the model can."""
+        if not prompts:
+            return []  # and no weights are loaded for it
         with self._lock:
             wanted: list[_Wanted] = []
             for number, prompt in enumerate(prompts):
@@ -200,9 +203,11 @@ class HF:
             progress.want(len(wanted))
             sample_of: dict[tuple[int, int], Sample] = {}
             draw = self._draw_refilled if self._decodes else self._draw_in_batches
-            for one, sample in draw(wanted, prompts, seeds, sampling):
-                sample_of[one.prompt, one.index] = sample
-                progress.done(1, len(sample.ids))
+            # Closed at once where something fails, so that the model attends as before.
+            with contextlib.closing(draw(wanted, prompts, seeds, sampling)) as samples:
+                for one, sample in samples:
+                    sample_of[one.prompt, one.index] = sample
+                    progress.done(1, len(sample.ids))
             result: list[list[Sample]] = []
             for number in range(len(prompts)):
                 result.append([sample_of[number, index] for index in range(sampling.n)])
@@ -215,7 +220,7 @@ class HF:
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
-    ) -> Iterator[tuple["_Wanted", Sample]]:
+    ) -> Generator[tuple["_Wanted", Sample]]:
         """Every sample as it ends. Long prompts come first: the cache then has its length early."""
         ordered = sorted(wanted, key=lambda one: (-one.length, one.prompt, one.index))
         asked: list[Wanted] = []
@@ -226,11 +231,12 @@ class HF:
             self.text,
             asked,
             sampling,
-            rows=_GENERATE_ROWS,
+            rows=min(_GENERATE_ROWS, len(asked)),
             tokens=self._batch_tokens,
         )
-        for place, sample in samples:
-            yield ordered[place], sample
+        with contextlib.closing(samples):
+            for place, sample in samples:
+                yield ordered[place], sample
 
     def _draw_in_batches(
         self,
@@ -238,7 +244,7 @@ class HF:
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
-    ) -> Iterator[tuple["_Wanted", Sample]]:
+    ) -> Generator[tuple["_Wanted", Sample]]:
         """Every sample of batches that begin and end together."""
         for rows in _side_by_side(wanted):
             samples = draw_batch(

@@ -4,7 +4,7 @@ A prompt is run once for the samples of it that begin together. One that begins 
 under way takes over what that one's row has of the prompt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ def draw_refilled(
     sampling: Sampling,
     rows: int,
     tokens: int,
-) -> Iterator[tuple[int, Sample]]:
+) -> Generator[tuple[int, Sample]]:
     """The place of each wanted sample and the sample, as they end; up to `rows` are drawn side by side.
 
     `tokens`: of prompts that begin in one pass, unless a single one has more. Of a prompt whose samples stand

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine.models.hf import HF
+from engine.progress import StageProgress
 from schemas.forward.rows import Rows
 from schemas.sections import Sampling
 from tests.engine.test_hf import open_hf
@@ -131,6 +132,26 @@ def test_one_long_sample_holds_no_others(model_path, monkeypatch):
     steps = len(fed)
     assert max(lengths) > 2 * np.mean(lengths)
     assert steps < sum(lengths) / 4 + max(lengths)
+
+
+def test_a_call_that_fails_on_the_way_leaves_the_model_as_it_was(model_path):
+    """What is told of its progress fails, as where a run is stopped; the next call knows nothing of it."""
+    model = open_hf(model_path)
+    prompts, seeds = asked(1)
+    sampling = Sampling(max_tokens=6)
+    scored = model.logprobs(prompts, [[prompt] for prompt in prompts])
+
+    class Stopped(StageProgress):
+        def done(self, responses: int, tokens: int) -> None:
+            raise KeyboardInterrupt
+
+    wanted = model.generate(prompts, seeds, sampling)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(prompts, seeds, sampling, Stopped())
+    again = model.logprobs(prompts, [[prompt] for prompt in prompts])
+    assert [group[0].tolist() for group in again] == [group[0].tolist() for group in scored]
+    found = model.generate(prompts, seeds, sampling)
+    assert [group[0].ids for group in found] == [group[0].ids for group in wanted]
 
 
 def test_rows_keep_what_is_theirs_when_others_end():
