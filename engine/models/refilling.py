@@ -17,6 +17,7 @@ from engine.models.stopping import StopStrings, all_stop_ids, with_said
 from engine.text import Text
 from schemas.forward.decoding import DECODING, next_logits, step_of
 from schemas.forward.generating import attending
+from schemas.forward.linears import packed_linears
 from schemas.forward.logps import decoder_and_head
 from schemas.forward.rows import Rows
 from schemas.sections import Sampling
@@ -76,7 +77,7 @@ def draw_refilled(
     `tokens`: of prompts that begin in one pass, unless a single one has more. Of a prompt whose samples stand
     together among the wanted ones little is run twice."""
     drawing = _Drawing(model, text, wanted, sampling, rows, tokens)
-    with attending(model, DECODING):
+    with attending(model, DECODING), packed_linears(model):
         while drawing.is_under_way():
             yield from drawing.step()
 
