@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import draws
 from engine.endpoint.spec import Endpoint
 from engine.models import Model
 from engine.models.spec import ResolvedModel, Resolver, reference_spec
@@ -101,7 +102,7 @@ def plan(where: str | Path | Store, recipe: Recipe, workers: int = 1) -> Run:
             **_own_facts(stage, recipe, models, of_run),
         }
         # As JSON gives them back, so that they compare equal with those read from a folder.
-        facts = json.loads(json.dumps(facts))
+        facts = draws.as_finished(store, stage.name, json.loads(json.dumps(facts)))
         planned[stage.name] = Planned(stage.name, folder_name(stage.name, facts), facts)
     return Run(
         store=store,
@@ -209,7 +210,8 @@ def check_unchanged(run: Run, stages: Collection[Stage] = ()) -> None:
         if stage.scan:
             continue
         planned = run.planned[stage.name].facts
-        own = json.loads(json.dumps(_own_facts(stage, run.recipe, models, _FoldersOfRun(run.store))))
+        now = _own_facts(stage, run.recipe, models, _FoldersOfRun(run.store))
+        own = draws.like(planned, json.loads(json.dumps(now)))
         changes = difference(planned, planned | own)
         if changes:
             raise UserError(

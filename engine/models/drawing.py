@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
 
 from engine.models import Ids, Sample
-from engine.models.sampling import GumbelDraw, cut_at_stop
+from engine.models.sampling import cut_at_stop, draw
 from engine.models.shaping import Shaping, bad_word_ids, shapes_logits
 from engine.models.stopping import StopStrings, all_stop_ids, with_said
 from engine.text import Text
@@ -34,7 +34,11 @@ def draw_batch(
         pad_token_id=min(text.stop_ids),
         use_cache=True,
     )
-    draw = GumbelDraw(seeds, sampling, _shaping(text, prompts, sampling, stop_ids))
+    shaping = shaping_of(text, sampling, stop_ids)
+    if shaping is not None:
+        for prompt in prompts:
+            shaping.begin(prompt)
+    draws = _Draws(seeds, sampling, shaping)
     stop = _AtStopStrings(_stop_strings(text, sampling, len(prompts)), stop_ids)
     drawing: Any = model  # transformers' types do not say that it has `generate`
     with generating(model):
@@ -42,11 +46,11 @@ def draw_batch(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
-            logits_processor=[draw],
+            logits_processor=[draws],
             stopping_criteria=[stop] if sampling.stop else [],
         )
     new_ids = generated[:, ids.shape[1] :].tolist()
-    logps = torch.stack(draw.logps, 1).cpu().numpy()
+    logps = torch.stack(draws.logps, 1).cpu().numpy()
     samples: list[Sample] = []
     for row, (row_ids, row_logps) in enumerate(zip(new_ids, logps, strict=True)):
         sample = stop.sample(row, row_ids, row_logps) or cut_at_stop(row_ids, row_logps, stop_ids)
@@ -54,12 +58,36 @@ def draw_batch(
     return with_said(samples, text)
 
 
-def _shaping(text: Text, prompts: list[Ids], sampling: Sampling, stop_ids: list[int]) -> Shaping | None:
-    """What the recipe does to the logits of these prompts; None where it does nothing."""
+def shaping_of(text: Text, sampling: Sampling, stop_ids: list[int]) -> Shaping | None:
+    """What the recipe does to logits, without rows yet; None where it does nothing."""
     if not shapes_logits(sampling):
         return None
-    bad_words = bad_word_ids(text.tokenizer, sampling.bad_words)
-    return Shaping(sampling, prompts, stop_ids, bad_words)
+    return Shaping(sampling, stop_ids, bad_word_ids(text.tokenizer, sampling.bad_words))
+
+
+class _Draws(LogitsProcessor):
+    """Draws each step's tokens over transformers' greedy `generate`, which then picks what was drawn.
+
+    `logps`: for each step (rows,) float32, as `sampling.draw` gives them."""
+
+    def __init__(self, seeds: list[int], sampling: Sampling, shaping: Shaping | None):
+        self._seeds = seeds
+        self._sampling = sampling
+        self._shaping = shaping
+        self.logps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) scores of which the largest is the token drawn."""
+        logits = scores.float()
+        shaped = logits
+        if self._shaping is not None:
+            if self.logps:
+                self._shaping.add(input_ids[:, -1].tolist())
+            shaped = self._shaping(logits)
+        positions = [len(self.logps)] * len(self._seeds)
+        tokens, logps = draw(logits, shaped, self._seeds, positions, self._sampling)
+        self.logps.append(logps)
+        return torch.zeros_like(logits).scatter_(1, tokens[:, None], 1.0)
 
 
 def _stop_strings(text: Text, sampling: Sampling, rows: int) -> list[StopStrings]:

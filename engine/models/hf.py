@@ -4,12 +4,15 @@ Safetensors only; no code from the hub is run.
 
     logprobs   the packed forward pass that the trainer uses too (schemas/forward), in batches under a token
                budget; of a judge's questions that begin alike, the beginning is run once
-    generate   transformers' `generate`, a batch at a time (engine/models/drawing.py)
+    generate   token after token with rows that are taken by the next sample when one ends (refilling.py);
+               of a model that does not run packed, transformers' `generate`, a batch at a time (drawing.py)
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +23,14 @@ from engine.models import Ids, Sample
 from engine.models.batches import batches
 from engine.models.drawing import draw_batch
 from engine.models.finite import check_logps, check_samples
+from engine.models.refilling import Wanted, draw_refilled
 from engine.models.sharing import Shared, share
 from engine.models.spec import ResolvedModel
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
 from schemas.devices import batch_tokens
 from schemas.forward.attention import PACKED
+from schemas.forward.decoding import decodes
 from schemas.forward.layout import Ending, Response, pack
 from schemas.forward.load import load
 from schemas.forward.logps import decoder_and_head, token_logps
@@ -42,7 +47,9 @@ _GENERATE_ROWS = 64  # sequences sampled side by side; changes no sample
 
 
 class HF:
-    """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use."""
+    """Implements `engine.models.Model`. Tokenizer and weights are each loaded at first use.
+
+    Of several threads that call it one is served after the other: a verb changes how the model attends."""
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class HF:
         refused when it is loaded. `threads`: torch's, until `close`; 0 leaves them as they are."""
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads or self._threads_before)
+        self._lock = threading.RLock()
         self._resolved = model
         self._device = place
         self._planned = planned
@@ -78,6 +86,10 @@ class HF:
         check_unchanged(config, self._planned)
         return model
 
+    @functools.cached_property
+    def _decodes(self) -> bool:
+        return decodes(self._model)
+
     def close(self) -> None:
         """Give back memory, and torch's threads."""
         self.__dict__.pop("_model", None)
@@ -97,8 +109,17 @@ class HF:
         """Groups of like length are run together under the token budget.
 
         A prompt is run once for its responses, and again where they exceed the budget."""
-        if _are_questions(responses):
-            return self._next_tokens(prompts, responses, progress)
+        with self._lock:
+            if _are_questions(responses):
+                return self._next_tokens(prompts, responses, progress)
+            return self._responses(prompts, responses, progress)
+
+    def _responses(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        progress: StageProgress,
+    ) -> list[list[np.ndarray]]:
         progress.want(sum(map(len, responses)))
         logps_of: dict[tuple[int, int], np.ndarray] = {}
         for batch in batches(prompts, responses, self._batch_tokens):
@@ -170,34 +191,71 @@ class HF:
         sampling: Sampling,
         progress: StageProgress = NO_PROGRESS,
     ) -> list[list[Sample]]:
-        """Samples in batches of up to `_GENERATE_ROWS` sequences."""
-        wanted: list[_Wanted] = []
-        for number, prompt in enumerate(prompts):
-            room = self._resolved.response_room(len(prompt), sampling.max_tokens)
-            for index in range(sampling.n):
-                wanted.append(_Wanted(room, len(prompt), number, index))
-        progress.want(len(wanted))
-        sample_of: dict[tuple[int, int], Sample] = {}
+        """Up to `_GENERATE_ROWS` samples side by side; where one ends the next begins, if the model can."""
+        if not prompts:
+            return []  # and no weights are loaded for it
+        with self._lock:
+            wanted: list[_Wanted] = []
+            for number, prompt in enumerate(prompts):
+                room = self._resolved.response_room(len(prompt), sampling.max_tokens)
+                for index in range(sampling.n):
+                    wanted.append(_Wanted(room, len(prompt), number, index))
+            progress.want(len(wanted))
+            sample_of: dict[tuple[int, int], Sample] = {}
+            draw = self._draw_refilled if self._decodes else self._draw_in_batches
+            # Closed at once where something fails, so that the model attends as before.
+            with contextlib.closing(draw(wanted, prompts, seeds, sampling)) as samples:
+                for one, sample in samples:
+                    sample_of[one.prompt, one.index] = sample
+                    progress.done(1, len(sample.ids))
+            result: list[list[Sample]] = []
+            for number in range(len(prompts)):
+                result.append([sample_of[number, index] for index in range(sampling.n)])
+            check_samples(result, self._resolved)
+            return result
+
+    def _draw_refilled(
+        self,
+        wanted: list["_Wanted"],
+        prompts: Sequence[Ids],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> Generator[tuple["_Wanted", Sample]]:
+        """Every sample as it ends. Long prompts come first: the cache then has its length early."""
+        ordered = sorted(wanted, key=lambda one: (-one.length, one.prompt, one.index))
+        asked: list[Wanted] = []
+        for one in ordered:
+            asked.append(Wanted(one.prompt, prompts[one.prompt], seeds[one.prompt][one.index], one.room))
+        samples = draw_refilled(
+            self._model,
+            self.text,
+            asked,
+            sampling,
+            rows=min(_GENERATE_ROWS, len(asked)),
+            tokens=self._batch_tokens,
+        )
+        with contextlib.closing(samples):
+            for place, sample in samples:
+                yield ordered[place], sample
+
+    def _draw_in_batches(
+        self,
+        wanted: list["_Wanted"],
+        prompts: Sequence[Ids],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> Generator[tuple["_Wanted", Sample]]:
+        """Every sample of batches that begin and end together."""
         for rows in _side_by_side(wanted):
-            row_prompts = [prompts[row.prompt] for row in rows]
-            row_seeds = [seeds[row.prompt][row.index] for row in rows]
-            max_tokens = rows[0].room
             samples = draw_batch(
                 self._model,
                 self.text,
-                prompts=row_prompts,
-                seeds=row_seeds,
+                prompts=[prompts[row.prompt] for row in rows],
+                seeds=[seeds[row.prompt][row.index] for row in rows],
                 sampling=sampling,
-                max_tokens=max_tokens,
+                max_tokens=rows[0].room,
             )
-            for row, sample in zip(rows, samples, strict=True):
-                sample_of[row.prompt, row.index] = sample
-            progress.done(len(rows), sum(len(sample.ids) for sample in samples))
-        result: list[list[Sample]] = []
-        for number in range(len(prompts)):
-            result.append([sample_of[number, index] for index in range(sampling.n)])
-        check_samples(result, self._resolved)
-        return result
+            yield from zip(rows, samples, strict=True)
 
 
 @dataclass(frozen=True, order=True)

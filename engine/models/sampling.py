@@ -1,97 +1,111 @@
-"""Sampling on torch: a draw of each row by its own generator, over transformers' greedy `generate`.
+"""Sampling on torch: which token is drawn from a row of logits, and what the model itself gave it.
 
-argmax(log p + Gumbel noise) is a draw from p, so the noise is added to the scores and greedy decoding picks
-the token. A sample then depends on its prompt and seed alone, never on what is beside it in the batch.
+argmax(log p + Gumbel noise) is a draw from p. The noise is a function of (seed, position, token), so a sample
+depends on its prompt and seed alone, never on what is beside it in the batch, and on every type of device it
+is the same as far as the logits are.
+
+Noise for each token of a vocabulary would cost more than a small model's forward pass. The largest of
+log p + noise among some tokens is itself log(sum of their p) + Gumbel noise, and which of them it is does not
+depend on it. So the draw is made twice by the same rule, which is exact: first among blocks of 256 tokens by
+the log-sum of each, with noise by the block's number, then among the tokens of that block. A row of 49,152
+takes 448 numbers. Where a seed comes to mean other tokens, engine/draws.py says so.
+
+One uniform number and the inverse of the cumulated probabilities would take one number, but a sum over the
+whole vocabulary is rounded in another way on each machine, and moves all tokens behind it.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
+import torch.nn.functional as F
 
 from engine.models import Sample
-from engine.models.shaping import Shaping
+from engine.models.noise import gumbel, keys_of
 from schemas.sections import Sampling
 
 _REMOVED = float("-inf")  # the log-prob of a token that must not be drawn
+_BLOCK = 256  # tokens; part of what a seed means
+_BLOCKS, _TOKENS = 0, 1  # streams of noise
+_FIRST = 1024  # likeliest tokens among which the end of top_p is looked for before all are sorted
 
 
-class GumbelDraw(LogitsProcessor):
-    """Shaping, temperature and the cuts of `keep_likely`, then noise; greedy decoding of that is the draw.
+def draw(
+    logits: torch.Tensor,
+    shaped: torch.Tensor,
+    seeds: Sequence[int],
+    positions: Sequence[int],
+    sampling: Sampling,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token of each row, and its log-prob by the model itself: (rows,) int64 and (rows,) float32.
 
-    `logps`: for each step (rows,) float32, the model's own log-prob of the token that is drawn in each row,
-    before all of this."""
-
-    def __init__(self, seeds: list[int], sampling: Sampling, shaping: Shaping | None = None):
-        """`seeds`: one a row. `shaping`: of the logits, where the recipe asks for any."""
-        # Noise is drawn on the CPU, so that a sample is the same whatever the device.
-        self._generators: list[torch.Generator] = []
-        for seed in seeds:
-            generator = torch.Generator()
-            generator.manual_seed(seed % 2**63)
-            self._generators.append(generator)
-        self._sampling = sampling
-        self._shaping = shaping
-        self.logps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary) scores to those whose argmax is the draw."""
-        own = scores.float().log_softmax(-1)
-        vocabulary = own.shape[1]
-        shaped = own
-        if self._shaping is not None:
-            # Of the logits themselves: repetition_penalty goes by their sign.
-            shaped = self._shaping(input_ids, scores.float())
-        noisy = shaped
-        if self._sampling.temperature > 0:
-            tempered = (shaped / self._sampling.temperature).log_softmax(-1)
-            likely = keep_likely(tempered, self._sampling)
-            noise = self._gumbel_noise(vocabulary)
-            noisy = likely.double() + noise.to(likely.device)
-        drawn = noisy.argmax(-1, keepdim=True)
-        logps = own.gather(1, drawn)
-        self.logps.append(logps[:, 0])
-        return noisy
-
-    def _gumbel_noise(self, vocabulary: int) -> torch.Tensor:
-        """(rows, vocabulary) float64, each row from its own generator."""
-        rows: list[torch.Tensor] = []
-        for generator in self._generators:
-            row = torch.rand(vocabulary, generator=generator, dtype=torch.float64)
-            rows.append(row)
-        uniform = torch.stack(rows)
-        above_zero = uniform.clamp_min(math.ulp(0.0))
-        return -(-above_zero.log()).log()
+    `logits`: (rows, vocabulary) float32, the model's; `shaped`: what the recipe made of them, from which is
+    drawn at its temperature and by its cuts; `seeds`, `positions`: of each row, the latter counted from the
+    response's first token."""
+    if sampling.temperature == 0:
+        tokens = shaped.argmax(-1)
+    else:
+        tempered = shaped if sampling.temperature == 1 else shaped / sampling.temperature
+        keys = keys_of(seeds, logits.device)
+        places = torch.tensor(positions, dtype=torch.long, device=logits.device)
+        tokens = draw_tokens(keep_likely(tempered, sampling), keys, places)
+    likeliest = logits.amax(-1, keepdim=True)
+    total = (logits - likeliest).exp_().sum(-1).log_()
+    logps = (logits.gather(1, tokens[:, None]) - likeliest)[:, 0] - total
+    return tokens, logps
 
 
-def keep_likely(logps: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """(rows, vocabulary) log-probs cut as vLLM cuts them; the removed tokens are -inf.
+def draw_tokens(logits: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """(rows,) int64: a token of each row of (rows, vocabulary) logits, by the row's noise.
+
+    `keys`: (rows, 2) of `noise.keys_of`; `positions`: (rows,) int64."""
+    rows, vocabulary = logits.shape
+    blocks = -(-vocabulary // _BLOCK)
+    missing = blocks * _BLOCK - vocabulary
+    if missing:
+        logits = F.pad(logits, (0, missing), value=_REMOVED)
+    blocked = logits.view(rows, blocks, _BLOCK)
+    numbers = torch.arange(blocks, device=logits.device)
+    noisy_blocks = blocked.logsumexp(-1).double() + gumbel(keys, positions, numbers, _BLOCKS)
+    block = noisy_blocks.argmax(-1)
+    of_block = blocked[torch.arange(rows, device=logits.device), block]
+    tokens = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    noisy = of_block.double() + gumbel(keys, positions, tokens, _TOKENS)
+    return block * _BLOCK + noisy.argmax(-1)
+
+
+def keep_likely(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """(rows, vocabulary) logits cut as vLLM cuts them; the removed tokens are -inf.
 
     What stays is at least min_p times as likely as the likeliest token, of these the top_k likeliest, and of
-    these the smallest set that reaches top_p."""
+    these the smallest set that reaches top_p. Of tokens that are equally likely all stay or none."""
     if sampling.min_p > 0:
-        likeliest = logps.max(-1, keepdim=True).values
+        likeliest = logits.amax(-1, keepdim=True)
         least = likeliest + math.log(sampling.min_p)
-        logps = logps.masked_fill(logps < least, _REMOVED)
-    if 0 < sampling.top_k < logps.shape[1]:
-        top = logps.topk(sampling.top_k).values
+        logits = logits.masked_fill(logits < least, _REMOVED)
+    if 0 < sampling.top_k < logits.shape[1]:
+        top = logits.topk(sampling.top_k).values
         least = top[:, -1:]
-        logps = logps.masked_fill(logps < least, _REMOVED)
-    return keep_top_p(logps.log_softmax(-1), sampling.top_p)
+        logits = logits.masked_fill(logits < least, _REMOVED)
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits.log_softmax(-1), sampling.top_p)
+    return logits
 
 
 def keep_top_p(logps: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Rows cut to the smallest set of likeliest tokens whose probability reaches top_p."""
-    if top_p >= 1:
-        return logps
-    ordered, order = logps.sort(-1, descending=True)
-    p = ordered.exp()
+    """Rows cut to the smallest set of likeliest tokens whose probability reaches top_p, top_p < 1.
+
+    Tokens that are as likely as the last of them stay too: sorting has no order among them."""
+    first = logps.topk(min(_FIRST, logps.shape[1])).values
+    reached = first.double().exp().sum(-1) >= top_p
+    if first.shape[1] < logps.shape[1] and not bool(reached.all()):
+        first = logps.sort(-1, descending=True).values
+    p = first.double().exp()
     p_before = p.cumsum(-1) - p
-    removed_ordered = p_before >= top_p
-    removed = removed_ordered.gather(-1, order.argsort(-1))
-    return logps.masked_fill(removed, _REMOVED)
+    kept = (p_before < top_p).sum(-1, keepdim=True).clamp_min(1)
+    least = first.gather(-1, kept - 1)
+    return logps.masked_fill(logps < least, _REMOVED)
 
 
 def cut_at_stop(

@@ -14,15 +14,9 @@ from schemas.sections import Sampling
 
 _MASKED = float("-inf")
 _NEUTRAL = Sampling()
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 # The keys that shape logits.
-_KEYS = (
-    "min_tokens",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "bad_words",
-)
+_KEYS = (*_PENALTIES, "min_tokens", "logit_bias", "bad_words")
 
 Ids = Sequence[int]
 
@@ -33,55 +27,90 @@ def shapes_logits(sampling: Sampling) -> bool:
 
 
 class Shaping:
-    """The shaping of a batch's logits, a step at a time. Each row is shaped by its own tokens alone."""
+    """The shaping of the logits of some rows, a step at a time. Each row is shaped by its own tokens alone.
+
+    A row begins with a prompt; its tokens are given one after another. What is shaped are the first rows."""
 
     def __init__(
         self,
         sampling: Sampling,
-        prompts: Sequence[Ids],
         stop_ids: Collection[int],
         bad_words: Sequence[Ids] = (),
     ):
-        """`prompts`: one a row, not padded; `stop_ids`: all that end a sample; `bad_words`: as token ids."""
+        """`stop_ids`: all that end a sample; `bad_words`: as token ids."""
         self._sampling = sampling
-        self._prompts = prompts
-        self._width = max(map(len, prompts))
         self._stop_ids = sorted(stop_ids)
         self._bad_words = bad_words
-        self._in_prompt = torch.empty(0, dtype=torch.bool)
-        self._counts = torch.empty(0, dtype=torch.long)
+        self._penalises = any(getattr(sampling, key) != getattr(_NEUTRAL, key) for key in _PENALTIES)
+        self._drawn: list[list[int]] = []
+        self._prompts: list[Ids] = []
+        # (rows, vocabulary) of the rows whose logits were seen: bool and int32.
+        self._in_prompt = torch.empty(0, 0, dtype=torch.bool)
+        self._counts = torch.empty(0, 0, dtype=torch.int32)
 
-    def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary) float32 logits, shaped.
+    def begin(self, prompt: Ids) -> None:
+        """One more row, behind the others; `prompt` is not padded."""
+        self._prompts.append(prompt)
+        self._drawn.append([])
 
-        `input_ids`: (rows, width) prompts, padded on the left, and all tokens that were drawn so far."""
-        drawn = input_ids[:, self._width :]
-        self._count(drawn, logits)
+    def add(self, tokens: Sequence[int]) -> None:
+        """The token that was drawn in each row."""
+        for drawn, token in zip(self._drawn, tokens, strict=True):
+            drawn.append(token)
+        if self._penalises:
+            rows = _on(range(len(tokens)), self._counts)
+            self._counts[rows, _on(tokens, self._counts)] += 1
+
+    def end(self, row: int) -> None:
+        """A row is over; the last one takes its place."""
+        self._prompts[row] = self._prompts[-1]
+        self._prompts.pop()
+        self._drawn[row] = self._drawn[-1]
+        self._drawn.pop()
+        if self._penalises:
+            self._in_prompt[row] = self._in_prompt[-1]
+            self._in_prompt = self._in_prompt[:-1]
+            self._counts[row] = self._counts[-1]
+            self._counts = self._counts[:-1]
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) float32 logits, shaped; one row for each that began and is not over."""
+        assert len(logits) == len(self._drawn), "logits of other rows than those that are drawn"
         sampling = self._sampling
         if self._bad_words:
-            logits = mask_bad_words(logits, drawn, self._bad_words)
-        if drawn.shape[1] < sampling.min_tokens:
-            logits = logits.index_fill(1, self._on(self._stop_ids, logits), _MASKED)
+            logits = mask_bad_words(logits, self._drawn, self._bad_words)
+        short = [row for row, drawn in enumerate(self._drawn) if len(drawn) < sampling.min_tokens]
+        if short:
+            logits = logits.clone()
+            logits[_on(short, logits)[:, None], _on(self._stop_ids, logits)] = _MASKED
         if sampling.logit_bias:
             tokens = list(map(int, sampling.logit_bias))
             biases = torch.tensor(list(sampling.logit_bias.values()), device=logits.device).float()
-            logits = logits.index_add(1, self._on(tokens, logits), biases.expand(len(logits), -1))
+            logits = logits.index_add(1, _on(tokens, logits), biases.expand(len(logits), -1))
+        if not self._penalises:
+            return logits
+        self._count_from_here(logits)
         return penalise(logits, self._in_prompt, self._counts, sampling)
 
-    def _count(self, drawn: torch.Tensor, logits: torch.Tensor) -> None:
-        """Take the tokens drawn last into the counts, which begin with the first step."""
-        if not drawn.shape[1]:
-            self._counts = torch.zeros_like(logits, dtype=torch.long)
-            self._in_prompt = torch.zeros_like(logits, dtype=torch.bool)
-            for row, prompt in enumerate(self._prompts):
-                self._in_prompt[row, self._on(list(prompt), logits)] = True
+    def _count_from_here(self, logits: torch.Tensor) -> None:
+        """Take in the rows that began since the last step."""
+        seen = len(self._counts)
+        if seen == len(logits):
             return
-        last = drawn[:, -1:]
-        self._counts.scatter_add_(1, last, torch.ones_like(last))
+        in_prompt = torch.zeros_like(logits, dtype=torch.bool)
+        counts = torch.zeros_like(logits, dtype=torch.int32)
+        if seen:
+            in_prompt[:seen] = self._in_prompt
+            counts[:seen] = self._counts
+        for row in range(seen, len(logits)):
+            in_prompt[row, _on(self._prompts[row], logits)] = True
+        self._in_prompt = in_prompt
+        self._counts = counts
 
-    @staticmethod
-    def _on(tokens: list[int], logits: torch.Tensor) -> Any:
-        return torch.tensor(tokens, dtype=torch.long, device=logits.device)
+
+def _on(numbers: Ids, like: torch.Tensor) -> torch.Tensor:
+    """Token ids, or rows, on the device of another tensor."""
+    return torch.tensor(list(numbers), dtype=torch.long, device=like.device)
 
 
 def penalise(
@@ -102,16 +131,16 @@ def penalise(
     return logits
 
 
-def mask_bad_words(logits: torch.Tensor, drawn: torch.Tensor, bad_words: Sequence[Ids]) -> torch.Tensor:
+def mask_bad_words(
+    logits: torch.Tensor, drawn: Sequence[list[int]], bad_words: Sequence[Ids]
+) -> torch.Tensor:
     """(rows, vocabulary) logits in which the last token of a bad word is -inf where it would complete it.
 
-    `drawn`: (rows, n) the tokens of each response so far."""
-    longest = max(map(len, bad_words)) - 1
-    ends = drawn[:, max(0, drawn.shape[1] - longest) :].tolist()
+    `drawn`: the tokens of each row's response so far."""
     masked = logits.clone()
-    for row, end in enumerate(ends):
+    for row, said in enumerate(drawn):
         for *beginning, last in bad_words:
-            if not beginning or end[-len(beginning) :] == beginning:
+            if not beginning or said[-len(beginning) :] == beginning:
                 masked[row, last] = _MASKED
     return masked
 

@@ -7,6 +7,7 @@ or a stop token of the recipe ended only the text is kept: its ids say more, and
 import numpy as np
 import pyarrow as pa
 
+from engine.draws import draw_facts
 from engine.ids import content_id, lists, seed_of
 from engine.instructions import conversation
 from engine.models import Sample
@@ -32,10 +33,12 @@ def model_spec(config: Generate, reference: sections.Model) -> ModelSpec:
 
 def facts(config: Generate, planning: Planning) -> Facts:
     """The model, how it samples, and the seed."""
+    model = planning.model()
     return {
-        "model": planning.model().facts(),
+        "model": model.facts(),
         "sampling": with_schema(config).sampling_facts(),
         "seed": planning.seed,
+        **draw_facts(config, model.spec),
     }
 
 

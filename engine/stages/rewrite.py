@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from engine import choice
+from engine.draws import draw_facts
 from engine.endpoint import rewriter
 from engine.endpoint.spec import Endpoint, endpoint_of
 from engine.excerpts import counted, some_words
@@ -87,6 +88,7 @@ def facts(config: Rewrite, planning: Planning) -> Facts:
         "seed": planning.seed,
         **choice.unfinished_facts(config, planning),
         **_template_facts(config),
+        **({} if endpoint else draw_facts(config, planning.model().spec)),
         **choice.facts(config, planning),
     }
 

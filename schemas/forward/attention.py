@@ -11,7 +11,7 @@ causal.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ from schemas.forward.layout import Layout
 PACKED = "prefmill_packed"  # the value of config._attn_implementation that chooses this attention
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 # What some families ask of their attention beyond this one: sinks (gpt-oss), a bias, chosen keys (sparse).
-_NOT_DONE = ("s_aux", "position_bias", "indices", "block_indices")
+NOT_DONE = ("s_aux", "position_bias", "indices", "block_indices")
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
     """What a layer asks of its attention. `scale` None is 1 / sqrt(head size)."""
 
     scale: float | None
@@ -57,12 +57,12 @@ def packed_attention(
     Takes query (1, heads, T, d), key and value (1, kv heads, T, d); returns (1, T, heads, d). Raises
     NotImplementedError for what it does not do, which `selftest.prepare` takes for a reason to pad."""
     assert packed is not None, "the packed attention was called outside of token_logps"
-    for name in _NOT_DONE:
+    for name in NOT_DONE:
         if more.get(name) is not None:
             raise NotImplementedError(f"packed attention with {name}")
     if sliding_window is not None:
         packed.windows.add(sliding_window)
-    options = _Options(scaling, dropout, sliding_window, softcap)
+    options = Options(scaling, dropout, sliding_window, softcap)
     if _kernel_runs(query, key, value) and softcap is None and not dropout:
         return _attend_in_one_kernel(query, key, value, options, packed), None
     repeats = query.shape[1] // key.shape[1]
@@ -74,8 +74,8 @@ def packed_attention(
     outputs: list[torch.Tensor] = []
     for number, (prompt, responses) in enumerate(packed.segments):
         lengths = [prompt, *responses]
-        group_keys = _repeat_heads(keys[number], repeats)
-        group_values = _repeat_heads(values[number], repeats)
+        group_keys = repeat_heads(keys[number], repeats)
+        group_values = repeat_heads(values[number], repeats)
         outputs += _attend_group(lengths, queries[number], group_keys, group_values, options, packed)
     joined = torch.cat(outputs, 2)
     return joined.transpose(1, 2).contiguous(), None
@@ -94,7 +94,7 @@ def own_attention(model: PreTrainedModel) -> str:
     return "sdpa" if model._supports_sdpa else "eager"
 
 
-def _repeat_heads(x: torch.Tensor, repeats: int) -> torch.Tensor:
+def repeat_heads(x: torch.Tensor, repeats: int) -> torch.Tensor:
     """Each key or value head once for each query head that uses it."""
     if repeats == 1:
         return x
@@ -106,55 +106,57 @@ def _attend_group(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    options: _Options,
+    options: Options,
     layout: Layout,
 ) -> list[torch.Tensor]:
     """One group's outputs, segment after segment; `lengths` are of its prompt and of its responses."""
     prompt_query, *response_queries = query.split(lengths, 2)
     prompt_key, *response_keys = key.split(lengths, 2)
     prompt_value, *response_values = value.split(lengths, 2)
-    outputs = [_attend(prompt_query, prompt_key, prompt_value, options, layout)]
+    outputs = [attend(prompt_query, prompt_key, prompt_value, options, layout.attention_cache)]
     for own_query, own_key, own_value in zip(response_queries, response_keys, response_values, strict=True):
         # A response of one token is predicted from its prompt alone: none of it is fed.
         if own_query.shape[2]:
             seen_key = torch.cat([prompt_key, own_key], 2)
             seen_value = torch.cat([prompt_value, own_value], 2)
-            outputs.append(_attend(own_query, seen_key, seen_value, options, layout))
+            outputs.append(attend(own_query, seen_key, seen_value, options, layout.attention_cache))
     return outputs
 
 
-def _attend(
+def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    options: _Options,
-    layout: Layout,
+    options: Options,
+    masks: dict[Hashable, Any],
 ) -> torch.Tensor:
-    """Causal attention; the queries are of the last positions that the keys are of."""
+    """Causal attention; the queries are of the last positions that the keys are of.
+
+    `masks`: made once for all layers of a pass, by their shape."""
     queries = query.shape[2]
     keys = key.shape[2]
     window = options.window
     if window is not None and keys <= window:
         window = None
     if options.softcap is not None:
-        mask = _mask(queries, keys, window, query.device, layout)
-        return _attend_capped(query, key, value, mask, options)
+        mask = _mask(queries, keys, window, query.device, masks)
+        return attend_capped(query, key, value, mask, options)
     if queries == keys and window is None:
         return F.scaled_dot_product_attention(
             query, key, value, dropout_p=options.dropout, scale=options.scale, is_causal=True
         )
-    mask = _mask(queries, keys, window, query.device, layout)
+    mask = _mask(queries, keys, window, query.device, masks)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=options.dropout, scale=options.scale
     )
 
 
-def _attend_capped(
+def attend_capped(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
-    options: _Options,
+    options: Options,
 ) -> torch.Tensor:
     """Attention with scores capped to ±softcap, which scaled_dot_product_attention does not offer."""
     softcap = options.softcap
@@ -168,16 +170,22 @@ def _attend_capped(
     return F.dropout(weights, options.dropout) @ value
 
 
-def _mask(queries: int, keys: int, window: int | None, device: torch.device, layout: Layout) -> torch.Tensor:
+def _mask(
+    queries: int,
+    keys: int,
+    window: int | None,
+    device: torch.device,
+    masks: dict[Hashable, Any],
+) -> torch.Tensor:
     """(queries, keys) bool, True where a query sees a key; the last query is aligned with the last key."""
     shape = (queries, keys, window)
-    if shape not in layout.attention_cache:
+    if shape not in masks:
         ahead = keys - queries
         mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(ahead)
         if window is not None:
             mask = mask.triu(ahead - window + 1)
-        layout.attention_cache[shape] = mask
-    return layout.attention_cache[shape]
+        masks[shape] = mask
+    return masks[shape]
 
 
 def _kernel_runs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
@@ -199,7 +207,7 @@ def _attend_in_one_kernel(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    options: _Options,
+    options: Options,
     layout: Layout,
 ) -> torch.Tensor:
     """Attention of all segments in one flash kernel call: (1, T, heads, d)."""
@@ -215,8 +223,8 @@ def _attend_in_one_kernel(
     if repeats > 1 and _shares_heads(varlen.varlen_attn):
         more["enable_gqa"] = True
     else:
-        seen_keys = _repeat_heads(seen_keys, repeats)
-        seen_values = _repeat_heads(seen_values, repeats)
+        seen_keys = repeat_heads(seen_keys, repeats)
+        seen_values = repeat_heads(seen_values, repeats)
     # A window counts the token itself; the kernel counts those before it, and -1 is no window.
     before = -1
     if options.window is not None:

@@ -1,4 +1,4 @@
-"""A model made ready for transformers' `generate`, and put back after it."""
+"""A model made ready for transformers' `generate`, or for an attention of ours, and put back after it."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,20 @@ def generating(model: PreTrainedModel) -> Iterator[None]:
 
     The packed attention knows nothing of that cache, and layers that checkpoint their activations, which are
     in training alone for that, drop it."""
+    attention = model.config._attn_implementation
+    if attention == PACKED:
+        attention = own_attention(model)
+    with attending(model, attention):
+        yield
+
+
+@contextlib.contextmanager
+def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
+    """Let a model use an attention by its name, and none of its layers be in training."""
     config = model.config
     before = config._attn_implementation
     in_training: list[nn.Module] = [module for module in model.modules() if module.training]
-    if before == PACKED:
-        config._attn_implementation = own_attention(model)
+    config._attn_implementation = attention
     for module in in_training:
         module.training = False
     try:

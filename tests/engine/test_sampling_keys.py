@@ -104,10 +104,13 @@ def test_shaping_is_vllms():
     drawn = torch.tensor([[4, 9], [9, 9], [5, 16]])
     for repetition, presence, frequency in ((1.4, 0.6, -0.3), (0.7, -1.0, 1.5)):
         keys = {"presence_penalty": presence, "frequency_penalty": frequency}
-        shaping = Shaping(Sampling(repetition_penalty=repetition, **keys), prompts, stop_ids=[8])
-        padded = torch.zeros(3, 5, dtype=torch.long)
-        for step in range(3):
-            ours = shaping(torch.cat([padded, drawn[:, :step]], 1), logits)
+        shaping = Shaping(Sampling(repetition_penalty=repetition, **keys), stop_ids=[8])
+        for prompt in prompts:
+            shaping.begin(prompt)
+        shaping(logits)
+        for step in range(2):
+            shaping.add(drawn[:, step].tolist())
+            ours = shaping(logits)
         width = max(map(len, prompts))
         prompt_ids = torch.tensor([[*prompt, *[17] * (width - len(prompt))] for prompt in prompts])
         theirs = apply_all_penalties(
@@ -121,8 +124,39 @@ def test_shaping_is_vllms():
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_a_row_is_shaped_alike_whatever_rows_came_and_went():
+    """Rows end in the middle and at the end, and others begin, against each row's tokens on their own."""
+    draw = np.random.default_rng(2)
+    keys = {"repetition_penalty": 1.7, "frequency_penalty": 0.4, "presence_penalty": -0.2, "min_tokens": 2}
+    sampling = Sampling(**keys, logit_bias={"3": 1.5})
+    shaping = Shaping(sampling, [6], [[1, 2], [5]])
+    rows: list[tuple[list[int], list[int]]] = []
+    for step in range(40):
+        if step % 3 == 0 or not rows:
+            rows.append((draw.integers(0, 13, draw.integers(1, 6)).tolist(), []))
+            shaping.begin(rows[-1][0])
+        logits = torch.from_numpy(draw.normal(size=(len(rows), 13)).astype(np.float32))
+        together = shaping(logits)
+        for row, (prompt, said) in enumerate(rows):
+            alone = Shaping(sampling, [6], [[1, 2], [5]])
+            alone.begin(prompt)
+            alone(logits[row : row + 1])
+            for token in said:
+                alone.add([token])
+            assert torch.equal(alone(logits[row : row + 1])[0], together[row])
+        tokens = draw.integers(0, 13, len(rows)).tolist()
+        shaping.add(tokens)
+        for (_, said), token in zip(rows, tokens, strict=True):
+            said.append(token)
+        if step % 4 == 3:
+            over = int(draw.integers(0, len(rows)))
+            shaping.end(over)
+            rows[over] = rows[-1]
+            rows.pop()
+
+
 def test_a_sample_is_shaped_by_its_own_tokens_alone(hf, prompts):
-    """Prompts of other lengths beside it pad it; padding is no token of its prompt."""
+    """Prompts of other lengths stand beside it."""
     keys = {"repetition_penalty": 1.5, "frequency_penalty": 0.5, "min_tokens": 5, "stop": ("is",)}
     sampling = Sampling(n=2, temperature=1.2, max_tokens=30, **keys)
     seeds = [[10 * place, 10 * place + 1] for place in range(len(prompts))]
