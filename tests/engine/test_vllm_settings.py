@@ -3,9 +3,11 @@
 import json
 import tomllib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from engine import trust
 from engine.executors.phases import _merged
 from engine.models import vllm_version
 from engine.models.spec import ModelSpec, backend_of, resolve, spec_of
@@ -136,6 +138,17 @@ def test_a_judge_of_its_own_runs_as_its_section_says(model_path, tmp_path):
     written = rewrite.model_spec(Rewrite(model=str(other_model), dtype="float32"), ours)
     assert (written.config.dtype, written.config.vllm) == ("float32", ours.vllm)
     assert judge.model_spec(Judge(), ours) == spec_of(ours)
+
+
+def test_what_a_foreign_recipe_has_a_judges_engine_load_is_named_by_its_table(model_path, tmp_path):
+    ours = Model(name=str(model_path), backend="vllm", dtype="float32")
+    own = Judge(model=str(copy_of(model_path, tmp_path / "other")), vllm={"hf_config_path": "/there/x"})
+    models = {"judge": resolve(judge.model_spec(own, ours))}
+    for typed, asks in ((set(), 1), ({"judge.vllm.hf_config_path"}, 0), ({"model.vllm.hf_config_path"}, 1)):
+        recipe = SimpleNamespace(typed=typed)
+        run = SimpleNamespace(recipe=recipe, models=models, endpoint=lambda stage: None)
+        found = trust._asks(run, judge.STAGE)
+        assert len(found) == asks and all("[judge.vllm] hf_config_path" in line for line in found)
 
 
 @pytest.mark.parametrize("section", [Judge, Rewrite])
