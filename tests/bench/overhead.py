@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 MODEL = ROOT / "pipelines" / "sandbox" / "model"
 GOALS = {"generate": 1.03, "logprobs": 1.05}
-SHARD = 250  # prompts
+SHARD = 100  # prompts
 _GENERATE = (
     "[model]\nbackend = 'vllm'\ndtype = 'float32'\n[prompts]\nformat = 'prompts'\nshards = {shards}\n"
     "[generate]\nn = 1\nmax_tokens = 96\n"
@@ -54,8 +55,6 @@ def bare_generate(prompts: Path, model: Path) -> None:
     """What a user's own script would do: the prompts' ids, one LLM, one generate, the texts to a file.
 
     Once for each line of standard input, after a line that says it is ready; prints the seconds it took."""
-    import os
-
     from engine.ids import seed_of
     from engine.models.spec import ModelSpec, resolve
     from engine.models.vllm import VLLM
@@ -64,15 +63,16 @@ def bare_generate(prompts: Path, model: Path) -> None:
     from schemas.devices import cores
     from schemas.sections import Model
 
+    threads = int(os.environ.get("OMP_NUM_THREADS", cores()))
     resolved = resolve(ModelSpec(Model(name=str(model), dtype="float32"), "vllm"))
-    os.environ.update(environment("cpu", cores()))
+    os.environ.update(environment("cpu", threads))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
     arguments = engine_arguments(resolved, "cpu")
     del arguments[FITS]
     llm = LLM(**arguments)
-    text = VLLM(resolved, "cpu", cores()).text
+    text = VLLM(resolved, "cpu", threads).text
     stops = sorted(text.stop_ids)
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -100,12 +100,13 @@ def bare_generate(prompts: Path, model: Path) -> None:
 
 
 @contextlib.contextmanager
-def bare(prompts: Path, model: Path) -> Iterator[subprocess.Popen]:
+def bare(prompts: Path, model: Path, threads: int) -> Iterator[subprocess.Popen]:
     """The process of bare_generate, ready."""
     words = [sys.executable, __file__, "--bare", str(prompts), "--model", str(model)]
     process = subprocess.Popen(
         words,
         cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},  # read when torch is imported
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -145,12 +146,11 @@ def ours_round(run, stage, model) -> dict:
     return {"seconds": seconds, "no_request": 1 - (model.supervisor.busy - busy) / seconds}
 
 
-def generate(folder: Path, model_path: Path, count: int, rounds: int) -> list[dict]:
+def generate(folder: Path, model_path: Path, count: int, rounds: int, threads: int) -> list[dict]:
     from engine.models.open import open_model
     from engine.plan import opened, plan
     from engine.scan import scan
     from engine.stages import STAGES
-    from schemas.devices import cores
     from schemas.recipe import load
 
     prompts, recipe = folder / "prompts.jsonl", folder / "generate.toml"
@@ -159,8 +159,8 @@ def generate(folder: Path, model_path: Path, count: int, rounds: int) -> list[di
     run = plan(folder / "run", load(recipe, [f"prompts.source={prompts}", f"model.name={model_path}"]))
     stage = STAGES["generate"]
     found: dict[str, list[dict]] = {"ours": [], "bare": []}
-    model = open_model(run.models["generate"], "cpu", cores())
-    with contextlib.closing(model), bare(prompts, model_path) as process, opened(run):
+    model = open_model(run.models["generate"], "cpu", threads)
+    with contextlib.closing(model), bare(prompts, model_path, threads) as process, opened(run):
         scan(run, set(range(run.shards)), lambda done: None)
         make_prompts(run)
         sides = {"ours": lambda: ours_round(run, stage, model), "bare": lambda: bare_round(process)}
@@ -308,6 +308,7 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of a model in generate; default: all cores")
     parser.add_argument("--model", type=Path, help="a model's folder for generate; default: 25 M weights")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=["generate", "logprobs"])
@@ -317,6 +318,8 @@ def main() -> None:
     if args.bare:
         bare_generate(args.bare, args.model)
         return
+    from schemas.devices import cores
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = []
@@ -325,7 +328,7 @@ def main() -> None:
             rows += logprobs(folder, MODEL, None, args.prompts, args.rounds)
         if args.only != "logprobs" and importlib.util.find_spec("vllm"):
             model = args.model or larger(folder)
-            rows += generate(folder, model, args.prompts, args.rounds)
+            rows += generate(folder, model, args.prompts, args.rounds, args.threads or cores())
             if args.whole:
                 rows += whole(folder, model, args.prompts, args.rounds)
     for row in rows:

@@ -193,6 +193,26 @@ def test_a_killed_engine_is_replaced_and_the_samples_are_the_same(vllm, prompts)
     assert [[s.ids for s in group] for group in got] == [[s.ids for s in group] for group in want]
 
 
+def children(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True)
+    lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
+    return [int(pid) for pid, args in lines if "resource_tracker" not in args]
+
+
+def test_an_engine_whose_own_process_of_vllm_is_killed_is_replaced(model_path, prompts, monkeypatch):
+    """vLLM itself would wait for its core for ever; the time-out is longer than this test."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    seeds = [[i, i + 1] for i in range(len(prompts))]
+    with contextlib.closing(open_vllm(model_path)) as model:
+        want = model.generate(prompts, seeds, SAMPLED)
+        first = model.supervisor.engine.process.pid
+        (core,) = children(first)
+        os.kill(core, signal.SIGKILL)
+        got = model.generate(prompts, seeds, SAMPLED)
+        assert model.supervisor.engine.process.pid != first
+    assert [[s.ids for s in group] for group in got] == [[s.ids for s in group] for group in want]
+
+
 def test_a_silent_engine_is_replaced(vllm, prompts):
     many, seeds = prompts * 10, [[i, i + 1] for i in range(10 * len(prompts))]
     vllm.supervisor.timeout = 5.0

@@ -8,12 +8,13 @@
 """
 
 import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections import deque
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def serve(handle: int, worker: int) -> None:
     threading.Thread(target=_end_with_worker, args=(worker, there_before), daemon=True).start()
     pipe: Connection[Any, Any] = Connection(handle)
     server = Server(pipe, load(pipe.recv()))
+    threading.Thread(target=_end_with_children, args=(there_before,), daemon=True).start()
     pipe.send(Ready())
     server.run()
 
@@ -47,6 +49,19 @@ def _end_with_worker(worker: int, there_before: set[str]) -> None:
     """End this process group as soon as the worker is not its parent any more, and release what it shares."""
     while os.getppid() == worker:
         time.sleep(_BEAT)
+    _end_group(there_before)
+
+
+def _end_with_children(there_before: set[str]) -> None:
+    """End this process group as soon as one of vLLM's own processes is gone (an engine core, a worker of a
+    tensor-parallel engine): vLLM may wait for it for ever."""
+    sentinels = [child.sentinel for child in multiprocessing.active_children()]
+    if sentinels:
+        wait(sentinels)
+        _end_group(there_before)
+
+
+def _end_group(there_before: set[str]) -> None:
     group = os.getpgrp()
     shared_memory.release(shared_memory.mapped_by(group) - there_before, group)
     os.killpg(0, signal.SIGKILL)

@@ -89,7 +89,7 @@ def environment(place: str, threads: int) -> dict[str, str]:
 
     `threads`: of an engine on a CPU. An engine on GPUs sees only those of its place."""
     variables = dict(os.environ)
-    variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    variables.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     variables.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     variables["VLLM_NO_USAGE_STATS"] = "1"
     if place == "cpu":
