@@ -169,6 +169,7 @@ def generate(folder: Path, model_path: Path, count: int, rounds: int, threads: i
         for number in range(rounds):
             for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
                 found[name].append(sides[name]())
+                print(name, found[name][-1], file=sys.stderr)
     seconds = {name: statistics.median(one["seconds"] for one in all_) for name, all_ in found.items()}
     ratio = seconds["ours"] / seconds["bare"]
     tokens = found["bare"][0]["tokens"]
