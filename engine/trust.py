@@ -115,10 +115,11 @@ def _asks(run: Run, stage: Stage) -> list[str]:
         asks.append(_would_send(endpoint))
     model = run.models.get(stage.name)
     if model is not None and model.spec.backend == "vllm":
-        named = [name for name in code_arguments(model.spec.config.vllm) if f"model.vllm.{name}" not in typed]
+        table = f"{model.spec.section}.vllm"
+        named = [name for name in code_arguments(model.spec.config.vllm) if f"{table}.{name}" not in typed]
         if named:
             asks.append(
-                f"give vLLM what may name code or files for it to load ([model.vllm] {', '.join(named)})"
+                f"give vLLM what may name code or files for it to load ([{table}] {', '.join(named)})"
             )
     return asks
 

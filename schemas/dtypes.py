@@ -22,7 +22,8 @@ from schemas.store import Store
 
 AUTO = "auto"
 _KNOWN = ("float32", "bfloat16", "float16")
-_SECTIONS = ("model", "reward")  # those with a dtype
+_SECTIONS = ("model", "reward")  # those whose auto is resolved here
+_MAY_HAVE_OWN = ("judge", "rewrite")  # their auto is the dtype of [model]
 
 
 def resolved(recipe: Recipe, run: Store) -> tuple[Recipe, tuple[str, ...]]:
@@ -95,7 +96,8 @@ def _of_facts(run: Store, section: str) -> object:
         stages, _ = read_plan(run)
     except UserError:
         return None
-    for planned in stages:
+    # Judge and rewriter may have a dtype of their own, so those that always run in [model]'s come first.
+    for planned in sorted(stages, key=lambda planned: planned.stage in _MAY_HAVE_OWN):
         if (planned.stage == "reward") == (section == "reward"):
             for dtype in _dtypes(planned.facts):
                 return dtype

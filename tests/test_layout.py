@@ -32,6 +32,7 @@ WRITERS = {
     "schemas/seen.py": "remembers digests in the user's cache folder",
     "schemas/model_files.py": "links a model's files into a temporary folder, for its loader",
     "schemas/model_copies.py": "fills local paths that a store gave it",
+    "engine/models/vllm/shared_memory.py": "removes shared memory that an ended engine left",
     "engine/hub.py": "remembers in the user's cache folder where a data set's files lie",
     "schemas/disk.py": "what the door is made of",
     "schemas/locks.py": "what the door is made of",

@@ -75,13 +75,19 @@ def _share(one: ResolvedModel | None, other: ResolvedModel | None) -> bool:
 
 
 def _merged(one: ResolvedModel | None, other: ResolvedModel | None) -> ResolvedModel | None:
-    """The one model of two stages, with the bound on memory that the later one sets, if it sets one, and with
-    the tokenizer in the engine where either needs it there."""
+    """The one model of two stages, with the bound on memory that the later one sets, if it sets one, with the
+    tokenizer in the engine where either needs it there, and for the longest sequence of both."""
     if one is None or other is None:
         return one or other
     batch_tokens = other.spec.batch_tokens or one.spec.batch_tokens
     engine_tokenizer = one.spec.engine_tokenizer or other.spec.engine_tokenizer
-    spec = replace(other.spec, batch_tokens=batch_tokens, engine_tokenizer=engine_tokenizer)
+    lengths = (one.spec.longest, other.spec.longest)
+    spec = replace(
+        other.spec,
+        batch_tokens=batch_tokens,
+        engine_tokenizer=engine_tokenizer,
+        longest=max(lengths) if all(lengths) else 0,
+    )
     return replace(other, spec=spec)
 
 

@@ -33,7 +33,7 @@ def places(spec: ModelSpec) -> list[str]:
         return here
     if len(here) < each:
         raise UserError(
-            f"[model.vllm] asks for {each} GPUs for one engine "
+            f"[{spec.section}.vllm] asks for {each} GPUs for one engine "
             f"(tensor_parallel_size × pipeline_parallel_size), but there are {len(here)} here"
         )
     numbers = [device.removeprefix("cuda:") for device in here]

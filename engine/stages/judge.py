@@ -54,7 +54,7 @@ class _Verdicts:
 
 def model_spec(config: Judge, reference: sections.Model) -> ModelSpec:
     """The section's model, or the recipe's own."""
-    return spec_of(reference, config.model)
+    return spec_of(reference, config)
 
 
 def facts(config: Judge, planning: Planning) -> Facts:

@@ -5,7 +5,7 @@ Cutting to `max_length` is engine/truncation.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,10 @@ def model_spec(config: Logprobs, reference: sections.Model) -> ModelSpec:
     if config.backend == "vllm":
         require_vllm()
     quantization.check(reference.quantization)
-    return spec_on(reference, config.backend, config.batch_tokens)
+    spec = spec_on(reference, config.backend, config.batch_tokens)
+    if config.max_length and config.backend == "vllm":
+        spec = replace(spec, longest=config.max_length + 1)  # vLLM wants room for one token more
+    return spec
 
 
 def facts(config: Logprobs, planning: Planning) -> Facts:

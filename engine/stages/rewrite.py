@@ -73,7 +73,7 @@ def query(config: Rewrite) -> str:
 
 def model_spec(config: Rewrite, reference: sections.Model) -> ModelSpec:
     """The section's model, or the recipe's own."""
-    return spec_for(config, spec_of(reference, config.model))
+    return spec_for(config, spec_of(reference, config))
 
 
 def facts(config: Rewrite, planning: Planning) -> Facts:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from schemas import checks, sampling_checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, number, path, setting, tables
-from schemas.sections.endpoint import Served
+from schemas.sections.other_model import OtherModel
 
 # What has always been a fact; any other key is one where it is not its default, so that folders which were
 # made before there was such a key keep their names.
@@ -83,7 +83,7 @@ class Generate(Sampling):
 
 
 @dataclass(frozen=True)
-class Rewrite(Sampling, Served):
+class Rewrite(Sampling, OtherModel):
     """Bridging (BMC): the rejected response, corrected with the chosen one as reference."""
 
     temperature: float = number(0.0, low=0)
@@ -98,13 +98,12 @@ class Rewrite(Sampling, Served):
     unfinished: str = choice("keep", "drop", "keep")
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)
-    model: str = path("")  # another model than [model]; with base_url, its name there
     # [rewrite.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
     template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 
     def check(self) -> None:
         super().check()
-        Served.check(self)
+        OtherModel.check(self)
         if self.n != 1:
             raise UserError(
                 f"[rewrite] n = {self.n}: a draft is rewritten once; "

@@ -6,7 +6,7 @@ from typing import Any
 from schemas import checks
 from schemas.errors import UserError
 from schemas.fields import Section, choice, choices, number, path, tables
-from schemas.sections.endpoint import Served
+from schemas.sections.other_model import OtherModel
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Check(Section):
 
 
 @dataclass(frozen=True)
-class Judge(Served):
+class Judge(OtherModel):
     """Scores by a model, asked by a file of pipelines/prompts (without .txt) or by one of your own."""
 
     # rating: one mark a response, scorer `rating`; pairwise: every two responses against each other in both
@@ -41,7 +41,6 @@ class Judge(Served):
     think: int = number(0, low=0)
     # Rules to judge by, for the files' {{ rubric }}: a text file, or one of pipelines/prompts without .txt.
     rubric: str = path("", "prompts", ".txt")
-    model: str = path("")  # another model than [model]; with base_url, its name there
     # [judge.template_arguments]: as [model.template_arguments], over those where the model is [model]'s.
     template_arguments: dict[str, Any] = tables(check=checks.template_arguments)
 

@@ -3,7 +3,7 @@
 from engine.models.spec import resolve, spec_of
 from engine.stage import Context, Planning
 from schemas.fields import Section
-from schemas.sections import Model
+from schemas.sections import Judge, Model
 
 
 def planning(
@@ -30,7 +30,7 @@ def context(reference: Model, name: str = "", model=None) -> Context:
     """For a stage with the recipe's model, or another one under its settings; `model` is what it opens."""
     return Context(
         seed=0,
-        model=resolve(spec_of(reference, name)),
+        model=resolve(spec_of(reference, Judge(model=name))),
         reference=resolve(spec_of(reference)),
         open_model=lambda: model,
     )

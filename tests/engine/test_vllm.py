@@ -193,6 +193,26 @@ def test_a_killed_engine_is_replaced_and_the_samples_are_the_same(vllm, prompts)
     assert [[s.ids for s in group] for group in got] == [[s.ids for s in group] for group in want]
 
 
+def children(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True)
+    lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
+    return [int(pid) for pid, args in lines if "resource_tracker" not in args]
+
+
+def test_an_engine_whose_own_process_of_vllm_is_killed_is_replaced(model_path, prompts, monkeypatch):
+    """vLLM itself would wait for its core for ever; the time-out is longer than this test."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    seeds = [[i, i + 1] for i in range(len(prompts))]
+    with contextlib.closing(open_vllm(model_path)) as model:
+        want = model.generate(prompts, seeds, SAMPLED)
+        first = model.supervisor.engine.process.pid
+        (core,) = children(first)
+        os.kill(core, signal.SIGKILL)
+        got = model.generate(prompts, seeds, SAMPLED)
+        assert model.supervisor.engine.process.pid != first
+    assert [[s.ids for s in group] for group in got] == [[s.ids for s in group] for group in want]
+
+
 def test_a_silent_engine_is_replaced(vllm, prompts):
     many, seeds = prompts * 10, [[i, i + 1] for i in range(10 * len(prompts))]
     vllm.supervisor.timeout = 5.0
@@ -212,6 +232,34 @@ def test_an_engine_that_dies_again_and_again_is_an_error_and_leaves_nothing(vllm
         vllm.generate(prompts, [[0]] * len(prompts), GREEDY)
     vllm.close()
     assert not engines()
+
+
+def test_an_answer_at_the_end_is_that_of_all_that_vllm_says_on_the_way(model_path):
+    words = [sys.executable, ROOT / "tests" / "engine" / "cumulative.py", model_path]
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["ends"]) == {"stop", "length", "string"} and sum(found["ends"].values()) == 60
+    assert found["outputs"] < found["of_cumulative"] / 2
+
+
+def test_an_engine_whose_memory_holds_less_than_the_positions_starts_and_refuses_what_is_longer(model_path):
+    config = json.loads((model_path / "config.json").read_text())
+    head = config["hidden_size"] // config["num_attention_heads"]
+    bytes_a_token = 2 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
+    memory = {"kv_cache_memory_bytes": 3 * 128 * bytes_a_token}  # blocks of 128, of which vLLM keeps one
+    with contextlib.closing(open_vllm(model_path, vllm=memory)) as model:
+        (sample,) = model.generate([[5, 6, 7]], [[0]], GREEDY)[0]
+        assert 0 < len(sample.ids) <= 40
+        with pytest.raises(
+            UserError, match=r"may come to 340 tokens, and the engine's memory holds \d+ of one"
+        ):
+            model.generate([[5] * 300], [[0]], GREEDY)
+    named = open_vllm(model_path, vllm=memory | {"max_model_len": 512})
+    with contextlib.closing(named) as model, pytest.raises(UserError, match="vLLM does not start"):
+        model.generate([[5, 6, 7]], [[0]], GREEDY)
 
 
 def test_what_does_not_start_says_why_at_once(model_path):

@@ -49,6 +49,17 @@ _RANKS = "how ranks share the work; a number changes by rounding at most"
 _NO_ROWS = "of a command that writes no rows"
 _SHOWN = "what is kept or shown of a training run, not what is learnt"
 
+
+def _other_model(section: str) -> dict[str, Entry]:
+    """How another model than [model] runs: keys that say something only with it."""
+    other = f'{section}.model="{{other}}"'
+    return {
+        "dtype": Other('"bfloat16"', (other,)),
+        "quantization": Other('"nf4"', (other,)),
+        "vllm": Other("{ max_model_len = 64 }", (other, *VLLM)),
+    }
+
+
 _SAMPLING: dict[str, Entry] = {
     "temperature": Other("0.5"),
     "top_p": Other("0.9"),
@@ -118,6 +129,7 @@ KEYS: dict[str, dict[str, Entry]] = {
     "check": {"function": Other('"{folder}/own.py:other"'), "batch_size": Other("4")},
     "judge": {
         **_served("judge"),
+        **_other_model("judge"),
         "kinds": Other('["rating", "pairwise"]'),
         "rating_prompt": Other('"judge_rating_bare"'),
         "pairwise_prompt": Other(
@@ -147,6 +159,7 @@ KEYS: dict[str, dict[str, Entry]] = {
         "n": Refused("2"),
         **_SAMPLING,
         **_served("rewrite"),
+        **_other_model("rewrite"),
         "prompt": Other('"rewrite_question"'),
         "choose": Other('"best_vs_random"'),
         "scorer": Other('"check"'),

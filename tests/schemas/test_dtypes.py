@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -144,3 +145,21 @@ def test_a_reward_model_has_a_dtype_of_its_own(monkeypatch, recipe, tmp_path):
     taken, remarks = resolved(given, open_store(tmp_path / "run"))
     assert (taken.section("model").dtype, taken.section("reward").dtype) == ("float32", "bfloat16")
     assert remarks == ("reward.dtype = auto: bfloat16, by the device here",)
+
+
+def test_a_judges_own_dtype_is_not_taken_for_that_of_the_model(recipe, run):
+    """Of a run whose recipe is lost; its judge, which is planned first, runs in a dtype of its own."""
+    store = open_store(run)
+    (run / RECIPE).unlink()
+    plan_of_run = json.loads(store.read(PLAN))
+    scored = next(stage for stage in plan_of_run["stages"] if stage["stage"] == "logprobs")
+    facts = scored["facts"] | {"model": scored["facts"]["model"] | {"dtype": "float16"}}
+    judged = scored | {"stage": "judge", "facts": facts}
+    with pytest.MonkeyPatch.context() as patch:
+        read = [SimpleNamespace(stage=one["stage"], facts=one["facts"]) for one in (judged, scored)]
+        patch.setattr("schemas.dtypes.read_plan", lambda run: (read, None))
+        taken, _ = resolved(recipe(), store)
+        assert taken.section("model").dtype == "bfloat16"
+        patch.setattr("schemas.dtypes.read_plan", lambda run: (read[:1], None))
+        taken, _ = resolved(recipe(), store)
+        assert taken.section("model").dtype == "float16", "where nothing else says it"

@@ -1,6 +1,7 @@
 """What goes through the pipe between a worker and its engine's process.
 
-    to the engine     first its settings, then lists of requests
+    to the engine     first its settings, then lists of SLICE requests at most: what the engine has no room
+                      for yet waits on the worker's side, as objects
     from the engine   Ready once, then Done about every second at least, or Refused
 
 A request has a key, and its answer has the same one. Log-probs travel as the bytes of a float32 array.
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from schemas.sections import Sampling
 
 MAX_NEXT_TOKENS = 64  # of one NextToken: the engine's max_logprobs
+SLICE = 32  # requests of one message
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Done:
-    """Answers that are finished; without any it is a sign of life."""
+    """Answers that are finished; without any it is a sign of life.
+
+    `busy`: seconds since the engine was loaded in which it had a request."""
 
     answers: list[Answer]
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from multiprocessing import Pipe
 from typing import Any, cast
 
 from engine.listening import TICK, Ended, Inbox, Ticks
-from engine.models.vllm.messages import Message, Request
+from engine.models.vllm import shared_memory
+from engine.models.vllm.messages import SLICE, Message, Request
 
 _COMMAND = "import sys; from engine.models.vllm.server import serve; serve(*map(int, sys.argv[1:]))"
 _LOG_BYTES = 20_000  # of the end of the log, where last words are looked for
@@ -24,6 +25,8 @@ class EngineProcess:
     def __init__(self, arguments: dict[str, Any], environment: dict[str, str]):
         """`arguments`: of vLLM's `LLM`."""
         self.ready = False
+        self._there_before = shared_memory.names()
+        self._segments: set[str] = set()
         self._pipe, theirs = Pipe()
         # Open as long as the engine is an object, for its last words.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -47,8 +50,9 @@ class EngineProcess:
         self._outbox.put(arguments)
 
     def send(self, requests: list[Request]) -> None:
-        """Hand over requests; does not wait."""
-        self._outbox.put(requests)
+        """Hand over requests; does not wait. They are pickled a few at a time, as the engine takes them."""
+        for begin in range(0, len(requests), SLICE):
+            self._outbox.put(requests[begin : begin + SLICE])
 
     def _post(self) -> None:
         """Send what is in the outbox until its end, which is None."""
@@ -75,9 +79,15 @@ class EngineProcess:
     def end(self) -> None:
         """End the process and all that it started; nothing is left of it."""
         self._outbox.put(None)
+        self.note_segments()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        shared_memory.release(self._segments, self.process.pid)
+
+    def note_segments(self) -> None:
+        """Remember which shared memory is the engine's: once it is dead, nothing says so any more."""
+        self._segments |= shared_memory.mapped_by(self.process.pid) - self._there_before
 
     def was_killed(self) -> bool:
         """True if a signal ended it."""

@@ -1,124 +1,162 @@
-"""What runs in an engine's process: requests into vLLM, answers out. The only import of vllm."""
+"""What runs in an engine's process: it keeps vLLM's scheduler fed, and gives back each answer that is whole.
+
+- The scheduler holds twice as many requests as run at once. What is more waits: a few here, the rest with the
+  worker, whose pipe hands them over as there is room. So the first step comes after a few dozen requests, and
+  memory does not grow with a call.
+- Between two steps requests are added in a slice, at first a small one that doubles from step to step.
+- A sign of life is given in that loop too.
+"""
 
 import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from multiprocessing.connection import Connection
+from collections import deque
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from engine.models.stopping import StopStrings
-from engine.models.vllm.messages import Answer, Done, Generate, NextToken, Ready, Refused, Request, Score
-from schemas.sections import Sampling
+from engine.models.vllm import shared_memory
+from engine.models.vllm.answers import Growing, answer_of
+from engine.models.vllm.loading import load
+from engine.models.vllm.messages import Answer, Done, Generate, Ready, Refused, Request
+from engine.models.vllm.params import ids_of, params_of, room_of
 from schemas.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from vllm import LLMEngine, SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
+    from vllm import LLMEngine
 
 _BEAT = 1.0  # seconds between signs of life
-# Of float32 logits that scoring prompts may hold at once: tokens of a step × vocabulary.
-_LOGIT_BYTES = 1 << 32
+_FIRST_SLICE = 32  # requests that are added before the first step; 0.2 ms each
 
 
 def serve(handle: int, worker: int) -> None:
     """Run an engine until its pipe ends or the process `worker` is gone. `handle`: of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
+    there_before = shared_memory.names()
+    threading.Thread(target=_end_with_worker, args=(worker, there_before), daemon=True).start()
     pipe: Connection[Any, Any] = Connection(handle)
-    arguments: dict[str, Any] = pipe.recv()
-    from vllm import LLM
-
-    if "max_num_batched_tokens" not in arguments:
-        arguments["max_num_batched_tokens"] = _tokens_of_a_step(arguments["model"])
-    server = _Server(pipe, LLM(**arguments).llm_engine)
+    server = Server(pipe, load(pipe.recv()))
+    threading.Thread(target=_end_with_children, args=(there_before,), daemon=True).start()
     pipe.send(Ready())
     server.run()
 
 
-def _end_with_worker(worker: int) -> None:
-    """End this process group as soon as the worker is not its parent any more."""
+def _end_with_worker(worker: int, there_before: set[str]) -> None:
+    """End this process group as soon as the worker is not its parent any more, and release what it shares."""
     while os.getppid() == worker:
         time.sleep(_BEAT)
+    _end_group(there_before)
+
+
+def _end_with_children(there_before: set[str]) -> None:
+    """End this process group as soon as one of vLLM's own processes is gone (an engine core, a worker of a
+    tensor-parallel engine): vLLM may wait for it for ever."""
+    sentinels = [child.sentinel for child in multiprocessing.active_children()]
+    if sentinels:
+        wait(sentinels)
+        _end_group(there_before)
+
+
+def _end_group(there_before: set[str]) -> None:
+    group = os.getpgrp()
+    shared_memory.release(shared_memory.mapped_by(group) - there_before, group)
     os.killpg(0, signal.SIGKILL)
 
 
-def _tokens_of_a_step(model: str) -> int:
-    """Tokens of a step where the recipe leaves them open.
-
-    V1 scores prompts with [tokens of a step × vocabulary] logits in float32, so they are bounded."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    vocabulary: int = config.get_text_config().vocab_size
-    return max(2048, min(16384, _LOGIT_BYTES // (4 * vocabulary)))
-
-
-class _Server:
+class Server:
     """An engine that is loaded, its pipe, and the requests under way by the id that vLLM knows them by."""
 
     def __init__(self, pipe: "Connection[Any, Any]", engine: "LLMEngine"):
+        config = engine.vllm_config
         self._pipe = pipe
         self._engine = engine
         # Model runner V2 (on GPUs) runs the head on the response's rows alone and gives an array.
-        self._scores_rows = bool(getattr(engine.vllm_config, "use_v2_model_runner", False))
+        self._scores_rows = bool(getattr(config, "use_v2_model_runner", False))
+        self._capacity = 2 * config.scheduler_config.max_num_seqs
+        self._max_model_len = config.model_config.max_model_len
+        self._slice = _FIRST_SLICE
+        self._waiting: deque[Request] = deque()
         self._requests: dict[str, Request] = {}
-        # What looks for stop strings, by the request.
-        self._stop_strings: dict[str, StopStrings] = {}
+        # Those that a stop string of ours may end, by the request.
+        self._growing: dict[str, Growing] = {}
+        self._last_beat = time.monotonic()
+        self._busy = 0.0  # seconds in which there was a request under way
+        self._busy_from = 0.0  # up to when they are counted
 
     def run(self) -> None:
         """Take requests, step the engine and send answers until the pipe ends."""
-        last_beat = time.monotonic()
         while self._take_requests():
-            answers: list[Answer] = []
+            self._add_some()
             if self._engine.has_unfinished_requests():
-                answers = self._step()
-            if answers or time.monotonic() - last_beat > _BEAT:
-                self._pipe.send(Done(answers))
-                last_beat = time.monotonic()
+                self._tell(self._step())
+            else:
+                self._tell([])
+
+    def _tell(self, answers: list[Answer]) -> None:
+        """Send answers, or a sign of life where the last one is a while ago."""
+        now = time.monotonic()
+        if answers or now - self._last_beat > _BEAT:
+            self._pipe.send(Done(answers, self._busy))
+            self._last_beat = now
 
     def _take_requests(self) -> bool:
-        """Hand everything that waits to vLLM's own scheduler: it, not we, keeps the batch full.
-
-        False once the pipe has ended."""
-        while self._pipe.poll(0 if self._engine.has_unfinished_requests() else _BEAT):
+        """Take from the pipe as many as there is room for; False once it has ended."""
+        known = self._engine.get_num_unfinished_requests() + len(self._waiting)
+        if not known:
+            self._slice = _FIRST_SLICE
+        seconds = 0.0 if known else _BEAT
+        while known < self._capacity and self._pipe.poll(seconds):
             try:
                 requests: list[Request] = self._pipe.recv()
             except EOFError:
                 return False
-            for request in requests:
-                self._requests[str(request.key)] = request
-                try:
-                    self._add(request)
-                except Exception as error:
-                    self._pipe.send(Refused(str(error)))
+            self._waiting.extend(requests)
+            known += len(requests)
+            seconds = 0.0
         return True
+
+    def _add_some(self) -> None:
+        """Hand the next slice of what waits to vLLM's scheduler."""
+        room = self._capacity - self._engine.get_num_unfinished_requests()
+        for _ in range(min(room, self._slice, len(self._waiting))):
+            request = self._waiting.popleft()
+            try:
+                self._add(request)
+            except Exception as error:
+                self._pipe.send(Refused(str(error)))
+            self._tell([])
+        self._slice = min(2 * self._slice, self._capacity)
 
     def _add(self, request: Request) -> None:
         from vllm.inputs import TokensPrompt
 
-        ids = request.prompt
-        match request:
-            case Generate():
-                params = _sampling_params(request)
-                self._look_for_stop_strings(request)
-            case NextToken():
-                params = _next_token_params(request)
-            case Score():
-                params = _scoring_params(request, self._scores_rows)
-                ids = request.prompt + request.response
-        self._engine.add_request(str(request.key), TokensPrompt(prompt_token_ids=ids), params)
-
-    def _look_for_stop_strings(self, request: Generate) -> None:
-        sampling = request.sampling
-        if sampling.stop:
+        name = str(request.key)
+        ids = ids_of(request)
+        self._check_fits(len(ids) + room_of(request))
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        if not self._engine.has_unfinished_requests():
+            self._busy_from = time.monotonic()
+        self._engine.add_request(name, prompt, params_of(request, self._scores_rows))
+        self._requests[name] = request
+        if isinstance(request, Generate) and request.sampling.stop:
+            sampling = request.sampling
             tokenizer = _tokenizer(request.tokenizer)
-            strings = StopStrings(tokenizer, sampling.stop, sampling.min_tokens)
-            self._stop_strings[str(request.key)] = strings
+            self._growing[name] = Growing(StopStrings(tokenizer, sampling.stop, sampling.min_tokens))
+
+    def _check_fits(self, tokens: int) -> None:
+        """Raise ValueError where vLLM would cut a response short, since its memory ends before the model's
+        positions do (loading.py)."""
+        if tokens > self._max_model_len:
+            raise ValueError(
+                f"prompt and response may come to {tokens} tokens, and the engine's memory holds "
+                f"{self._max_model_len} of one sequence; give it more (gpu_memory_utilization, "
+                "tensor_parallel_size, kv_cache_memory_bytes), or say that no sequence is to be longer: "
+                f"max_model_len = {self._max_model_len}"
+            )
 
     def _step(self) -> list[Answer]:
         """One step of the engine; the answers that it finished, by itself or by a stop string."""
@@ -128,124 +166,21 @@ class _Server:
             name = output.request_id
             if name not in self._requests:
                 name = name.split("-")[0]
-            strings = self._stop_strings.get(name)
-            stopped = strings is not None and _is_stopped(strings, output)
+            growing = self._growing.get(name)
+            stopped = growing is not None and growing.add(output)
             if not (stopped or output.finished):
                 continue
             request = self._requests.pop(name)
-            self._stop_strings.pop(name, None)
-            if stopped and not output.finished:
+            self._growing.pop(name, None)
+            if not output.finished:
                 self._engine.abort_request([name])
-            answers.append(_answer(request, output, strings if stopped else None))
+            answers.append(growing.answer(request, output) if growing else answer_of(request, output))
+        now = time.monotonic()
+        self._busy += now - self._busy_from
+        self._busy_from = now
         return answers
 
 
 @functools.cache
 def _tokenizer(path: str) -> Any:
     return load_tokenizer(Path(path))
-
-
-def _is_stopped(strings: StopStrings, output: Any) -> bool:
-    """Hand on the tokens that are new in vLLM's RequestOutput; True once a stop string is complete."""
-    sample = output.outputs[0]
-    # A token that ends the sample is no part of its text.
-    end = len(sample.token_ids) - (sample.finish_reason == "stop")
-    return any(strings.add(token) for token in sample.token_ids[strings.length : end])
-
-
-def _sampling_params(request: Generate) -> "SamplingParams":
-    """Our own stop tokens alone; log-probs are the model's, before temperature (vLLM's raw_logprobs)."""
-    from vllm import SamplingParams
-
-    sampling = request.sampling
-    params = SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        stop_token_ids=request.stop_ids,
-        max_tokens=request.max_tokens,
-        min_tokens=min(sampling.min_tokens, request.max_tokens),
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logit_bias={int(token): float(bias) for token, bias in sampling.logit_bias.items()},
-        structured_outputs=_structured_outputs(sampling),
-        seed=request.seed,
-        logprobs=0,
-        ignore_eos=True,
-        flat_logprobs=True,
-        detokenize=False,
-    )
-    if request.bad_words:
-        # What vLLM makes of SamplingParams.bad_words where the engine has a tokenizer, which ours has not.
-        params._bad_words_token_ids = request.bad_words
-    return params
-
-
-def _structured_outputs(sampling: Sampling) -> "StructuredOutputsParams | None":
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if not sampling.structured_outputs:
-        return None
-    return StructuredOutputsParams(**sampling.structured_outputs)
-
-
-def _next_token_params(request: NextToken) -> "SamplingParams":
-    from vllm import SamplingParams
-
-    return SamplingParams(
-        max_tokens=1,
-        temperature=0,
-        logprob_token_ids=sorted(set(request.tokens)),
-        ignore_eos=True,
-        flat_logprobs=True,
-        detokenize=False,
-    )
-
-
-def _scoring_params(request: Score, rows_only: bool) -> "SamplingParams":
-    """`rows_only`: score the response's tokens alone, else those of the prompt too."""
-    from vllm import SamplingParams
-
-    scoring: dict[str, Any] = {"prompt_logprobs": 0}
-    if rows_only:
-        scoring = {
-            "prompt_logprob_token_ids": np.asarray(request.response, np.int32)[:, None],
-            "prompt_logprob_start": len(request.prompt) - 1,
-        }
-    return SamplingParams(max_tokens=1, temperature=0, flat_logprobs=True, detokenize=False, **scoring)
-
-
-def _answer(request: Request, output: Any, stopped: StopStrings | None) -> Answer:
-    """What vLLM gave for a request: its RequestOutput. `stopped`: of a sample that a stop string ended."""
-    match request:
-        case Generate():
-            sample = output.outputs[0]
-            if stopped is not None:
-                length = stopped.length
-                logps = _float32(sample.logprobs.logprobs[:length])
-                return Answer(request.key, logps, list(sample.token_ids[:length]), "stop", stopped.said)
-            reason = "stop" if sample.finish_reason == "stop" else "length"
-            return Answer(request.key, _float32(sample.logprobs.logprobs), list(sample.token_ids), reason)
-        case NextToken():
-            return Answer(request.key, _next_token_logps(request, output), ids=[], finish_reason="")
-        case Score():
-            return Answer(request.key, _response_logps(request, output), ids=[], finish_reason="")
-
-
-def _next_token_logps(request: NextToken, output: Any) -> bytes:
-    logprobs = output.outputs[0].logprobs
-    logp_of = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
-    return _float32([logp_of[token] for token in request.tokens])
-
-
-def _response_logps(request: Score, output: Any) -> bytes:
-    rows = getattr(output, "prompt_token_id_logprobs", None)
-    if rows is not None:
-        return _float32(rows[:, 0])
-    return _float32(output.prompt_logprobs.logprobs[-len(request.response) :])
-
-
-def _float32(logps: Any) -> bytes:
-    return np.asarray(logps, np.float32).tobytes()

@@ -57,6 +57,7 @@ class Supervisor:
         self.engine: EngineProcess | None = None
         self.pending: dict[int, _Pending] = {}
         self.closed = False
+        self.busy = 0.0  # seconds in which the engine had a request, since it was loaded
         self.timeout = model.spec.config.timeout  # seconds of silence after which an engine is dead
         self._model = model
         self._folder = model.identity.path  # while engines run: the view that they load from
@@ -168,7 +169,8 @@ class Supervisor:
                     self._hand_out(engine)
                 case Refused(reason):
                     raise UserError(f"vLLM refuses a request: {reason}")
-                case Done(answers):
+                case Done(answers, busy):
+                    self.busy = busy
                     self._take(answers)
 
     def _last_words(self, engine: EngineProcess) -> str:
@@ -179,6 +181,7 @@ class Supervisor:
         """Give an engine that is ready all that waits."""
         with self._changed:
             engine.ready = True
+            engine.note_segments()
             engine.send([pending.request for pending in self.pending.values()])
 
     def _take(self, answers: list[Answer]) -> None:
@@ -220,7 +223,8 @@ class Supervisor:
                 raise UserError(
                     f"vLLM's engine ended {DEATHS} times with the same requests under way "
                     f"(the last time it {cause}); its last words: {self._last_words(engine)}; "
-                    "finished shards are kept; smaller engine arguments in [model.vllm] may help: "
+                    "finished shards are kept; smaller engine arguments in "
+                    f"[{self._model.spec.section}.vllm] may help: "
                     "max_num_seqs, max_model_len, gpu_memory_utilization"
                 )
 
