@@ -9,6 +9,7 @@ none.
 from typing import Any
 
 from engine.models.spec import ModelSpec
+from schemas.errors import UserError
 from schemas.manifest import MANIFEST, Facts, folder_name
 from schemas.sections import Sampling
 from schemas.store import Store
@@ -32,6 +33,16 @@ def as_finished(run: Store, stage: str, facts: Facts) -> Facts:
     if run.child(folder_name(stage, older)).exists(MANIFEST):
         return older
     return facts
+
+
+def check(planned: Facts, own: Facts, folder: str) -> None:
+    """Raise UserError where a shard of draw 1 is about to be made: that is not to be had any more."""
+    if _FACT in own and _FACT not in planned:
+        raise UserError(
+            f"{folder} was sampled by an older version of prefmill, whose draws this one does not make, and "
+            "a shard of it is gone or damaged: remove the folder and run the same command again, which "
+            "samples anew"
+        )
 
 
 def like(planned: Facts, own: dict[str, Any]) -> dict[str, Any]:

@@ -211,7 +211,10 @@ def check_unchanged(run: Run, stages: Collection[Stage] = ()) -> None:
             continue
         planned = run.planned[stage.name].facts
         now = _own_facts(stage, run.recipe, models, _FoldersOfRun(run.store))
-        own = draws.like(planned, json.loads(json.dumps(now)))
+        own = json.loads(json.dumps(now))
+        if stages:
+            draws.check(planned, own, run.planned[stage.name].folder)
+        own = draws.like(planned, own)
         changes = difference(planned, planned | own)
         if changes:
             raise UserError(

@@ -41,17 +41,6 @@ _IDLE_ARGUMENTS = {
     "download_dir",
     "distributed_executor_backend",
     "language_model_only",
-    "skip_mm_profiling",
-    "max_parallel_loading_workers",
-    "safetensors_load_strategy",
-    "safetensors_prefetch_num_threads",
-    "safetensors_prefetch_block_size",
-    "disable_custom_all_reduce",
-    "enable_expert_parallel",
-    "max_num_scheduled_tokens",
-    "num_gpu_blocks_override",
-    "numa_bind",
-    "async_scheduling",
 }
 
 REWARD_BACKEND = "reward"

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from engine.commands.precompute import precompute
 from engine.draws import draw_facts
 from engine.models.spec import ModelSpec
 from engine.plan import plan
+from schemas.errors import UserError
 from schemas.recipe import load
 from schemas.sections import Model, Sampling
 
@@ -44,8 +47,12 @@ def test_a_finished_run_of_the_draw_before_has_nothing_to_do(model_path, tmp_pat
     precompute(run, recipe, 1)
     assert "nothing to do" in capsys.readouterr().out
     assert plan(run, recipe).planned["generate"] == older
+    # A shard of it that is damaged cannot be made again in the same way.
+    next((run / older.folder).glob("00001.json")).write_text("{}")
+    with pytest.raises(UserError, match=rf"{older.folder} was sampled by an older version.*remove"):
+        precompute(run, recipe, 1)
     # Of one that was not finished the rest would be of another draw than its shards.
-    (run / older.folder / "manifest.json").unlink()
+    (run / older.folder / "manifest.json").unlink(missing_ok=True)
     newer = plan(run, recipe).planned["generate"]
     assert newer.facts == older.facts | {"draw": 2} and newer.folder != older.folder
     precompute(run, recipe, 1)
