@@ -85,7 +85,7 @@ def planned(where: str | Store | None, recipe: Recipe, options: "Options") -> "P
 
     store = open_store(where if where is not None else _NO_RUN)
     check_apart(store, recipe)
-    return plan_of(plan(store, recipe), options)
+    return plan_of(plan(store, recipe, options.devices), options)
 
 
 def show(plan: "Plan", options: "Options", as_json: bool) -> None:

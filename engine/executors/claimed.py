@@ -5,16 +5,20 @@ What another one has in hand is passed over, and looked at again when all else i
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.jobs import Job
+from schemas.blocks import SHARDS
 
 
 class ClaimedShards:
     """Implements `engine.executors.deal.Countable`. Several threads may take."""
 
-    def __init__(self, job: Job, shards: Iterable[int]):
+    def __init__(self, job: Job, shards: Iterable[int], many_made: Callable[[], None]):
+        """`many_made` is called whenever so many shards have ended as a block has."""
         self._job = job
+        self._many_made = many_made
+        self._made = 0
         self._waiting = deque(shards)
         self._lock = threading.Lock()
         self.with_others: list[int] = []
@@ -33,6 +37,10 @@ class ClaimedShards:
     def ended(self, shard: int) -> None:
         with self._lock:
             self._job.release(shard)
+            self._made += 1
+            is_block = self._made % SHARDS == 0
+        if is_block:
+            self._many_made()
 
     def left(self) -> int:
         return len(self._waiting)

@@ -7,6 +7,7 @@ when nothing else is left: until it is made, or is to be had because its maker h
 import logging
 import time
 from collections.abc import Collection, Iterable
+from functools import partial
 
 from engine.executors import Workforce, executor_of
 from engine.executors.claimed import ClaimedShards
@@ -16,6 +17,7 @@ from engine.jobs import Job
 from engine.plan import Run
 from engine.progress import Progress
 from engine.stage import Stage
+from schemas.blocks import write_blocks
 
 _LOOK = 2.0  # seconds between two looks at what others have in hand
 _log = logging.getLogger("prefmill")
@@ -40,7 +42,7 @@ def _one_pass(workforce: Workforce, run: Run, gaps: Gaps, job: Job, progress: Pr
         queue = _queue(gaps, phase, with_others)
         if not queue:
             continue
-        shards = ClaimedShards(job, queue)
+        shards = ClaimedShards(job, queue, partial(_write_blocks, run, phase))
         executor(
             run,
             number,
@@ -52,6 +54,12 @@ def _one_pass(workforce: Workforce, run: Run, gaps: Gaps, job: Job, progress: Pr
         )
         with_others.update(shards.with_others)
     return with_others
+
+
+def _write_blocks(run: Run, phase: Phase) -> None:
+    """Sum up what is made of a phase, so that whoever looks at it meanwhile reads few files."""
+    for stage in phase.stages:
+        write_blocks(run.folder(stage), run.shards)
 
 
 def _queue(gaps: Gaps, phase: Phase, without: Collection[int]) -> list[int]:

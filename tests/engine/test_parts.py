@@ -9,7 +9,8 @@ import pytest
 
 from engine import jobs
 from engine.commands.precompute import precompute
-from engine.executors import passes
+from engine.executors import claimed, passes
+from engine.executors.claimed import ClaimedShards
 from engine.jobs import Job, at_work
 from engine.part import Part
 from schemas import leases
@@ -154,3 +155,16 @@ def test_who_has_nothing_left_waits_for_what_others_make(recipe, whole, tmp_path
         thread.join()
     assert tree(run) == whole
     assert jobs.WHO == "engine precompute"
+
+
+def test_blocks_are_written_while_many_shards_are_made(tmp_path, monkeypatch):
+    """Whoever looks at a run of many shards in the middle reads a few files, not one a shard."""
+    monkeypatch.setattr(claimed, "SHARDS", 4)
+    store = open_store(tmp_path)
+    called: list[int] = []
+    with begun(store) as job:
+        shards = ClaimedShards(job, range(10), lambda: called.append(shards.left()))
+        while (shard := shards.take()) is not None:
+            shards.ended(shard)
+    assert called == [6, 2]
+    assert store.names() == []
