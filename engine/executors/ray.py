@@ -7,6 +7,7 @@
   sees a dead process at once and a dead node within half a minute; who is silent for two minutes is ended.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -25,6 +26,7 @@ from engine.listening import TICK, Ticks
 from engine.plan import Run
 from engine.progress import Progress, Work
 from schemas import extensions, versions
+from schemas.devices import gpus_here
 from schemas.errors import UserError
 
 _LOOK = 5.0  # seconds between two looks at the cluster's nodes
@@ -34,12 +36,17 @@ _log = logging.getLogger("prefmill")
 
 
 def room() -> Room:
-    """A worker for each GPU of the cluster's nodes, or one for each node's CPUs."""
-    with connected():
+    """A worker for each GPU of the cluster's nodes, or one for each node's CPUs; without a cluster, of this
+    machine."""
+    if os.environ.get("RAY_ADDRESS") == "local":
+        return Room(gpus_here())
+    # Nothing is started only to look. Where no cluster is found that ought to be, `execute` says so.
+    with contextlib.suppress(UserError), connected("auto"):
         nodes = nodes_alive()
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    with_cpus = sum(node.get("CPU", 0) >= 1 for node in nodes)
-    return Room(max(1, gpus or with_cpus), max(1, len(nodes) if gpus else with_cpus))
+        gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+        with_cpus = sum(node.get("CPU", 0) >= 1 for node in nodes)
+        return Room(max(1, gpus or with_cpus), max(1, len(nodes) if gpus else with_cpus))
+    return Room(gpus_here())
 
 
 def execute(

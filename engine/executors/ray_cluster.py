@@ -26,19 +26,21 @@ except ImportError:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Be connected to a cluster; what was started for that is ended. Raises UserError where none answers."""
+def connected(address: str | None = None) -> Iterator[None]:
+    """Be connected to a cluster. Raises UserError where none answers.
+
+    `address`: auto for one that is there; None for that, or one that is started here, and ended."""
     if ray.is_initialized():
         yield
         return
     with _own_signal_handlers():
         try:
             # No dashboard where Ray is started here; what actors say of a run comes as news.
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            address = os.environ.get("RAY_ADDRESS", "of this machine")
+            place = os.environ.get("RAY_ADDRESS", "of this machine")
             raise UserError(
-                f"--executor ray: no cluster at the address {address} ({line_of(error)}); see `ray status`, "
+                f"--executor ray: no cluster at the address {place} ({line_of(error)}); see `ray status`, "
                 "and set RAY_ADDRESS to the head's HOST:PORT, or to local to start Ray on this machine alone"
             ) from None
     try:

@@ -168,12 +168,14 @@ def cluster():
         "health_check_failure_threshold": 3,
     }
     head = {"num_cpus": 1, "include_dashboard": False}
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         made = Cluster(initialize_head=True, head_node_args=head | {"_system_config": health})
         patch.setenv("RAY_ADDRESS", made.address)
         yield made
         made.shutdown()
+    signal.signal(signal.SIGTERM, handler)
 
 
 def add_node(cluster):
@@ -248,11 +250,16 @@ def test_a_node_that_joins_late_is_used(cluster, recipe, whole, tmp_path, monkey
         take(self, number, message)
 
     monkeypatch.setattr(executor._Driver, "_take", seen)
-    added = []
-    # The second worker finds its place only when the node is there.
-    with meanwhile(tmp_path / "run", lambda: added.append(add_node(cluster))):
-        precompute(tmp_path / "run", recipe.with_sections(generate=longer(recipe)), 0, executor="ray")
-    cluster.remove_node(added[0], allow_graceful=False)
+    long = recipe.with_sections(generate=longer(recipe))
+    run = tmp_path / "run"
+    # A node wants the main thread: it listens to signals.
+    thread = threading.Thread(target=lambda: precompute(run, long, 0, executor="ray"))
+    thread.start()
+    wait_until(lambda: list(run.glob("given-*/0*.json")), "a first shard")
+    late = add_node(cluster)
+    thread.join()
+    cluster.remove_node(late, allow_graceful=False)
+    assert list(run.glob("generate-*/manifest.json"))
     assert set(made_by) == {0, 1} and len(made_by) == 6
 
 
