@@ -20,7 +20,7 @@ from engine.executors.deal import DEATHS, Deal, Room
 from engine.executors.local import SILENCE
 from engine.executors.phases import Gaps, Phase, phases, work_through
 from engine.executors.ray_actor import Actor, Broken, Here, Said, Task, code_here
-from engine.executors.ray_cluster import Needs, connected, line_of, needs_of, nodes_alive, ray
+from engine.executors.ray_cluster import Needs, check_imported, connected, line_of, needs_of, nodes_alive, ray
 from engine.executors.worker import Failed, NextShard, NoMoreWork, ShardEnded, ShardMade
 from engine.listening import TICK, Ticks
 from engine.plan import Run
@@ -160,6 +160,7 @@ class _Driver:
             except ray.exceptions.RayTaskError:
                 raise  # our own mistake
             except ray.exceptions.RayError as error:
+                check_imported(error)
                 self._replace(number, line_of(error))
                 continue
             self._workers[number].silent = 0.0

@@ -103,3 +103,14 @@ def line_of(error: BaseException) -> str:
     """What an error of Ray says, in one line."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return one_line(" ".join(said))[:300]
+
+
+def check_imported(error: Exception) -> None:
+    """Raise UserError where an actor died because its node does not have this code, or what it imports."""
+    said = str(error)
+    if "failed to import on the worker" in said:
+        reason = one_line(said.strip().splitlines()[-1])
+        raise UserError(
+            f"a node of the cluster cannot import prefmill ({reason}): install it on every node, in the "
+            "Python that Ray is started with, and restart Ray there"
+        )

@@ -20,7 +20,7 @@ from engine.executors import ray as executor
 from engine.executors import ray_actor
 from engine.executors.phases import phases
 from engine.executors.ray_actor import Actor, Broken, Here, Said, Task, code_here
-from engine.executors.ray_cluster import Needs, needs_of
+from engine.executors.ray_cluster import Needs, check_imported, needs_of
 from engine.executors.worker import Failed, NextShard, NoMoreWork, ShardEnded
 from engine.gaps import missing
 from engine.opened import opened
@@ -87,6 +87,17 @@ def test_stages_without_a_model_take_no_gpu(tmp_path, recipe):
     run = plan(tmp_path, recipe)
     gaps = {0: [stage for stage in run.stages if stage.name not in run.models]}
     assert needs_of(run, phases(run)[0], gaps, 4, [GPUS]) == Needs(0, 1)
+
+
+def test_a_node_without_this_code_is_said_to_lack_it():
+    said = (
+        "The actor died because of an error raised in its creation task\n"
+        "RuntimeError: The actor with name Actor failed to import on the worker. This may be because\n"
+        "ModuleNotFoundError: No module named 'engine'"
+    )
+    with pytest.raises(UserError, match=r"cannot import prefmill \(ModuleNotFoundError: No module .*install"):
+        check_imported(RuntimeError(said))
+    check_imported(RuntimeError("The actor died because its node has died"))
 
 
 @contextmanager
