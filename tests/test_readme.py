@@ -82,6 +82,30 @@ def test_the_job_and_what_follows_it(folder):
     assert "pairs" in said[1] and "avg" in said[2] and "step 0: loss 0.693147" in said[3]
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_what_schedulers_are_given_can_be_read_and_starts_commands_that_there_are():
+    import yaml
+
+    from engine.commands.precompute import command
+    from engine.part import Part
+
+    for text in blocks("bash"):
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    kinds = [yaml.safe_load(text) for text in blocks("yaml")]
+    assert {"kind", "run"} <= {key for kind in kinds for key in kind}
+    started = re.findall(r"engine precompute (.*?)(?:[`\n]|\"\])", "\n".join(blocks("bash") + blocks("yaml")))
+    parts = set()
+    for line in started:
+        line = re.sub(r"::\$\w+", "::16", line)  # how many there are, and which of them
+        words = shlex.split(re.sub(r"\$\w+", "3", line))
+        given = command.make_context("precompute", words).params
+        parts.add(Part.of(given["part"]).is_part)
+    assert len(started) == 4 and parts == {True, False}
+
+
 @pytest.mark.long
 def test_set_up_commands(folder):
     """An environment made by pipelines/install (as `./tests/run` does) is used: no second installation."""

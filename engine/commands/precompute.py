@@ -1,5 +1,6 @@
 """`engine precompute`: make what is missing of a recipe's stages, and say what came of it."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ import click
 from engine import executors
 from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
-from schemas.devices import gpus_here
 from schemas.loading import no_garbage
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
@@ -115,8 +115,10 @@ def precompute(
 
     own = Part.of(part)
     check_apart(open_store(where), recipe)
-    run = plan(where, recipe, own.jobs * (workers or gpus_here()))
-    with opened(run, lambda run: threads_of(run, workers), shares=bool(part)) as (job, threads):
+    room = executors.room_of(executor)
+    run = plan(where, recipe, own.jobs * (workers or room.workers))
+    side_by_side = math.ceil(workers / room.machines)
+    with opened(run, lambda run: threads_of(run, side_by_side), shares=bool(part)) as (job, threads):
         _make_what_is_missing(run, job, own, Workforce(executor, workers, threads), trust)
 
 

@@ -1,6 +1,7 @@
 """Where shards run. All state is in the run folder: an executor that dies loses its shards and no more.
 
-To add one, write a module here with a function `execute` like `Executor`, and add a line to EXECUTORS.
+To add one, write a module here with a function `execute` like `Executor`, and another, `room`, that says how
+many workers there is room for; and add a line to EXECUTORS.
 """
 
 import importlib
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from engine.executors.claimed import ClaimedShards
+    from engine.executors.deal import Room
     from engine.executors.phases import Gaps
     from engine.plan import Run
     from engine.progress import Progress
@@ -39,6 +41,7 @@ class Executor(Protocol):
 # Name -> the module, imported when it is asked for.
 EXECUTORS = {
     "local": "engine.executors.local",
+    "ray": "engine.executors.ray",
 }
 DEFAULT = "local"
 
@@ -56,3 +59,9 @@ def executor_of(workforce: Workforce) -> Executor:
     """The executor, imported."""
     executor: Executor = importlib.import_module(EXECUTORS[workforce.executor]).execute
     return executor
+
+
+def room_of(executor: str) -> "Room":
+    """What an executor has to work on now."""
+    room: Room = importlib.import_module(EXECUTORS[executor]).room()
+    return room

@@ -15,6 +15,14 @@ from typing import Generic, Protocol, TypeVar
 DEATHS = 3  # of workers with the same shard in their hands before it is taken for the cause
 
 
+@dataclass(frozen=True)
+class Room:
+    """What an executor has to work on: how many workers there is room for, and on how many machines."""
+
+    workers: int
+    machines: int = 1
+
+
 class Shards(Protocol):
     """Shards to be made, one after another."""
 
@@ -79,6 +87,11 @@ class Deal(Generic[Worker]):
     def held(self, worker: Worker) -> list[int]:
         """The shards that the worker has in hand."""
         return list(self._hands[worker].shards)
+
+    def unfinished(self) -> int:
+        """How many shards are not made yet: in hand, to be dealt again, and those that may still come."""
+        in_hand = sum(len(hand.shards) for hand in self._hands.values())
+        return in_hand + len(self._again) + self._shards.left()
 
     def cause_of_deaths(self) -> int | None:
         """A shard with which too many workers have died."""

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from engine.executors.claimed import ClaimedShards
-from engine.executors.deal import DEATHS, Deal
+from engine.executors.deal import DEATHS, Deal, Room
 from engine.executors.phases import Gaps, Phase, phases, work_through
 from engine.executors.worker import Failed, NextShard, NoMoreWork, ShardEnded, ShardMade, work
 from engine.listening import TICK, Ended, Inbox, Ticks
@@ -23,7 +23,7 @@ from engine.models.open import places
 from engine.plan import Run
 from engine.progress import Progress, Work
 from schemas import extensions
-from schemas.devices import cores
+from schemas.devices import cores, gpus_here
 from schemas.errors import UserError
 
 # Seconds of silence after which a worker is stopped or hung: a thread of its own gives the signs of life.
@@ -31,6 +31,11 @@ SILENCE = 120.0
 _TIME_TO_START = 600.0  # seconds until the first one: a network disk may be slow to give what is imported
 _TIME_TO_END = 10.0  # seconds for a worker that has said its last
 _log = logging.getLogger("prefmill")
+
+
+def room() -> Room:
+    """A worker for each GPU of this machine, or one for its CPU."""
+    return Room(gpus_here())
 
 
 def execute(
@@ -67,7 +72,7 @@ def _places_of_workers(run: Run, phase: Phase, shards: int, gaps: Gaps, workers:
     if phase.asks_server:
         return available  # one process: so many requests are under way as the recipe says
     # Counting GPUs imports torch; skip it for one shard or when no model is needed.
-    if phase.model and workers != 1 and shards > 1 and _needs_model(run, phase, gaps):
+    if phase.model and workers != 1 and shards > 1 and needs_model(run, phase, gaps):
         available = places(phase.model.spec)
     wanted = min(workers or len(available), shards)
     if phase.uses_vllm:
@@ -76,7 +81,7 @@ def _places_of_workers(run: Run, phase: Phase, shards: int, gaps: Gaps, workers:
     return [available[number % len(available)] for number in range(wanted)]
 
 
-def _needs_model(run: Run, phase: Phase, gaps: Gaps) -> bool:
+def needs_model(run: Run, phase: Phase, gaps: Gaps) -> bool:
     """True if a stage that is still to be made opens the model."""
     for stages in gaps.values():
         for stage in stages:

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
+from typing import Protocol
 
-from engine.executors.phases import phases, work_through
+from engine.executors.deal import Shards
+from engine.executors.phases import Phase, phases, work_through
 from engine.plan import Run
-from engine.progress import Work
+from engine.progress import Progress, Work
 from schemas.errors import UserError, sentence_of
 from schemas.manifest import Marker
 from schemas.panics import panics_as_errors
@@ -65,6 +67,10 @@ class Alive:
     """A sign of life."""
 
 
+class LineToDriver(Shards, Progress, Protocol):
+    """Where a worker gets its shards from, and tells what came of them."""
+
+
 def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packages: Sequence[str]) -> None:
     """Ask for shards until there are none. `packages`: those that hand over prompts and SQL."""
     for number in _LEFT_TO_DRIVER:
@@ -74,26 +80,32 @@ def work(pipe: Connection, run: Run, phase: int, place: str, threads: int, packa
     threading.Thread(target=line.beat, daemon=True).start()
     for package in packages:
         importlib.import_module(package)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the driver is gone
+        line.send(last_words(run, phases(run)[phase], place, threads, line))
+
+
+def last_words(run: Run, phase: Phase, place: str, threads: int, line: LineToDriver) -> NoMoreWork | Failed:
+    """Make shards until there are none, and what the driver is to be told then. Raises our own mistakes."""
     try:
         with panics_as_errors():
             work_through(
                 run=run,
-                phase=phases(run)[phase],
+                phase=phase,
                 place=place,
                 threads=threads,
                 shards=line,
                 progress=line,
             )
-        line.send(NoMoreWork())
+        return NoMoreWork()
     except UserError as error:
-        line.send(Failed(error))
+        return Failed(error)
     except (EOFError, BrokenPipeError):
-        return  # the driver is gone
+        raise
     except Exception as error:
         sentence = sentence_of(error, "")
         if not sentence:
             raise  # our own mistake
-        line.send(Failed(UserError(sentence)))
+        return Failed(UserError(sentence))
 
 
 class _LineToDriver:

@@ -28,7 +28,7 @@ def places(spec: ModelSpec) -> list[str]:
     With vLLM one for every tensor_parallel_size × pipeline_parallel_size GPUs, written `cuda:0,1`. Raises
     UserError where there are fewer."""
     here = devices(spec.config.device)
-    each = _gpus_of_an_engine(spec)
+    each = gpus_of_an_engine(spec)
     if each == 1 or here == ["cpu"]:
         return here
     if len(here) < each:
@@ -43,7 +43,8 @@ def places(spec: ModelSpec) -> list[str]:
     return groups
 
 
-def _gpus_of_an_engine(spec: ModelSpec) -> int:
+def gpus_of_an_engine(spec: ModelSpec) -> int:
+    """How many GPUs one copy of a model takes."""
     if spec.backend != "vllm":
         return 1
     arguments = spec.config.vllm
