@@ -27,13 +27,13 @@ def opened(
 
     `threads_of`: of a run that nobody else is at work on (engine/threads.py). `shares`: beside any number of
     commands that share it; else beside those alone. Raises UserError where another command does not share."""
-    with _alone_among_those_that_do_not_share(run.store, shares):
+    with _alone_among_those_that_do_not_share(run.store, shares), contextlib.ExitStack() as at_the_end:
         job = Job(run.store)
         with awaited(run.store, SETTING_UP, WHO):
             threads = _set_up(run, job, threads_of)
             job.begin()  # from here on the plan is one that others rely on
-        with at_work(job):
-            yield job, threads
+            at_the_end.enter_context(at_work(job))
+        yield job, threads
 
 
 def _alone_among_those_that_do_not_share(store: Store, shares: bool) -> AbstractContextManager[None]:

@@ -99,7 +99,7 @@ class _Files(ds.FileSystemDataset):
     """A dataset that forgets a file's metadata once it is read: 160 KB of each of ten thousand files else."""
 
     def scanner(self, **options: Any) -> ds.Scanner:
-        return super().scanner(cache_metadata=False, **options)
+        return super().scanner(**options | {"cache_metadata": False})
 
 
 def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:

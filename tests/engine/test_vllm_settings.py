@@ -106,7 +106,7 @@ def test_an_engine_is_as_long_as_the_recipe_needs(model_path):
 
 def test_idle_arguments_are_no_facts_and_gone_ones_are_refused_by_name(model_path):
     model = resolved(model_path)
-    idle = {"language_model_only": True, "max_num_seqs": 3, "enable_expert_parallel": True, "swap_space": 4}
+    idle = {"language_model_only": True, "max_num_seqs": 3, "swap_space": 4}
     assert replace_vllm(model, **idle).facts() == model.facts()
     with pytest.raises(UserError, match=r"\[model.vllm\] swap_space is no argument .* leave it out"):
         engine_arguments(replace_vllm(model, **idle), "cuda:0")

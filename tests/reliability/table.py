@@ -28,7 +28,10 @@ GROUPS = {
         "test_network",
         "test_lost_ranks",
     ),
-    "processes killed, stopped, told to end; two jobs at once; readers meanwhile": ("test_processes",),
+    "processes killed, stopped, told to end; two jobs at once; readers meanwhile": (
+        "test_processes",
+        "test_many_workers",
+    ),
     "a run on object storage killed, through a network that fails, gone on with elsewhere": ("test_buckets",),
     "a run folder damaged or faked": ("test_folders", "test_out_of_place"),
     "a checkpoint or a train folder damaged or faked": ("test_checkpoints",),

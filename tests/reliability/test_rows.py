@@ -24,6 +24,7 @@ from engine.json_rows import Piece
 from engine.mapping import RowMapping
 from engine.raw import Row, rows
 from engine.readings import Reading
+from engine.scanned_rows import table_of
 from engine.sql import views
 from engine.stages import prompts
 from schemas.errors import UserError
@@ -56,8 +57,7 @@ def go_through(format_: Format, batch: list[Row]) -> list[Reading]:
     """Read a batch and make a shard of it; every row comes out once."""
     readings = format_.read(batch)
     assert [reading.row.line for reading in readings] == [row.line for row in batch]
-    scanned = [prompts._scanned_row(reading, None) for reading in readings]
-    made = prompts.make(pa.Table.from_pylist(scanned, schema=prompts._SCANNED), None, None)
+    made = prompts.make(table_of(readings, None), None, None)
     counts = made.counts
     assert counts["rows_out"] + counts["rejects"] + counts["duplicates"] == len(batch)
     return readings

@@ -97,7 +97,7 @@ def test_a_right_model_is_packed_however_lively(family, dtype):
 
 def without(name):
     """The packed attention without one of the things that a layer asks of it."""
-    real = attention._Options
+    real = attention.Options
 
     def options(*values):
         missing = {"scale": 1.0}.get(name)
@@ -112,7 +112,7 @@ def without(name):
     [("llama", "scale"), ("gemma2", "softcap"), ("gemma2", "window"), ("mistral", "window")],
 )
 def test_a_pass_that_forgets_something_is_not_taken(family, name, dtype, monkeypatch):
-    monkeypatch.setattr(attention, "_Options", without(name))
+    monkeypatch.setattr(attention, "Options", without(name))
     model = prepare(lively(family, dtype))
     assert model.config._attn_implementation == attention.own_attention(model)
 
@@ -122,7 +122,7 @@ def test_a_pass_without_a_mask_is_not_taken(dtype, monkeypatch):
     def attend(query, key, value, options, layout):
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=options.scale)
 
-    monkeypatch.setattr(attention, "_attend", attend)
+    monkeypatch.setattr(attention, "attend", attend)
     for model in (build(FAMILIES["llama"], dtype), lively("llama", dtype)):
         assert prepare(model).config._attn_implementation == "sdpa"
 
