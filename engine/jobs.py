@@ -44,7 +44,9 @@ class Job:
 
     def end(self) -> None:
         """Give back all that is claimed, and be gone."""
-        self._beats.stop()
+        self._beats.stop(self._give_back)
+
+    def _give_back(self) -> None:
         for shard in sorted(self._claimed):
             self.release(shard)
         self._lease.release()
@@ -98,8 +100,10 @@ class Job:
         return True
 
     def release(self, shard: int) -> None:
-        """Leave the shard to whoever wants it next."""
+        """Leave the shard to whoever wants it next. A job that counts as dead has nothing to leave."""
         self._claimed.discard(shard)
+        if self._beats.error is not None:
+            return
         name = _claim_name(shard)
         with contextlib.suppress(FileNotFoundError):
             if _job_of(self._run.read(name)) == self._token:

@@ -36,7 +36,7 @@ def opened(
         yield job, threads
 
 
-def _alone_among_those_that_do_not_share(store: Store, shares: bool) -> AbstractContextManager[None]:
+def _alone_among_those_that_do_not_share(store: Store, shares: bool) -> AbstractContextManager[object]:
     return contextlib.nullcontext() if shares else store.lock(WHO)
 
 

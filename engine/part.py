@@ -28,10 +28,14 @@ class Part:
         if not found:
             raise UserError(f"--shards {text}: expected I::N, such as 0::8 for the first of eight commands")
         first, jobs = int(found[1]), int(found[2])
+        if not jobs:
+            raise UserError(
+                f"--shards {text}: there is no part of 0 commands; expected I::N, such as 0::8 for the first "
+                "of eight commands"
+            )
         if first >= jobs:
             raise UserError(
-                f"--shards {text}: of {jobs} commands the first is 0::{jobs} and the last "
-                f"{max(0, jobs - 1)}::{jobs}"
+                f"--shards {text}: of {jobs} commands the first is 0::{jobs} and the last {jobs - 1}::{jobs}"
             )
         return cls(first, jobs, is_part=True)
 

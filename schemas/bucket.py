@@ -7,6 +7,8 @@
   which it is recognised when it is looked for.
 """
 
+import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -27,6 +29,10 @@ _TRIES = 4  # for what breaks off
 _PART = 16 << 20  # bytes of a part of an upload or a download
 _AT_ONCE = 32  # requests
 _Answer = TypeVar("_Answer")
+
+
+class _Replaced(Exception):
+    """An object was written again while it was read."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,20 @@ class Bucket:
         end = min(begin + length, self.head(key).size)
         return self._range(key, begin, end) if begin < end else b""
 
-    def _range(self, key: str, begin: int, end: int) -> bytes:
+    def _range(self, key: str, begin: int, end: int, e_tag: str = "") -> bytes:
+        """Some of an object's bytes. Raises _Replaced where it is not of the version that is named."""
         import obstore
+        from obstore.exceptions import PreconditionError
 
-        return self._again(key, lambda: bytes(obstore.get_range(self._client(), key, start=begin, end=end)))
+        options: Any = {"range": (begin, end)} | ({"if_match": e_tag} if e_tag else {})
+
+        def get() -> bytes:
+            try:
+                return bytes(obstore.get(self._client(), key, options=options).bytes())
+            except PreconditionError:
+                raise _Replaced from None
+
+        return self._again(key, get)
 
     def head(self, key: str) -> Found:
         """What an object is. Raises FileNotFoundError."""
@@ -203,12 +219,14 @@ class Bucket:
         return bool(self._again(prefix, first))
 
     def download(self, key: str, path: Path) -> Found:
-        """Write an object's bytes into a local file. Raises FileNotFoundError."""
-        found = self.head(key)
-        with open(path, "wb") as file:
-            for begin in range(0, found.size, _PART):
-                file.write(self._range(key, begin, min(begin + _PART, found.size)))
-        return found
+        """Write an object's bytes into a local file, all of one version. Raises FileNotFoundError."""
+        for _ in range(_TRIES):
+            found = self.head(key)
+            with open(path, "wb") as file, contextlib.suppress(_Replaced):
+                for begin in range(0, found.size, _PART):
+                    file.write(self._range(key, begin, min(begin + _PART, found.size), found.e_tag))
+                return found
+        raise OSError(errno.ESTALE, "it is replaced faster than it is read", self.where(key))
 
     def _again(self, key: str, ask: Callable[[], _Answer]) -> _Answer:
         """The answer to a request, made again where it broke off."""

@@ -199,7 +199,7 @@ def remove_file(path: Path) -> None:
         return
     if stat.S_ISDIR(state.st_mode):
         raise is_a_folder(path)
-    with naming(path):
+    with naming(path), contextlib.suppress(FileNotFoundError):  # another process was faster
         os.unlink(path)
 
 
@@ -221,7 +221,8 @@ def sweep(folder: Path) -> None:
     with naming(folder):
         for name in os.listdir(folder):
             if is_temporary(name):
-                _delete(folder / name)
+                with contextlib.suppress(FileNotFoundError):  # its writer was faster
+                    _delete(folder / name)
 
 
 def sync(path: Path) -> None:

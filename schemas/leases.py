@@ -10,16 +10,16 @@
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
+from schemas import processes
 from schemas.errors import UserError
 from schemas.printable import printable
 from schemas.shapes import ShapeError, shaped
@@ -28,6 +28,10 @@ from schemas.store_protocol import Store
 BEAT = 10.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which a holder elsewhere is dead
 _LOOK = 1.0  # seconds between two looks at a lease that somebody else holds
+_PATIENCE = 10.0  # seconds that giving a lease back may take: its holder ends, and is dead soon anyway
+LOCK = ".lock"  # the lease of a whole folder
+
+_log = logging.getLogger("prefmill")
 
 # The leases that this process holds: another thread of ours, or a call that was cut off, is told from it.
 _held_here: set[str] = set()
@@ -71,42 +75,19 @@ def this_process(who: str, token: str) -> Holder:
     return Holder(
         who=who,
         host=socket.gethostname(),
-        machine=_machine(),
+        machine=processes.machine(),
         pid=os.getpid(),
-        born=_born(os.getpid()) or "",
+        born=processes.born(os.getpid()) or "",
         token=token,
     )
-
-
-def _machine() -> str:
-    """This machine since it was started, and the numbering of its processes: a container has its own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # no Linux
-        return f"{uuid.getnode():012x}"
-
-
-def _born(pid: int) -> str | None:
-    """When a process of this machine was started, in the kernel's ticks; None where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else ""
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    state, born = fields[0], fields[19]
-    return None if state in ("Z", "X") else born
 
 
 class Watch:
     """Tells which holders are dead, from what it has seen of them so far."""
 
     def __init__(self) -> None:
-        self._seen: dict[
-            str, tuple[bytes, float]
-        ] = {}  # token -> its bytes, and since when they are the same
+        # token -> its bytes, and since when they are the same
+        self._seen: dict[str, tuple[bytes, float]] = {}
 
     def is_dead(self, data: bytes) -> bool:
         """True if the holder that a lease's file names is dead. Bytes that name none are nobody's lease."""
@@ -115,8 +96,12 @@ class Watch:
             return True
         if holder.token in _held_here:
             return False
-        if holder.machine == _machine():
-            return holder.pid == os.getpid() or _born(holder.pid) != holder.born
+        if holder.machine == processes.machine():
+            if holder.pid == os.getpid() or processes.born(holder.pid) != holder.born:
+                return True
+            if holder.born:
+                return False
+            # Without /proc: another process may have the number by now, so its beat tells.
         before, since = self._seen.get(holder.token, (b"", 0.0))
         if before != data:
             self._seen[holder.token] = (data, time.monotonic())
@@ -142,7 +127,6 @@ class Lease:
     def take(self) -> Holder | None:
         """Take the lease if it is free, or its holder dead; else who holds it."""
         _held_here.add(self._record.token)  # before anybody can see the file
-        holder = None
         try:
             holder = self._take()
         except BaseException:
@@ -167,22 +151,39 @@ class Lease:
     def renew(self) -> None:
         """Give a sign of life. Raises Lost where another process has taken the lease over."""
         with self._lock:
-            following = replace(self._record, beat=self._record.beat + 1)
-            if not self._store.replace_if(self._name, self._record.as_bytes(), following.as_bytes()):
+            self._renew()
+
+    def _renew(self) -> None:
+        seen = self._record.as_bytes()
+        following = replace(self._record, beat=self._record.beat + 1)
+        while not self._store.replace_if(self._name, seen, following.as_bytes()):
+            try:
+                seen = self._store.read(self._name)
+            except FileNotFoundError:
+                seen = b""
+            holder = holder_in(seen)
+            if holder is None or holder.token != self._record.token:
                 _held_here.discard(self._record.token)
                 raise Lost(
                     f"{self._store.where(self._name)}: this command gave no sign of life for {SILENCE:g} s, "
                     "and another one has taken over: run the same command again"
                 )
-            self._record = following
+            # Ours: an earlier renewal was done, and its answer lost.
+            following = replace(holder, beat=holder.beat + 1)
+        self._record = following
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
+        """Give the lease back, if it is still ours.
+
+        Renewed first: so nobody takes it over in the moment before its file is removed."""
         with self._lock:
-            _held_here.discard(self._record.token)
-            with contextlib.suppress(FileNotFoundError):
-                if self._store.read(self._name) == self._record.as_bytes():
-                    self._store.remove(self._name)
+            try:
+                self._renew()
+                self._store.remove(self._name)
+            except Lost:
+                pass
+            finally:
+                _held_here.discard(self._record.token)
 
 
 class Beats:
@@ -198,18 +199,19 @@ class Beats:
         self._thread.start()
 
     def _run(self) -> None:
-        missed = 0.0
+        last = time.monotonic()
         while not self._stopped.wait(BEAT):
+            begun = time.monotonic()
             try:
                 self._lease.renew()
-                missed = 0.0
+                last = begun
             except Lost as error:
                 self.error = error
                 return
-            except OSError as error:
-                # A storage that does not answer may come back, as long as nobody can have taken over.
-                missed += BEAT
-                if missed >= SILENCE:
+            except Exception as error:
+                # A storage that does not answer, or refuses, may come back, as long as nobody can have taken
+                # over. One try may take minutes.
+                if time.monotonic() - last >= SILENCE:
                     self.error = error
                     return
 
@@ -218,31 +220,52 @@ class Beats:
         if self.error is not None:
             raise self.error
 
-    def stop(self) -> None:
+    def sure(self) -> None:
+        """Raise Lost, or what the storage says, unless the lease is ours now and stays so for a while."""
+        self.check()
+        self._lease.renew()
+
+    def stop(self, give_back: Callable[[], None]) -> None:
+        """Beat no more and call what gives back all that is held, which may take some seconds and no more.
+
+        A storage that does not answer would hold up the end of a command for minutes."""
         self._stopped.set()
-        self._thread.join()
+        failed: list[BaseException] = []
+
+        def end() -> None:
+            try:
+                self._thread.join()
+                give_back()
+            except BaseException as error:
+                failed.append(error)
+
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        ending.join(_PATIENCE)
+        if failed:
+            raise failed[0]
 
 
 @contextlib.contextmanager
-def held(store: Store, name: str, who: str) -> Iterator[None]:
+def held(store: Store, name: str, who: str) -> Iterator[Beats]:
     """Hold a lease. Raises UserError where another process holds it, and Lost at the end where it was lost.
 
     A holder on another machine without a sign of life is watched for a minute, then taken for dead."""
     lease = Lease(store, name, who)
     _take_or_refuse(lease, store)
-    with _beating(lease):
-        yield
+    with _beating(lease) as beats:
+        yield beats
 
 
 @contextlib.contextmanager
 def awaited(
-    store: Store, name: str, who: str, waits: Callable[[Holder], None] = lambda holder: None
+    store: Store, name: str, who: str, waits: Callable[[Holder], None] | None = None
 ) -> Iterator[None]:
-    """Hold a lease as soon as it is free. `waits` is told, once, for whom."""
+    """Hold a lease as soon as it is free. `waits` is told, once, for whom; else the log is."""
     lease = Lease(store, name, who)
     holder = lease.take()
     if holder is not None:
-        waits(holder)
+        waits(holder) if waits else _log.info("%s: waiting for %s", store, holder)
     while holder is not None:
         time.sleep(_LOOK)
         holder = lease.take()
@@ -251,16 +274,15 @@ def awaited(
 
 
 @contextlib.contextmanager
-def _beating(lease: Lease) -> Iterator[None]:
+def _beating(lease: Lease) -> Iterator[Beats]:
     """Renew a lease that is taken, and give it back."""
     beats = Beats(lease)
     beats.start()
     try:
-        yield
+        yield beats
         beats.check()
     finally:
-        beats.stop()
-        lease.release()
+        beats.stop(lease.release)
 
 
 def _take_or_refuse(lease: Lease, store: Store) -> None:
@@ -268,9 +290,11 @@ def _take_or_refuse(lease: Lease, store: Store) -> None:
     holder = first
     while holder is not None:
         is_silent = first is not None and (holder.token, holder.beat) == (first.token, first.beat)
-        if holder.machine == _machine() or not is_silent:
+        if holder.machine == processes.machine() or not is_silent:
             raise UserError(
                 f"{store}: another {holder} is at work in it; wait for it, or take another folder"
             )
+        if holder is first:
+            _log.info("%s: %s was at work; looking for up to %g s whether it lives", store, holder, SILENCE)
         time.sleep(_LOOK)
         holder = lease.take()

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from schemas import disk, locks, seen
 from schemas.digest import sha256_file
@@ -23,6 +23,8 @@ _LOCK = ".lock"
 _SWAP = ".swap"  # held for the moment in which a file is compared and replaced
 # What is read whole is JSON, TOML and metrics. More than this is none of ours, and would fill the memory.
 _MOST_BYTES = 1 << 30
+_TRIES = 10  # of a write whose temporary file is swept away
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,12 @@ class LocalStore:
         return disk.read_range(self._file(name), begin, length)
 
     def put(self, name: str, data: bytes) -> None:
-        self._publish(name, lambda path: path.write_bytes(data))
+        _unless_swept(lambda: self._publish(name, lambda path: path.write_bytes(data)))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
+        return _unless_swept(lambda: self._put_if_absent(name, data))
+
+    def _put_if_absent(self, name: str, data: bytes) -> bool:
         path = self._file(name)
         if path.exists():
             return False
@@ -148,7 +153,11 @@ class LocalStore:
         path = self._file(name)
         disk.make_folder(self.root)
         with locks.briefly(self._path(_SWAP)):
-            if not path.exists() or disk.read(path) != old:
+            try:
+                seen = disk.read(path)
+            except FileNotFoundError:
+                return False
+            if seen != old:
                 return False
             self.put(name, new)
         return True
@@ -191,7 +200,11 @@ class LocalStore:
         return str(self.root / name)
 
     def remove(self, name: str) -> None:
-        disk.remove_file(self._path(name))
+        path = self._path(name)
+        swap = self._path(_SWAP)
+        # Where files are compared and replaced, not in between.
+        with locks.briefly(swap) if swap.exists() else contextlib.nullcontext():
+            disk.remove_file(path)
 
     def remove_folder(self, name: str) -> None:
         disk.remove_folder(self._path(name))
@@ -207,3 +220,13 @@ class LocalStore:
         disk.make_folder(self.root)
         with locks.held(self._path(_LOCK), who):
             yield
+
+
+def _unless_swept(write: Callable[[], _Answer]) -> _Answer:
+    """What a small write gives, made again where its temporary file is gone.
+
+    A command that begins on a run sweeps it, while others may be about to begin."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return write()
+    return write()

@@ -7,6 +7,9 @@
   leads to files that were compared with it just then.
 - `push` puts what others wrote into the copy by its paths: it is called whenever a whole folder is put, and
   when the lock is given back. metrics.jsonl is put every few seconds and when it is closed.
+- Whoever was taken for dead and has lost the lock puts and removes nothing more: before a change of what
+  others may have written since, the lock is renewed. And `push` removes only what was there when the lock was
+  taken, or was put since.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ from typing import TextIO
 from schemas.bucket import Bucket
 from schemas.copies import Copies
 from schemas.disk import Lines, is_temporary, make_folder
+from schemas.leases import LOCK, Beats, held
 from schemas.listing import Entry, real_last
 from schemas.local_store import LocalStore
 from schemas.store_protocol import Store
@@ -35,9 +39,23 @@ def mirror_of(remote: Store, bucket: Bucket, key: str) -> "Mirror":
 
 @dataclass
 class _Held:
-    """Whether this process holds the folder's lock, so that the copy is the one to work on."""
+    """Whether this process holds the folder's lock, so that the copy is the one to work on.
+
+    `known`: the keys that were there when it was taken, or were put since."""
 
     held: bool = False
+    beats: Beats | None = None
+    known: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Raise Lost where the lock is known to be lost."""
+        if self.beats is not None:
+            self.beats.check()
+
+    def sure(self) -> None:
+        """Raise Lost unless the lock is held and nobody takes it within the next minute."""
+        if self.beats is not None:
+            self.beats.sure()
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,13 @@ class Mirror:
 
     def put(self, name: str, data: bytes) -> None:
         self.local.put(name, data)
-        self.copies.put(self._key(name))
+        self._put(self._key(name))
+
+    def _put(self, key: str) -> None:
+        """Put a copy that was changed into the bucket, while the lock is held."""
+        self.lease.check()
+        self.copies.put(key)
+        self.lease.known.add(key)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         written = self.remote.put_if_absent(name, data)
@@ -125,24 +149,27 @@ class Mirror:
 
     def put_file(self, name: str, fill: Callable[[Path], object]) -> str:
         digest = self.local.put_file(name, fill)
-        self.copies.put(self._key(name))
+        self._put(self._key(name))
         return digest
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
         self.local.put_folder(name, fill)
+        self.lease.sure()
         self.remote.remove_folder(name)
         self.push()
 
     def append(self, name: str) -> TextIO:
         self.local.append(name).close()  # there from now on
         key = self._key(name)
-        return _MirroredLines(self.local.local_path(name), lambda: self.copies.put(key))
+        return _MirroredLines(self.local.local_path(name), lambda: self._put(key))
 
     def remove(self, name: str) -> None:
+        self.lease.sure()
         self.remote.remove(name)
         self.local.remove(name)
 
     def remove_folder(self, name: str) -> None:
+        self.lease.sure()
         self.remote.remove_folder(name)
         self.local.remove_folder(name)
 
@@ -153,14 +180,17 @@ class Mirror:
 
     @contextlib.contextmanager
     def lock(self, who: str) -> Iterator[None]:
-        with self.remote.lock(who):
+        with held(self.remote, LOCK, who) as beats:
+            self.lease.known.clear()
             self._pull()
             self.lease.held = True
+            self.lease.beats = beats
             try:
                 yield
                 self.push()
             finally:
                 self.lease.held = False
+                self.lease.beats = None
 
     def _pull(self) -> None:
         """Make the copy what the bucket holds."""
@@ -168,6 +198,7 @@ class Mirror:
         make_folder(copies.path(self.key))
         found = [item for item in copies.bucket.below(self.key) if not _is_lock(item.key)]
         wanted = {item.key for item in found}
+        self.lease.known.update(wanted)
         for key in copies.files(self.key):
             if key not in wanted:
                 copies.path(key).unlink()
@@ -180,19 +211,20 @@ class Mirror:
 
     def push(self) -> None:
         """Make the bucket hold what the copy is: changed files first, what makes a folder real after them."""
+        self.lease.sure()
         copies = self.copies
         there = {item.key: item.e_tag for item in copies.bucket.below(self.key)}
-        keys = [key for key in copies.files(self.key) if not _is_lock(key)]
+        keys = {key for key in copies.files(self.key) if not _is_lock(key)}
         changed = [key for key in keys if not copies.is_current(key, there.get(key, "not there"))]
         for key in real_last(changed):
-            copies.put(key)
-        gone = [key for key in there if key not in keys and not _is_lock(key)]
+            self._put(key)
+        gone = [key for key in there if key not in keys and key in self.lease.known]
         for key in reversed(real_last(gone)):
             copies.bucket.delete([key])
 
 
 def _is_lock(key: str) -> bool:
-    return key.rpartition("/")[2] == ".lock"
+    return key.rpartition("/")[2] == LOCK
 
 
 class _MirroredLines(Lines):

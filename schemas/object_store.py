@@ -31,7 +31,6 @@ from schemas.store_protocol import Store
 
 _ADDRESS = re.compile(r"(s3|gs|az)://?([\w.$-]+)(/.*)?", re.DOTALL)  # as a Path it has one stroke
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
-_LOCK = ".lock"
 _MOST_BYTES = 1 << 30  # of what is read whole; see schemas/local_store.py
 
 
@@ -225,5 +224,5 @@ class ObjectStore:
     def sweep(self) -> None:
         object_cache.sweep()
 
-    def lock(self, who: str) -> AbstractContextManager[None]:
-        return leases.held(self, _LOCK, who)
+    def lock(self, who: str) -> AbstractContextManager[leases.Beats]:
+        return leases.held(self, leases.LOCK, who)

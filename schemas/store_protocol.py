@@ -116,7 +116,7 @@ class Store(Protocol):
         """Remove what killed writers left here. Call it only where no other writer can be at work."""
         ...
 
-    def lock(self, who: str) -> AbstractContextManager[None]:
+    def lock(self, who: str) -> AbstractContextManager[object]:
         """Hold an exclusive lock on the folder; it is released if the process dies.
 
         Raises UserError where another process holds it."""

@@ -4,15 +4,17 @@ import multiprocessing as mp
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
-from schemas import leases
+from schemas import leases, processes
 from schemas.errors import UserError
 from schemas.leases import Beats, Lease, Lost, Watch, awaited, held, holder_in, new_token, this_process
-from schemas.store import open_store
+from schemas.store import Store, open_store
 
 
 @pytest.fixture
@@ -127,4 +129,127 @@ def test_beats_keep_a_lease_and_tell_of_its_loss(store, monkeypatch):
         time.sleep(0.01)
     with pytest.raises(Lost):
         beats.check()
-    beats.stop()
+    beats.stop(lease.release)
+    assert store.exists("a.json"), "it is another's"
+
+
+def test_a_renewal_whose_answer_was_lost_is_ones_own(store):
+    """It was done, and said to have failed: nobody has taken over."""
+    lease = Lease(store, "a.json", "this")
+    assert lease.take() is None
+    before = lease._record
+    lease.renew()
+    lease._record = before
+    lease.renew()
+    assert holder_in(store.read("a.json")).beat == 2
+    lease._record = before
+    lease.release()
+    assert store.names() == []
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A store of which replacing a file fails."""
+
+    store: Store
+    error: Callable[[], Exception | None]
+
+    def replace_if(self, *what):
+        error = self.error()
+        if error:
+            raise error
+        return self.store.replace_if(*what)
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+
+def test_whatever_keeps_a_lease_from_its_beats_is_told_once_it_may_be_lost(store, monkeypatch):
+    """Refused for a moment is nothing; for as long as others wait, it is what ends the command."""
+    monkeypatch.setattr(leases, "BEAT", 0.01)
+    fails: list[Exception | None] = [UserError("access is refused")] * 2 + [None]
+    lease = Lease(Failing(store, lambda: fails.pop(0) if fails else None), "a.json", "this")
+    assert lease.take() is None
+    beats = Beats(lease)
+    beats.start()
+    deadline = time.monotonic() + 20
+    while holder_in(store.read("a.json")).beat < 2:
+        assert time.monotonic() < deadline
+    beats.check()
+    monkeypatch.setattr(leases, "SILENCE", 0.05)
+    fails.extend([UserError("access is refused")] * 10_000)
+    while beats.error is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="access is refused"):
+        beats.check()
+    fails.clear()
+    beats.stop(lease.release)
+    assert store.names() == []
+
+
+def test_silence_is_time_however_long_a_try_takes(store, monkeypatch):
+    """One try that takes minutes is many beats missed."""
+    monkeypatch.setattr(leases, "BEAT", 0.01)
+    now = [0.0]
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tries = []
+
+    def slow() -> Exception:
+        tries.append(1)
+        now[0] += leases.SILENCE
+        return OSError("no answer")
+
+    beats = Beats(Lease(Failing(store, slow), "a.json", "this"))
+    beats._run()
+    assert tries == [1] and isinstance(beats.error, OSError)
+
+
+def test_a_storage_that_does_not_answer_does_not_hold_up_the_end(store, monkeypatch):
+    monkeypatch.setattr(leases, "_PATIENCE", 0.05)
+    answers = threading.Event()
+    lease = Lease(Failing(store, lambda: None if answers.wait(60) else OSError()), "a.json", "this")
+    assert lease.take() is None
+    beats = Beats(lease)
+    beats.start()
+    begun = time.monotonic()
+    beats.stop(lease.release)
+    assert time.monotonic() - begun < 30 and store.exists("a.json")
+    answers.set()
+
+
+def test_without_proc_a_holder_is_dead_with_its_process(store, tmp_path, monkeypatch):
+    """As on macOS: the kernel says whether there is such a process, and its beat whether it is the one."""
+    monkeypatch.setattr(processes, "_PROC", tmp_path / "none")
+    now = [1000.0]
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
+    parent = replace(this_process("this", new_token()), pid=os.getppid())
+    assert parent.born == ""
+    gone = mp.get_context("fork").Process(target=os.getpid)
+    gone.start()
+    gone.join()
+    watch = Watch()
+    assert watch.is_dead(replace(parent, pid=gone.pid).as_bytes())
+    assert watch.is_dead(replace(parent, pid=2**70).as_bytes())
+    assert not watch.is_dead(parent.as_bytes())
+    now[0] += leases.SILENCE
+    assert watch.is_dead(parent.as_bytes()), "another process has its number"
+
+
+def test_who_waits_is_told_for_whom(store, monkeypatch, caplog):
+    caplog.set_level("INFO", "prefmill")
+    monkeypatch.setattr(leases, "_LOOK", 0.01)
+    first = Lease(store, "a.json", "first")
+    assert first.take() is None
+    thread = threading.Thread(target=lambda: awaited(store, "a.json", "that").__enter__())
+    thread.start()
+    deadline = time.monotonic() + 20
+    while "waiting for `first` (process" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.release()
+    thread.join()
+    monkeypatch.setattr(leases, "SILENCE", 0.1)
+    store.put("b.json", elsewhere().as_bytes())
+    with held(store, "b.json", "that"):
+        assert "`engine precompute` (process" in caplog.text and "for up to 0.1 s" in caplog.text

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from schemas import bucket as buckets
 from schemas import leases, object_cache
 from schemas.digest import sha256_file
 from schemas.errors import UserError
@@ -229,6 +230,58 @@ def test_a_folder_is_worked_on_in_a_copy_which_the_bucket_rules(store, tmp_path,
         assert not (here.local_path() / "stray").exists()
         assert not (here.local_path() / "checkpoint-1").exists()
     assert keys(store.child("train")) == ["checkpoint-2/state.json", "facts.json", "metrics.jsonl"]
+
+
+def test_who_has_lost_a_folder_changes_nothing_of_it(store):
+    """A trainer that was taken for dead comes to the end: its successor's checkpoints stay."""
+    train = store.child("train")
+    train.put("old", b"")
+    here = train.on_disk()
+    lock = here.lock("train")
+    lock.__enter__()
+    here.put_folder("checkpoint-1", lambda path: (path / "state.json").write_bytes(b"1"))
+    train.put(".lock", json.dumps(json.loads(train.read(".lock")) | {"token": "b", "machine": "x"}).encode())
+    train.remove("old")
+    train.child("checkpoint-2").put("state.json", b"2")
+    for call in (
+        here.push,
+        lambda: here.put_folder("checkpoint-1", lambda path: (path / "state.json").write_bytes(b"3")),
+        lambda: here.remove("old"),
+        lambda: here.remove_folder("checkpoint-2"),
+        lambda: lock.__exit__(None, None, None),
+    ):
+        with pytest.raises(leases.Lost, match="another one has taken over"):
+            call()
+    assert keys(train) == [".lock", "checkpoint-1/state.json", "checkpoint-2/state.json"]
+    assert train.child("checkpoint-1").read("state.json") == b"1"
+
+
+def test_what_comes_from_elsewhere_while_a_folder_is_held_stays(store):
+    here = store.child("train").on_disk()
+    with here.lock("train"):
+        here.put("a", b"1")
+        here.put("b", b"1")
+        store.child("train").put("theirs", b"1")
+        (here.local_path() / "a").unlink()
+    assert keys(store.child("train")) == ["b", "theirs"]
+
+
+def test_a_download_is_of_one_version(store, proxy, tmp_path, monkeypatch):  # noqa: F811
+    """An object that is replaced between two parts is read anew."""
+    monkeypatch.setattr(buckets, "_PART", 1000)
+    store.put("a", b"1" * 2500)
+    reads: list[str] = []
+
+    def replaced(number: int, method: str, path: str) -> None:
+        if method == "GET":
+            reads.append(path)
+            if len(reads) == 2:
+                store.put("a", b"2" * 2300)
+
+    proxy.faults = replaced
+    found = store.bucket.download(store._key("a"), tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"2" * 2300
+    assert found.size == 2300 and len(reads) == 5
 
 
 def test_a_lock_is_exclusive_and_a_dead_holder_loses_it(store, monkeypatch):

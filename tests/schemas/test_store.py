@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from schemas import disk
 from schemas.disk import temporary_name
 from schemas.errors import UserError
 from schemas.store import LocalStore, open_store, write_output
@@ -177,6 +179,72 @@ def test_of_many_that_replace_a_file_at_once_each_counts(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(40)))
     assert store.read("count") == b"40"
+
+
+def test_a_write_goes_on_while_another_command_sweeps(tmp_path):
+    """Of commands that begin at once, one sweeps the folder while the others write their leases."""
+    store = LocalStore(tmp_path)
+
+    def sweep() -> None:
+        for _ in range(20):
+            store.sweep()
+            time.sleep(0.005)
+
+    def write(number: int) -> None:
+        for turn in range(10):
+            name = f"{number}-{turn}"
+            assert store.put_if_absent(name, b"1")
+            assert store.replace_if(name, b"1", b"2")
+            store.remove(name)
+            assert not store.replace_if(name, b"2", b"3")
+
+    with ThreadPoolExecutor(4) as pool:
+        sweeping = pool.submit(sweep)
+        list(pool.map(write, range(3)))
+        sweeping.result()
+    assert store.names() == []
+
+
+def test_a_write_whose_temporary_file_is_swept_is_made_again(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path)
+    for call, moved in (
+        (lambda: store.put_if_absent("a", b"1"), "link"),
+        (lambda: store.put("a", b"2"), "replace"),
+    ):
+        real = getattr(os, moved)
+        swept: list[str] = []
+
+        def sweep_first(*paths: object, real=real, swept=swept) -> None:
+            if not swept:
+                swept.append("once")
+                store.sweep()
+            real(*paths)
+
+        monkeypatch.setattr(os, moved, sweep_first)
+        assert call() in (True, None) and swept
+        monkeypatch.setattr(os, moved, real)
+    assert store.read("a") == b"2" and files(store) == ["a"]
+
+
+def test_a_file_that_goes_while_it_is_replaced_is_not_replaced(tmp_path, monkeypatch):
+    """Two that remove it at once are one; and whoever compares finds it gone."""
+    store = LocalStore(tmp_path)
+    store.put("a", b"1")
+    path = store.local_path("a")
+    read, state_of = disk.read, disk.state_of
+
+    def gone(*_: object) -> bytes:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(disk, "read", gone)
+    assert not store.replace_if("a", b"1", b"2") and store.names() == []
+    monkeypatch.setattr(disk, "read", read)
+    store.put("a", b"1")
+    before = state_of(path)
+    path.unlink()
+    monkeypatch.setattr(disk, "state_of", lambda found: before if found == path else state_of(found))
+    store.remove("a")
 
 
 def test_many_files_are_read_in_the_order_of_their_names(tmp_path):
