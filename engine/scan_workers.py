@@ -3,7 +3,8 @@
 - Each process has every so-manieth part. It reads ahead as far as a queue of tables has room, so memory does
   not grow with the input.
 - A process that ends before its time is an error, never a wait. One whose parent is gone ends itself. Ctrl-C
-  and SIGTERM are the parent's business, which ends them.
+  and SIGTERM are the parent's business, which ends them, also while they are still being started: else Python
+  would wait for them at its own end, for ever.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
 from multiprocessing.process import BaseProcess
@@ -32,7 +34,8 @@ from schemas import extensions
 from schemas.errors import UserError
 
 _PARTS_AHEAD = 2  # that a process is given beside the one it reads
-_TABLES_AHEAD = 32  # about a megabyte each
+_TABLES_AHEAD = 32  # of a process, about a megabyte each: more than a part has, else processes would wait
+MOST = 16  # processes: their tables ahead are half a gigabyte then
 _LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Ended = Callable[[Mapping[str, None], str | None], None]
@@ -72,25 +75,41 @@ class ScanWorkers:
     """Some processes that read as `work` says. A context manager: at its end they are ended."""
 
     def __init__(self, work: RowWork, count: int) -> None:
+        self._work = work
+        self._count = count
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        context = mp.get_context("spawn")
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, work, extensions.packages())
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
 
     def __enter__(self) -> "ScanWorkers":
+        try:
+            with _left_to_parent():
+                for _ in range(self._count):
+                    self._start()
+        except BaseException:
+            self._end()
+            raise
         return self
 
+    def _start(self) -> None:
+        """Start one process, which then is among those that `_end` ends, whatever comes."""
+        context = mp.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, self._work, extensions.packages())
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._pipes.append(ours)
+        self._processes.append(process)
+        process.start()
+        theirs.close()
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.kill()
-            process.join()
+        self._end()
+
+    def _end(self) -> None:
+        for process in self._processes:
+            if process.pid is not None:  # it was started
+                process.kill()
+                process.join()
+        for pipe in self._pipes:
             pipe.close()
 
     def tables(self, parts: Iterator[Part], ended: Ended) -> Iterator[pa.Table]:
@@ -141,6 +160,18 @@ class ScanWorkers:
         return message
 
 
+@contextlib.contextmanager
+def _left_to_parent() -> Iterator[None]:
+    """Processes that are started meanwhile never see Ctrl-C, not even while they import; here it comes at the
+    end."""
+    resource_tracker.ensure_running()  # when it starts, which it does with a first process, it lets Ctrl-C in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _with_lines(stream: bytes, before: int) -> pa.Table:
     """The rows of a stream, their lines counted from the beginning of the file."""
     with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
@@ -188,8 +219,9 @@ def _stream(rows: pa.Table) -> bytes:
 
 
 def _send_all(pipe: Connection, said: "queue.Queue[object]") -> None:
-    while True:
-        pipe.send(said.get())
+    with contextlib.suppress(OSError):  # the parent has closed it: it is about to end this process
+        while True:
+            pipe.send(said.get())
 
 
 def _end_with_parent() -> None:

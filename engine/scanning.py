@@ -4,6 +4,7 @@ A large input is read by several processes side by side (engine/scan_workers.py)
 or some megabytes of a file of JSON Lines. The rows and their order are the same.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from engine import raw
 from engine.inputs import Inputs, estimated_bytes
 from engine.raw import Part
 from engine.row_reader import RowWork
-from engine.scan_workers import ScanWorkers
+from engine.scan_workers import MOST, ScanWorkers
 from schemas.devices import cores
 from schemas.sections import Prompts
 
@@ -42,9 +43,11 @@ def scanned_files(
 ) -> Iterator[pa.Table]:
     """The rows of some files. `path`: the format's SQL. Raises UserError for a damaged one, at its place."""
     work = RowWork(config, path, found)
-    workers = _workers_for(files)
+    workers = workers_for(files, config.max_row_bytes)
     if workers > 1:
-        yield from _side_by_side(files, work, workers, told)
+        parts = _parts(files, config.max_row_bytes)
+        with ScanWorkers(work, workers) as pool:
+            yield from pool.tables(parts, told.add)
         return
     reader = work.reader()
     for name, file in files.items():
@@ -53,18 +56,15 @@ def scanned_files(
     told.add(reader.left_out, reader.guessed)
 
 
-def _workers_for(files: Mapping[str, Path]) -> int:
-    """How many processes read some files: one for a small input."""
+def workers_for(files: Mapping[str, Path], limit: int) -> int:
+    """How many processes read some files here: one for a small input, never more than it has parts.
+
+    `limit`: bytes of a row. Raises UserError where a file cannot be read."""
     if sum(map(estimated_bytes, files.values())) < _LARGE:
         return 1
-    return cores()
-
-
-def _side_by_side(files: Mapping[str, Path], work: RowWork, workers: int, told: Told) -> Iterator[pa.Table]:
-    """The rows of some files, of which several parts are read at a time."""
-    parts = _parts(files, work.config.max_row_bytes)
-    with ScanWorkers(work, workers) as pool:
-        yield from pool.tables(parts, told.add)
+    wanted = min(cores(), MOST)
+    parts = list(itertools.islice(_parts(files, limit), wanted))
+    return max(1, len(parts))
 
 
 def _parts(files: Mapping[str, Path], limit: int) -> Iterator[Part]:

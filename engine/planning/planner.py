@@ -1,4 +1,4 @@
-"""The plan of a run: rehearsed, scaled and timed. Nothing is written."""
+"""The plan of a run: rehearsed, scaled and timed. Nothing is written but what is remembered of files."""
 
 import resource
 import sys
@@ -15,6 +15,7 @@ from engine.planning.sampling import sample_of
 from engine.planning.timing import RunTime, time_of
 from engine.planning.whole import WholeStage, whole_of
 from engine.threads import threads_of
+from schemas.errors import UserError
 from schemas.sections import Generate
 
 ROWS = 2000  # of the input that are looked at
@@ -48,7 +49,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `engine plan` says. `prompts`: those that went through all stages; `loading`: seconds in which
+    """All that `engine plan` says. `taken`: lines on what the recipe leaves to the device that is planned
+    for; `readers`: processes that read the input; `idle`: devices without work.
+
+    `prompts`: those that went through all stages; `loading`: seconds in which
     the models of a probe came to their first answers; `changed`: other folders of each stage in the run, with
     the facts that differ; `measured`: the times of models are those of a probe; `peak`: bytes that this
     process then held at most."""
@@ -64,6 +68,9 @@ class Plan:
     changed: dict[str, list[tuple[str, list[str]]]]
     lengths: Lengths | None
     time: RunTime
+    taken: tuple[str, ...]
+    readers: int
+    idle: int
     measured: bool
     loading: float
     peak: int
@@ -72,8 +79,10 @@ class Plan:
     cost: float | None
 
 
-def plan_of(run: Run, options: Options) -> Plan:
-    """Raises UserError as the run would, as far as a part of its input shows it."""
+def plan_of(run: Run, options: Options, here: Run | None = None, taken: tuple[str, ...] = ()) -> Plan:
+    """`here`: the same run as this machine would make it, whose models a probe loads; `taken`: see Plan.
+
+    Raises UserError as the run would, as far as a part of its input shows it."""
     sample = sample_of(run, options.rows)
     stand_ins = StandIns()
     prompts = _prompts_of(run)
@@ -83,17 +92,16 @@ def plan_of(run: Run, options: Options) -> Plan:
     probed: Probed | None = None
     if options.probe and any(one.asked.calls for one in rehearsed):
         a_shard = max(1, round(sample.prompts / run.shards))
-        probed = probe(run, sample.rows, min(a_shard, used), threads_of(run, options.devices))
+        probed = probe(here or run, sample.rows, min(a_shard, used), threads_of(run, options.devices))
         rehearsed, used = probed.rehearsed, probed.prompts
     stages = whole_of(run, sample, rehearsed, used)
     if probed is not None:
         stages = [_as_probed(run, probed, stage) for stage in stages]
     speeds = _speeds(run, stages, options.device)
-    workers = _workers(speeds, options.devices)
-    timed = time_of(
-        stages, run.shards, workers, sample.reading, _model_seconds(speeds, options, probed is not None)
-    )
-    hours = None if timed.seconds is None else timed.seconds / 3600 * options.devices
+    workers, idle = _workers(speeds, options.devices)
+    model_seconds = _model_seconds(speeds, options, probed is not None)
+    timed = time_of(stages, run.shards, workers, sample.reading, model_seconds)
+    hours = None if timed.at_work is None else timed.at_work / 3600 * options.devices
     return Plan(
         run=run.store.where(),
         shards=run.shards,
@@ -106,6 +114,9 @@ def plan_of(run: Run, options: Options) -> Plan:
         changed={stage.name: what_changed(run, stage) for stage in run.stages},
         lengths=lengths,
         time=timed,
+        taken=taken,
+        readers=sample.readers,
+        idle=idle,
         measured=probed is not None and options.device is None,
         loading=probed.loading if probed else 0.0,
         peak=_peak_bytes() if probed else 0,
@@ -148,10 +159,16 @@ def _speeds(run: Run, stages: Sequence[WholeStage], device: Device | None) -> di
     return speeds
 
 
-def _workers(speeds: dict[str, Speed], devices: int) -> int:
-    """Workers that so many devices make: a copy of a model may want several."""
+def _workers(speeds: dict[str, Speed], devices: int) -> tuple[int, int]:
+    """Workers that so many devices make, since a copy of a model may want several; and the devices that are
+    left over. Raises UserError where there are too few for one."""
     together = max((speed.fit(0).devices for speed in speeds.values()), default=1)
-    return max(1, devices // together)
+    if devices < together:
+        raise UserError(
+            f"--devices {devices}, but the recipe asks for {together} of them for one engine "
+            f"(tensor_parallel_size × pipeline_parallel_size of vLLM): say --devices {together} or more"
+        )
+    return devices // together, devices % together
 
 
 def _model_seconds(

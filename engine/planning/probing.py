@@ -1,7 +1,8 @@
 """The rehearsal with the models themselves: what they say, and how long they take here.
 
-First a few prompts, twice: the first time loads what is loaded at a first call. Then as many as half a minute
-allows, at most those of a shard, since a call of a stage has a shard's rows.
+First a few prompts, each stage twice: the first time prepares what is prepared at a first call. Models are
+loaded before a call is timed, and one at a time is held, so one of several is loaded twice. Then as many as
+half a minute allows, at most those of a shard, since a call of a stage has a shard's rows.
 
 A step of sampling takes about as long for one sequence as for a few. So of a stage that samples the time of
 more sequences, up to as many as run side by side, follows from what those of the second look took beyond the
@@ -55,11 +56,9 @@ def probe(run: Run, rows: pa.Table, most: int, threads: int, seconds: float = SE
     try:
         prompts = min(_FIRST, most)
         begin = time.perf_counter()
-        rehearse(run, rows, prompts, cast)
-        loaded = time.perf_counter()
-        first = rehearse(run, rows, prompts, cast)
-        took = time.perf_counter() - loaded
-        loading = loaded - begin - took
+        first = rehearse(run, rows, prompts, cast, times=2)
+        took = sum(one.seconds + one.asked.seconds for one in first)
+        loading = time.perf_counter() - begin - 2 * took
         rehearsed = first
         affordable = int(prompts * _MARGIN * (seconds - took) / max(took, 1e-3))
         more = min(most, max(affordable, 2 * prompts))

@@ -2,7 +2,8 @@
 run and no server is asked.
 
 - What a function of [check] would say nobody can know without it: its scores are any numbers.
-- A section whose model is behind a server is given a stand-in with the tokenizer of the recipe's [model].
+- A section whose model is behind a server is given a stand-in with the tokenizer of the recipe's [model]. In
+  a recipe without one its questions are counted and no tokens.
 - A stand-in's rewrites all serve: whether a real one keeps close to its draft only the model shows.
 """
 
@@ -20,8 +21,9 @@ from engine import sql
 from engine.models import Model
 from engine.models.spec import ResolvedModel
 from engine.plan import Run
-from engine.planning.stand_in import Asked
+from engine.planning.stand_in import Asked, StandInJudge
 from engine.stage import Context, Made, Stage
+from engine.stages.judge import judged
 from engine.text import Text
 from schemas.fields import Section
 from schemas.sections import Generate, Judge, Rewrite
@@ -36,6 +38,7 @@ class Rehearsed:
 
     `said`: where the lengths of what its model says are from: `given` (as long as the responses that are
     there), `bound` (as long as they may be) or `measured`; None where it says nothing.
+    `uncounted`: no tokenizer is known, so tokens are neither counted nor guessed.
 
     `batch`: what its function was given."""
 
@@ -68,15 +71,18 @@ class Cast(Protocol):
         ...
 
 
-def rehearse(run: Run, rows: pa.Table, prompts: int, cast: Cast) -> list[Rehearsed]:
+def rehearse(run: Run, rows: pa.Table, prompts: int, cast: Cast, times: int = 1) -> list[Rehearsed]:
     """All stages of a run on rows of its scan; those below the first one on `prompts` of its prompts.
+
+    Each stage that has a model goes so many times before the next one does, and the last time counts.
 
     Raises UserError as the stages do."""
     rehearsed: list[Rehearsed] = []
     made: dict[str, Mapping[str, pa.Table]] = {}
     for stage in run.stages:
         batch = rows if stage.scan else _batch(run, stage, made)
-        one = _one(run, stage, batch, cast, made)
+        for _ in range(times if stage.name in run.models else 1):
+            one = _one(run, stage, batch, cast, made)
         rehearsed.append(one)
         tables = dict(one.tables)
         if stage.scan:
@@ -113,7 +119,9 @@ def _one(
     asks_server = run.endpoint(stage) is not None
     if asks_server:
         config = _without_server(config)
-        resolved = next(iter([*run.references.values(), *run.models.values()]), None)
+        resolved = _any_language_model(run)
+        if resolved is None:
+            return _without_tokens(stage, batch, config)
     length: int | None = None
     said: str | None = None
     if resolved is not None:
@@ -137,6 +145,24 @@ def _one(
     if isinstance(config, Rewrite) and (asks_server or not cast.is_real) and "responses" in tables:
         tables["responses"] = _serving(tables["responses"], asks_server)
     return Rehearsed(stage, batch, tables, result.counts, asked, seconds, said)
+
+
+def _any_language_model(run: Run) -> ResolvedModel | None:
+    """A model of the recipe whose tokenizer may stand for a server's."""
+    for model in (*run.references.values(), *run.models.values()):
+        if not model.spec.is_reward:
+            return model
+    return None
+
+
+def _without_tokens(stage: Stage, batch: pa.Table, config: Section) -> Rehearsed:
+    """A judge that nothing is known of but how many questions it is asked."""
+    assert isinstance(config, Judge), "other sections that ask a server compare with the recipe's [model]"
+    asked = Asked()
+    begin = time.process_time()
+    made = judged(batch, config, StandInJudge(asked)) if len(batch) else Made({})
+    seconds = max(0.0, time.process_time() - begin - asked.processor)
+    return Rehearsed(stage, batch, made.tables, made.counts, asked, seconds, "uncounted")
 
 
 def _made(stage: Stage, batch: pa.Table, config: Section, context: Context) -> Made:

@@ -23,7 +23,8 @@ def summary(plan: Plan, options: Options) -> Iterator[str]:
         f"{number(sum(first.rejects.values()))} + duplicates {number(first.counts.get('duplicates', 0))}"
     )
     if plan.time.reading >= 1:
-        yield f"reading them takes one core {duration(plan.time.reading)}, as this machine does it"
+        by = f"{plan.readers} processes" if plan.readers > 1 else "one process"
+        yield f"reading them takes {by} {duration(plan.time.reading)}, as this machine does it"
     yield f"shards: {plan.shards:,}, about {number(plan.unique_prompts / plan.shards)} prompts each"
 
 
@@ -66,7 +67,7 @@ def _asks(stage: WholeStage) -> str:
             scored = f"{number(stage.tables['scores'].rows)} questions"
         shared = asked.unshared_tokens if stage.backend == "vllm" else asked.scored_tokens
         lines.append(scored)
-        lines.append(f"{number(shared)} tokens read")
+        lines.append("tokens not known" if stage.said == "uncounted" else f"{number(shared)} tokens read")
     return "\n".join(lines)
 
 
@@ -112,6 +113,10 @@ def _lengths_said(plan: Plan) -> Iterator[str]:
     if bound:
         names = ", ".join(bound)
         yield f"{names}: responses are taken to be as long as they may be; --probe measures their lengths"
+    uncounted = [stage.name for stage in plan.stages if stage.said == "uncounted"]
+    if uncounted:
+        names = ", ".join(uncounted)
+        yield f"{names}: tokens are not known, since the recipe has no [model] whose tokenizer counts them"
     if given:
         yield f"{', '.join(given)}: responses are taken to be as long as those that they are made from"
 
@@ -161,6 +166,7 @@ def _memory(plan: Plan, options: Options) -> Iterator[str]:
 
 def _duration(plan: Plan, options: Options) -> Iterator[str]:
     time = plan.time
+    yield from plan.taken
     devices = f"{options.devices:,} device{'s' if options.devices > 1 else ''}"
     where = "here, measured" if plan.measured else ""
     if options.device is not None:
@@ -181,7 +187,11 @@ def _duration(plan: Plan, options: Options) -> Iterator[str]:
         yield f"a kill costs each worker at most one stage of one shard, {duration(time.kill)}"
     if options.device is not None and plan.device_hours is not None:
         cost = "" if plan.cost is None else f", which cost {plan.cost:,.2f}"
-        yield f"device hours: {plan.device_hours:,.2f}{cost}"
+        unlike = ", without the reading" if time.seconds != time.at_work else ""
+        yield f"device hours: {plan.device_hours:,.2f}{cost}{unlike}"
+    if plan.idle:
+        each = options.devices // time.workers
+        yield f"{plan.idle} of the {devices} have no work: one copy of a model takes {each}"
 
 
 def number(value: float) -> str:

@@ -20,6 +20,7 @@ from engine.inputs import Inputs, estimated_bytes, inputs
 from engine.plan import Run
 from engine.planning.parts import ColumnarPool, Drawn, File, HeadPool, Pool, TextPool
 from engine.planning.repeats import repeats
+from engine.scanning import workers_for
 from engine.stages.prompts import scanned_rows
 from schemas.sections import Prompts
 
@@ -41,7 +42,8 @@ class Sample:
     repeated: float
     prompts: float
     is_whole: bool  # these are all rows that a run would read
-    reading: float = 0.0  # seconds of the processor for all rows of the input
+    reading: float = 0.0  # seconds for all rows of the input, by so many processes:
+    readers: int = 1
 
     @property
     def total(self) -> float:
@@ -62,7 +64,8 @@ def sample_of(run: Run, wanted: int) -> Sample:
     rows = scanned_rows(drawn.rows, config, run.planned["prompts"].facts, found)
     sample = _of(rows, drawn.parts, drawn.weight)
     reading = sample.total * _seconds_a_row(drawn.rows, run, config, found)
-    return replace(_taken(sample, config, found), reading=reading)
+    readers = workers_for(found.files, config.max_row_bytes)
+    return replace(_taken(sample, config, found), reading=reading / readers, readers=readers)
 
 
 def _seconds_a_row(rows: Sequence[Row], run: Run, config: Prompts, found: Inputs) -> float:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.instructions import Question
 from engine.models import Ids, Model, Rater, Sample
 from engine.models.sharing import share
 from engine.progress import NO_PROGRESS, StageProgress
+from engine.questions import Answer
 from engine.text import Text
 from engine.text.dialogues import Reading
 from schemas.model_content import read_json
@@ -208,6 +210,21 @@ class StandIn:
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+
+class StandInJudge:
+    """Answers a judge's questions with any probabilities, where not even a tokenizer is known."""
+
+    def __init__(self, asked: Asked):
+        self._asked = asked
+        self._random = np.random.default_rng(0)
+
+    def ask(self, questions: Sequence[Question], words: Sequence[str]) -> list[Answer]:
+        """Any answers."""
+        with self._asked.timed():
+            shares = self._random.dirichlet([1.0] * len(words), len(questions))
+        self._asked.scored += len(questions)
+        return [Answer(list(map(float, share)), mass=1.0) for share in shares]
 
 
 class StandInRater:

@@ -26,12 +26,14 @@ class StageTime:
 @dataclass(frozen=True)
 class RunTime:
     """The whole run by so many workers. `reading`: seconds of the scan; `seconds`: in all, None where the
-    time of a model is not known; `kill`: that a kill costs each worker at most."""
+    time of a model is not known; `at_work`: of them those after the scan, in which devices are wanted;
+    `kill`: that a kill costs each worker at most."""
 
     workers: int
     reading: float
     stages: tuple[StageTime, ...]
     seconds: float | None
+    at_work: float | None
     kill: float | None
 
 
@@ -44,7 +46,8 @@ def time_of(
 ) -> RunTime:
     """`reading`: seconds of the scan; `model_seconds`: of a stage's model for all shards, by one worker."""
     times: list[StageTime] = []
-    total = reading if stages[0].there < shards else 0.0
+    before = reading if stages[0].there < shards else 0.0
+    at_work = 0.0
     is_known = True
     for stage in stages:
         model = model_seconds(stage)
@@ -56,13 +59,14 @@ def time_of(
             both = max(model, stage.seconds) if stage.backend == "vllm" else model + stage.seconds
             shard = both / shards
             left = max(0, shards - stage.there)
-            total += math.ceil(left / workers) * shard
+            at_work += math.ceil(left / workers) * shard
         times.append(StageTime(stage.name, stage.seconds, model, shard))
     kill = max((time.shard or 0.0 for time in times), default=0.0)
     return RunTime(
         workers=workers,
         reading=reading,
         stages=tuple(times),
-        seconds=total if is_known else None,
+        seconds=before + at_work if is_known else None,
+        at_work=at_work if is_known else None,
         kill=kill if is_known else None,
     )

@@ -9,9 +9,9 @@
   Below `min_mass` the judge gave no answer: the score is null, and what it says instead is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from engine.endpoint.asker import EndpointAsker
 from engine.endpoint.spec import TOP_LOGPROBS, endpoint_of
 from engine.excerpts import some_words
 from engine.ids import content_id
+from engine.instructions import Question
 from engine.judging import Response
 from engine.models.spec import ModelSpec, spec_of
 from engine.questions import Answer, Asker
@@ -37,6 +38,14 @@ from schemas.tables import TABLES
 Score = dict[str, Any]
 
 _LITTLE_MASS = 0.5  # below it `low_mass` counts a score
+
+
+class Asks(Protocol):
+    """Who answers a judge's questions."""
+
+    def ask(self, questions: Sequence[Question], words: Sequence[str]) -> list[Answer]:
+        """The answer to each question. Raises UserError where nobody can be asked."""
+        ...
 
 
 @dataclass
@@ -87,7 +96,11 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     """Rows of `scores`: a mark a response, and for each comparison one of both responses."""
     if not len(batch):
         return Made({})
-    asker = _asker(config, context)
+    return judged(batch, config, _asker(config, context))
+
+
+def judged(batch: pa.Table, config: Judge, asker: Asks) -> Made:
+    """The same by whoever answers."""
     responses = judging.responses_of(batch)
     verdicts = _Verdicts()
     if "rating" in config.kinds:
@@ -104,7 +117,7 @@ def make(batch: pa.Table, config: Judge, context: Context) -> Made:
     return Made(tables, _counts(scores, len(rejects)))
 
 
-def _asker(config: Judge, context: Context) -> Asker | EndpointAsker:
+def _asker(config: Judge, context: Context) -> Asks:
     """Who is asked: the section's server, or a model here."""
     endpoint = endpoint_of(config)
     if endpoint is not None:
@@ -133,7 +146,7 @@ def _counts(scores: pa.Table, rejects: int) -> dict[str, int]:
     }
 
 
-def _ratings(responses: list[Response], config: Judge, asker: Asker | EndpointAsker) -> _Verdicts:
+def _ratings(responses: list[Response], config: Judge, asker: Asks) -> _Verdicts:
     """A mark for each response."""
     questions = judging.rating_questions(responses, config)
     marks = range(config.low, config.high + 1)
@@ -162,7 +175,7 @@ def _rating(response: Response, answer: Answer, marks: range) -> Score:
     }
 
 
-def _comparisons(responses: list[Response], config: Judge, asker: Asker | EndpointAsker) -> _Verdicts:
+def _comparisons(responses: list[Response], config: Judge, asker: Asks) -> _Verdicts:
     """Two scores for each match, which is asked about as (a, b) and as (b, a)."""
     matches = judging.matches(responses)
     questions = judging.pairwise_questions(responses, matches, config)

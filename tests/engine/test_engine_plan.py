@@ -1,5 +1,6 @@
 """`engine plan`: its sample is fair, nothing is written, and a real run comes to what it says."""
 
+import contextlib
 import gzip
 import json
 import random
@@ -16,11 +17,14 @@ from engine.commands.plan import command as plan_command
 from engine.commands.plan import planned
 from engine.commands.precompute import precompute
 from engine.gaps import missing
+from engine.models import hf
 from engine.plan import plan
-from engine.planning import blocks, sampling
+from engine.planning import blocks, report, sampling
 from engine.planning.devices import DEVICES, ModelSize, Speed, device_named
+from engine.planning.elsewhere import for_device
 from engine.planning.parts import TILE, ColumnarPool, File, HeadPool, TextPool, evenly
 from engine.planning.planner import Options
+from engine.planning.probing import probe
 from engine.planning.repeats import repeats
 from engine.planning.sampling import sample_of
 from engine.planning.stand_in import Asked
@@ -29,6 +33,7 @@ from engine.planning.whole import WholeStage, file_bytes
 from schemas.errors import UserError
 from schemas.manifest import read_markers
 from schemas.recipe import load
+from schemas.store import LocalStore
 from tests.conftest import ROOT, preferences, tree
 from tests.engine.rewards import on_trunk
 
@@ -362,6 +367,90 @@ def test_time_is_by_rounds_of_shards_and_a_kill_costs_a_stage_of_a_shard():
     # 7 shards by 4 workers are two rounds of (80 + 20) / 10, 10 are three of 9.
     assert found.seconds == pytest.approx(2 * 10 + 3 * 9) and found.kill == pytest.approx(10)
     assert time_of(stages, 10, 4, 100.0, lambda one: None).seconds is None
+    # The scan is waited for, and no device is paid for it.
+    again = time_of([replace(stages[0], there=0), *stages[1:]], 10, 4, 100.0, lambda one: 80.0)
+    assert again.seconds - again.at_work == pytest.approx(100)
+
+
+def test_what_is_auto_is_as_on_the_device_and_vllm_need_not_be_here(tmp_path, model_path, monkeypatch):
+    monkeypatch.setattr("engine.models.spec.vllm_is_installed", lambda: False)
+    rows = [{"prompt": f"Say {number}"} for number in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.toml").write_text("[model]\n[prompts]\n[generate]\nn = 1\nmax_tokens = 6\n[logprobs]\n")
+    words = [f"prompts.source={tmp_path / 'rows.jsonl'}", f"model.name={model_path}"]
+    recipe = load(tmp_path / "r.toml", words)
+    found = planned(None, recipe, Options(device=DEVICES["h100"]))
+    backends = {stage.name: stage.backend for stage in found.stages}
+    assert backends == {"prompts": "", "generate": "vllm", "logprobs": "hf"}
+    assert len(found.taken) == 2 and "bfloat16" in found.taken[0] and "vllm" in found.taken[1]
+    in_half = found.memory[0].fit.needs
+    words.append("model.dtype=float32")
+    single = planned(None, load(tmp_path / "r.toml", words), Options(device=DEVICES["h100"]))
+    assert single.memory[0].fit.needs > 1.9 * in_half and len(single.taken) == 1
+    words += ["model.backend=vllm", "model.vllm={tensor_parallel_size = 4}"]
+    shared = load(tmp_path / "r.toml", words)
+    found = planned(None, shared, Options(device=DEVICES["h100"], devices=6))
+    assert found.time.workers == 1 and found.idle == 2
+    assert any(
+        line.startswith("2 of the 6 devices") for line in report.remarks(found, Options(DEVICES["h100"], 6))
+    )
+    with pytest.raises(UserError, match=r"--devices 2, .*--devices 4 or more"):
+        planned(None, shared, Options(device=DEVICES["h100"], devices=2))
+
+
+def test_a_run_keeps_its_dtype_on_another_device(made_run, precompute_words):
+    words = [str(word) for word in precompute_words[2:]]
+    recipe = load(words[0], [word for word in words[1:] if "=" in word])
+    there, _ = for_device(recipe, LocalStore(made_run), DEVICES["h100"])
+    assert there.section("model").dtype == "float32"
+
+
+def test_a_judge_behind_a_server_is_counted_where_no_model_is_known(tmp_path):
+    rows = [*preferences(3, 5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.toml").write_text(
+        "[prompts]\n[given]\n[judge]\nkinds = ['rating', 'pairwise']\n"
+        "base_url = 'http://localhost:9/v1'\nmodel = 'large'\n"
+    )
+    recipe = load(tmp_path / "r.toml", [f"prompts.source={tmp_path / 'rows.jsonl'}"])
+    found = planned(None, recipe, Options())
+    judge = found.stages[-1]
+    assert judge.tables["scores"].rows == 5 * (2 + 2) and judge.asked.scored == 5 * (2 + 2)
+    assert judge.asked.scored_tokens == 0 and "tokens not known" in report.stage_rows(found)[-1]["asks"]
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_probe_times_no_loading(tmp_path, model_path, monkeypatch, other):
+    """Not even of two models, of which one at a time is held: each opens twice, outside of its calls."""
+    loaded = []
+    hf_load = hf.load
+
+    def slow(*arguments, **more):
+        time.sleep(0.4)
+        loaded.append(arguments)
+        return hf_load(*arguments, **more)
+
+    monkeypatch.setattr(hf, "load", slow)
+    rows = [{"prompt": f"Say {number}"} for number in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.toml").write_text("[model]\n[prompts]\n[generate]\nn = 1\nmax_tokens = 2\n[judge]\n")
+    words = [f"prompts.source={tmp_path / 'rows.jsonl'}", f"model.name={model_path}", "model.dtype=float32"]
+    words += ["judge.dtype=bfloat16", f"judge.model={model_path}"] if other else []
+    run = plan(tmp_path / "run", load(tmp_path / "r.toml", [*words, "model.backend=hf"]))
+    calls = []
+    timed = Asked.timed
+    monkeypatch.setattr(Asked, "timed", lambda asked: watched(timed(asked), loaded, calls))
+    found = probe(run, sample_of(run, 10).rows, 4, 1)
+    assert len(loaded) == (4 if other else 1) and found.loading > 0.4
+    assert calls and not any(calls), "a model was loaded in a call that is timed"
+
+
+@contextlib.contextmanager
+def watched(context, loaded, calls):
+    before = len(loaded)
+    with context:
+        yield
+    calls.append(len(loaded) - before)
 
 
 def of_run(folder, recipe):

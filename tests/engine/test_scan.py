@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import signal
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +57,7 @@ def test_other_files_are_one_part(tmp_path, name):
 
 def scanned(folder, monkeypatch, workers):
     """The rows of a folder's files as so many processes read them, and what the user is told."""
-    monkeypatch.setattr(scanning, "_workers_for", lambda files: workers)
+    monkeypatch.setattr(scanning, "workers_for", lambda files, limit: workers)
     config = Prompts(source=(str(folder),), format="preference")
     found = inputs(config)
     told = scanning.Told()
@@ -107,6 +109,42 @@ def test_a_reading_process_that_is_killed_is_an_error(folder, monkeypatch):
     with pytest.raises(UserError, match=r"has ended before its time.*run the same command again"):
         list(scanned(folder, monkeypatch, 2))
     assert killed and not any(process.is_alive() for process in killed)
+
+
+def test_an_interrupt_while_processes_start_leaves_none_and_they_do_not_hear_it(monkeypatch):
+    """Else Python would wait for them at its end, and each would print a traceback of its imports."""
+    started = []
+    start = SpawnProcess.start
+
+    def interrupted(process):
+        start(process)
+        started.append(process)
+        status = Path(f"/proc/{process.pid}/status")
+        if status.exists():
+            blocked = int(status.read_text().split("SigBlk:")[1].split()[0], 16)
+            assert blocked >> (signal.SIGINT - 1) & 1
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(KeyboardInterrupt), scanning.ScanWorkers(None, 3):
+        pass
+    assert len(started) == 2 and not any(process.is_alive() for process in started)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize(("size", "workers"), [(10, 1), (45, 3), (900, 7)])
+def test_no_more_processes_read_than_there_are_parts(tmp_path, monkeypatch, size, workers):
+    monkeypatch.setattr(scanning, "_LARGE", 20)
+    monkeypatch.setattr(scanning, "_PART", 20)
+    monkeypatch.setattr(scanning, "cores", lambda: 7)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" * (size // 3))
+    assert scanning.workers_for({"a.jsonl": path}, 1000) == workers
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes(), 0))
+    assert scanning.workers_for({"a.jsonl.gz": packed}, 1000) == 1
 
 
 @pytest.mark.long
