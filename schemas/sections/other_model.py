@@ -19,7 +19,8 @@ class OtherModel(Served):
     # How that model runs; for [model] itself these stand there. auto: as in [model].
     dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")
     quantization: str = choice("auto", "auto", "none", "nf4")
-    # [judge.vllm], [rewrite.vllm]: its engine arguments, in place of all in [model.vllm].
+    # [judge.vllm], [rewrite.vllm]: its engine arguments, in place of all in [model.vllm]. An
+    # empty table is as none: for none of [model.vllm]'s, name one argument at vLLM's default.
     vllm: dict[str, Any] = tables(check=checks.engine_arguments)
 
     def check(self) -> None:

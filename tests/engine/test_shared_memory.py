@@ -1,6 +1,7 @@
 """What an engine that was killed leaves in shared memory is removed; what others use is not."""
 
 import os
+import signal
 import time
 from multiprocessing import resource_tracker
 from multiprocessing import shared_memory as python_shared_memory
@@ -61,6 +62,17 @@ def test_an_engine_that_died_by_itself_leaves_none_either(monkeypatch, names):
     engine = stand_in(monkeypatch, names)
     engine.note_segments()
     engine.process.kill()
+    engine.process.wait()
+    engine.end()
+    assert {path.name for path in SHM.glob(f"{names}*")} == {names + "shared"}
+
+
+def test_an_engine_that_dies_while_it_is_listened_to_leaves_none(monkeypatch, names):
+    """Nobody noted what it had but the one who waited for its messages, as while it loads."""
+    monkeypatch.setattr(process, "_NOTED", 0.0)
+    engine = stand_in(monkeypatch, names)
+    assert engine.receive(0.01) is None
+    os.killpg(engine.process.pid, signal.SIGKILL)
     engine.process.wait()
     engine.end()
     assert {path.name for path in SHM.glob(f"{names}*")} == {names + "shared"}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.models.vllm import params
-from engine.models.vllm.messages import SLICE, Done, Refused, Score
+from engine.models.vllm.messages import SLICE, Done, Score
 from engine.models.vllm.server import Server
 
 AT_ONCE = 50  # requests that the stand-in works on at once
@@ -16,10 +16,10 @@ AT_ONCE = 50  # requests that the stand-in works on at once
 class Engine:
     """Finishes what it works on in one step; refuses nothing."""
 
-    def __init__(self, positions: int = 100):
+    def __init__(self):
         self.vllm_config = SimpleNamespace(
             scheduler_config=SimpleNamespace(max_num_seqs=AT_ONCE),
-            model_config=SimpleNamespace(max_model_len=positions),
+            model_config=SimpleNamespace(max_model_len=100),
         )
         self.waiting: deque[str] = deque()
         self.most = 0
@@ -123,14 +123,6 @@ def test_an_engine_that_adds_slowly_is_not_silent(monkeypatch):
     server._add_some()
     beats = [message for message in pipe.sent if isinstance(message, Done) and not message.answers]
     assert len(beats) >= 3
-
-
-def test_what_the_memory_does_not_hold_is_refused_and_never_cut_short():
-    server = Server(pipe := Pipe(SLICE), Engine(positions=3))
-    server._take_requests()
-    server._add_some()
-    assert {type(message) for message in pipe.sent} == {Refused}
-    assert "may come to 4 tokens" in pipe.sent[0].reason and "max_model_len = 3" in pipe.sent[0].reason
 
 
 def test_a_request_that_scores_wants_room_for_one_token():

@@ -83,6 +83,10 @@ def replace_vllm(model, **arguments):
     return replace(model, spec=replace(model.spec, config=config))
 
 
+def many_positions(model):
+    return replace(model.identity, positions=131_072)
+
+
 def test_the_parts_that_a_speaking_model_thinks_with_count():
     assert has_other_senses({"thinker_config": {"audio_config": {}}})
     assert not has_other_senses({"vision_config": None, "quantization_config": {}})
@@ -99,6 +103,10 @@ def test_an_engine_is_as_long_as_the_recipe_needs(model_path):
     assert short.positions == model.positions and short.facts() == model.facts(), "no row knows of it"
     both = _merged(model, short)
     assert engine_arguments(both, "cuda:0")["max_model_len"] == model.positions, "the other stage needs it"
+    on_a_cpu = engine_arguments(replace(short, identity=many_positions(short)), "cpu")
+    assert (on_a_cpu["max_model_len"], on_a_cpu["max_num_batched_tokens"]) == (41, 2048)
+    longer = replace_vllm(replace(short, identity=many_positions(short)), max_model_len=9000)
+    assert engine_arguments(longer, "cpu")["max_num_batched_tokens"] == 9000, "a prompt is not split there"
     named = replace_vllm(model, max_model_len=64)
     told = engine_arguments(named, "cuda:0")
     assert told["max_model_len"] == 64 and not told[FITS], "what a recipe says is not fitted to the memory"
@@ -138,6 +146,10 @@ def test_a_judge_of_its_own_runs_as_its_section_says(model_path, tmp_path):
     written = rewrite.model_spec(Rewrite(model=str(other_model), dtype="float32"), ours)
     assert (written.config.dtype, written.config.vllm) == ("float32", ours.vllm)
     assert judge.model_spec(Judge(), ours) == spec_of(ours)
+    for nothing in (Judge(model=str(other_model), vllm={}), Judge(model=str(other_model))):
+        assert judge.model_spec(nothing, ours).config.vllm == ours.vllm
+    none_of_ours = Judge(model=str(other_model), vllm={"enforce_eager": False})
+    assert judge.model_spec(none_of_ours, ours).config.vllm == {"enforce_eager": False}
 
 
 def test_what_a_foreign_recipe_has_a_judges_engine_load_is_named_by_its_table(model_path, tmp_path):

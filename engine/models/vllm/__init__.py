@@ -6,6 +6,7 @@
     process      an engine's process, its pipe and its last words
     messages     what goes through the pipe
     settings     the engine's arguments and environment
+    fitting      requests that the engine's memory holds
     shared_memory  what of /dev/shm is the engine's, and is removed with it
 
 In the engine's process (the first three are the only ones that import vllm):

@@ -3,7 +3,7 @@
 The longest sequence that it takes is the one that it is told, the model's positions as a rule. A model of
 131,072 positions does not start where the cache's memory holds less of one sequence; vLLM then finds out how
 much it holds and takes that (its own `max_model_len = -1`, but never above what it is told, and never below
-it where the memory is there). A request that needs more is refused, not cut short (server.py).
+it where the memory is there). A request that needs more is refused, not cut short (fitting.py).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -63,7 +63,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine is loaded and takes requests."""
+    """The engine is loaded and takes requests. `longest`: tokens of a sequence that its memory holds."""
+
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Refused:
-    """vLLM does not accept a request."""
+    """vLLM does not accept a request, which is named by its key."""
 
+    key: int
     reason: str
 
 

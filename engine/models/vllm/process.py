@@ -4,10 +4,12 @@ import contextlib
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from multiprocessing import Pipe
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from engine.models.vllm import shared_memory
 from engine.models.vllm.messages import SLICE, Message, Request
 
 _COMMAND = "import sys; from engine.models.vllm.server import serve; serve(*map(int, sys.argv[1:]))"
+_NOTED = 2.0  # seconds between two looks at the shared memory of an engine that lives
 _LOG_BYTES = 20_000  # of the end of the log, where last words are looked for
 
 
@@ -27,6 +30,8 @@ class EngineProcess:
         self.ready = False
         self._there_before = shared_memory.names()
         self._segments: set[str] = set()
+        self._noted = time.monotonic()
+        self._unsent: Exception | None = None  # why what waited could not be sent to an engine that lives
         self._pipe, theirs = Pipe()
         # Open as long as the engine is an object, for its last words.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -55,10 +60,22 @@ class EngineProcess:
             self._outbox.put(requests[begin : begin + SLICE])
 
     def _post(self) -> None:
-        """Send what is in the outbox until its end, which is None."""
-        with contextlib.suppress(OSError, ValueError):
+        """Send what is in the outbox until its end, which is None.
+
+        An engine that can be sent no more counts as dead: nobody would be told that its requests wait."""
+        try:
             while (item := self._outbox.get()) is not None:
                 self._pipe.send(item)
+        except OSError:
+            return  # the engine is dead, as its pipe's end says
+        except Exception as error:
+            self._unsent = error
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """End the pipe in both directions: closing it would not wake the thread that reads it."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pipe.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
     def receive(self, seconds: float) -> Message | None:
         """The engine's next message; None if it stays silent for so long.
@@ -67,6 +84,8 @@ class EngineProcess:
         ticks = Ticks()
         silent = 0.0
         while silent < seconds:
+            if time.monotonic() - self._noted > _NOTED:
+                self.note_segments()
             heard = self._inbox.next(min(TICK, seconds))
             if heard is not None:
                 _, message = heard
@@ -86,7 +105,10 @@ class EngineProcess:
         shared_memory.release(self._segments, self.process.pid)
 
     def note_segments(self) -> None:
-        """Remember which shared memory is the engine's: once it is dead, nothing says so any more."""
+        """Remember which shared memory is the engine's: once it is dead, nothing says so any more.
+
+        So it is done again and again as long as it lives, while it loads too (`receive`)."""
+        self._noted = time.monotonic()
         self._segments |= shared_memory.mapped_by(self.process.pid) - self._there_before
 
     def was_killed(self) -> bool:
@@ -95,6 +117,8 @@ class EngineProcess:
 
     def cause(self) -> str:
         """How it ended, for a message; waits up to 5 s for the end."""
+        if self._unsent:
+            return f"could not be sent what it was to have: {type(self._unsent).__name__}: {self._unsent}"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         code = self.process.poll()

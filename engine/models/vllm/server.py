@@ -23,7 +23,7 @@ from engine.models.vllm import shared_memory
 from engine.models.vllm.answers import Growing, answer_of
 from engine.models.vllm.loading import load
 from engine.models.vllm.messages import Answer, Done, Generate, Ready, Refused, Request
-from engine.models.vllm.params import ids_of, params_of, room_of
+from engine.models.vllm.params import ids_of, params_of
 from schemas.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def serve(handle: int, worker: int) -> None:
     pipe: Connection[Any, Any] = Connection(handle)
     server = Server(pipe, load(pipe.recv()))
     threading.Thread(target=_end_with_children, args=(there_before,), daemon=True).start()
-    pipe.send(Ready())
+    pipe.send(Ready(server.longest))
     server.run()
 
 
@@ -77,7 +77,7 @@ class Server:
         # Model runner V2 (on GPUs) runs the head on the response's rows alone and gives an array.
         self._scores_rows = bool(getattr(config, "use_v2_model_runner", False))
         self._capacity = 2 * config.scheduler_config.max_num_seqs
-        self._max_model_len = config.model_config.max_model_len
+        self.longest: int = config.model_config.max_model_len  # tokens of a sequence
         self._slice = _FIRST_SLICE
         self._waiting: deque[Request] = deque()
         self._requests: dict[str, Request] = {}
@@ -127,7 +127,7 @@ class Server:
             try:
                 self._add(request)
             except Exception as error:
-                self._pipe.send(Refused(str(error)))
+                self._pipe.send(Refused(request.key, str(error)))
             self._tell([])
         self._slice = min(2 * self._slice, self._capacity)
 
@@ -136,7 +136,6 @@ class Server:
 
         name = str(request.key)
         ids = ids_of(request)
-        self._check_fits(len(ids) + room_of(request))
         prompt = TokensPrompt(prompt_token_ids=ids)
         if not self._engine.has_unfinished_requests():
             self._busy_from = time.monotonic()
@@ -146,17 +145,6 @@ class Server:
             sampling = request.sampling
             tokenizer = _tokenizer(request.tokenizer)
             self._growing[name] = Growing(StopStrings(tokenizer, sampling.stop, sampling.min_tokens))
-
-    def _check_fits(self, tokens: int) -> None:
-        """Raise ValueError where vLLM would cut a response short, since its memory ends before the model's
-        positions do (loading.py)."""
-        if tokens > self._max_model_len:
-            raise ValueError(
-                f"prompt and response may come to {tokens} tokens, and the engine's memory holds "
-                f"{self._max_model_len} of one sequence; give it more (gpu_memory_utilization, "
-                "tensor_parallel_size, kv_cache_memory_bytes), or say that no sequence is to be longer: "
-                f"max_model_len = {self._max_model_len}"
-            )
 
     def _step(self) -> list[Answer]:
         """One step of the engine; the answers that it finished, by itself or by a stop string."""

@@ -44,11 +44,12 @@ def engine_arguments(model: ResolvedModel, place: str) -> dict[str, Any]:
     }
     _check_may_set(model, fixed)
     arguments: dict[str, Any] = dict(fixed)
+    longest = _longest(model)
     if place == "cpu":
         arguments |= _CPU_ARGUMENTS
-        arguments["max_num_batched_tokens"] = max(2048, model.positions)
-    if model.positions:
-        arguments["max_model_len"] = _longest(model)
+        arguments["max_num_batched_tokens"] = max(2048, longest)
+    if longest:
+        arguments["max_model_len"] = longest
         arguments[FITS] = "max_model_len" not in config.vllm
     if has_other_senses(read_json(place_of(model.identity.path, CONFIG))):
         arguments["language_model_only"] = True
@@ -72,9 +73,13 @@ def _check_may_set(model: ResolvedModel, fixed: dict[str, Any]) -> None:
 
 
 def _longest(model: ResolvedModel) -> int:
-    """The longest sequence that the engine is made for: what the recipe needs, where it is known."""
+    """The longest sequence that the engine is made for: what the recipe's table says, or what its stages
+    need; 0 where nobody knows the model's positions."""
+    named: int = model.spec.config.vllm.get("max_model_len", 0)
     needed = model.spec.longest
-    return min(needed, model.positions) if needed else model.positions
+    if named or not needed:
+        return named or model.positions
+    return min(needed, model.positions)
 
 
 def has_other_senses(config: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.models.spec import ResolvedModel
+from engine.models.vllm.fitting import fitted
 from engine.models.vllm.messages import Answer, Done, Generate, Ready, Refused, Request, Score
 from engine.models.vllm.process import EngineProcess
 from engine.models.vllm.settings import engine_arguments, environment
@@ -67,6 +68,8 @@ class Supervisor:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._wanted = False  # whether an engine is to be started before there are requests
+        self._error: UserError | None = None  # that it gave up with
+        self._longest = 0  # tokens of a sequence that the engine takes which is ready
         self._answered = False  # whether anything was answered since the last death
 
     def start(self) -> None:
@@ -86,11 +89,11 @@ class Supervisor:
         call = _Call(len(requests), progress)
         with self._changed:
             if self.closed:
-                raise UserError("stopped")
+                raise self._error or UserError("stopped")
             for request in requests:
                 self.pending[request.key] = _Pending(request, call)
             if self.engine and self.engine.ready:
-                self.engine.send(list(requests))
+                self._send(self.engine, call)
         self.start()
         # Not without a time-out: Ctrl-C would not end it, since polars has a handler of its own.
         while not call.done.wait(0.5):
@@ -147,8 +150,7 @@ class Supervisor:
     def _listen(self, engine: EngineProcess) -> str:
         """Take the engine's messages until it is dead; what it died of.
 
-        Raises UserError where it cannot start, refuses a request, or has loaded another model than
-        planned."""
+        Raises UserError where it cannot start, or has loaded another model than planned."""
         limit = max(_START, self.timeout)
         while True:
             try:
@@ -163,12 +165,12 @@ class Supervisor:
             match message:
                 case None:
                     return f"gave no sign of life for {limit:g} s"
-                case Ready():
+                case Ready(longest):
                     limit = self.timeout
                     check_unchanged(self._model.spec.config, self._planned)
-                    self._hand_out(engine)
-                case Refused(reason):
-                    raise UserError(f"vLLM refuses a request: {reason}")
+                    self._hand_out(engine, longest)
+                case Refused(key, reason):
+                    self._refuse(key, UserError(f"vLLM refuses a request: {reason}"))
                 case Done(answers, busy):
                     self.busy = busy
                     self._take(answers)
@@ -177,12 +179,40 @@ class Supervisor:
         """What an engine said at last, of the model's folder where it speaks of the view."""
         return engine.last_words().replace(str(self._folder), str(self._model.identity.path))
 
-    def _hand_out(self, engine: EngineProcess) -> None:
-        """Give an engine that is ready all that waits."""
+    def _hand_out(self, engine: EngineProcess, longest: int) -> None:
+        """Give an engine that is ready all that waits, call after call."""
         with self._changed:
             engine.ready = True
             engine.note_segments()
-            engine.send([pending.request for pending in self.pending.values()])
+            self._longest = longest
+            calls = {id(pending.call): pending.call for pending in self.pending.values()}
+            for call in calls.values():
+                self._send(engine, call)
+
+    def _send(self, engine: EngineProcess, call: _Call) -> None:
+        """Give an engine a call's requests; one that does not fit it fails that call alone.
+
+        The caller holds the lock."""
+        waiting = [pending.request for pending in self.pending.values() if pending.call is call]
+        try:
+            engine.send(fitted(waiting, self._longest, self._model.positions))
+        except UserError as error:
+            self._fail(call, error)
+
+    def _refuse(self, key: int, error: UserError) -> None:
+        """Fail the call of a request that the engine does not take."""
+        with self._changed:
+            pending = self.pending.get(key)
+            if pending:
+                self._fail(pending.call, error)
+
+    def _fail(self, call: _Call, error: UserError) -> None:
+        """Make an error the end of a call; the caller holds the lock.
+
+        What the engine may have of it by now is made for nobody."""
+        self.pending = {key: pending for key, pending in self.pending.items() if pending.call is not call}
+        call.error = error
+        call.done.set()
 
     def _take(self, answers: list[Answer]) -> None:
         """Give answers to the calls that wait for them."""
@@ -232,6 +262,7 @@ class Supervisor:
         with self._changed:
             self.closed = True
             self.engine = None
+            self._error = error
             self._fail_calls(error)
 
     def _fail_calls(self, error: UserError) -> None:
