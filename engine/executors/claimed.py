@@ -12,7 +12,7 @@ from schemas.blocks import SHARDS
 
 
 class ClaimedShards:
-    """Implements `engine.executors.deal.Countable`. Several threads may take."""
+    """Implements Shards and Countable of `engine.executors.deal`. Several threads may take."""
 
     def __init__(self, job: Job, shards: Iterable[int], many_made: Callable[[], None]):
         """`many_made` is called whenever so many shards have ended as a block has."""
@@ -41,6 +41,9 @@ class ClaimedShards:
             is_block = self._made % SHARDS == 0
         if is_block:
             self._many_made()
+
+    def stop(self) -> None:
+        """Nobody waits in `take`."""
 
     def left(self) -> int:
         return len(self._waiting)

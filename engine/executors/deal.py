@@ -3,8 +3,9 @@
 - A worker without a shard gets one at once. Another one on top, whose requests fill the engine while the last
   long answers of the first finish, it gets only once every worker has one, and not of the last shards: those
   are for whoever is through first.
-- The shards of a worker that died are given out again, before all others. One that was in the hands of three
-  that died is taken for the cause.
+- The shards of a worker that died are given out again, before all others, each to a worker that has no other
+  beside it: so that one of them which kills workers takes no innocent one along. One that was in the hands of
+  three that died is taken for the cause.
 - Nobody is told that there is no more before all that was given out is finished.
 """
 
@@ -24,7 +25,7 @@ class Room:
 
 
 class Shards(Protocol):
-    """Shards to be made, one after another."""
+    """Shards to be made, one after another. Several threads may ask."""
 
     def take(self) -> int | None:
         """The next one; None where there are no more."""
@@ -34,9 +35,17 @@ class Shards(Protocol):
         """A shard that was taken is made."""
         ...
 
+    def stop(self) -> None:
+        """Nothing more is wanted: who waits in `take` is told at once that there is no more."""
+        ...
 
-class Countable(Shards, Protocol):
-    """Shards of which it is known how many there still are."""
+
+class Countable(Protocol):
+    """Shards of which it is known how many there still are: `take` and `ended` are those of Shards."""
+
+    def take(self) -> int | None: ...
+
+    def ended(self, shard: int) -> None: ...
 
     def left(self) -> int:
         """How many may still come."""
@@ -60,7 +69,7 @@ class Deal(Generic[Worker]):
     def __init__(self, shards: Countable):
         self._shards = shards
         self._again: list[int] = []  # of workers that died
-        self._deaths: dict[int, int] = {}
+        self._deaths: dict[int, int] = {}  # shards that are not made yet -> workers that died with them
         self._hands: dict[Worker, _Hand] = {}
 
     def join(self, worker: Worker) -> None:
@@ -74,6 +83,7 @@ class Deal(Generic[Worker]):
     def ended(self, worker: Worker, shard: int) -> None:
         """The worker has made a shard."""
         self._hands[worker].shards.remove(shard)
+        self._deaths.pop(shard, None)
         self._shards.ended(shard)
 
     def leave(self, worker: Worker) -> list[int]:
@@ -105,7 +115,7 @@ class Deal(Generic[Worker]):
         asking = [worker for worker, hand in self._hands.items() if hand.asks]
         for worker in sorted(asking, key=lambda one: len(self._hands[one].shards)):
             hand = self._hands[worker]
-            if hand.shards and not self._has_enough_for_a_second():
+            if hand.shards and not self._may_have_a_second(hand):
                 continue
             shard = self._again.pop(0) if self._again else self._shards.take()
             if shard is not None:
@@ -117,7 +127,9 @@ class Deal(Generic[Worker]):
                 return worker, None
         return None
 
-    def _has_enough_for_a_second(self) -> bool:
+    def _may_have_a_second(self, hand: _Hand) -> bool:
+        """True if a worker may have a shard beside those in its hand."""
+        if self._again or any(shard in self._deaths for shard in hand.shards):
+            return False  # what workers have died with is given, and left, alone
         everyone_has_one = all(hand.shards for hand in self._hands.values())
-        left = len(self._again) + self._shards.left()
-        return everyone_has_one and left >= len(self._hands)
+        return everyone_has_one and self._shards.left() >= len(self._hands)

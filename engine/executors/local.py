@@ -55,7 +55,7 @@ def execute(
     if len(where) > 1:
         _Driver(run, number, shards, where, threads, progress).run()
     else:
-        work_through(run, own_phase, "auto", threads, shards, progress)
+        work_through(run, own_phase, where[0], threads, shards, progress)
 
 
 def _threads_at(where: Sequence[str], threads: int) -> int:
@@ -72,7 +72,7 @@ def _places_of_workers(run: Run, phase: Phase, shards: int, gaps: Gaps, workers:
     if phase.asks_server:
         return available  # one process: so many requests are under way as the recipe says
     # Counting GPUs imports torch; skip it for one shard or when no model is needed.
-    if phase.model and workers != 1 and shards > 1 and needs_model(run, phase, gaps):
+    if phase.model and shards > 1 and needs_model(run, phase, gaps):
         available = places(phase.model.spec)
     wanted = min(workers or len(available), shards)
     if phase.uses_vllm:

@@ -21,6 +21,7 @@ from engine.models.spec import ResolvedModel
 from engine.plan import Run
 from engine.progress import Progress, StageProgress
 from engine.stage import Stage
+from engine.text.time_limit import raise_in
 from schemas.errors import UserError
 from schemas.manifest import Marker
 
@@ -91,6 +92,10 @@ def _merged(one: ResolvedModel | None, other: ResolvedModel | None) -> ResolvedM
     return replace(other, spec=spec)
 
 
+class _Interrupted(BaseException):
+    """Raised in a thread that loads a model which nobody wants any more, as Ctrl-C is in the main thread."""
+
+
 class ModelOpener:
     """Opens a phase's model at the first call; a phase that comes to need none loads none."""
 
@@ -101,32 +106,55 @@ class ModelOpener:
         self._place = place
         self._threads = threads
         self._progress = progress
-        self._lock = threading.Lock()
+        self._opening = threading.Lock()  # held while a model loads
+        self._lock = threading.Lock()  # for a moment, around what follows
         self._model: Model | None = None
+        self._loader: int | None = None  # the thread that loads it now, where that takes time
         self._closed = False
         self.first_error: BaseException | None = None
 
     def __call__(self, stage: Stage) -> Model:
         """The model, which tells the stage's progress what it does."""
         assert self._resolved is not None, f"[{stage.name}] opens a model and says that it uses none"
+        progress = StageProgress(stage.name, self._progress)
+        with self._opening:
+            try:
+                model = self._opened(self._resolved, stage)
+            except _Interrupted:
+                raise UserError("stopped") from None
+        return reporting(model, self._resolved.spec.is_reward, progress)
+
+    def _opened(self, resolved: ResolvedModel, stage: Stage) -> Model:
+        """The model, loaded where it is not yet."""
         with self._lock:
             if self._closed:
                 raise UserError("stopped")
-            if self._model is None:
-                place = places(self._resolved.spec)[0] if self._place == "auto" else self._place
-                self._model = open_model(
-                    self._resolved,
-                    place=place,
-                    threads=self._threads,
-                    planned=self._run.planned[stage.name].facts["model"],
-                )
-            progress = StageProgress(stage.name, self._progress)
-            return reporting(self._model, self._resolved.spec.is_reward, progress)
+            if self._model is not None:
+                return self._model
+            # vLLM's engine loads in a process of its own, which closing ends.
+            self._loader = None if resolved.spec.backend == "vllm" else threading.get_ident()
+        try:
+            place = places(resolved.spec)[0] if self._place == "auto" else self._place
+            planned = self._run.planned[stage.name].facts["model"]
+            model = open_model(resolved, place=place, threads=self._threads, planned=planned)
+        finally:
+            with self._lock:
+                self._loader = None
+        with self._lock:
+            if not self._closed:
+                self._model = model
+                return model
+        model.close()
+        raise UserError("stopped")
 
     def close(self) -> None:
-        """Close the model, if there is one; calls that wait for it fail. Remembers the error behind it."""
+        """Close the model, if there is one; one that loads is given up, and calls that wait for it fail.
+
+        Remembers the error behind it."""
         with self._lock:
             self.first_error = self.first_error or sys.exc_info()[1]
+            if self._loader is not None and not self._closed:
+                raise_in(self._loader, _Interrupted)
             self._closed = True
             model = self._model
             self._model = None
@@ -186,11 +214,11 @@ class _ShardLoop:
     def run(self) -> None:
         """One shard after another."""
         while not self._stop.is_set():
-            with self._asking:
-                shard = self._shards.take()
-            if shard is None:
-                return
             try:
+                with self._asking:
+                    shard = None if self._stop.is_set() else self._shards.take()
+                if shard is None:
+                    return
                 make(
                     self._run,
                     shard,
@@ -199,10 +227,10 @@ class _ShardLoop:
                     progress_of=self._progress_of,
                     done=self._shard_done,
                 )
+                self._shards.ended(shard)
             except BaseException:
                 self._give_up()
                 raise
-            self._shards.ended(shard)
 
     def _progress_of(self, stage: Stage) -> StageProgress:
         return StageProgress(stage.name, self._progress)
@@ -213,6 +241,7 @@ class _ShardLoop:
     def _give_up(self) -> None:
         """Stop all threads: what they wait for fails now."""
         self._stop.set()
+        self._shards.stop()
         self._opener.close()
 
     def run_in_threads(self, count: int) -> None:

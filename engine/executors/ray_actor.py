@@ -110,6 +110,9 @@ class Actor:
     def ended(self, shard: int) -> None:
         self._news.put(ShardEnded(shard))
 
+    def stop(self) -> None:
+        self._shards.put(None)
+
     def shard_done(self, stage: str, marker: Marker) -> None:
         self._news.put(ShardMade(stage, marker))
 

@@ -26,6 +26,7 @@ from schemas.manifest import Marker
 from schemas.panics import panics_as_errors
 
 BEAT = 2.0  # seconds between a worker's signs of life
+_LOOK = 0.2  # seconds in which a worker that waits for a shard sees that none is wanted any more
 # The driver ends its workers, also where the terminal or a scheduler tells all of them to end.
 _LEFT_TO_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -114,6 +115,7 @@ class _LineToDriver:
     def __init__(self, pipe: Connection):
         self._pipe = pipe
         self._sending = threading.Lock()
+        self._stopped = threading.Event()
 
     def send(self, message: object) -> None:
         with self._sending:
@@ -129,8 +131,14 @@ class _LineToDriver:
     def take(self) -> int | None:
         """The next shard. One thread at a time asks."""
         self.send(NextShard())
+        while not self._pipe.poll(_LOOK):
+            if self._stopped.is_set():
+                return None
         shard: int | None = self._pipe.recv()
         return shard
+
+    def stop(self) -> None:
+        self._stopped.set()
 
     def ended(self, shard: int) -> None:
         self.send(ShardEnded(shard))

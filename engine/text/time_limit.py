@@ -66,7 +66,7 @@ def _finish(ident: int, entry: _UnderWay) -> None:
         time.sleep(0)
     _under_way.pop(ident, None)
     if entry.fired:
-        _raise_in(ident, None)
+        raise_in(ident, None)
 
 
 def _watch() -> None:
@@ -88,7 +88,7 @@ def _look_on() -> None:
             # A thread that is done waits in `_finish` meanwhile, so its clock is there.
             if not entry.is_done and _is_over(ident, entry):
                 entry.fired = True
-                _raise_in(ident, _Stop)
+                raise_in(ident, _Stop)
             entry.is_firing = False
 
 
@@ -100,7 +100,7 @@ def _is_over(ident: int, entry: _UnderWay) -> bool:
     return now > entry.end
 
 
-def _raise_in(ident: int, kind: type[BaseException] | None) -> None:
+def raise_in(ident: int, kind: type[BaseException] | None) -> None:
     """Raise an exception in a thread at its next step; None takes back one that it has not met yet."""
     exception = ctypes.py_object(kind) if kind else ctypes.py_object()
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), exception)

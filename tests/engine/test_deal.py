@@ -113,3 +113,37 @@ def test_nobody_is_sent_away_while_a_shard_may_come_back():
     deal.ended("b", 0)
     deal.ask("b")
     assert deal.next() == ("b", None)
+
+
+def test_innocent_shards_are_not_taken_for_the_cause():
+    """Two shards in one hand at a death: each is dealt again alone, so that only the guilty one kills."""
+    guilty, innocent = 0, 1
+    queue = Queue(8)
+    deal = Deal(queue)
+    for death in range(DEATHS):
+        deal.join(death)
+        deal.ask(death)
+        while (gift := deal.next()) is not None:
+            worker, shard = gift
+            assert shard is not None
+            deal.ask(worker)
+            if death and guilty not in deal.held(worker):
+                deal.ended(worker, shard)
+        assert (innocent in deal.held(death)) == (not death), "alone, once a worker has died"
+        assert deal.cause_of_deaths() is None
+        deal.leave(death)
+    assert deal.cause_of_deaths() == guilty
+
+
+def test_a_shard_that_was_made_has_no_deaths_any_more():
+    deal = Deal(Queue(4))
+    for worker in range(DEATHS - 1):
+        deal.join(worker)
+        deal.ask(worker)
+        assert deal.next() == (worker, 0)
+        deal.leave(worker)
+    deal.join("last")
+    deal.ask("last")
+    assert deal.next() == ("last", 0)
+    deal.ended("last", 0)
+    assert not deal._deaths and deal.unfinished() == 3
