@@ -279,7 +279,7 @@ def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
 def test_only_rows_that_are_flat_are_sorted_whole_for_top_p(monkeypatch):
     """A row is cut to the same tokens alone and beside any other."""
     draw = torch.Generator().manual_seed(2)
-    spread = torch.tensor([[9.0], [0.1], [5.0], [0.0]])
+    spread = torch.tensor([[9.0], [0.1], [5.0], [0.5]])
     logps = (torch.randn(4, 3000, generator=draw) * spread).log_softmax(-1)
     alone = [keep_top_p(row[None], 0.9)[0] for row in logps]
     sizes = []
