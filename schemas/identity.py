@@ -33,6 +33,7 @@ from schemas.model_files import (
     tokenizer_home,
     weight_files,
 )
+from schemas.rope import steady_positions
 from schemas.sections import Model
 
 _log = logging.getLogger("prefmill")
@@ -52,7 +53,8 @@ class Identity:
 
     `template_source`: where `template_text` comes from: the recipe's model.chat_template, the model's own
     folder, or, for a model that has none, the recipe's model.template (`plain`). `positions` is the longest
-    sequence that the model was made for, 0 where it has no such limit."""
+    sequence that the model was made for, 0 where it has no such limit; `steady` is the longest whose numbers
+    do not depend on the batch where transformers runs it (schemas/rope.py), 0 where none do."""
 
     path: Path
     weights: str
@@ -62,6 +64,7 @@ class Identity:
     template_text: str
     template_source: TemplateSource
     positions: int
+    steady: int = 0
 
     def facts(self) -> dict[str, str]:
         """What rows that are made with the model depend on."""
@@ -109,6 +112,7 @@ def _identity(model: Model, path: Path, kind: Kind | None) -> Identity:
         template_text=template,
         template_source=source,
         positions=_positions(path),
+        steady=steady_positions(_text_config(path)),
     )
 
 
@@ -201,12 +205,17 @@ def _template(model: Model, path: Path) -> tuple[str, TemplateSource]:
 def _positions(path: Path) -> int:
     """The longest sequence by config.json; 0 where it says none."""
     file = place_of(path, CONFIG)
-    config = read_json(file)
-    text = config.get("text_config")
-    limits = text if isinstance(text, dict) and text else config
+    limits = _text_config(path)
     limit = limits.get("max_position_embeddings") or limits.get("n_positions") or 0
     if not isinstance(limit, int | float) or limit != int(limit):
         raise UserError(
             f"{file} says max_position_embeddings = {limit!r}, which is no whole number: correct it"
         )
     return int(limit)
+
+
+def _text_config(path: Path) -> dict[str, Any]:
+    """What config.json says of the part that works on text."""
+    config = read_json(place_of(path, CONFIG))
+    text = config.get("text_config")
+    return text if isinstance(text, dict) and text else config

@@ -10,10 +10,8 @@ Safetensors only; no code from the hub is run.
 
 import contextlib
 import functools
-import itertools
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -25,12 +23,14 @@ from engine.models.drawing import draw_batch
 from engine.models.finite import check_logps, check_samples
 from engine.models.refilling import Wanted, draw_refilled
 from engine.models.sharing import Shared, share
+from engine.models.side_by_side import Asked, by_length, in_batches, rows_of
 from engine.models.spec import ResolvedModel
 from engine.progress import NO_PROGRESS, StageProgress
 from engine.text import Text
 from schemas.devices import batch_tokens
+from schemas.errors import UserError
 from schemas.forward.attention import PACKED
-from schemas.forward.decoding import decodes
+from schemas.forward.decoding import decodes, token_bytes
 from schemas.forward.layout import Ending, Response, pack
 from schemas.forward.load import load
 from schemas.forward.logps import decoder_and_head, token_logps
@@ -65,6 +65,7 @@ class HF:
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads or self._threads_before)
         self._lock = threading.RLock()
+        self._closed = threading.Event()
         self._resolved = model
         self._device = place
         self._planned = planned
@@ -80,24 +81,38 @@ class HF:
 
     @functools.cached_property
     def _model(self) -> PreTrainedModel:
+        self._check_open()
         config = self._resolved.spec.config
         dtype = _DTYPES[config.dtype]
         model = load(self._resolved.identity.path, dtype, self._device, config.quantization)
         check_unchanged(config, self._planned)
+        self._check_open()
         return model
 
     @functools.cached_property
     def _decodes(self) -> bool:
         return decodes(self._model)
 
+    @functools.cached_property
+    def _token_bytes(self) -> int:
+        return token_bytes(self._model)
+
     def close(self) -> None:
-        """Give back memory, and torch's threads."""
+        """Give back memory, and torch's threads. A call under way in another thread ends with an error.
+
+        It is not waited for: a command that is stopped must not last as long as a shard."""
+        self._closed.set()
         self.__dict__.pop("_model", None)
         # As it was: what is computed in this process afterwards must not depend on whether there was anything
         # to do here.
         torch.set_num_threads(self._threads_before)
         if self._device != "cpu":
             torch.cuda.empty_cache()
+
+    def _check_open(self) -> None:
+        """Raise UserError once the model is closed. Nothing is loaded for a call that comes later."""
+        if self._closed.is_set():
+            raise UserError("stopped: the model was closed while it was asked; the same command goes on")
 
     @torch.inference_mode()
     def logprobs(
@@ -177,6 +192,7 @@ class HF:
 
     def _score(self, groups: Sequence[tuple[Ids, Sequence[Response]]]) -> list[np.ndarray]:
         """The log-probs of every response of these groups, in their order: one forward pass."""
+        self._check_open()
         layout = pack(groups, self._device)
         decoder, head = decoder_and_head(self._model)
         logps = token_logps(decoder, head, layout).cpu().numpy()
@@ -195,11 +211,11 @@ class HF:
         if not prompts:
             return []  # and no weights are loaded for it
         with self._lock:
-            wanted: list[_Wanted] = []
+            wanted: list[Asked] = []
             for number, prompt in enumerate(prompts):
                 room = self._resolved.response_room(len(prompt), sampling.max_tokens)
                 for index in range(sampling.n):
-                    wanted.append(_Wanted(room, len(prompt), number, index))
+                    wanted.append(Asked(room, len(prompt), number, index))
             progress.want(len(wanted))
             sample_of: dict[tuple[int, int], Sample] = {}
             draw = self._draw_refilled if self._decodes else self._draw_in_batches
@@ -216,37 +232,40 @@ class HF:
 
     def _draw_refilled(
         self,
-        wanted: list["_Wanted"],
+        wanted: list[Asked],
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
-    ) -> Generator[tuple["_Wanted", Sample]]:
-        """Every sample as it ends. Long prompts come first: the cache then has its length early."""
-        ordered = sorted(wanted, key=lambda one: (-one.length, one.prompt, one.index))
-        asked: list[Wanted] = []
-        for one in ordered:
-            asked.append(Wanted(one.prompt, prompts[one.prompt], seeds[one.prompt][one.index], one.room))
-        samples = draw_refilled(
-            self._model,
-            self.text,
-            asked,
-            sampling,
-            rows=min(_GENERATE_ROWS, len(asked)),
-            tokens=self._batch_tokens,
-        )
-        with contextlib.closing(samples):
-            for place, sample in samples:
-                yield ordered[place], sample
+    ) -> Generator[tuple[Asked, Sample]]:
+        """Every sample as it ends."""
+        for alike in by_length(wanted):
+            asked: list[Wanted] = []
+            for one in alike:
+                seed = seeds[one.prompt][one.index]
+                asked.append(Wanted(one.prompt, prompts[one.prompt], seed, one.room))
+            samples = draw_refilled(
+                self._model,
+                self.text,
+                asked,
+                sampling,
+                rows=rows_of(self._model, min(_GENERATE_ROWS, len(asked)), self._token_bytes),
+                tokens=self._batch_tokens,
+                check=self._check_open,
+            )
+            with contextlib.closing(samples):
+                for place, sample in samples:
+                    yield alike[place], sample
 
     def _draw_in_batches(
         self,
-        wanted: list["_Wanted"],
+        wanted: list[Asked],
         prompts: Sequence[Ids],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
-    ) -> Generator[tuple["_Wanted", Sample]]:
+    ) -> Generator[tuple[Asked, Sample]]:
         """Every sample of batches that begin and end together."""
-        for rows in _side_by_side(wanted):
+        for rows in in_batches(wanted, _GENERATE_ROWS):
+            self._check_open()
             samples = draw_batch(
                 self._model,
                 self.text,
@@ -256,27 +275,6 @@ class HF:
                 max_tokens=rows[0].room,
             )
             yield from zip(rows, samples, strict=True)
-
-
-@dataclass(frozen=True, order=True)
-class _Wanted:
-    """A sample to be drawn; sorted by room, then by length."""
-
-    room: int  # tokens that it may have
-    length: int  # of its prompt
-    prompt: int  # the prompt's index
-    index: int  # among the prompt's samples
-
-
-def _side_by_side(wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
-    """Batches of up to `_GENERATE_ROWS`, prompts of like length together.
-
-    Where a prompt leaves less room than max_tokens, only prompts of its length go beside it, so that all end
-    together."""
-    for _, same_room in itertools.groupby(sorted(wanted), key=lambda item: item.room):
-        alike = list(same_room)
-        for begin in range(0, len(alike), _GENERATE_ROWS):
-            yield alike[begin : begin + _GENERATE_ROWS]
 
 
 def _tokens_of(groups: Sequence[tuple[Ids, Sequence[Ids]]]) -> int:

@@ -4,7 +4,8 @@ A prompt is run once for the samples of it that begin together. One that begins 
 under way takes over what that one's row has of the prompt.
 """
 
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,16 +70,19 @@ def draw_refilled(
     text: Text,
     wanted: Sequence[Wanted],
     sampling: Sampling,
-    rows: int,
+    rows: Rows,
     tokens: int,
+    check: Callable[[], None],
 ) -> Generator[tuple[int, Sample]]:
-    """The place of each wanted sample and the sample, as they end; up to `rows` are drawn side by side.
+    """The place of each wanted sample and the sample, as they end; up to `rows.count` are drawn side by side.
 
-    `tokens`: of prompts that begin in one pass, unless a single one has more. Of a prompt whose samples stand
-    together among the wanted ones little is run twice."""
+    `tokens`: of prompts that begin in one pass, unless a single one has more; `check`: called before each
+    step, raises where no more is wanted. Of a prompt whose samples stand together among the wanted ones
+    little is run twice."""
     drawing = _Drawing(model, text, wanted, sampling, rows, tokens)
     with attending(model, DECODING), packed_linears(model):
         while drawing.is_under_way():
+            check()
             yield from drawing.step()
 
 
@@ -91,26 +95,27 @@ class _Drawing:
         text: Text,
         wanted: Sequence[Wanted],
         sampling: Sampling,
-        rows: int,
+        rows: Rows,
         tokens: int,
     ):
         self._decoder, self._head = decoder_and_head(model)
         self._text = text
         self._wanted = wanted
-        self._next = 0  # the place of the first one that has not begun
+        self._waiting = deque(range(len(wanted)))  # the places of those that have not begun
         self._sampling = sampling
         self._tokens = tokens
         self._stop_ids = all_stop_ids(text, sampling)
         self._shaping = shaping_of(text, sampling, self._stop_ids)
-        self._cache = Rows(rows)
+        self._cache = rows
         self._rows: list[_Row] = []
 
     def is_under_way(self) -> bool:
         """False when all samples are over."""
-        return bool(self._rows) or self._next < len(self._wanted)
+        return bool(self._rows or self._waiting)
 
     def step(self) -> list[tuple[int, Sample]]:
         """Draw a token in every row; the samples that are over with it."""
+        self._put_back()
         prompts = self._begin()
         going = len(self._cache.lengths)
         last_tokens = [row.last_token for row in self._rows[:going]]
@@ -122,12 +127,21 @@ class _Drawing:
         drawn, logps = draw(logits, shaped, seeds, positions, self._sampling)
         return self._take(drawn.tolist(), logps.tolist())
 
+    def _put_back(self) -> None:
+        """Let samples wait where the rows outgrow their memory, those that have the fewest tokens.
+
+        They begin anew later, and are then the same: a sample is a function of its prompt and seed."""
+        while len(self._rows) > 1 and not self._cache.fit(len(self._rows), max(self._cache.lengths) + 1):
+            number = min(range(len(self._rows)), key=lambda row: len(self._rows[row].ids))
+            self._waiting.appendleft(self._rows[number].place)
+            self._give_up(number)
+
     def _begin(self) -> list[tuple[Ids, int]]:
         """Begin samples while there are rows: the prompts that must be run for that, and for how many.
 
         First those whose prompt a row holds already: their rows go on, from the prompt's last token."""
         held = {row.wanted.prompt: number for number, row in enumerate(self._rows)}
-        while self._has_next() and self._wanted[self._next].prompt in held:
+        while self._has_next() and self._following.prompt in held:
             wanted = self._append()
             # All but the last token: from that one the first token is predicted.
             self._cache.begin_as(held[wanted.prompt], len(wanted.ids) - 1)
@@ -135,7 +149,7 @@ class _Drawing:
         tokens = 0
         last_prompt = -1
         while self._has_next():
-            following = self._wanted[self._next]
+            following = self._following
             if following.prompt == last_prompt:
                 prompts[-1] = (following.ids, prompts[-1][1] + 1)
             elif prompts and tokens + len(following.ids) > self._tokens:
@@ -147,18 +161,28 @@ class _Drawing:
             self._append()
         return prompts
 
+    @property
+    def _following(self) -> Wanted:
+        """The first one that has not begun."""
+        return self._wanted[self._waiting[0]]
+
     def _has_next(self) -> bool:
-        return len(self._rows) < self._cache.count and self._next < len(self._wanted)
+        """True if one more can begin. Where there are rows already, memory decides."""
+        if not self._waiting or len(self._rows) >= self._cache.count:
+            return False
+        lengths = [len(row.wanted.ids) + len(row.ids) for row in self._rows]
+        longest = max([*lengths, len(self._following.ids)])
+        return not self._rows or self._cache.fit(len(self._rows) + 1, longest + 1)
 
     def _append(self) -> Wanted:
-        wanted = self._wanted[self._next]
+        place = self._waiting.popleft()
+        wanted = self._wanted[place]
         stop = None
         if self._sampling.stop:
             stop = StopStrings(self._text.tokenizer, self._sampling.stop, self._sampling.min_tokens)
-        self._rows.append(_Row(self._next, wanted, stop))
+        self._rows.append(_Row(place, wanted, stop))
         if self._shaping is not None:
             self._shaping.begin(wanted.ids)
-        self._next += 1
         return wanted
 
     def _take(self, tokens: list[int], logps: list[float]) -> list[tuple[int, Sample]]:
@@ -174,9 +198,13 @@ class _Drawing:
                 continue
             (sample,) = with_said([sample], self._text)
             over.append((row.place, sample))
-            self._rows[number] = self._rows[-1]
-            self._rows.pop()
-            self._cache.end(number)
-            if self._shaping is not None:
-                self._shaping.end(number)
+            self._give_up(number)
         return over
+
+    def _give_up(self, number: int) -> None:
+        """A row is free; the last one takes its place."""
+        self._rows[number] = self._rows[-1]
+        self._rows.pop()
+        self._cache.end(number)
+        if self._shaping is not None:
+            self._shaping.end(number)

@@ -97,15 +97,24 @@ def keep_top_p(logps: torch.Tensor, top_p: float) -> torch.Tensor:
     """Rows cut to the smallest set of likeliest tokens whose probability reaches top_p, top_p < 1.
 
     Tokens that are as likely as the last of them stay too: sorting has no order among them."""
-    first = logps.topk(min(_FIRST, logps.shape[1])).values
-    reached = first.double().exp().sum(-1) >= top_p
-    if first.shape[1] < logps.shape[1] and not bool(reached.all()):
-        first = logps.sort(-1, descending=True).values
-    p = first.double().exp()
-    p_before = p.cumsum(-1) - p
-    kept = (p_before < top_p).sum(-1, keepdim=True).clamp_min(1)
-    least = first.gather(-1, kept - 1)
+    width = min(_FIRST, logps.shape[1])
+    least, reached = _least_kept(logps.topk(width).values, top_p)
+    if width < logps.shape[1]:
+        # Row by row: what a row is cut to must not depend on how flat another one is.
+        (flat,) = torch.nonzero(~reached, as_tuple=True)
+        if len(flat):
+            least[flat], _ = _least_kept(logps[flat].sort(-1, descending=True).values, top_p)
     return logps.masked_fill(logps < least, _REMOVED)
+
+
+def _least_kept(ordered: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, 1) log-probs of the last token that stays, and (rows,) bool, whether top_p is reached there.
+
+    `ordered`: (rows, n) log-probs of the likeliest tokens, in their order."""
+    p = ordered.double().exp()
+    cumulated = p.cumsum(-1)
+    kept = (cumulated - p < top_p).sum(-1, keepdim=True).clamp_min(1)
+    return ordered.gather(-1, kept - 1), cumulated[:, -1] >= top_p
 
 
 def cut_at_stop(

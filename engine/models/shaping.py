@@ -39,8 +39,10 @@ class Shaping:
     ):
         """`stop_ids`: all that end a sample; `bad_words`: as token ids."""
         self._sampling = sampling
-        self._stop_ids = sorted(stop_ids)
+        self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long)
         self._bad_words = bad_words
+        self._biased = torch.tensor(list(map(int, sampling.logit_bias)), dtype=torch.long)
+        self._biases = torch.tensor(list(sampling.logit_bias.values())).float()
         self._penalises = any(getattr(sampling, key) != getattr(_NEUTRAL, key) for key in _PENALTIES)
         self._drawn: list[list[int]] = []
         self._prompts: list[Ids] = []
@@ -58,7 +60,7 @@ class Shaping:
         for drawn, token in zip(self._drawn, tokens, strict=True):
             drawn.append(token)
         if self._penalises:
-            rows = _on(range(len(tokens)), self._counts)
+            rows = torch.arange(len(tokens), device=self._counts.device)
             self._counts[rows, _on(tokens, self._counts)] += 1
 
     def end(self, row: int) -> None:
@@ -77,20 +79,26 @@ class Shaping:
         """(rows, vocabulary) float32 logits, shaped; one row for each that began and is not over."""
         assert len(logits) == len(self._drawn), "logits of other rows than those that are drawn"
         sampling = self._sampling
+        self._go_to(logits.device)
         if self._bad_words:
             logits = mask_bad_words(logits, self._drawn, self._bad_words)
         short = [row for row, drawn in enumerate(self._drawn) if len(drawn) < sampling.min_tokens]
         if short:
             logits = logits.clone()
-            logits[_on(short, logits)[:, None], _on(self._stop_ids, logits)] = _MASKED
+            logits[_on(short, logits)[:, None], self._stop_ids] = _MASKED
         if sampling.logit_bias:
-            tokens = list(map(int, sampling.logit_bias))
-            biases = torch.tensor(list(sampling.logit_bias.values()), device=logits.device).float()
-            logits = logits.index_add(1, _on(tokens, logits), biases.expand(len(logits), -1))
+            logits = logits.index_add(1, self._biased, self._biases.expand(len(logits), -1))
         if not self._penalises:
             return logits
         self._count_from_here(logits)
         return penalise(logits, self._in_prompt, self._counts, sampling)
+
+    def _go_to(self, device: torch.device) -> None:
+        """Bring what is the same at every step to the device, once."""
+        if self._biased.device != device:
+            self._stop_ids = self._stop_ids.to(device)
+            self._biased = self._biased.to(device)
+            self._biases = self._biases.to(device)
 
     def _count_from_here(self, logits: torch.Tensor) -> None:
         """Take in the rows that began since the last step."""
@@ -137,11 +145,18 @@ def mask_bad_words(
     """(rows, vocabulary) logits in which the last token of a bad word is -inf where it would complete it.
 
     `drawn`: the tokens of each row's response so far."""
-    masked = logits.clone()
+    rows: list[int] = []
+    tokens: list[int] = []
     for row, said in enumerate(drawn):
         for *beginning, last in bad_words:
             if not beginning or said[-len(beginning) :] == beginning:
-                masked[row, last] = _MASKED
+                rows.append(row)
+                tokens.append(last)
+    if not rows:
+        return logits
+    places = _on([*rows, *tokens], logits).view(2, -1)
+    masked = logits.clone()
+    masked[places[0], places[1]] = _MASKED
     return masked
 
 

@@ -137,7 +137,17 @@ class ResolvedModel:
 
     @property
     def positions(self) -> int:
-        """Tokens of prompt and response together that it takes, 0 where it has no limit."""
+        """Tokens of prompt and response together that it takes, 0 where it has no limit.
+
+        On transformers none beyond those whose numbers do not depend on the batch."""
+        limits = [self.made_for]
+        if self.spec.backend == "hf":
+            limits.append(self.identity.steady)
+        return min((limit for limit in limits if limit), default=0)
+
+    @property
+    def made_for(self) -> int:
+        """Tokens that the model was made for, and vLLM's engine is; 0 where there is no limit."""
         limits = [self.identity.positions]
         if self.spec.backend == "vllm":
             limits.append(self.spec.config.vllm.get("max_model_len", 0))

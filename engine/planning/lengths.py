@@ -62,7 +62,7 @@ def lengths_of(run: Run, rehearsed: Sequence[Rehearsed], cast: StandIns) -> Leng
             tokens[row] = prompt + len(response)
     longest_sides = sorted(max(tokens[chosen], tokens[rejected]) for chosen, rejected in pairs)
     cuts: list[Cut] = []
-    for limit, what in _limits(config, model.positions):
+    for limit, what in _limits(config, model.made_for):
         cuts.append(_cut(groups, pairs, limit, what, config))
     return Lengths(len(pairs), longest_sides[len(pairs) // 2], longest_sides[-1], tuple(cuts))
 

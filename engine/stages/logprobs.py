@@ -61,7 +61,7 @@ def facts(config: Logprobs, planning: Planning) -> Facts:
     model = planning.model()
     return {
         "model": model.facts(),
-        "max_length": max_length(config, model.positions),
+        "max_length": max_length(config, model.made_for),
         "too_long": sorted(config.too_long),
         "contexts": contexts,
     }
@@ -86,6 +86,16 @@ def max_length(config: Logprobs, positions: int) -> int:
     return config.max_length or most
 
 
+def _limit(config: Logprobs, context: Context) -> int:
+    """The same, or less: the longest text whose numbers do not depend on the batch (schemas/rope.py).
+
+    It is no part of the facts: folders keep the names that they had without it."""
+    assert context.model is not None
+    most = max_length(config, context.model.made_for)
+    limits = [limit for limit in (most, context.positions) if limit]
+    return min(limits, default=0)
+
+
 @dataclass(frozen=True)
 class _Pass:
     """A prompt in one of its contexts, with the responses that are scored under it."""
@@ -102,7 +112,7 @@ def make(batch: pa.Table, config: Logprobs, context: Context) -> Made:
     special = 0
     if len(batch):
         text = context.open_model().text
-        limit = max_length(config, context.positions)
+        limit = _limit(config, context)
         groups, rejects = tokenise(batch, text, limit, config)
         special = with_special_tokens(batch, text)
     passes = _passes(groups, config.contexts)

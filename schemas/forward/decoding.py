@@ -202,6 +202,16 @@ def _row_mask(window: int | None, step: Step) -> torch.Tensor:
 
 
 @torch.no_grad()
+def token_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the keys and values of one token, of all layers, for a model that `decodes`."""
+    decoder, head = decoder_and_head(model)
+    rows = Rows(1)
+    with attending(model, DECODING):
+        next_logits(decoder, head, step_of(rows, [], [([0], 1)], head.weight.device))
+    return rows.token_bytes()
+
+
+@torch.no_grad()
 def decodes(model: PreTrainedModel) -> bool:
     """True if a model gives its log-probs of the packed pass token after token, too.
 

@@ -195,6 +195,11 @@ def _cuts(lengths: list[int]) -> torch.Tensor:
     return torch.tensor(cuts, dtype=torch.int32)
 
 
+def longest_text(layout: Layout) -> int:
+    """The most tokens fed of a prompt with one of its responses."""
+    return max(prompt + max(responses) for prompt, responses in layout.segments)
+
+
 def pad(layout: Layout) -> PaddedRows:
     """Spread a layout over padded rows, for a model that does not take part in packing."""
     rows: list[torch.Tensor] = []

@@ -31,15 +31,16 @@ def packed_linears(model: nn.Module) -> Iterator[None]:
     if size > _MOST_BYTES:
         linears = []
     operators: Any = torch.ops.mkldnn
-    for linear in linears:
-        packed = operators._reorder_linear_weight(linear.weight, _ROWS)
-        # An attribute of the object comes before the method of its class.
-        linear.__dict__["forward"] = functools.partial(_product, packed, linear.bias)
     try:
+        for linear in linears:
+            packed = operators._reorder_linear_weight(linear.weight, _ROWS)
+            # An attribute of the object comes before the method of its class.
+            linear.__dict__["forward"] = functools.partial(_product, packed, linear.bias)
         yield
     finally:
+        # Where there was no memory for all, some of them have none.
         for linear in linears:
-            del linear.__dict__["forward"]
+            linear.__dict__.pop("forward", None)
 
 
 def _can_be_packed(weight: torch.Tensor) -> bool:

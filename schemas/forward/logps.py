@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from schemas.forward.attention import PACKED
-from schemas.forward.layout import Layout, pad
+from schemas.forward.layout import Layout, longest_text, pad
+from schemas.rope import check_length
 
 # float32 logits alive at once: 16 M (64 MiB) on a CPU, since more falls out of its caches; 256 M (1 GiB) on a
 # GPU, since fewer leave it idle: a chunk's matrix products and the kernels between them are then long.
@@ -94,8 +95,11 @@ def token_logps(decoder: nn.Module, head: Head, layout: Layout) -> torch.Tensor:
 
 
 def hidden_states(decoder: nn.Module, layout: Layout) -> torch.Tensor:
-    """(P, hidden) last hidden states of the positions that predict."""
+    """(P, hidden) last hidden states of the positions that predict.
+
+    Raises UserError where a text is so long that its numbers would depend on the batch."""
     config = cast(PreTrainedConfig, decoder.config)
+    check_length(config, longest_text(layout))
     if config._attn_implementation != PACKED:
         return _hidden_states_padded(decoder, layout)
     # A mask of four dimensions is passed through as it is; the packed attention does not look at it.

@@ -27,6 +27,7 @@ from schemas.forward.attention import PACKED, own_attention
 from schemas.forward.layout import Group, Layout, pack
 from schemas.forward.logps import Head, decoder_and_head, token_logps
 from schemas.network_errors import is_of_network
+from schemas.rope import steady_positions
 
 _log = logging.getLogger("prefmill")
 # Tokens of the first response. Rounding in half precision is some hundredths of a nat a token, so its mean is
@@ -200,7 +201,7 @@ def _probe_groups(model: PreTrainedModel, head: Head) -> tuple[list[Group], list
     if window > _LONGEST_WINDOW:
         window = 0
     unit = _UNIT.get(head.weight.dtype, _UNIT_HALF)
-    positions = _positions(config)
+    positions = min(_positions(config), steady_positions(config.to_dict()) or math.inf)
     while unit > 2 and 2 * unit + 2 + window > positions:
         unit -= 1
     lengths = (unit + 2 + window, unit, unit // 2 + 1, unit // 2 + 1, unit - 1, 1, unit)

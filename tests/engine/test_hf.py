@@ -274,3 +274,25 @@ def test_what_cannot_be_loaded_is_named(model_path, tmp_path, dtype, message):
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=message):
         open_hf(broken, dtype).logprobs([[1]], [[[2]]])
+
+
+def test_only_rows_that_are_flat_are_sorted_whole_for_top_p(monkeypatch):
+    """A row is cut to the same tokens alone and beside any other."""
+    draw = torch.Generator().manual_seed(2)
+    spread = torch.tensor([[9.0], [0.1], [5.0], [0.5]])
+    logps = (torch.randn(4, 3000, generator=draw) * spread).log_softmax(-1)
+    alone = [keep_top_p(row[None], 0.9)[0] for row in logps]
+    sizes = []
+    sort = torch.Tensor.sort
+
+    def watched(self, *args, **keys):
+        sizes.append(tuple(self.shape))
+        return sort(self, *args, **keys)
+
+    monkeypatch.setattr(torch.Tensor, "sort", watched)
+    found = keep_top_p(logps, 0.9)
+    assert sizes == [(2, 3000)]
+    assert torch.equal(found, torch.stack(alone))
+    for row, kept in zip(logps.double().exp(), found, strict=True):
+        p = row[kept > -torch.inf]
+        assert p.sum() >= 0.9 > p.sum() - p.min()

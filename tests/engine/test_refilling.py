@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from engine.models.hf import HF
+from engine.models.side_by_side import Asked, by_length
 from engine.progress import StageProgress
+from schemas.errors import UserError
+from schemas.forward.decoding import token_bytes
+from schemas.forward.linears import packed_linears
 from schemas.forward.rows import Rows
 from schemas.sections import Sampling
 from tests.engine.test_hf import open_hf
@@ -102,7 +106,7 @@ def test_a_model_with_another_state_than_keys_and_values_samples_in_batches(fami
 def test_a_prompt_is_run_once_and_each_token_after_it_once(model_path, monkeypatch):
     """However many samples it has: those that begin later take over what a row has of it."""
     model = open_hf(model_path)
-    assert model._decodes
+    assert model._decodes and model._token_bytes, "what is tried once is not counted"
     fed = []
     model._model.model.embed_tokens.register_forward_hook(
         lambda module, args, out: fed.append(args[0].numel())
@@ -223,3 +227,72 @@ def test_several_threads_may_call_its_verbs(model_path):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize("tokens", [1, 4 * 64])
+def test_samples_are_the_same_where_memory_holds_few_rows(model_path, monkeypatch, tokens):
+    """Some wait, some begin anew; the cache is never larger than what it may have, unless by a single row."""
+    model = open_hf(model_path)
+    prompts, seeds = asked(1)
+    sampling = Sampling(temperature=1.2, max_tokens=45)
+    wanted = model.generate(prompts, seeds, sampling)
+    sizes: list[tuple[int, int]] = []
+    reserve = Rows.reserve
+
+    def watched(rows: Rows, longest: int) -> None:
+        reserve(rows, longest)
+        for keys, _ in rows._layers.values():
+            sizes.append((keys.shape[0], keys.shape[0] * keys.shape[2]))
+
+    monkeypatch.setattr(Rows, "reserve", watched)
+    monkeypatch.setattr("engine.models.side_by_side._CPU_BYTES", tokens * token_bytes(model._model))
+    found = model.generate(prompts, seeds, sampling)
+    assert [[one.ids for one in group] for group in found] == [[one.ids for one in group] for group in wanted]
+    assert all(rows == 1 or size <= tokens for rows, size in sizes)
+    assert max(rows for rows, _ in sizes) == max(1, tokens // 64)
+
+
+def test_long_prompts_are_not_drawn_beside_short_ones():
+    lengths = (3, 5000, 512, 513, 1024, 1025, 40, 2500, 4096)
+    classes = list(by_length([Asked(8, length, place, 0) for place, length in enumerate(lengths)]))
+    found = [sorted(one.length for one in alike) for alike in classes]
+    assert found == [[5000], [2500, 4096], [1025], [513, 1024], [3, 40, 512]]
+
+
+def test_a_closed_model_ends_the_call_that_is_under_way(model_path):
+    """At its next token, whoever closes it; what comes later loads nothing."""
+    model = open_hf(model_path)
+    prompts, seeds = asked(2)
+
+    class Closing(StageProgress):
+        ended = 0
+
+        def done(self, responses: int, tokens: int) -> None:
+            self.ended += 1
+            model.close()
+
+    closing = Closing()
+    with pytest.raises(UserError, match="stopped"):
+        model.generate(prompts, seeds, Sampling(n=2, max_tokens=20, stop_token_ids=STOPS), closing)
+    assert 0 < closing.ended < 2 * len(prompts)
+    for verb in (lambda: model.generate(prompts, seeds, Sampling()), lambda: model.logprobs([[5]], [[[6]]])):
+        with pytest.raises(UserError, match="stopped"):
+            verb()
+    assert "_model" not in model.__dict__
+
+
+def test_layers_are_as_before_where_packing_fails_on_the_way(model_path, monkeypatch):
+    model = open_hf(model_path)._model
+    pack = torch.ops.mkldnn._reorder_linear_weight
+    left = [3]
+
+    def fails(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("no memory")
+        return pack(*args)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", fails)
+    with pytest.raises(RuntimeError, match="no memory"), packed_linears(model):
+        pass
+    assert not any("forward" in module.__dict__ for module in model.modules())
