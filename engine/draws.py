@@ -1,16 +1,16 @@
 """Which draw the rows of a stage that samples on transformers come from: a fact of its folder.
 
 The same seeds gave other tokens before (draw 1, which no folder names). Such a folder stays what it is once
-it is finished: a recipe that asks for its rows finds them. One that was not finished is made anew under
-another name, since its shards would otherwise be of two draws. vLLM has its own draws, and greedy rows have
-none.
+it is finished: a recipe that asks for its rows finds them, also where its manifest was taken back to repair a
+stage above and the command was stopped. One that was not finished is made anew under another name, since its
+shards would otherwise be of two draws. vLLM has its own draws, and greedy rows have none.
 """
 
 from typing import Any
 
 from engine.models.spec import ModelSpec
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST, Facts, folder_name
+from schemas.manifest import MANIFEST, Facts, folder_name, marker_names
 from schemas.sections import Sampling
 from schemas.store import Store
 
@@ -25,14 +25,14 @@ def draw_facts(sampling: Sampling, spec: ModelSpec) -> Facts:
     return {_FACT: _DRAW}
 
 
-def as_finished(run: Store, stage: str, facts: Facts) -> Facts:
-    """The facts; those of draw 1 where the run has a finished folder of them."""
+def as_finished(run: Store, stage: str, facts: Facts, shards: int) -> Facts:
+    """The facts; those of draw 1 where the run has a finished folder of them, of so many shards."""
     if _FACT not in facts:
         return facts
     older = without_draw(facts)
-    if run.child(folder_name(stage, older)).exists(MANIFEST):
-        return older
-    return facts
+    folder = run.child(folder_name(stage, older))
+    is_finished = folder.exists(MANIFEST) or len(marker_names(folder)) >= shards
+    return older if is_finished else facts
 
 
 def check(planned: Facts, own: Facts, folder: str) -> None:

@@ -36,11 +36,12 @@ def remarks(run: Run, gaps: Gaps) -> list[str]:
     return lines
 
 
-def note(run: Run, gaps: Gaps) -> None:
-    """Write down what makes the shards that are missing."""
+def note(run: Run, gaps: Gaps, beside: bool) -> None:
+    """Write down what makes the shards that are missing. `beside`: other commands are at work on the run."""
     for stage in _with_work(run, gaps):
         folder = run.folder(stage)
-        versions.note(folder, libraries(run, stage), goes_on=bool(marker_names(folder)))
+        goes_on = bool(marker_names(folder))
+        versions.note(folder, libraries(run, stage), goes_on=goes_on, beside=beside)
 
 
 def shown(run: Run) -> list[str]:

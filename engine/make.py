@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from engine import sql
 from engine.finite_rows import check_finite
 from engine.gaps import Damage, loss_of, made_from, marker_if_up_to_date, rows_read
+from engine.jobs import Job
 from engine.models import Model
 from engine.plan import Run, check_unchanged
 from engine.progress import NO_PROGRESS, StageProgress
-from engine.scan import remove_scan, scanned_rows
+from engine.scan import laid_rows, remove_scan, scanned_rows
 from engine.stage import Made, Stage
 from engine.usable import check_shard
 from schemas.blocks import remove_blocks
@@ -28,7 +29,9 @@ from schemas.manifest import (
     MANIFEST,
     File,
     Finished,
+    Manifest,
     Marker,
+    check,
     confirmed,
     file_name,
     look,
@@ -84,7 +87,7 @@ def compute(
     progress: StageProgress = NO_PROGRESS,
 ) -> Made:
     """What a stage makes of a shard, not yet written."""
-    batch = batch_of(run, stage, shard)
+    batch = laid_rows(run, shard) if stage.scan else batch_of(run, stage, shard)
     context = run.context(stage, lambda: open_model(stage))
     made = stage.fn(batch, run.config(stage), replace(context, progress=progress))
     check_finite(stage.name, made.tables)
@@ -196,16 +199,25 @@ def finish(run: Run, say: Callable[[str], None]) -> dict[str, dict]:
     were lost on the way from the scan to a shard."""
     sums: dict[str, dict] = {}
     for stage in run.stages:
-        folder = run.folder(stage)
-        finished = _all_there(folder, run.shards, say)
-        if stage.scan:
-            _check_nothing_lost(run, finished.shards)
-        facts = run.planned[stage.name].facts
-        manifest = finished.manifest or write_manifest(folder, facts, finished.shards)
+        try:
+            manifest = _with_manifest(run, stage, say)
+        except Damaged:  # another command may have taken a marker back, and written it again by now
+            manifest = _with_manifest(run, stage, say)
         sums[stage.name] = {"rows": manifest.rows, "counts": manifest.counts}
-        remove_blocks(folder, finished.entries)
     remove_scan(run)
     return sums
+
+
+def _with_manifest(run: Run, stage: Stage, say: Callable[[str], None]) -> Manifest:
+    """The stage's manifest, written if there is none. Raises Damaged where a marker is gone, or changes."""
+    folder = run.folder(stage)
+    finished = _all_there(folder, run.shards, say)
+    if stage.scan:
+        _check_nothing_lost(run, finished.shards)
+    facts = run.planned[stage.name].facts
+    manifest = finished.manifest or write_manifest(folder, facts, finished.shards)
+    remove_blocks(folder, finished.entries)
+    return manifest
 
 
 def _all_there(folder: Store, shards: int, say: Callable[[str], None]) -> Finished:
@@ -238,11 +250,40 @@ def _check_nothing_lost(run: Run, markers: Iterable[Marker]) -> None:
             )
 
 
-def take_back(run: Run, damages: Iterable[Damage]) -> None:
-    """Remove the markers of damaged shards: what no marker names does not exist, and is made again."""
+def take_back(run: Run, damages: Iterable[Damage], job: Job, say: Callable[[str], None]) -> list[Damage]:
+    """Remove the markers of damaged shards: what no marker names does not exist, and is made again.
+
+    Each is looked at once more while nobody else can write it: what looked damaged may have been in the
+    middle of another command's work. `say` is told what is done; gives those that others have in hand."""
+    with_others: list[Damage] = []
     for damage in damages:
-        reopen(run, damage.stage)
-        run.folder(damage.stage).remove(marker_name(damage.shard))
+        if not job.claim(damage.shard):
+            with_others.append(damage)
+            continue
+        try:
+            if _is_damaged(run, damage):
+                say(f"{damage.what}: {damage.done}")
+                reopen(run, damage.stage)
+                run.folder(damage.stage).remove(marker_name(damage.shard))
+        finally:
+            job.release(damage.shard)
+    return with_others
+
+
+def _is_damaged(run: Run, damage: Damage) -> bool:
+    """True if a shard is there and is not as it was written, at this moment."""
+    folder = run.folder(damage.stage)
+    if damage.shard >= run.shards:
+        return True
+    try:
+        marker = read_marker(folder, damage.shard)
+        if marker is None:
+            return False
+        for file in marker.files:
+            check(folder, file)
+        return damage.stage.scan is not None and loss_of(marker, rows_read(run)) is not None
+    except Damaged:
+        return True
 
 
 def reopen(run: Run, stage: Stage) -> None:

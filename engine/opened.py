@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from engine.jobs import SETTING_UP, WHO, Job, at_work
 from engine.plan import Run
+from schemas.differences import difference
 from schemas.errors import UserError
 from schemas.leases import Holder, awaited
 from schemas.manifest import FACTS, RECIPE, Facts, json_bytes
@@ -59,15 +60,21 @@ def _set_up(run: Run, job: Job, threads_of: Callable[[Run], int]) -> int:
     return threads
 
 
+class OtherPlan(UserError):
+    """Another command is at work on the run by another plan than this one's."""
+
+
 def _check_same_plan(run: Run, others: list[Holder]) -> None:
     """Raise UserError where the commands at work make other folders than this one would."""
     planned, _ = read_plan(run.store)
-    theirs = {stage.folder for stage in planned}
-    ours = {stage.folder for stage in run.planned.values()}
+    theirs = {stage.stage: dict(stage.facts) for stage in planned}
+    ours = {stage.stage: dict(stage.facts) for stage in run.planned.values()}
     if ours != theirs:
-        differs = ", ".join(sorted(ours - theirs) or sorted(theirs - ours))
-        raise UserError(
-            f"{run.store}: {others[0]} is at work in it by another recipe (not by {differs}): wait for it, "
+        for facts in (*theirs.values(), *ours.values()):
+            facts.pop("above", None)  # names folders, by facts that are named themselves
+        differs = "; ".join(difference(theirs, ours))
+        raise OtherPlan(
+            f"{run.store}: {others[0]} is at work in it by another recipe: {differs}: wait for it, "
             "give the same recipe and settings, or take another folder"
         )
 

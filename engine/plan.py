@@ -102,7 +102,9 @@ def plan(where: str | Path | Store, recipe: Recipe, workers: int = 1) -> Run:
             **_own_facts(stage, recipe, models, of_run),
         }
         # As JSON gives them back, so that they compare equal with those read from a folder.
-        facts = draws.as_finished(store, stage.name, json.loads(json.dumps(facts)))
+        facts = json.loads(json.dumps(facts))
+        shards = planned[stages[0].name].facts["shards"] if before else facts["shards"]
+        facts = draws.as_finished(store, stage.name, facts, shards)
         planned[stage.name] = Planned(stage.name, folder_name(stage.name, facts), facts)
     return Run(
         store=store,

@@ -6,9 +6,11 @@
     scanned.json        those numbers for good: what a stage says it was given is compared with what was read
 
 Rows are checked before they are opened: pyarrow crashes on an Arrow stream that was changed. The input is
-still there, so a scan that is not whole is laid again.
+still there, so a scan that is not whole is laid again, also by a command that finds it so as it reads.
 """
 
+import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -20,16 +22,20 @@ import pyarrow as pa
 
 from engine import scan_parts
 from engine.gaps import SCANNED, RowsRead
+from engine.jobs import SCANNING, WHO
 from engine.plan import Run
 from engine.stage import Scanned
 from schemas.errors import UserError
-from schemas.records import Damaged, damaged, read_record, sealed_bytes, what_of
+from schemas.leases import Holder, awaited
+from schemas.records import Damaged, damaged, record_of, sealed_bytes, what_of
 from schemas.store import Store
 
 _SCAN = "scan"
 _DONE = "done.json"
 _LAID = re.compile(r"[0-9]{5,}\.(?:arrows|index)")
 _BUFFER = 128 << 20  # bytes of rows that wait in memory during a scan; a part of the scan is as large
+_TRIES = 3  # to read rows while other commands lay the scan again
+_log = logging.getLogger("prefmill")
 _AGAIN = "run the same `engine precompute` again, which reads the input again"
 
 
@@ -52,15 +58,29 @@ def scan(
     wanted: Collection[int],
     report: Callable[[int], None],
     say: Callable[[str], None] = _say_nothing,
+    *,
+    to_the_last_byte: bool = False,
 ) -> None:
     """Read all input once and put each row into its shard's file, for the shards wanted.
 
-    A scan that was cut off or is damaged starts again. `report` is told how many rows were read, `say` why
-    the input is read again."""
+    A scan that was cut off or is damaged starts again, and has then also the shards that it had: others may
+    be about to read them. `report` is told how many rows were read, `say` why the input is read again.
+    `to_the_last_byte`: whether it is damaged is told by all of it, not by its indexes and sizes."""
     stage = run.stages[0]
     folder = run.folder(stage)
-    _check_ours(folder.child(_SCAN))
-    done = _whole_scan(folder.child(_SCAN), run.shards, wanted, say)
+    scanned = folder.child(_SCAN)
+    _check_ours(scanned)
+    try:
+        done = _found(scanned, run.shards)
+        if done is not None:
+            wanted = set(wanted) | set(done.wanted)
+            if len(wanted) == len(done.wanted):
+                _check_parts(scanned, done, to_the_last_byte)
+            else:
+                done = None
+    except Damaged as error:
+        say(f"{what_of(error)}: the input is read again")
+        done = None
     if done is None:
         done = _lay(run, folder, wanted, report)
     counts = sealed_bytes(asdict(RowsRead(done.read)))
@@ -86,8 +106,12 @@ def _lay(run: Run, folder: Store, wanted: Collection[int], report: Callable[[int
 def remove_scan(run: Run) -> None:
     """Remove the scan, once all shards are made of it. Raises UserError where a user's file lies in it."""
     folder = run.folder(run.stages[0])
-    _check_ours(folder.child(_SCAN))
-    folder.remove_folder(_SCAN)
+    scanned = folder.child(_SCAN)
+    _check_ours(scanned)
+    scan_parts.forget()
+    if scanned.exists():
+        with awaited(run.store, SCANNING, WHO, _tell):
+            folder.remove_folder(_SCAN)
 
 
 def _check_ours(scanned: Store) -> None:
@@ -101,34 +125,35 @@ def _check_ours(scanned: Store) -> None:
         scanned.size(name)  # a folder of such a name is refused
 
 
-def _whole_scan(
-    scanned: Store, shards: int, wanted: Collection[int], say: Callable[[str], None]
-) -> _Done | None:
-    """The scan that is there, if it has all shards that are wanted as they were laid; else `say` why."""
+def _found(scanned: Store, shards: int) -> _Done | None:
+    """What the scan that is there says of itself; None where there is none. Raises Damaged."""
     if not scanned.exists():
         return None
-    try:
-        done = _read_done(scanned)
-        if len(done.read) != shards:
-            raise damaged(scanned.where(_DONE), f"it counts {len(done.read)} shards of {shards}", _AGAIN)
-        if set(wanted) <= set(done.wanted):
-            _check_parts(scanned, done)
-    except Damaged as error:
-        say(f"{what_of(error)}: the input is read again")
-        return None
-    return done if set(wanted) <= set(done.wanted) else None
+    done = _read_done(scanned)
+    if len(done.read) != shards or max(done.wanted, default=0) >= shards:
+        raise damaged(scanned.where(_DONE), f"it counts {len(done.read)} shards of {shards}", _AGAIN)
+    return done
 
 
 def _read_done(scanned: Store) -> _Done:
-    if not scanned.exists(_DONE):
-        raise Damaged(f"{scanned.where(_DONE)} is gone: {_AGAIN}")
-    return read_record(scanned, _DONE, _Done, _AGAIN)
+    try:
+        data = scanned.read(_DONE)
+    except FileNotFoundError:
+        raise Damaged(f"{scanned.where(_DONE)} is gone: {_AGAIN}") from None
+    return _parsed(data, scanned.where(_DONE))
 
 
-def _check_parts(scanned: Store, done: _Done) -> None:
+@functools.lru_cache(maxsize=1)  # each shard of a run asks for it
+def _parsed(data: bytes, where: str) -> _Done:
+    return record_of(data, where, _Done, _AGAIN)
+
+
+def _check_parts(scanned: Store, done: _Done, to_the_last_byte: bool) -> None:
     """Raise Damaged where a part of the scan is not as it was laid."""
+    sizes = {entry.name: entry.size for entry in scanned.entries()}
     for part, digest in enumerate(done.indexes):
-        scan_parts.check(scanned, part, digest, _AGAIN)
+        size = sizes.get(scan_parts.rows_name(part))
+        scan_parts.check(scanned, part, digest, size, _AGAIN, whole=to_the_last_byte)
 
 
 def _partition(
@@ -161,6 +186,25 @@ def _partition(
     return read, indexes
 
 
+def _tell(holder: Holder) -> None:
+    _log.info("waiting for %s, which reads the input", holder)
+
+
+def laid_rows(run: Run, shard: int) -> pa.Table:
+    """The rows scanned for a shard; where the scan is not what it was, it is laid again.
+
+    Another command may have laid it again meanwhile, or removed it as it ended the run, or a disk spoiled
+    it. Raises UserError where the input cannot be read."""
+    folder = run.folder(run.stages[0])
+    for _ in range(_TRIES - 1):
+        try:
+            return scanned_rows(folder, shard)
+        except (Damaged, FileNotFoundError):
+            with awaited(run.store, SCANNING, WHO, _tell):
+                scan(run, {shard}, lambda rows: None, _log.warning, to_the_last_byte=True)
+    return scanned_rows(folder, shard)
+
+
 def scanned_rows(folder: Store, shard: int) -> pa.Table:
     """The rows scanned for a shard, of which there may be none, in the order of the input.
 
@@ -173,7 +217,7 @@ def scanned_rows(folder: Store, shard: int) -> pa.Table:
         return pa.table({"reason": pa.array([], pa.string())})
     parts: list[pa.Table] = []
     for part in range(len(done.indexes)):
-        rows = scan_parts.rows_of(scanned, part, shard, _AGAIN)
+        rows = scan_parts.rows_of(scanned, part, done.indexes[part], shard, _AGAIN)
         if rows is not None:
             parts.append(rows)
     count = sum(map(len, parts))

@@ -63,23 +63,60 @@ def _stream(rows: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def check(scanned: Store, part: int, digest: str, remedy: str) -> None:
-    """Raise Damaged where the index of a part has another digest, or its rows have others than it says."""
+def check(scanned: Store, part: int, digest: str, size: int | None, remedy: str, *, whole: bool) -> None:
+    """Raise Damaged where the index of a part has another digest, or its rows not the size that it says.
+
+    `size`: of the file of the rows, as a listing showed it; None where there is none. `whole`: also where the
+    rows are others than it says, for which all of them are read."""
+    index = _index(scanned, part, digest, remedy)
+    end = sum(length for _, length, _ in _RECORD.iter_unpack(index))
+    where = scanned.where(rows_name(part))
+    if size is None:
+        raise Damaged(f"{where} is gone: {remedy}")
+    if size != end:
+        raise damaged(where, f"it has {size:,} bytes and its rows {end:,}", remedy)
+    if whole:
+        for shard, record in enumerate(_RECORD.iter_unpack(index)):
+            _checked(scanned, part, shard, record, remedy)
+
+
+def _index(scanned: Store, part: int, digest: str, remedy: str) -> bytes:
+    """The index of a part. Raises Damaged where it has not the digest that the scan wrote down."""
     name = index_name(part)
-    index = _read(scanned, name, 0, None, remedy)
+    try:
+        index = scanned.read(name)
+    except FileNotFoundError:
+        raise Damaged(f"{scanned.where(name)} is gone: {remedy}") from None
     if hashlib.sha256(index).hexdigest() != digest:
         raise damaged(scanned.where(name), "its sha256 is not the one that the scan wrote down", remedy)
-    end = 0
-    for shard, record in enumerate(_RECORD.iter_unpack(index)):
-        end += len(_checked(scanned, part, shard, record, remedy))
-    name = rows_name(part)
-    if scanned.exists(name) and scanned.size(name) != end:
-        raise damaged(scanned.where(name), f"it has more than the {end:,} bytes of its rows", remedy)
+    return index
 
 
-def rows_of(scanned: Store, part: int, shard: int, remedy: str) -> pa.Table | None:
-    """The rows of a shard in a part; None where it has none there. Raises Damaged."""
-    record = _RECORD.unpack(_read(scanned, index_name(part), shard * _RECORD.size, _RECORD.size, remedy))
+# Indexes by their sha256: every shard looks into each of them. Beyond so many bytes records are read one by
+# one: a hundred thousand shards have 5 MB of them in every part.
+_KEPT_BYTES = 64 << 20
+_kept: dict[str, bytes] = {}
+
+
+def _record(scanned: Store, part: int, digest: str, shard: int, remedy: str) -> tuple[Any, ...]:
+    """Where a shard's rows are in a part, how many bytes, and their sha256. Raises Damaged."""
+    begin = shard * _RECORD.size
+    index = _kept.get(digest)
+    if index is None and sum(map(len, _kept.values())) < _KEPT_BYTES:
+        index = _kept[digest] = _index(scanned, part, digest, remedy)
+    if index is not None:
+        return _RECORD.unpack_from(index, begin)
+    return _RECORD.unpack(_read(scanned, index_name(part), begin, _RECORD.size, remedy))
+
+
+def forget() -> None:
+    """Forget the indexes of a scan that is not in use any more."""
+    _kept.clear()
+
+
+def rows_of(scanned: Store, part: int, digest: str, shard: int, remedy: str) -> pa.Table | None:
+    """The rows of a shard in a part, whose index has this digest; None where it has none. Raises Damaged."""
+    record = _record(scanned, part, digest, shard, remedy)
     data = _checked(scanned, part, shard, record, remedy)
     if not data:
         return None
@@ -100,13 +137,12 @@ def _checked(scanned: Store, part: int, shard: int, record: tuple[Any, ...], rem
     return data
 
 
-def _read(scanned: Store, name: str, begin: int, length: int | None, remedy: str) -> bytes:
-    """`length` bytes of a file, or all. Raises Damaged where it has not so many."""
-    if not scanned.exists(name):
-        raise Damaged(f"{scanned.where(name)} is gone: {remedy}")
-    size = scanned.size(name)
-    if length is None:
-        length = size - begin
-    if begin + length > size:
+def _read(scanned: Store, name: str, begin: int, length: int, remedy: str) -> bytes:
+    """`length` bytes of a file. Raises Damaged where it has not so many."""
+    try:
+        data = scanned.read_range(name, begin, length)
+    except FileNotFoundError:
+        raise Damaged(f"{scanned.where(name)} is gone: {remedy}") from None
+    if len(data) < length:
         raise damaged(scanned.where(name), f"it ends before byte {begin + length:,}", remedy)
-    return scanned.read_range(name, begin, length)
+    return data

@@ -53,9 +53,15 @@ def markers_in(entries: Iterable[Entry]) -> dict[int, Entry]:
 
 
 def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> Manifest:
-    """Write a folder's manifest, once all its shards are there, and return it."""
-    entries = markers_in(folder.entries("[0-9]*.json"))
-    columns = columns_of((marker, entries[marker.shard].size) for marker in markers)
+    """Write a folder's manifest, once all its shards are there, and return it.
+
+    Raises Damaged, and leaves no manifest, where a marker was written again or taken back meanwhile: columns
+    hold the sizes that the listing showed from which they were read."""
+    if isinstance(markers, ShardColumns):
+        columns = markers
+    else:
+        entries = markers_in(folder.entries("[0-9]*.json"))
+        columns = columns_of((marker, entries[marker.shard].size) for marker in markers)
     manifest = Manifest(facts, dict(columns.rows_by_table()), columns.totals(), columns)
     value = {
         "facts": facts,
@@ -64,6 +70,12 @@ def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> Ma
         "shards": columns.as_json(),
     }
     folder.put(MANIFEST, compact_bytes(value))
+    entries_now = {entry.name: entry for entry in folder.entries("[0-9]*.json")}
+    try:
+        _check_listing(columns, entries_now, folder.where(MANIFEST))
+    except Damaged:
+        folder.remove(MANIFEST)
+        raise
     return manifest
 
 

@@ -35,25 +35,43 @@ def here(packages: Iterable[str]) -> dict[str, str]:
 
 def read(folder: Store) -> Versions:
     """What made a folder; empty where there is no record, or one that is not what we wrote."""
-    if not folder.exists(MADE_WITH):
-        return {}
+    data = _bytes_of(folder)
+    return _parsed(data)
+
+
+def _bytes_of(folder: Store) -> bytes | None:
     try:
-        value = unsealed(json.loads(folder.read(MADE_WITH)))
+        return folder.read(MADE_WITH)
+    except FileNotFoundError:
+        return None
+
+
+def _parsed(data: bytes | None) -> Versions:
+    try:
+        value = unsealed(json.loads(data or b""))
         packages = value["packages"] if value else {}
         return {str(name): sorted(map(str, versions)) for name, versions in packages.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
-def note(folder: Store, now: Mapping[str, str], *, goes_on: bool) -> None:
-    """Write down that a part is made with these versions. `goes_on`: other parts are there already."""
-    before = read(folder) if goes_on else {}
-    merged = dict(before)
-    for package, version in now.items():
-        known = before.get(package, [UNKNOWN] if goes_on else [])
-        merged[package] = sorted({*known, version})
-    if now and (merged != before or not folder.exists(MADE_WITH)):
-        folder.put(MADE_WITH, json_bytes(seal({"packages": merged})))
+def note(folder: Store, now: Mapping[str, str], *, goes_on: bool, beside: bool = False) -> None:
+    """Write down that a part is made with these versions. `goes_on`: other parts are there already; `beside`:
+    other commands are at work, whose record stays. Of several that note at once each is written down."""
+    while now:
+        data = _bytes_of(folder)
+        before = _parsed(data) if goes_on or beside else {}
+        merged = dict(before)
+        for package, version in now.items():
+            known = before.get(package, [UNKNOWN] if goes_on else [])
+            merged[package] = sorted({*known, version})
+        record = json_bytes(seal({"packages": merged}))
+        if data is None:
+            is_written = folder.put_if_absent(MADE_WITH, record)
+        else:
+            is_written = merged == before or folder.replace_if(MADE_WITH, data, record)
+        if is_written:
+            return
 
 
 def others(made: Mapping[str, list[str]], now: Mapping[str, str]) -> str:

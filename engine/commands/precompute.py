@@ -2,15 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from engine import executors
+from engine.commands.totals import print_totals
 from engine.executors import Workforce
 from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
+from schemas.errors import UserError
 from schemas.loading import no_garbage
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
@@ -22,32 +25,6 @@ if TYPE_CHECKING:
     from engine.jobs import Job
     from engine.part import Part
     from engine.plan import Run
-
-# The counts of a stage that are shown, in this order; in between those whose names begin so.
-_COUNTS_FIRST = (
-    "train",
-    "test",
-    "rewritten",
-    "unscored",
-    "low_mass",
-    "disagreed",
-    "unfinished",
-    "with_unfinished",
-    "truncated",
-    "holding_special_tokens",
-)
-_COUNT_PREFIXES = ("skipped_", "fallback_")
-_COUNTS_LAST = (
-    "held_out",
-    "held_out_though_also_in_train",
-    "references_that_differ",
-    "ratings_tie",
-    "ratings_contradict",
-    "asked_again_one_by_one",
-    "rejects",
-    "repeated",
-    "duplicates",
-)
 
 
 @click.command("precompute")
@@ -108,17 +85,30 @@ def precompute(
     """Make what is missing in a run folder; see the command's help."""
     with no_garbage():
         from engine.inputs import check_apart
-        from engine.opened import opened
+        from engine.jobs import Job
+        from engine.opened import OtherPlan, opened
         from engine.part import Part
-        from engine.plan import plan
+        from engine.plan import Run, plan
         from engine.threads import threads_of
 
     own = Part.of(part)
     check_apart(open_store(where), recipe)
     room = executors.room_of(executor)
-    run = plan(where, recipe, own.jobs * (workers or room.workers))
+    planned_for = own.jobs * (workers or room.workers)
+    run = plan(where, recipe, planned_for)
     side_by_side = math.ceil(workers / room.machines)
-    with opened(run, lambda run: threads_of(run, side_by_side), shares=bool(part)) as (job, threads):
+    with ExitStack() as at_the_end:
+
+        def begin(run: Run) -> tuple[Job, int]:
+            threads_here = partial(threads_of, workers=side_by_side)
+            return at_the_end.enter_context(opened(run, threads_here, shares=bool(part)))
+
+        try:
+            job, threads = begin(run)
+        except OtherPlan:
+            # A command that came at the same time began the run, and settled how many shards it has.
+            run = plan(where, recipe, planned_for)
+            job, threads = begin(run)
         _make_what_is_missing(run, job, own, Workforce(executor, workers, threads), trust)
 
 
@@ -130,41 +120,48 @@ def _make_what_is_missing(run: "Run", job: "Job", own: "Part", workforce: Workfo
 
     damages: list[Damage] = []
     gaps = missing(run, damages.append)
-    in_work = {damage.shard for damage in damages if job.holder(damage.shard) is not None}
-    damages = [damage for damage in damages if damage.shard not in in_work]
-    own_gaps = {shard: stages for shard, stages in gaps.items() if shard in own.shards(run.shards)}
+    own_shards = own.shards(run.shards)
+    own_gaps = {shard: stages for shard, stages in gaps.items() if shard in own_shards}
     if own_gaps:
         trusting.check(run, own_gaps, trust)
-    for damage in damages:
-        say(f"{damage.what}: {damage.done}")
-    take_back(run, damages)
+    # What is damaged in another's part stays as it is: nobody might come who makes it again.
+    own_damages = [damage for damage in damages if damage.shard in own_shards or damage.shard >= run.shards]
+    with_others = take_back(run, own_damages, job, say)
     if own_gaps:
         _announce(run, own_gaps)
     if own_gaps or not gaps:
         _scan(run, gaps)
     if own_gaps:
         _make(run, own_gaps, workforce, job)
-    _end(run, own, nothing_to_do=not own_gaps)
+    _end(run, own, look_again=own.is_part or bool(with_others), nothing_to_do=not own_gaps)
 
 
-def _end(run: "Run", own: "Part", nothing_to_do: bool) -> None:
-    """Write the manifests if every shard is there, which may be the work of several commands."""
+def _end(run: "Run", own: "Part", look_again: bool, nothing_to_do: bool) -> None:
+    """Write the manifests if every shard is there, which may be the work of several commands.
+
+    `look_again`: shards may be missing, as others have or had them in hand."""
     from engine import outcome
     from engine.gaps import missing
     from engine.jobs import ENDING, WHO
     from engine.make import finish
     from schemas.leases import awaited
 
-    still_missing = missing(run) if own.is_part else {}
+    still_missing = missing(run) if look_again else {}
+    own_missing = sorted(still_missing.keys() & set(own.shards(run.shards)))
+    if own_missing:
+        raise UserError(
+            f"{run.store}: {len(own_missing):,} of the shards that this command was to make are damaged, or "
+            f"were taken back by another one, the first is {own_missing[0]}: run the same command again"
+        )
     if still_missing:
         others = len(still_missing)
         say(f"{own}: all there; {others:,} of {run.shards:,} shards are for other commands to make")
         return
-    with awaited(run.store, ENDING, WHO):
+    with awaited(run.store, ENDING, WHO, lambda holder: say(f"waiting for {holder}, which ends the run")):
         manifests = finish(run, say)
     if nothing_to_do:
         say(f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there")
-    _print_totals(run, manifests)
+    print_totals(run, manifests)
     outcome.check(run, manifests)
 
 
@@ -234,57 +231,14 @@ def _make(run: "Run", gaps: "Gaps", workforce: Workforce, job: "Job") -> None:
 
     shards: Counter[str] = Counter()
     for stages in gaps.values():
-        for stage in stages:
-            shards[stage.name] += 1
-            reopen(run, stage)
+        shards.update(stage.name for stage in stages)
     check_unchanged(run)
-    made_with.note(run, gaps)
+    for stage in run.stages:
+        if shards[stage.name]:
+            reopen(run, stage)
+    made_with.note(run, gaps, beside=bool(job.others()))
     making = MakingBar(shards)
     try:
         execute(workforce, run, gaps, job, making)
     finally:
         making.close()
-
-
-def _print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
-    for stage in run.stages:
-        manifest = manifests[stage.name]
-        tables = sorted(name for name in manifest["rows"] if name != "rejects")
-        rows = ", ".join(f"{manifest['rows'][name]:,} {name}" for name in tables)
-        say(f"{run.folder(stage).name}: {rows or 'no rows'}{_counts_text(manifest['counts'])}")
-    counts = manifests[run.stages[0].name]["counts"]
-    rows_in = counts.get("rows_in", 0)
-    rows_out = counts.get("rows_out", 0)
-    rejects = counts.get("rejects", 0)
-    duplicates = counts.get("duplicates", 0)
-    say(f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}")
-    _print_rejects(run, manifests)
-    if 2 * rejects > rows_in:
-        say(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
-
-
-def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
-    """Why stages refused rows, and how to see them all; what a choice did not see."""
-    from engine import outcome
-
-    for stage in run.stages:
-        unfinished = outcome.unfinished_text(stage, manifests[stage.name]["counts"])
-        if unfinished:
-            say(unfinished)
-    with_rejects = [stage for stage in run.stages if manifests[stage.name]["counts"].get("rejects")]
-    for stage in with_rejects:
-        say(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")
-    if with_rejects:
-        query = "select stage, reason, file, line, detail from rejects"
-        say(f'what was refused, and why: engine sql {run.store} "{query}"')
-
-
-def _counts_text(counts: Mapping[str, int]) -> str:
-    """What a stage counted, in brackets; empty where it counted nothing."""
-    by_reason = sorted(name for name in counts if name.startswith(_COUNT_PREFIXES))
-    names = [*_COUNTS_FIRST, *by_reason, *_COUNTS_LAST]
-    shown = [f"{name.replace('_', ' ')} {counts[name]:,}" for name in names if counts.get(name)]
-    if counts.get("masses"):
-        mean_mass = counts.get("mass_in_thousandths", 0) / counts["masses"] / 1000
-        shown.append(f"mean mass {mean_mass:.2f}")
-    return f" ({', '.join(shown)})" if shown else ""

@@ -47,6 +47,10 @@ def test_a_finished_run_of_the_draw_before_has_nothing_to_do(model_path, tmp_pat
     precompute(run, recipe, 1)
     assert "nothing to do" in capsys.readouterr().out
     assert plan(run, recipe).planned["generate"] == older
+    # Nor is anything sampled anew after a repair above it that was stopped: its shards are there.
+    (run / older.folder / "manifest.json").unlink()
+    assert plan(run, recipe).planned["generate"] == older
+    precompute(run, recipe, 1)
     # A shard of it that is damaged cannot be made again in the same way.
     next((run / older.folder).glob("00001.json")).write_text("{}")
     with pytest.raises(UserError, match=rf"{older.folder} was sampled by an older version.*remove"):

@@ -2,20 +2,27 @@
 
 import contextlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 
 import pytest
 
-from engine import jobs
+import engine.plan
+from engine import gaps, jobs, make
 from engine.commands.precompute import precompute
 from engine.executors import claimed, passes
 from engine.executors.claimed import ClaimedShards
+from engine.gaps import Damage
 from engine.jobs import Job, at_work
+from engine.make import take_back
+from engine.opened import OtherPlan, opened
 from engine.part import Part
 from schemas import leases
 from schemas.errors import UserError
+from schemas.manifest import MANIFEST, look, marker_name, write_manifest
 from schemas.recipe import load
+from schemas.records import Damaged
 from schemas.store import open_store
 from tests.conftest import RECIPE, preferences, settings, tree
 
@@ -52,10 +59,21 @@ def recipe(tmp_path_factory, model_path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, recipe):
+def made(tmp_path_factory, recipe):
     path = tmp_path_factory.mktemp("whole") / "run"
     precompute(path, recipe, 1)
-    return tree(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(made):
+    return tree(made)
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A finished run to spoil."""
+    return shutil.copytree(made, tmp_path / "copied")
 
 
 def test_parts_one_after_another_are_the_whole(recipe, whole, tmp_path, capsys):
@@ -168,3 +186,97 @@ def test_blocks_are_written_while_many_shards_are_made(tmp_path, monkeypatch):
             shards.ended(shard)
     assert called == [6, 2]
     assert store.names() == []
+
+
+def test_a_plan_made_before_another_command_began_is_made_once_more(recipe, tmp_path, monkeypatch):
+    """Commands of unlike numbers of workers settle on one number of shards, that of the first."""
+    run = tmp_path / "run"
+    plan_of = engine.plan.plan
+    planned = []
+
+    def as_if_new(where, recipe, workers):
+        made = plan_of(where, recipe if planned else other, workers)
+        planned.append(made.shards)
+        return made
+
+    other = recipe.with_sections(prompts=replace(recipe.section("prompts"), shards=3))
+    monkeypatch.setattr(engine.plan, "plan", as_if_new)
+    with opened(plan_of(run, recipe), shares=True):
+        precompute(run, recipe, 1, part="1::2")
+    assert planned == [3, 5]
+    monkeypatch.setattr(engine.plan, "plan", plan_of)
+    assert len(list(run.glob("pairs-*/0000[13].json"))) == 2
+    with opened(plan_of(run, recipe), shares=True), pytest.raises(OtherPlan, match=r"shards \(was 5, is 3\)"):
+        precompute(run, other, 1)
+
+
+def test_a_command_takes_back_what_is_damaged_in_its_part_alone(recipe, whole, copied, capsys):
+    run = copied
+    damaged = {}
+    for shard in (0, 1):
+        path = next(run.glob(f"pairs-*/0000{shard}.pairs.parquet"))
+        damaged[path] = path.read_bytes()
+        path.write_bytes(b"x" * len(damaged[path]))
+    capsys.readouterr()
+    precompute(run, recipe, 1, part="1::2")
+    said = capsys.readouterr().out
+    assert "00001.pairs.parquet" in said and "00000.pairs.parquet" not in said
+    assert "1 of 5 shards are for other commands" in said
+    assert list(run.glob("pairs-*/00000.json"))
+    precompute(run, recipe, 1, part="0::2")
+    assert tree(run) == whole
+
+
+def test_what_looked_damaged_in_the_middle_of_anothers_work_is_left_alone(recipe, copied):
+    run = copied
+    planned = engine.plan.plan(run, recipe)
+    before = tree(run)
+    seen = [Damage(stage, 2, "seen") for stage in planned.stages]
+    with begun(planned.store) as job, begun(planned.store) as other:
+        assert take_back(planned, seen, job, print) == []
+        other.claim(2)
+        assert take_back(planned, seen, job, print) == seen
+    assert tree(run) == before
+
+
+def test_own_shards_that_are_damaged_at_the_end_are_said(recipe, copied, monkeypatch):
+    run = copied
+    looks = []
+    missing = gaps.missing
+
+    def damaged_later(run, damaged=lambda damage: None):
+        looks.append(run)
+        return missing(run, damaged) if len(looks) == 1 else {3: list(run.stages)}
+
+    monkeypatch.setattr(gaps, "missing", damaged_later)
+    with pytest.raises(UserError, match=r"1 of the shards that this command was to make .* first is 3: run"):
+        precompute(run, recipe, 1, part="1::2")
+
+
+def test_no_manifest_stays_that_a_marker_taken_back_meanwhile_belies(recipe, copied, monkeypatch):
+    run = copied
+    planned = engine.plan.plan(run, recipe)
+    folder = planned.folder(planned.stages[-1])
+    found = look(folder)
+    folder.remove(MANIFEST)
+    taken_back = folder.read(marker_name(2))
+    folder.remove(marker_name(2))
+    with pytest.raises(Damaged, match="shard 2"):
+        write_manifest(folder, planned.planned["pairs"].facts, found.shards)
+    assert not folder.exists(MANIFEST)
+    write = make.write_manifest
+
+    def made_again_meanwhile(*args):
+        if folder.exists(marker_name(2)) and not missed:
+            missed.append(folder.remove(marker_name(2)))
+            try:
+                return write(*args)
+            finally:
+                folder.put(marker_name(2), taken_back)
+        return write(*args)
+
+    missed = []
+    monkeypatch.setattr(make, "write_manifest", made_again_meanwhile)
+    folder.put(marker_name(2), taken_back)
+    precompute(run, recipe, 1)
+    assert missed and look(folder).manifest is not None

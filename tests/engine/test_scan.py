@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine import ids, raw, scan_parts, scanning
+from engine import ids, raw, scan, scan_parts, scanning
 from engine.inputs import inputs
+from engine.opened import opened
+from engine.plan import plan
 from engine.stage import Scanned
 from schemas.errors import UserError
 from schemas.extensions import included
+from schemas.recipe import load
 from schemas.records import Damaged
 from schemas.sections import Prompts
 from schemas.store import LocalStore
@@ -155,7 +158,8 @@ def test_a_damaged_file_is_said_by_the_process_that_reads_it(folder, monkeypatch
         list(scanned(folder, monkeypatch, 2))
 
 
-def test_parts_of_the_scan_hold_each_shards_rows_in_order(tmp_path):
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_parts_of_the_scan_hold_each_shards_rows_in_order(tmp_path, monkeypatch, kept):
     """Shards that are not wanted, or have no rows, are not there; what was changed is noticed."""
     shards = 5
     wanted = np.array([True, True, False, True, True])
@@ -169,6 +173,13 @@ def test_parts_of_the_scan_hold_each_shards_rows_in_order(tmp_path):
         scan_parts.lay(tmp_path, 1, batches[2:], wanted),
     ]
     store = LocalStore(tmp_path)
+    monkeypatch.setattr(scan_parts, "_kept", {})
+    monkeypatch.setattr(scan_parts, "_KEPT_BYTES", kept)
+
+    def check(part, digest, whole=True):
+        size = store.size(scan_parts.rows_name(part))
+        scan_parts.check(store, part, digest, size, "again", whole=whole)
+
     for part, of_part in enumerate((batches[:2], batches[2:])):
         for shard in range(shards):
             expected = []
@@ -176,13 +187,82 @@ def test_parts_of_the_scan_hold_each_shards_rows_in_order(tmp_path):
                 for name, number in zip(scanned.rows["name"].to_pylist(), scanned.shards, strict=True):
                     if number == shard and wanted[shard]:
                         expected.append(name)
-            rows = scan_parts.rows_of(store, part, shard, "again")
+            rows = scan_parts.rows_of(store, part, digests[part], shard, "again")
             assert (rows["name"].to_pylist() if rows is not None else []) == expected
-        scan_parts.check(store, part, digests[part], "again")
+        check(part, digests[part])
     path = tmp_path / scan_parts.rows_name(1)
     data = path.read_bytes()
     path.write_bytes(data[:60] + b"?" + data[61:])
     with pytest.raises(Damaged, match=r"00001\.arrows: damaged, the sha256 of the rows of shard 0.*again"):
-        scan_parts.check(store, 1, digests[1], "again")
+        check(1, digests[1])
     with pytest.raises(Damaged, match="its sha256 is not the one that the scan wrote down"):
-        scan_parts.check(store, 0, digests[1], "again")
+        check(0, digests[1], whole=False)
+    path.write_bytes(data + b"?")
+    with pytest.raises(Damaged, match=r"it has [\d,]+ bytes and its rows [\d,]+: again"):
+        check(1, digests[1], whole=False)
+
+
+@pytest.fixture
+def laid(tmp_path):
+    """A run of two shards that is scanned for one of them."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"What is {n}?"}) + "\n" for n in range(20)))
+    text = f'[prompts]\nsource = "{source}"\nformat = "prompts"\nshards = 2\n'
+    (tmp_path / "recipe.toml").write_text(text)
+    run = plan(tmp_path / "run", load(tmp_path / "recipe.toml"))
+    with opened(run):
+        scan.scan(run, {1}, lambda rows: None)
+    return run, run.folder(run.stages[0])
+
+
+def test_a_scan_that_is_laid_again_keeps_the_shards_that_others_read(laid):
+    run, folder = laid
+    before = scan.scanned_rows(folder, 1).to_pylist()
+    scan.scan(run, {0}, lambda rows: None)
+    assert scan.scanned_rows(folder, 1).to_pylist() == before
+    assert len(scan.scanned_rows(folder, 0)) == 20 - len(before)
+
+
+@pytest.mark.parametrize("spoil", ["removed", "for another shard", "flipped"])
+def test_a_scan_that_went_while_it_was_read_is_laid_again(laid, spoil, caplog):
+    """Another command ended the run, or laid the scan anew; or a disk spoiled it."""
+    run, folder = laid
+    before = scan.scanned_rows(folder, 1)
+    if spoil == "removed":
+        scan.remove_scan(run)
+    elif spoil == "for another shard":
+        scan.remove_scan(run)
+        scan.scan(run, {0}, lambda rows: None)
+    else:
+        path = folder.local_path() / "scan" / scan_parts.rows_name(0)
+        data = path.read_bytes()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        scan.scan(run, {1}, lambda rows: None)  # a command that begins does not read all of it
+    with pytest.raises(Damaged):
+        scan.scanned_rows(folder, 1)
+    assert scan.laid_rows(run, 1).equals(before)
+    assert ("the input is read again" in caplog.text) == (spoil == "flipped")
+    assert not run.store.names("lease-*")
+
+
+def counted(asked, name, call):
+    """A store's method that notes that it was called."""
+
+    def noted(store, *arguments):
+        asked.append(name)
+        return call(store, *arguments)
+
+    return noted
+
+
+def test_a_shard_costs_a_request_a_part_beside_what_the_scan_says(laid, monkeypatch):
+    """Each is one over the network: indexes are read once, and what is there is not asked before."""
+    _, folder = laid
+    asked = []
+    for name in ("exists", "size", "read", "read_range", "entries", "names"):
+        monkeypatch.setattr(LocalStore, name, counted(asked, name, getattr(LocalStore, name)))
+    scan.scanned_rows(folder, 1)
+    asked.clear()
+    scan.scanned_rows(folder, 1)
+    made = [name for name in asked if name != "size"]  # of a file that is read, by the local store itself
+    assert made == ["read", "read_range"]

@@ -36,6 +36,23 @@ def test_a_folder_from_before_there_was_a_record_is_of_unknown_versions(folder):
     assert versions.others(versions.read(folder), {"torch": "3"}) == ""
 
 
+def test_commands_that_begin_at_once_are_all_on_record(folder, monkeypatch):
+    """The record of one that noted between our look and our writing stays."""
+    read = versions._bytes_of
+    looks = []
+
+    def noted_meanwhile(store):
+        seen = read(store)
+        looks.append(seen)
+        if len(looks) == 1:
+            versions.note(store, {"torch": "2.12"}, goes_on=False, beside=True)
+        return seen
+
+    monkeypatch.setattr(versions, "_bytes_of", noted_meanwhile)
+    versions.note(folder, {"torch": "2.13"}, goes_on=False, beside=True)
+    assert versions.read(folder) == {"torch": ["2.12", "2.13"]}
+
+
 def test_a_stage_without_libraries_has_no_record(folder):
     versions.note(folder, {}, goes_on=False)
     assert not folder.exists(versions.MADE_WITH)
