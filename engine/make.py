@@ -136,17 +136,25 @@ def _commit(folder: Store, shard: int, made: Made, above: dict[str, str]) -> Mar
     for table, rows in made.tables.items():
         if len(rows):
             name = file_name(shard, table)
-            digest = folder.put_file(name, _writer(stored(rows)))
-            files.append(File(name, table, len(rows), digest, folder.size(name)))
+            writer = _Writer(stored(rows))
+            digest = folder.put_file(name, writer)
+            files.append(File(name, table, len(rows), digest, writer.size))
     counts = {name: count for name, count in made.counts.items() if count}
     marker = Marker(shard, tuple(files), above, counts)
-    folder.remove(marker_name(shard))
-    write_marker(folder, marker)
+    write_marker(folder, marker)  # in the place of the one there was, if any
     return marker
 
 
-def _writer(rows: pa.Table) -> Callable[[Path], None]:
-    return lambda path: write_parquet(rows, path)
+class _Writer:
+    """Writes rows as Parquet. `size`: of the file that it wrote, in bytes."""
+
+    def __init__(self, rows: pa.Table):
+        self._rows = rows
+        self.size = 0
+
+    def __call__(self, path: Path) -> None:
+        write_parquet(self._rows, path)
+        self.size = path.stat().st_size
 
 
 def write_parquet(rows: pa.Table, path: Path | BinaryIO) -> None:

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from schemas.digest import is_settled
-from schemas.manifest import File, Finished, check
+from schemas.manifest import File, Finished, check, check_content
 from schemas.records import Damaged, damaged
 from schemas.seen import seen_in
 from schemas.store import Entry, Store
 from schemas.tables import TABLES
 
-_THREADS = 8
+_THREADS = 32  # object storage answers as many requests at once
 _AT_ONCE = 512  # files whose digests are written down together
 
 
@@ -72,7 +72,7 @@ def check_files(
         for begin in range(0, len(to_read), _AT_ONCE):
             batch = to_read[begin : begin + _AT_ONCE]
             settled = [is_settled(entries[names[place]].changed) for place in batch]
-            answers = pool.map(lambda place: _problem(finished.folder, markers.file(place)), batch)
+            answers = pool.map(lambda place: _content_problem(finished.folder, markers.file(place)), batch)
             for place, problem, may_note in zip(batch, answers, settled, strict=True):
                 if problem is not None:
                     found[place] = problem
@@ -80,6 +80,17 @@ def check_files(
                     memory.note(entries[names[place]], markers.sha256[place])
             memory.write()
     return found
+
+
+def _content_problem(folder: Store, file: File) -> Damaged | None:
+    """What is wrong with the bytes of a file that the listing showed with the size of its marker."""
+    try:
+        check_content(folder, file)
+    except FileNotFoundError:  # gone since
+        return _problem(folder, file)
+    except Damaged as error:
+        return error
+    return None
 
 
 def _problem(folder: Store, file: File) -> Damaged | None:

@@ -171,6 +171,11 @@ def read_facts(folder: Store) -> Facts:
 def check(folder: Store, file: File) -> None:
     """Raise Damaged unless a shard's file is what its marker says, as `verify`; it need not be at hand."""
     _check_size(folder, file)
+    check_content(folder, file)
+
+
+def check_content(folder: Store, file: File) -> None:
+    """Raise Damaged unless a file has its marker's sha256; FileNotFoundError where it is gone."""
     if folder.digest_of(file.name) != file.sha256:
         raise _not_as_marked(folder, file)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from schemas.digest import fingerprint
-from schemas.records import MOST_BYTES, Damaged, damaged, read_record, record_of, sealed_bytes
+from schemas.records import MOST_BYTES, Damaged, damaged, record_of, sealed_bytes
 from schemas.store import Entry, Store
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -96,10 +96,14 @@ def write_marker(folder: Store, marker: Marker) -> None:
 def read_marker(folder: Store, shard: int) -> Marker | None:
     """The marker of a finished shard, else None. Raises Damaged where it is none any more."""
     name = marker_name(shard)
-    if not folder.exists(name):
+    where = folder.where(name)
+    try:
+        data = folder.read(name)
+    except FileNotFoundError:
         return None
-    marker = read_record(folder, name, Marker, must_be_sealed=has_sizes)
-    return _checked(marker, shard, folder.where(name))
+    if len(data) > MOST_BYTES:
+        raise damaged(where, f"it has {len(data):,} bytes")
+    return _checked(record_of(data, where, Marker, must_be_sealed=has_sizes), shard, where)
 
 
 def read_each(

@@ -5,14 +5,21 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 
+from engine.make import _commit
+from engine.stage import Made
 from schemas import bucket as buckets
-from schemas import leases, object_cache
+from schemas import leases, object_cache, seen
+from schemas.contents import check_files
 from schemas.digest import sha256_file
 from schemas.errors import UserError
+from schemas.manifest import Finished, read_marker
 from schemas.object_store import ObjectStore
+from schemas.shard_columns import columns_of
 from schemas.store import open_store
+from schemas.tables import TABLES
 from tests.buckets import FAULTS, KEY, SECRET, bucket, proxy, s3  # noqa: F401 (fixtures)
 
 
@@ -315,3 +322,27 @@ def test_errors_name_the_address_and_what_to_do_and_no_key(bucket, proxy, monkey
     with pytest.raises(UserError, match=r"access is refused.*AWS_ACCESS_KEY_ID") as caught:
         store.put("a", b"")
     assert KEY not in str(caught.value) and SECRET not in str(caught.value)
+
+
+def test_a_shard_takes_few_requests(store, proxy, tmp_path, monkeypatch):  # noqa: F811
+    """Thousands of shards are written and looked into; each request costs a tenth of a second far away."""
+    prompts = TABLES["prompts"].empty_table()
+    row = {field.name: "a" for field in prompts.schema if pa.types.is_string(field.type)}
+    rows = pa.Table.from_pylist([row], schema=prompts.schema)
+
+    def asked(call) -> tuple[object, list[str]]:
+        proxy.requests.clear()
+        answer = call()
+        return answer, [method for method, _ in proxy.requests]
+
+    marker, requests = asked(lambda: _commit(store, 3, Made({"prompts": rows}), {}))
+    assert requests == ["PUT", "PUT"], "the file and its marker"
+    assert marker.files[0].size == store.size(marker.files[0].name)
+    assert asked(lambda: read_marker(store, 3)) == (marker, ["GET"])
+    seen._seen.cache_clear()
+    entries = {entry.name: entry for entry in store.entries()}
+    finished = Finished(store, entries, columns_of([(marker, 1)]))
+    assert asked(lambda: check_files(finished)) == ({}, ["HEAD"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing is remembered"))
+    store.remove(marker.files[0].name)
+    assert "it is gone" in str(check_files(finished)[0])
