@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.bucket_errors import is_passing, naming
-from schemas.errors import UserError
+from schemas.errors import TooLarge, UserError
 
 _SHA256 = "prefmillsha256"  # of an object's bytes, in its metadata
 _WRITER = "prefmillwriter"
@@ -65,7 +65,7 @@ class Bucket:
             answer = obstore.get(self._client(), key)
             size = answer.meta["size"]
             if size > most_bytes:
-                raise UserError(
+                raise TooLarge(
                     f"{self.where(key)} has {size:,} bytes, more than any file of ours of its kind: "
                     "remove it, and run the same command again"
                 )

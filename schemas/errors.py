@@ -55,6 +55,10 @@ class UserError(ValueError):
         self.shared = shared
 
 
+class TooLarge(UserError):
+    """A file of a run that is read whole is larger than any of ours."""
+
+
 class Ended(SystemExit):
     """The end of a command that has said why."""
 

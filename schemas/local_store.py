@@ -16,7 +16,7 @@ from typing import TextIO, TypeVar
 
 from schemas import disk, locks, seen
 from schemas.digest import sha256_file
-from schemas.errors import UserError
+from schemas.errors import TooLarge
 from schemas.listing import Entry, entry_of
 
 _LOCK = ".lock"
@@ -106,7 +106,7 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         size = self.size(name)
         if size > _MOST_BYTES:
-            raise UserError(
+            raise TooLarge(
                 f"{self.where(name)} has {size:,} bytes, more than any file of ours of its kind: "
                 "remove it, and run the same command again"
             )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from schemas.digest import fingerprint
+from schemas.errors import TooLarge
 from schemas.records import MOST_BYTES, Damaged, damaged, record_of, sealed_bytes
 from schemas.store import Entry, Store
 
@@ -101,6 +102,8 @@ def read_marker(folder: Store, shard: int) -> Marker | None:
         data = folder.read(name)
     except FileNotFoundError:
         return None
+    except TooLarge:
+        raise damaged(where, f"it has {folder.size(name):,} bytes") from None
     if len(data) > MOST_BYTES:
         raise damaged(where, f"it has {len(data):,} bytes")
     return _checked(record_of(data, where, Marker, must_be_sealed=has_sizes), shard, where)

@@ -103,9 +103,11 @@ class Heartbeat:
             self._watch.start()
 
     def stop(self) -> None:
-        """Give no more signs; the others do not wait for any."""
+        """Give no more signs; the others do not wait for any.
+
+        Waits for a call that is under way: a thread in the store when Python ends makes that an abort."""
         self._ended.set()
-        self._thread.join(self._between)
+        self._thread.join(min(_GRACE, self._limit))
 
     def _beat(self) -> None:
         listener = Listener(len(self._keys), self._limit, self._between, time.monotonic())
