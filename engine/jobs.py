@@ -117,8 +117,12 @@ class Job:
         except FileNotFoundError:
             return None
 
-    def remove_dead_claims(self) -> None:
-        """Remove the claims of jobs that are dead."""
+    def remove_what_the_dead_left(self) -> None:
+        """Remove the claims and the leases of jobs that are dead; the caller holds SETTING_UP."""
+        for name in (SCANNING, ENDING):
+            with contextlib.suppress(FileNotFoundError):
+                if self._watch.is_dead(self._run.read(name)):
+                    self._run.remove(name)
         for name in self._run.names("claim-*.json"):
             shard = name.removeprefix("claim-").removesuffix(".json")
             if shard.isdigit() and self.claim(int(shard)):

@@ -46,7 +46,7 @@ def _set_up(run: Run, job: Job, threads_of: Callable[[Run], int]) -> int:
     if others:
         _check_same_plan(run, others)
         return planned_threads(run.store) or threads_of(run)
-    job.remove_dead_claims()
+    job.remove_what_the_dead_left()
     run.store.sweep()
     for stage in run.stages:
         folder = run.folder(stage)

@@ -280,3 +280,14 @@ def test_no_manifest_stays_that_a_marker_taken_back_meanwhile_belies(recipe, cop
     folder.put(marker_name(2), taken_back)
     precompute(run, recipe, 1)
     assert missed and look(folder).manifest is not None
+
+
+def test_leases_of_the_dead_are_removed_though_nobody_wants_them(recipe, whole, tmp_path, capsys):
+    """A command that was killed while it read the input, and another that finds all there."""
+    run = tmp_path / "run"
+    precompute(run, recipe, 1)
+    dead = replace(leases.this_process(jobs.WHO, leases.new_token()), pid=2**22 + 1).as_bytes()
+    for name in (jobs.SCANNING, jobs.ENDING):
+        (run / name).write_bytes(dead)
+    precompute(run, recipe, 1)
+    assert tree(run) == whole
