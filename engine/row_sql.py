@@ -93,16 +93,18 @@ class RowSql:
         self._con = duckdb.connect(":memory:", config={"threads": 1})
         add_functions(self._con, self._columns)
         side_ratings.add_functions(self._con)
-        self._con.execute(included("sql", "macros", ".sql").read_text())
-        self._con.execute(_RAW_TABLE)
+        with ctrl_c():
+            self._con.execute(included("sql", "macros", ".sql").read_text())
+            self._con.execute(_RAW_TABLE)
 
     def _asked(self, records: Sequence[Record]) -> list[Answer]:
         """The answers of a batch, in the SQL's order."""
         numbered = [{**record, "n": n} for n, record in enumerate(records)]
         batch = pa.Table.from_pylist(numbered, schema=RAW)
-        self._con.execute("delete from raw_text")
-        # A view of the rows would have the SQL planned anew.
-        self._con.from_arrow(batch).insert_into("raw_text")
+        with ctrl_c():
+            self._con.execute("delete from raw_text")
+            # A view of the rows would have the SQL planned anew.
+            self._con.from_arrow(batch).insert_into("raw_text")
         return self._executed()
 
     def _executed(self) -> list[Answer]:
@@ -119,14 +121,16 @@ class RowSql:
         if not self._is_connected:
             self._connect()
         try:
-            given = self._con.sql(f"from ({self.text}\n)").columns
+            with ctrl_c():
+                given = self._con.sql(f"from ({self.text}\n)").columns
             more: list[str] = []
             for name, type_name in _MORE.items():
                 value = f"{name}::{type_name}" if name in given else "null"
                 more.append(f"{value} as {name}")
             typed = _TYPED.format(sql=self.text, more=", ".join(more))
-            self._con.execute(f"prepare read_rows as {typed}")
-            self._con.execute("delete from raw_text")
+            with ctrl_c():
+                self._con.execute(f"prepare read_rows as {typed}")
+                self._con.execute("delete from raw_text")
             self._executed()
         except duckdb.Error as error:
             said = _OWN_TABLES.sub("", str(error))

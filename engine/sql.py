@@ -50,9 +50,9 @@ _CLOSED = (
 def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> duckdb.DuckDBPyConnection:
     """A connection that sees these tables and nothing else. Its queries may hold `memory_mb` of memory."""
     con = duckdb.connect(":memory:")
-    for name, rows in tables.items():
-        con.register(name, rows)
     with ctrl_c():
+        for name, rows in tables.items():
+            con.register(name, rows)
         con.execute(f"SET memory_limit='{memory_mb}MB'")
         for setting in _CLOSED:
             con.execute(setting)
@@ -67,10 +67,10 @@ def over(
     Raises UserError, beginning with `where`, if the SQL fails.
     """
     with contextlib.closing(closed(tables)) as con:
-        for name, value in (settings or {}).items():
-            con.execute(f"SET VARIABLE {name} = ?", [value])
         try:
             with ctrl_c():
+                for name, value in (settings or {}).items():
+                    con.execute(f"SET VARIABLE {name} = ?", [value])
                 return con.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{where}: its SQL fails: {_in_one_line(error)}") from None
