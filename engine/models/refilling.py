@@ -131,7 +131,10 @@ class _Drawing:
         """Let samples wait where the rows outgrow their memory, those that have the fewest tokens.
 
         They begin anew later, and are then the same: a sample is a function of its prompt and seed."""
-        while len(self._rows) > 1 and not self._cache.fit(len(self._rows), max(self._cache.lengths) + 1):
+        while len(self._rows) > 1:
+            longest_next = max(self._cache.lengths) + 1
+            if self._cache.fit(len(self._rows), longest_next):
+                return
             number = min(range(len(self._rows)), key=lambda row: len(self._rows[row].ids))
             self._waiting.appendleft(self._rows[number].place)
             self._give_up(number)

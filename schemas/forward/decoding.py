@@ -165,7 +165,9 @@ def _go_on(
 
     The heads that share a key head are so many queries of it, so that no key is copied for them."""
     _, heads, rows, size = query.shape
-    shared = query[0].transpose(0, 1).reshape(rows, keys.shape[1], heads // keys.shape[1], size)
+    key_heads = keys.shape[1]
+    by_row = query[0].transpose(0, 1)
+    shared = by_row.reshape(rows, key_heads, heads // key_heads, size)
     seen_keys = keys[:rows, :, : step.longest]
     seen_values = values[:rows, :, : step.longest]
     mask = _row_mask(options.window, step)
