@@ -32,8 +32,12 @@ class RunFiles:
         for finished in self._finished:
             for error in check_files(finished, tables).values():
                 raise error
-            for file in files_of(finished, tables):
-                paths[file.table].append(str(finished.folder.local_path(file.name)))
+            files = files_of(finished, tables)
+            local = finished.folder.local_files(
+                [file.name for file in files], [file.sha256 for file in files]
+            )
+            for file, path in zip(files, local, strict=True):
+                paths[file.table].append(str(path))
         return paths
 
     def unfinished(self) -> list[str]:

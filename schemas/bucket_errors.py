@@ -16,6 +16,8 @@ from schemas.redaction import redacted
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\"reason\": ?\"(\w{1,60})\"")
 _RETRIED = re.compile(r"after (\d+) retries")
+_TRIES = re.compile(r"after (\d+) retries, max_retries: (\d+), retry_timeout: (\d+)s")
+_SECONDS = re.compile(r" in ([\d.]+)s[, ]")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 # Where a cloud's machines ask for their credentials: asked where no variable names any.
 _OF_MACHINE = ("169.254.169.254", "metadata.google.internal", "metadata/identity", "credential")
@@ -63,11 +65,21 @@ def naming(address: str) -> Iterator[None]:
 
 
 def is_passing(error: Exception) -> bool:
-    """True for what may be gone at the next try and the library has not tried again: an answer that broke
-    off."""
+    """True for what may be gone at the next try and the library does not try again, however often it tried
+    before: an answer that broke off."""
     text = str(error)
-    is_of_server = _STATUS.search(text) or _RETRIED.search(text)
-    return type(error).__name__ == "GenericError" and not is_of_server
+    return type(error).__name__ == "GenericError" and not _STATUS.search(text) and not _is_given_up(text)
+
+
+def _is_given_up(text: str) -> bool:
+    """True if the library tried as often, or for as long, as it may: "in 1.5s, after 2 retries, max_retries:
+    10, retry_timeout: 180s". It says so too where it tried less, for what it does not try again."""
+    tries = _TRIES.search(text)
+    if tries is None:
+        return False
+    seconds = _SECONDS.search(text)
+    took = float(seconds[1]) if seconds else 0.0
+    return int(tries[1]) >= int(tries[2]) or took >= float(tries[3])
 
 
 def _of_server(error: Exception, address: str) -> Exception:

@@ -193,6 +193,9 @@ class LocalStore:
     def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
         return self._path(name)
 
+    def local_files(self, names: Sequence[str], sha256s: Sequence[str]) -> list[Path]:
+        return [self._path(name) for name in names]
+
     def digest_of(self, name: str) -> str:
         return seen.digest_of(self._file(name))
 

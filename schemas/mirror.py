@@ -119,6 +119,9 @@ class Mirror:
     def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
         return self._read.local_file(name, sha256, afresh=afresh)
 
+    def local_files(self, names: Sequence[str], sha256s: Sequence[str]) -> list[Path]:
+        return self._read.local_files(names, sha256s)
+
     def digest_of(self, name: str) -> str:
         return self._read.digest_of(name)
 

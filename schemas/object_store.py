@@ -199,6 +199,20 @@ class ObjectStore:
         key = self._key(name)
         return path or object_cache.fetched(lambda filled: self.bucket.download(key, filled))
 
+    def local_files(self, names: Sequence[str], sha256s: Sequence[str]) -> list[Path]:
+        digests = dict(zip(names, sha256s, strict=True))
+
+        def local(name: str) -> Path:
+            path = self.local_file(name, digests[name])
+            if path != object_cache.path_of(digests[name]):
+                raise UserError(
+                    f"{self.where(name)}: its bytes do not have the sha256 that the object itself names: "
+                    "remove it, then run the same `engine precompute` again"
+                )
+            return path
+
+        return in_parallel(local, names)
+
     def digest_of(self, name: str) -> str:
         found = self._head(name)
         if found.sha256:

@@ -96,6 +96,12 @@ class Store(Protocol):
         What is at the path may have another one. `afresh`: not from the cache. Raises FileNotFoundError."""
         ...
 
+    def local_files(self, names: Sequence[str], sha256s: Sequence[str]) -> list[Path]:
+        """Local paths to many files whose digests are these, by `digest_of`; several are fetched at a time.
+
+        Raises UserError where what is fetched has another digest."""
+        ...
+
     def digest_of(self, name: str) -> str:
         """The sha256 of a file, as it was taken last where nothing says that the file was changed since."""
         ...

@@ -96,6 +96,9 @@ class FaultyStore:
     def local_file(self, name: str, sha256: str, *, afresh: bool = False) -> Path:
         return self.store.local_file(name, sha256, afresh=afresh)
 
+    def local_files(self, names: Sequence[str], sha256s: Sequence[str]) -> list[Path]:
+        return self.store.local_files(names, sha256s)
+
     def digest_of(self, name: str) -> str:
         return self.store.digest_of(name)
 

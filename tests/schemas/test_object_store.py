@@ -140,6 +140,17 @@ def test_a_request_that_fails_is_made_again(store, proxy, fault):  # noqa: F811
     assert store.read_many(["b", "c", "b"]) == [data, b"3", data] and keys(store) == ["b", "c"]
 
 
+@pytest.mark.parametrize("before", ["drop", "503"])
+def test_an_answer_that_breaks_off_is_asked_for_again_whatever_failed_before(store, proxy, before):  # noqa: F811
+    """The library tries again what was dropped or refused, and then not what breaks off."""
+    data = bytes(range(256)) * 300
+    store.put("a", data)
+    faults = iter([before, "cut"])
+    proxy.faults = lambda number, method, path: next(faults, None)
+    assert store.read("a") == data
+    assert next(faults, "none is left") == "none is left"
+
+
 @pytest.mark.parametrize("fault", ["drop after", "drop", "503"])
 def test_a_conditional_write_is_known_again_when_its_answer_is_lost(store, proxy, fault):  # noqa: F811
     """It was written or not, once; and the next one who comes is told that it is there."""
@@ -194,6 +205,18 @@ def test_a_file_is_cached_by_its_digest_and_a_flipped_byte_is_noticed(store, pro
     store.put("x.parquet", bytes(flipped))
     assert store.digest_of("x.parquet") != digest
     assert sha256_file(store.local_file("x.parquet", digest, afresh=True)) != digest
+
+
+def test_an_object_that_names_another_digest_than_its_own_is_refused(store, tmp_path):
+    """Such as a copy that a tool has made wrongly, with what the object said of itself."""
+    digest = store.put_file("x.parquet", lambda path: path.write_bytes(b"what was written"))
+    assert [path.read_bytes() for path in store.local_files(["x.parquet"], [digest])] == [b"what was written"]
+    path = tmp_path / "other"
+    path.write_bytes(b"something else")
+    store.bucket.put_path(f"{store.key}/x.parquet", path, "0" * 64)
+    assert store.digest_of("x.parquet") == "0" * 64
+    with pytest.raises(UserError, match=r"x\.parquet: its bytes do not have the sha256"):
+        store.local_files(["x.parquet"], ["0" * 64])
 
 
 def test_lines_are_added(store):

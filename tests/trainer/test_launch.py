@@ -26,8 +26,9 @@ wait ${tasks[0]} && wait ${tasks[1]}
 """
 
 
-def block(start):
-    (found,) = [block for block in _BLOCKS if block.startswith(start)]
+def block(start, holds=""):
+    """The one block of the README that starts so and holds this."""
+    (found,) = [block for block in _BLOCKS if block.startswith(start) and holds in block]
     return found
 
 
@@ -51,7 +52,7 @@ def test_the_script_for_slurm_trains(made_run, tmp_path):
         (tools / name).chmod(0o755)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    script = block("#!/bin/bash").replace("29500", port).replace("runs/hh", str(run))
+    script = block("#!/bin/bash", holds="trainer run").replace("29500", port).replace("runs/hh", str(run))
     script = script.replace("pipelines/recipes/dpo.toml", str(run / "recipe.toml"))
     env = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     env |= {"SLURM_JOB_NODELIST": "localhost,other"}
