@@ -114,6 +114,7 @@ def main(parent: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # no library can write between the frames
 
     from engine import sql
+    from engine.views import views_of
 
     requests = _requests()
     opening = next(requests)
@@ -124,7 +125,7 @@ def main(parent: int) -> None:
         send(pipe, NAMES, json.dumps(names).encode())
         pipe.flush()
         opening = next(requests)
-    con = sql.closed(sql.views_of(opening["tables"]), memory)
+    con = sql.closed(views_of(opening["tables"]), memory)
     send(pipe, READY)
     pipe.flush()
     for asked in requests:

@@ -12,19 +12,19 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from engine.query_limits import too_large, too_slow
 from engine.ready import ready as ready
-from engine.table_files import TableFiles, table_files
 from schemas.errors import UserError
 from schemas.signals import interruption, told_to_end
-from schemas.store import Store
 from schemas.tables import TABLES
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _BATCH_ROWS = 100_000
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -47,7 +47,7 @@ _CLOSED = (
 )
 
 
-def closed(tables: dict[str, pa.Table | ds.Dataset], memory_mb: int = 4096) -> duckdb.DuckDBPyConnection:
+def closed(tables: "dict[str, pa.Table | ds.Dataset]", memory_mb: int = 4096) -> duckdb.DuckDBPyConnection:
     """A connection that sees these tables and nothing else. Its queries may hold `memory_mb` of memory."""
     con = duckdb.connect(":memory:")
     with ctrl_c():
@@ -88,32 +88,6 @@ def ctrl_c() -> Iterator[None]:
         if is_interrupt or str(error).startswith(_INTERRUPTED):
             raise interruption() from None
         raise
-
-
-def views(run: Store) -> dict[str, ds.Dataset]:
-    """Every table of a run, with the rows finished at this moment. A table without rows has its columns."""
-    return views_of(table_files(run))
-
-
-class _Files(ds.FileSystemDataset):
-    """A dataset that forgets a file's metadata once it is read: 160 KB of each of ten thousand files else."""
-
-    def scanner(self, **options: Any) -> ds.Scanner:
-        return super().scanner(**options | {"cache_metadata": False})
-
-
-def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
-    """The tables that lie in these files."""
-    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
-    datasets: dict[str, ds.Dataset] = {}
-    for name, paths in shards.items():
-        if paths:
-            found = ds.dataset(paths, schema=TABLES[name], format=parquet)
-            datasets[name] = _Files(list(found.get_fragments()), found.schema, parquet, found.filesystem)
-        else:
-            datasets[name] = ds.dataset(TABLES[name].empty_table())
-    return datasets
 
 
 # What tells of all tables there are, whichever a query names.

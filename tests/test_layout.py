@@ -4,6 +4,8 @@ Who imports whom, who touches a run folder, how large things are, what stands at
 """
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -225,3 +227,21 @@ def test_the_readmes_tree_is_the_tree():
             folder_is_there = f"{path.parent.name}/" in readme
             file_is_there = path.name in readme or path.stem in readme
             assert folder_is_there and file_is_there, f"README's tree lacks {path.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bench").glob("*.py")), ids=name_of)
+def test_what_a_bench_takes_of_ours_is_there(path):
+    """A bench runs seldom: what it imports within its functions would be missed long after it was renamed."""
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] not in PACKAGES:
+            continue
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            is_module = (
+                importlib.util.find_spec(f"{node.module}.{alias.name}") if is_package(module) else None
+            )
+            assert hasattr(module, alias.name) or is_module, f"line {node.lineno}: {node.module}.{alias.name}"
+
+
+def is_package(module) -> bool:
+    return hasattr(module, "__path__")

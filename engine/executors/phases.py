@@ -30,7 +30,7 @@ Gaps = Mapping[int, Sequence[Stage]]
 # Shards that a worker has under way. With vLLM the requests of the next ones fill the engine while the last
 # long answers of this one finish. On a GPU the model works on one while stages without it take the other
 # along; on a CPU both would want the same cores.
-_UNDER_WAY_VLLM = 3
+UNDER_WAY_VLLM = 3
 _UNDER_WAY_GPU = 2
 
 
@@ -165,7 +165,7 @@ class ModelOpener:
 def under_way(phase: Phase, place: str) -> int:
     """How many shards a worker at a place takes through a phase side by side."""
     if phase.uses_vllm:
-        return _UNDER_WAY_VLLM
+        return UNDER_WAY_VLLM
     return _UNDER_WAY_GPU if phase.model is not None and place.startswith("cuda") else 1
 
 

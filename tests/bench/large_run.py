@@ -41,7 +41,8 @@ def write_run(folder: Path, recipe, pairs: int) -> None:
     """Write the run of a recipe with so many pairs, evenly over its shards."""
     from engine.gaps import SCANNED
     from engine.make import finish
-    from engine.plan import opened, plan
+    from engine.opened import opened
+    from engine.plan import plan
     from schemas.records import sealed_bytes
 
     run = plan(folder, recipe)

@@ -130,7 +130,7 @@ def bare_round(process: subprocess.Popen) -> dict:
 
 def ours_round(run, stage, model) -> dict:
     """All shards through [generate], as a worker takes them; what it wrote is removed again."""
-    from engine.executors.phases import _SHARDS_UNDER_WAY
+    from engine.executors.phases import UNDER_WAY_VLLM
     from engine.make import make
 
     def done(stage, marker) -> None:
@@ -138,7 +138,7 @@ def ours_round(run, stage, model) -> dict:
 
     busy = model.supervisor.busy
     begun = time.perf_counter()
-    with ThreadPoolExecutor(_SHARDS_UNDER_WAY) as pool:
+    with ThreadPoolExecutor(UNDER_WAY_VLLM) as pool:
         list(pool.map(lambda shard: make(run, shard, [stage], lambda stage: model, done), range(run.shards)))
     seconds = time.perf_counter() - begun
     for name in run.folder(stage).names("0*"):
@@ -148,7 +148,8 @@ def ours_round(run, stage, model) -> dict:
 
 def generate(folder: Path, model_path: Path, count: int, rounds: int, threads: int) -> list[dict]:
     from engine.models.open import open_model
-    from engine.plan import opened, plan
+    from engine.opened import opened
+    from engine.plan import plan
     from engine.scan import scan
     from engine.stages import STAGES
     from schemas.recipe import load
@@ -249,7 +250,8 @@ def logprobs(folder: Path, model_path: Path, goal: float | None, count: int, rou
 
     from engine.make import batch_of, make
     from engine.models.open import open_model
-    from engine.plan import opened, plan
+    from engine.opened import opened
+    from engine.plan import plan
     from engine.scan import scan
     from engine.stages import STAGES
     from engine.stages.logprobs import max_length, tokenise

@@ -94,7 +94,8 @@ def _tokenise_trl():
 def _tokenise_ours():
     from engine.make import batch_of, make
     from engine.models.open import open_model
-    from engine.plan import opened, plan
+    from engine.opened import opened
+    from engine.plan import plan
     from engine.scan import scan
     from engine.stages import STAGES
     from engine.stages.logprobs import max_length, tokenise

@@ -11,6 +11,7 @@ from engine.formats import Format
 from engine.mapping import mapping_facts
 from engine.raw import Row, rows
 from engine.stages import prompts
+from engine.views import views
 from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.recipe import load
@@ -159,7 +160,7 @@ def run(tmp_path_factory, model_path):
 
 
 def asked(run, query):
-    con = sql.closed(sql.views(open_store(run)))
+    con = sql.closed(views(open_store(run)))
     return sql.query(con, query, 60).read_all().to_pylist()
 
 

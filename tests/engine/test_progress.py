@@ -6,7 +6,7 @@ import pytest
 
 from engine.commands.precompute import precompute
 from engine.progress import Meter, StageProgress, Work, duration
-from engine.sql import views
+from engine.views import views
 from schemas.recipe import load
 from schemas.store import open_store
 from tests.conftest import settings

@@ -12,10 +12,10 @@ from engine.commands.precompute import precompute
 from engine.models.open import open_model
 from engine.models.reward import _batches
 from engine.models.spec import resolve
-from engine.sql import views
 from engine.stage import Context
 from engine.stages import reward
 from engine.text.dialogues import Reading
+from engine.views import views
 from schemas.errors import UserError
 from schemas.recipe import load
 from schemas.sections import Model, Reward

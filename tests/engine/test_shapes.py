@@ -12,7 +12,7 @@ from engine.commands.precompute import precompute
 from engine.formats import Format, shipped
 from engine.raw import Row
 from engine.recognise import recognise
-from engine.sql import views
+from engine.views import views
 from schemas.extensions import included
 from schemas.recipe import load
 from schemas.sections import Prompts

@@ -11,6 +11,7 @@ import pytest
 
 from engine import sql
 from engine.commands.sql import _answer
+from engine.views import views
 from schemas.errors import UserError
 from schemas.store import open_store
 from tests.conftest import ROOT, command
@@ -51,7 +52,7 @@ def test_closed_in(made_run, tmp_path, text):
     file = tmp_path / "secret.csv"
     file.write_text("a\n1\n")
     hidden = pl.DataFrame({"a": [1]})  # noqa: F841  Python variables must not be reachable by name
-    con = sql.closed(sql.views(open_store(made_run)))
+    con = sql.closed(views(open_store(made_run)))
     with pytest.raises(UserError):
         sql.query(con, text.format(file=file, new=tmp_path / "new"), 10).read_all()
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
@@ -60,7 +61,7 @@ def test_closed_in(made_run, tmp_path, text):
 
 def test_a_query_is_stopped_in_time(made_run):
     slow = "select count(*) from range(1000000) a, range(1000000) b where a.range % 7 = b.range % 5"
-    con = sql.closed(sql.views(open_store(made_run)))
+    con = sql.closed(views(open_store(made_run)))
     with pytest.raises(UserError, match=r"stopped after 0.5 s"):
         sql.query(con, slow, 0.5)
 
@@ -72,7 +73,7 @@ def test_a_query_that_wants_too_much_memory_is_refused(made_run):
 
 
 def test_the_joins_of_the_page(made_run):
-    con = sql.closed(sql.views(open_store(made_run)))
+    con = sql.closed(views(open_store(made_run)))
     text = (
         "select source, avg(score) as score, count(*) as n "
         "from responses join scores using (response_id) group by 1"
@@ -81,7 +82,7 @@ def test_the_joins_of_the_page(made_run):
 
 
 def test_every_ready_query_runs(made_run):
-    con = sql.closed(sql.views(open_store(made_run)))
+    con = sql.closed(views(open_store(made_run)))
     assert len(sql.ready()) >= 5
     for name, ready in sql.ready().items():
         what, path = ready.what, ready.path
@@ -96,14 +97,10 @@ def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
     (folder / "manifest.json").unlink()
     for shard in (1, 3):
         (folder / f"0000{shard}.json").unlink()
-    counted = sql.query(
-        sql.closed(sql.views(open_store(run))), "select count(*) as n from pairs", 10
-    ).read_all()
+    counted = sql.query(sql.closed(views(open_store(run))), "select count(*) as n from pairs", 10).read_all()
     assert 0 < counted["n"][0].as_py() < 303
     shutil.rmtree(folder)
-    assert (
-        sql.query(sql.closed(sql.views(open_store(run))), "select * from pairs", 10).read_all().num_rows == 0
-    )
+    assert sql.query(sql.closed(views(open_store(run))), "select * from pairs", 10).read_all().num_rows == 0
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import engine.plan
-from engine import sql
 from engine.commands.precompute import precompute
+from engine.views import views
 from schemas.errors import UserError
 from schemas.recipe import Recipe, load_of_run
 from schemas.store import Store, open_store
@@ -61,7 +61,7 @@ def said_by(run: Path) -> dict[str, str]:
     """What a reader is told by a run: each table's rows and the recipe, as digests."""
     store = open_store(run)
     said = {"recipe": repr(load_of_run(store))}
-    for name, rows in sql.views(store).items():
+    for name, rows in views(store).items():
         ordered = sorted(map(repr, rows.to_table().to_pylist()))
         said[name] = hashlib.sha256("\n".join(ordered).encode()).hexdigest()
     return said

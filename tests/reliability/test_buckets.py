@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from engine import sql
+from engine.views import views
 from schemas.store import open_store
 from tests.buckets import KEY, SECRET, Proxy, bucket, nothing_fails, proxy, s3  # noqa: F401 (fixtures)
 from tests.conftest import ROOT, tree
@@ -102,7 +102,7 @@ def test_a_network_that_fails(imported, bucket, proxy, trials, capsys, kinds):  
                 proxy.faults = breaking(seed, kinds, 5)
                 try:
                     imported.again(store)
-                    rows = sql.views(store)["prompts"].to_table().num_rows
+                    rows = views(store)["prompts"].to_table().num_rows
                     assert rows == 8
                 finally:
                     proxy.faults = nothing_fails
@@ -291,12 +291,12 @@ def test_shards_are_fetched_once(imported, bucket, proxy, tmp_path, trials, caps
     """Those that were made here never; elsewhere each once, and once more where its copy was changed."""
     address = f"{bucket}/run"
     imported.again(address)
-    want = {name: table.to_table() for name, table in sql.views(open_store(imported.path)).items()}
+    want = {name: table.to_table() for name, table in views(open_store(imported.path)).items()}
     shards = [name for name in objects(open_store(address)) if name.endswith(".parquet")]
 
     def fetched() -> int:
         before = proxy.gets(".parquet")
-        found = sql.views(open_store(address))
+        found = views(open_store(address))
         assert all(found[name].to_table() == want[name] for name in want)
         return proxy.gets(".parquet") - before
 

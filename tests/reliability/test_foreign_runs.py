@@ -53,10 +53,10 @@ def written(path, text):
 
 
 def scores(run):
-    from engine import sql
+    from engine.views import views
     from schemas.store import open_store
 
-    table = sql.views(open_store(run))["scores"].to_table(columns=["scorer", "score"])
+    table = views(open_store(run))["scores"].to_table(columns=["scorer", "score"])
     return [row["score"] for row in table.to_pylist() if row["scorer"] == "check"]
 
 

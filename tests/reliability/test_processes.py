@@ -361,7 +361,7 @@ def test_of_two_jobs_that_do_not_share_a_folder_one_is_refused_and_the_other_end
 
 def test_readers_see_only_what_is_whole(trials, recipe, tmp_path, whole, capsys):
     """Whoever asks while a run is being made gets whole shards, more and more of them."""
-    from engine import sql
+    from engine.views import views
 
     run = tmp_path / "run"
     seen: list[int] = []
@@ -372,8 +372,8 @@ def test_readers_see_only_what_is_whole(trials, recipe, tmp_path, whole, capsys)
         while not done.is_set():
             try:
                 if (run / "plan.json").exists():
-                    views = sql.views(open_store(run))
-                    seen.append(sum(rows.count_rows() for rows in views.values()))
+                    tables = views(open_store(run))
+                    seen.append(sum(rows.count_rows() for rows in tables.values()))
             except BaseException as error:
                 errors.append(error)
             time.sleep(0.01)

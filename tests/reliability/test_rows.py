@@ -25,8 +25,8 @@ from engine.mapping import RowMapping
 from engine.raw import Row, rows
 from engine.readings import Reading
 from engine.scanned_rows import table_of
-from engine.sql import views
 from engine.stages import prompts
+from engine.views import views
 from schemas.errors import UserError
 from schemas.manifest import read_markers
 from schemas.recipe import load

@@ -150,7 +150,8 @@ def connections(monkeypatch):
 
 def looks_of(run: Path):
     """All that only looks, in this process."""
-    from engine import sql, verify
+    from engine import verify
+    from engine.views import views
     from trainer.job import plan as plan_training
 
     store = open_store(run)
@@ -166,7 +167,7 @@ def looks_of(run: Path):
 
     yield "engine status", lambda: tolerant(lambda: status(store, load_of_run(store)))
     yield "engine verify", lambda: tolerant(lambda: verify.check(store, few(), False, print))
-    yield "engine sql", lambda: tolerant(lambda: sql.views(store))
+    yield "engine sql", lambda: tolerant(lambda: views(store))
     yield "trainer run, its plan", lambda: tolerant(lambda: plan_training(store, load_of_run(store)))
 
 
