@@ -176,6 +176,10 @@ def _lost(error: RuntimeError, again: str) -> RankLost:
 
 
 _threads: list[Heartbeat | Watch] = []  # of this process, while it is among ranks
+# Groups that were left. DDP's reducer would end the last one that it holds with Python's lock in hand, and wait
+# for gloo's thread, which may need that lock to free a tensor: both would wait for ever. Python itself ends a
+# group without the lock.
+_groups_left: list[dist.ProcessGroup] = []
 
 
 def start(device: str, timeout: float, again: str = Ranks.again) -> Ranks:
@@ -190,6 +194,7 @@ def start(device: str, timeout: float, again: str = Ranks.again) -> Ranks:
     own_device = _device_of_process(device, world_size)
     ranks = Ranks(rank, world_size, own_device, again)
     uses_gpu = own_device.type == "cuda"
+    _groups_left.clear()
     if world_size > 1:
         if uses_gpu:
             torch.cuda.set_device(own_device)
@@ -277,4 +282,7 @@ def stop() -> None:
     while _threads:
         _threads.pop().stop()
     if dist.is_initialized():
+        group = dist.group.WORLD
+        assert group is not None
+        _groups_left.append(group)
         dist.destroy_process_group()
