@@ -51,10 +51,12 @@ class RunFiles:
 
 
 def looks(run: Store, planned: Sequence[Planned]) -> dict[str, Finished | Damaged]:
-    """Folder -> what of it is finished, or what is damaged; of all stages at once."""
+    """Folder -> what of it is finished, or what is damaged; in a bucket of all stages at once."""
     names = [stage.folder for stage in planned]
+    # A disk answers sooner than a thread is woken: several would take longer than one.
+    threads = 1 if run.on_disk() is run else max(1, len(names))
     # A hundred thousand files are a hundred thousand objects, none of them garbage.
-    with no_garbage(), ThreadPoolExecutor(max(1, len(names))) as pool:
+    with no_garbage(), ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(lambda name: tried(run.child(name)), names), strict=True))
 
 

@@ -84,18 +84,19 @@ class LocalStore:
         self._check_folders()
         if not self.root.is_dir():
             return []
-        matches = re.compile(fnmatch.translate(pattern)).match
+        matches = re.compile(fnmatch.translate(pattern)).match if pattern != "*" else None
         found: list[Entry] = []
         with disk.naming(self.root), os.scandir(self.root) as listing:
             for item in listing:
-                if item.name.startswith(".") or not matches(item.name):
+                name = item.name
+                if name[0] == "." or (matches and not matches(name)):
                     continue
                 try:
                     state = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 if stat.S_ISREG(state.st_mode):
-                    found.append(entry_of(item.name, state))
+                    found.append(entry_of(name, state))
                 else:
                     disk.state_of(Path(item.path))  # refuses what is no folder either
         return sorted(found)  # by their names
