@@ -38,7 +38,7 @@ def steady_positions(config: Mapping[str, Any]) -> int:
 
 def check_length(config: Any, tokens: int) -> None:
     """Raise UserError where a text of so many tokens is beyond that limit; `config`: transformers'."""
-    read = {name: getattr(config, name, None) for name in (*_KEYS, _ORIGINAL)}
+    read = _keys_of(config)
     limit = steady_positions(read)
     if not limit or tokens <= limit:
         return
@@ -49,6 +49,16 @@ def check_length(config: Any, tokens: int) -> None:
         f"{limit:,} tokens (logprobs.max_length = {limit} leaves out the pairs that are longer), or a model "
         "whose rope does not depend on the batch"
     )
+
+
+def steady_positions_of(config: Any) -> int:
+    """`steady_positions` of transformers' config of a text model."""
+    return steady_positions(_keys_of(config))
+
+
+def _keys_of(config: Any) -> dict[str, Any]:
+    """What of transformers' config says how positions are turned."""
+    return {name: getattr(config, name, None) for name in (*_KEYS, _ORIGINAL)}
 
 
 def _ropes(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -176,9 +176,9 @@ def _lost(error: RuntimeError, again: str) -> RankLost:
 
 
 _threads: list[Heartbeat | Watch] = []  # of this process, while it is among ranks
-# Groups that were left. DDP's reducer would end the last one that it holds with Python's lock in hand, and wait
-# for gloo's thread, which may need that lock to free a tensor: both would wait for ever. Python itself ends a
-# group without the lock.
+# Groups that were left. Were DDP's reducer the last to hold one, it would end it with Python's lock in hand
+# and wait for gloo's thread, which may need that lock to free a tensor: for ever. Python itself ends a group
+# without the lock.
 _groups_left: list[dist.ProcessGroup] = []
 
 

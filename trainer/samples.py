@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from schemas.errors import UserError
 from schemas.forward.generating import generating, padded_left
+from schemas.rope import steady_positions_of
 from schemas.sections import Train
 from schemas.store import Store
 from schemas.tokenizer import load_tokenizer, named_end_ids
@@ -166,9 +167,12 @@ def generate_greedily(
 ) -> list[list[int]]:
     """The new tokens of each prompt; behind an end token there is padding. See Sampler.greedy."""
     ids, mask = padded_left(prompts)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int):
-        max_tokens = max(1, min(max_tokens, positions - ids.shape[1]))
+    text_config = model.config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
+    # Beyond its steady positions an answer would change its own beginning (schemas/rope.py).
+    for limit in (positions, steady_positions_of(text_config)):
+        if isinstance(limit, int) and limit:
+            max_tokens = max(1, min(max_tokens, limit - ids.shape[1]))
     config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_tokens,

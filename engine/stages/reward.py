@@ -81,7 +81,9 @@ def max_length(config: Reward, model: ResolvedModel) -> int:
             f"reward.max_length = {config.max_length}, but the reward model was made for {positions} "
             "positions; set it to that or less (0 takes the model's own)"
         )
-    return config.max_length or positions
+    # Beyond its steady positions a text would change the scores of those beside it (schemas/rope.py).
+    limits = (config.max_length or positions, model.identity.steady)
+    return min((limit for limit in limits if limit), default=0)
 
 
 def open_reader(config: Reward, model: ResolvedModel) -> Dialogues | Pairs:

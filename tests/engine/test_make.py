@@ -253,6 +253,7 @@ engine.stages.STAGES["given"] = dataclasses.replace(given.STAGE, fn=kill)
 """
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_an_error_with_its_shard(precompute_words, tmp_path, monkeypatch):
     """A worker that ends in mid-shard: the driver says so and leaves no process behind."""
     trap = tmp_path / "sitecustomize.py"

@@ -96,6 +96,7 @@ def slow(tmp_path, model_path) -> Recipe:
     return sampling(tmp_path, model_path, prompts=300, max_tokens=160)
 
 
+@pytest.mark.long
 def test_another_worker_takes_the_place_of_a_stopped_one(trials, slow, tmp_path, monkeypatch, capsys, caplog):
     """Nobody waits for a process that is stopped, and its shards are made by others."""
     monkeypatch.setattr(local, "SILENCE", 6.0)

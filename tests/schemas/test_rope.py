@@ -9,13 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Phi3Config
 
+from engine.stages.reward import max_length
 from schemas.errors import UserError
 from schemas.forward.layout import pack
 from schemas.forward.load import load
 from schemas.forward.logps import decoder_and_head, token_logps
 from schemas.rope import steady_positions
-from schemas.sections import Sampling
+from schemas.sections import Reward, Sampling
 from tests.engine.test_hf import open_hf
+from trainer.samples import generate_greedily
 
 ORIGINAL = 64
 
@@ -92,6 +94,20 @@ def test_a_sample_ends_before_its_frequencies_would_change(longrope):
         assert len(prompt) + len(sample.ids) <= ORIGINAL
         ((alone,),) = model.generate([prompt], [[seed]], sampling)
         assert alone.ids == sample.ids
+
+
+def test_an_answer_in_training_ends_before_its_frequencies_would_change(longrope):
+    model = load(longrope, torch.float32, "cpu")
+    prompts, _ = texts()
+    for prompt in prompts:
+        (answer,) = generate_greedily(model, [prompt], 40, [10**6])
+        assert len(answer) == min(40, ORIGINAL - len(prompt))
+    assert {len(answer) for answer in generate_greedily(model, prompts, 40, [10**6])} == {ORIGINAL - 50}
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(0, ORIGINAL), (20, 20), (500, ORIGINAL)])
+def test_a_reward_model_is_given_no_text_that_would_change_those_beside_it(longrope, asked, limit):
+    assert max_length(Reward(max_length=asked), open_hf(longrope)._resolved) == limit
 
 
 @pytest.mark.parametrize(
