@@ -46,6 +46,9 @@ def trust_option() -> Decorator:
     )
 
 
+_NOTHING = "this command changes nothing"
+
+
 class Command(click.Command):
     """A command of ours as a program: what it prints, its usage errors too, is made fit for the screen."""
 
@@ -79,8 +82,9 @@ class Command(click.Command):
 class Group(Command, click.Group):
     """A command line. `modules`: command -> the module with a click command `command`, imported lazily.
 
-    `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands whose output may be cut off by
-    the reader (`engine sql … | head`) and are done then; any other command that is cut off is not done."""
+    `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands that change nothing; their output
+    may be cut off by the reader (`engine sql … | head`), and they are done then; any other command that is
+    cut off is not done."""
 
     def __init__(
         self, *, modules: Mapping[str, str], kept: str, readers: tuple[str, ...] = (), **rest: object
@@ -102,7 +106,10 @@ class Group(Command, click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with exit_on_user_error(self.kept, lambda: f"{ctx.info_name} {ctx.invoked_subcommand or ''}"):
+            with exit_on_user_error(
+                lambda: _NOTHING if ctx.invoked_subcommand in self._readers else self.kept,
+                lambda: f"{ctx.info_name} {ctx.invoked_subcommand or ''}",
+            ):
                 screen.check_output()
                 return super().invoke(ctx)
         except BrokenPipeError:

@@ -88,7 +88,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iterator[None]:
+def exit_on_user_error(
+    kept: str | Callable[[], str], doing: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
     """At the edge of a command: print a UserError as one sentence and exit with 1, or 3 for NothingMade.
 
     Ctrl-C, SIGTERM and SIGHUP say what is `kept` and exit with 128 and the signal's number. An error of the
@@ -104,7 +106,7 @@ def exit_on_user_error(kept: str, doing: Callable[[], str] = lambda: "") -> Iter
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
             say(err=True)
-            say(f"stopped; {kept}", err=True)
+            say(f"stopped; {kept if isinstance(kept, str) else kept()}", err=True)
         raise Ended(exit_status()) from None
     except Ended:
         raise

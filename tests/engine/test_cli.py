@@ -219,6 +219,19 @@ def test_the_ready_queries_are_listed():
     assert all(name in said for name in ("overview", "rejects", "length_bias", "surprising"))
 
 
+def test_ctrl_c_in_a_command_that_only_reads_says_so(monkeypatch, capsys):
+    from engine.cli import main
+    from engine.commands import status
+
+    def interrupted(**given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.command, "callback", interrupted)
+    with pytest.raises(SystemExit):
+        main(["status", "runs/none"])
+    assert capsys.readouterr().err.strip() == "stopped; this command changes nothing"
+
+
 def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):
     words = [
         sys.executable,
