@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.answer_kinds import as_polars_takes
+from engine.cells import cell
+from engine.record_view import as_records
 from schemas import screen_tables
 from schemas.errors import UserError
 from schemas.panics import Panic, panics_as_errors
@@ -17,26 +21,73 @@ from schemas.printable import one_line
 from schemas.store import write_output
 
 SHOWN_ROWS = 100
+_LETTERS_OF_CELL = 60
+_LETTERS_OF_RECORD = 600
+_WIDEST = (1 << 16) - 1  # characters of a line, for polars
+_FRAME = 3  # characters between two columns of a table
 
 
-def as_table(rows: pa.Table) -> str:
-    """The first rows as a table that fits the terminal."""
+@dataclass(frozen=True)
+class Looks:
+    """How a table is shown. `width`: of the screen, in characters. `wide`: as a table, however wide it is.
+    `full`: texts, lists and numbers as they are, nothing cut off."""
+
+    width: int = 160
+    wide: bool = False
+    full: bool = False
+
+
+def looks(wide: bool = False, full: bool = False) -> Looks:
+    """What fits the terminal; where there is none, a dozen columns."""
+    return Looks(max(shutil.get_terminal_size((160, 0)).columns, 40), wide, full)
+
+
+def as_table(rows: pa.Table, looks: Looks = Looks()) -> str:
+    """The first rows as a table; where it would be wider than the screen, as a record for each row."""
     with _taken_by_polars(rows):
         frame = _frame(rows.slice(0, SHOWN_ROWS))
+        names = screen_tables.unique_names(map(one_line, frame.columns))
         if frame.is_empty():
-            return one_line(f"no rows ({', '.join(frame.columns)})")
-        text = screen_tables.as_table(
-            frame,
-            tbl_rows=SHOWN_ROWS,
-            tbl_cols=-1,
-            fmt_str_lengths=60,
-            fmt_float="full",
-            fmt_table_cell_list_len=6,
-            tbl_width_chars=_width(),
-        )
+            return f"no rows ({', '.join(names)})"
+        text = _table_of(names, frame, looks) or _records_of(names, frame, looks)
     if len(rows) > SHOWN_ROWS:
         text += f"\n{SHOWN_ROWS} of {len(rows):,} rows; --format csv or json prints all"
     return text
+
+
+def _table_of(names: Sequence[str], frame: pl.DataFrame, looks: Looks) -> str:
+    """The rows as a table; empty where it is wider than the screen and that is not asked for."""
+    letters = None if looks.full else _LETTERS_OF_CELL
+    columns = [_cells(column, letters) for column in frame]
+    widths = [max(map(_columns_of, (name, *texts))) for name, texts in zip(names, columns, strict=True)]
+    if not looks.wide and sum(widths) + _FRAME * len(widths) + 1 > looks.width:
+        return ""
+    texts = pl.DataFrame(dict(zip(names, columns, strict=True)))
+    return screen_tables.as_table(
+        texts, tbl_rows=SHOWN_ROWS, tbl_cols=-1, fmt_str_lengths=max(widths), tbl_width_chars=_WIDEST
+    )
+
+
+def _cells(column: pl.Series, letters: int | None) -> list[str]:
+    """The texts of a table's column, a line each."""
+    return [cell(value, letters).replace("\n", "\\n") for value in column.to_list()]
+
+
+def _columns_of(text: str) -> int:
+    """How many columns of a screen a text takes: two for a letter of East Asia, none for an accent on one."""
+    columns = 0
+    for letter in text:
+        if not unicodedata.combining(letter):
+            columns += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+    return columns
+
+
+def _records_of(names: Sequence[str], frame: pl.DataFrame, looks: Looks) -> str:
+    letters = None if looks.full else _LETTERS_OF_RECORD
+    columns: list[list[str]] = []
+    for column in frame:
+        columns.append([cell(value, letters) for value in column.to_list()])
+    return as_records(names, list(zip(*columns, strict=True)), looks.width)
 
 
 def as_csv(rows: pa.Table) -> str:
@@ -70,11 +121,6 @@ def write(rows: pa.Table, form: str, output: Path) -> None:
                 _without_bytes(_frame(rows)).write_ndjson(path)
 
     write_output(output, fill)
-
-
-def _width() -> int:
-    """The terminal's, or where there is none enough for a dozen columns."""
-    return max(shutil.get_terminal_size((160, 0)).columns, 80)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ r"""What commands print goes through here: nothing in it commands the terminal, 
 import contextlib
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import IO
@@ -68,6 +69,16 @@ def say(
     with naming_output():
         sys.stdout.write(line)
         sys.stdout.flush()
+
+
+def page(text: str) -> None:
+    """Print text that has lines of its own; through the user's pager where it is longer than the terminal."""
+    lines = text.count("\n") + 1
+    if not (sys.stdout.isatty() and sys.stdin.isatty()) or lines < shutil.get_terminal_size().lines:
+        say(text, as_it_is=True)
+        return
+    os.environ.setdefault("LESS", "-S")  # a table's lines are cut off at the edge, not broken
+    click.echo_via_pager(printable(text) + "\n", color=False)
 
 
 def hand_over(text: str) -> None:

@@ -27,11 +27,11 @@ _HELP = (
 _HISTORY_LINES = 1000
 
 
-def ask(process: "QueryProcess", timeout: float) -> None:
+def ask(process: "QueryProcess", timeout: float, wide: bool = False, full: bool = False) -> None:
     """Answer queries typed at a prompt, each within `timeout` seconds.
 
     A statement ends with ';', or is the name of a ready query. Ctrl-C drops what is typed, or stops the query
-    that runs; Ctrl-D leaves."""
+    that runs; Ctrl-D leaves. `wide`, `full`: see answers.Looks."""
     from schemas.digest import cache_folder
 
     history = cache_folder() / "sql_history"
@@ -48,7 +48,7 @@ def ask(process: "QueryProcess", timeout: float) -> None:
                 if _is_whole(text):
                     typed = ""
                     with panics_as_errors():
-                        _answer(process, text, timeout)
+                        _answer(process, text, timeout, wide, full)
                 elif not text:
                     typed = ""
             except UserError as error:
@@ -85,7 +85,7 @@ def _ends_statement(text: str) -> bool:
     return bool(offset == len(text.encode()) - 1)
 
 
-def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
+def _answer(process: "QueryProcess", text: str, timeout: float, wide: bool, full: bool) -> None:
     from engine import answers
 
     query = text.rstrip("; \n")
@@ -100,7 +100,7 @@ def _answer(process: "QueryProcess", text: str, timeout: float) -> None:
             say(err=True)
             say("the query was stopped; the tables are opened again for the next", err=True)
         else:
-            say(answers.as_table(rows), as_it_is=True)
+            say(answers.as_table(rows, answers.looks(wide, full)), as_it_is=True)
 
 
 def _read_history(path: Path) -> None:

@@ -1,6 +1,7 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 from engine.ready import ready as ready_queries
 from engine.ready import text_of
 from schemas.errors import UserError
-from schemas.screen import binary_output, hand_over, say
+from schemas.screen import binary_output, hand_over, page, say
 from schemas.store import open_store
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ _FORM_OF_SUFFIX = {
     help="List the ready queries; give the name of one in place of QUERY.",
 )
 @click.option(
+    "--wide", is_flag=True, help="A table even where it does not fit; else it is then shown row by row."
+)
+@click.option("--full", is_flag=True, help="Texts, lists and numbers as they are, nothing cut off.")
+@click.option(
     "--timeout",
     default=60.0,
     show_default=True,
@@ -67,6 +72,8 @@ def command(
     form: str | None,
     output: Path | None,
     list_: bool,
+    wide: bool,
+    full: bool,
     timeout: float,
     memory: int,
 ) -> None:
@@ -90,11 +97,22 @@ def command(
     if timeout != timeout:  # NaN lies in every range
         raise click.UsageError("--timeout is not a number")
     form = _form_of(form, output)
+    if form != "table" and (wide or full):
+        raise click.UsageError(f"--wide and --full are for tables: {form} has all of it")
+    _answer(run, query, _Wanted(form, output, wide, full), timeout, memory)
 
-    _answer(run, query, form, output, timeout, memory)
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How an answer is given, and where: None for the screen, or what reads from it."""
+
+    form: str
+    output: Path | None
+    wide: bool
+    full: bool
 
 
-def _answer(run: str, query: str | None, form: str, output: Path | None, timeout: float, memory: int) -> None:
+def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory: int) -> None:
     """Answer a query, or those typed at a prompt, in a process that can be ended."""
     from engine.query_process import QueryProcess
 
@@ -113,13 +131,13 @@ def _answer(run: str, query: str | None, form: str, output: Path | None, timeout
         if query is None:
             from engine.commands.prompt import ask
 
-            ask(process, timeout)
+            ask(process, timeout, wanted.wide, wanted.full)
             return
         rows = process.ask(text_of(query), timeout)
-    if output is None:
-        _show(rows, form)
+    if wanted.output is None:
+        _show(rows, wanted)
     else:
-        _write(rows, form, output)
+        _write(rows, wanted.form, wanted.output)
 
 
 def _form_of(form: str | None, output: Path | None) -> str:
@@ -146,14 +164,14 @@ def _list_queries() -> None:
     say(f"engine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")
 
 
-def _show(rows: "pa.Table", form: str) -> None:
+def _show(rows: "pa.Table", wanted: _Wanted) -> None:
     from engine import answers
 
-    if form == "table":
-        say(answers.as_table(rows), as_it_is=True)
-    elif form == "csv":
+    if wanted.form == "table":
+        page(answers.as_table(rows, answers.looks(wanted.wide, wanted.full)))
+    elif wanted.form == "csv":
         hand_over(answers.as_csv(rows))
-    elif form == "json":
+    elif wanted.form == "json":
         hand_over(answers.as_json(rows))
     else:
         _show_parquet(rows)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from engine import sql
-from engine.commands.sql import _answer
+from engine.commands.sql import _answer, _Wanted
 from engine.views import views
 from schemas.errors import UserError
 from schemas.store import open_store
@@ -130,11 +130,11 @@ def test_a_query_needs_no_table_that_it_does_not_name(made_run, tmp_path, capsys
     shutil.copytree(made_run, run)
     path = next(run.glob("given-*/*.scores.parquet"))
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    _answer(str(run), "select count(*) as n from pairs", "csv", None, 60, 1024)
+    _answer(str(run), "select count(*) as n from pairs", _Wanted("csv", None, False, False), 60, 1024)
     assert capsys.readouterr().out == "n\n303\n"
     for text in ("select count(*) from pairs, scores", "show tables"):
         with pytest.raises(UserError, match=rf"{path.name}: damaged"):
-            _answer(str(run), text, "csv", None, 60, 1024)
+            _answer(str(run), text, _Wanted("csv", None, False, False), 60, 1024)
 
 
 def test_the_shards_are_plain_parquet_for_anyone(made_run):

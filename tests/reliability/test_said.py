@@ -89,7 +89,7 @@ def test_a_panic_is_an_error_that_can_be_handled(capfd, trials, monkeypatch):
             monkeypatch.setattr("builtins.input", lambda shown: next(typed, None) or at_the_end())
             asked: list[str] = []
 
-            def answered(process, text, timeout):
+            def answered(process, text, timeout, wide, full):
                 asked.append(text)
                 panic()
 
