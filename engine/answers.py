@@ -21,7 +21,7 @@ from schemas.printable import one_line
 from schemas.store import write_output
 
 SHOWN_ROWS = 100
-_LETTERS_OF_CELL = 60
+_LETTERS_OF_CELL = (240, 120, 90, 60)  # the most that still fit the screen are shown
 _LETTERS_OF_RECORD = 600
 _WIDEST = (1 << 16) - 1  # characters of a line, for polars
 _FRAME = 3  # characters between two columns of a table
@@ -57,15 +57,15 @@ def as_table(rows: pa.Table, looks: Looks = Looks()) -> str:
 
 def _table_of(names: Sequence[str], frame: pl.DataFrame, looks: Looks) -> str:
     """The rows as a table; empty where it is wider than the screen and that is not asked for."""
-    letters = None if looks.full else _LETTERS_OF_CELL
-    columns = [_cells(column, letters) for column in frame]
-    widths = [max(map(_columns_of, (name, *texts))) for name, texts in zip(names, columns, strict=True)]
-    if not looks.wide and sum(widths) + _FRAME * len(widths) + 1 > looks.width:
-        return ""
-    texts = pl.DataFrame(dict(zip(names, columns, strict=True)))
-    return screen_tables.as_table(
-        texts, tbl_rows=SHOWN_ROWS, tbl_cols=-1, fmt_str_lengths=max(widths), tbl_width_chars=_WIDEST
-    )
+    limits = (None,) if looks.full else _LETTERS_OF_CELL[-1:] if looks.wide else _LETTERS_OF_CELL
+    for letters in limits:
+        columns = [_cells(column, letters) for column in frame]
+        widths = [max(map(_columns_of, (name, *texts))) for name, texts in zip(names, columns, strict=True)]
+        if looks.wide or sum(widths) + _FRAME * len(widths) + 1 <= looks.width:
+            texts = pl.DataFrame(dict(zip(names, columns, strict=True)))
+            shown = {"tbl_rows": SHOWN_ROWS, "tbl_cols": -1, "tbl_width_chars": _WIDEST}
+            return screen_tables.as_table(texts, fmt_str_lengths=max(widths), **shown)
+    return ""
 
 
 def _cells(column: pl.Series, letters: int | None) -> list[str]:

@@ -114,7 +114,7 @@ def main(parent: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # no library can write between the frames
 
     from engine import sql
-    from engine.views import views_of
+    from engine.views import add_readable, views_of
 
     requests = _requests()
     opening = next(requests)
@@ -126,6 +126,7 @@ def main(parent: int) -> None:
         pipe.flush()
         opening = next(requests)
     con = sql.closed(views_of(opening["tables"]), memory)
+    add_readable(con, opening["tables"])
     send(pipe, READY)
     pipe.flush()
     for asked in requests:

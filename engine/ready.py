@@ -27,6 +27,10 @@ def ready() -> dict[str, ReadyQuery]:
 
 
 def text_of(query: str) -> str:
-    """The SQL of a ready query by its name; any other text is SQL itself."""
+    """The SQL of a ready query by its name, and of `describe` with comments; any other text is SQL itself."""
     found = ready().get(query.strip())
-    return found.path.read_text() if found else query
+    if found:
+        return found.path.read_text()
+    from engine import described  # which knows the tables by pyarrow
+
+    return described.as_query(query) or query

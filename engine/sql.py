@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
+from engine.described import tables_of
 from engine.query_limits import too_large, too_slow
 from engine.ready import ready as ready
 from schemas.errors import UserError
 from schemas.signals import interruption, told_to_end
-from schemas.tables import TABLES
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -104,7 +104,7 @@ def tables_named(text: str, memory_mb: int) -> list[str] | None:
             found = {name.lower() for name in con.get_table_names(text)}
         except Exception:  # whatever is wrong with it, the answer to the query says
             return None
-    return sorted(found & TABLES.keys()) or None
+    return sorted(tables_of(found)) or None
 
 
 @contextlib.contextmanager

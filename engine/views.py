@@ -1,9 +1,12 @@
 """The tables of a run as Arrow data sets over their shards, for SQL and for whoever reads them in Python."""
 
+from collections.abc import Collection
 from typing import Any
 
+import duckdb
 import pyarrow.dataset as ds
 
+from engine.described import VIEWS
 from engine.table_files import TableFiles, table_files
 from schemas.store import Store
 from schemas.tables import TABLES
@@ -33,3 +36,10 @@ def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
         else:
             datasets[name] = ds.dataset(TABLES[name].empty_table())
     return datasets
+
+
+def add_readable(con: duckdb.DuckDBPyConnection, tables: Collection[str]) -> None:
+    """Let a connection that sees these tables also see the views of them that are easy to read."""
+    for name, (table, query) in VIEWS.items():
+        if table in tables:
+            con.execute(f"create temp view {name} as {query}")

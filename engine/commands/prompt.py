@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import described
 from engine.ready import ready, text_of
 from schemas.errors import UserError, say_error, sentence_of
 from schemas.panics import Panic, panics_as_errors
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from engine.query_process import QueryProcess
 
 _HELP = (
-    "tables: prompts, responses, scores, logprobs, pairs, rejects; "
-    "end a query with ';', leave with Ctrl-D or .quit"
+    "begin with: select * from pairs_text limit 3; "
+    "(.tables, .schema TABLE and .examples tell more; a query ends with ';', and Ctrl-D or .quit leaves)"
 )
+_COMMANDS = (".tables", ".schema", ".examples", ".quit")
+_WORDS = "select from where group by order limit count avg join using on and or not is null describe as desc"
 _HISTORY_LINES = 1000
 
 
@@ -36,6 +39,7 @@ def ask(process: "QueryProcess", timeout: float, wide: bool = False, full: bool 
 
     history = cache_folder() / "sql_history"
     _read_history(history)
+    _complete_names()
     say(_HELP)
     typed = ""
     try:
@@ -90,8 +94,8 @@ def _answer(process: "QueryProcess", text: str, timeout: float, wide: bool, full
 
     query = text.rstrip("; \n")
     if query.startswith("."):
-        say(_HELP)
-    elif query:
+        query = _asked_by(query)
+    if query:
         try:
             rows = process.ask(text_of(query), timeout)
         except Stopped:
@@ -101,6 +105,42 @@ def _answer(process: "QueryProcess", text: str, timeout: float, wide: bool, full
             say("the query was stopped; the tables are opened again for the next", err=True)
         else:
             say(answers.as_table(rows, answers.looks(wide, full)), as_it_is=True)
+
+
+def _asked_by(dotted: str) -> str:
+    """Answer a command that begins with a dot; or the query that it stands for, if it is one."""
+    name, _, table = dotted.partition(" ")
+    if name == ".schema" and table.strip().lower() in described.names():
+        return f"describe {table.strip().lower()}"
+    if name in (".tables", ".schema"):
+        for found, what in described.WHAT.items():
+            say(f"{found:<12} {what}")
+    elif name == ".examples":
+        for found, query in ready().items():
+            say(f"{found:<20} {query.what}")
+    else:
+        say(_HELP)
+    return ""
+
+
+def _complete_names() -> None:
+    """Let Tab complete what is typed: tables, their columns, ready queries, commands, words of SQL."""
+    import readline
+
+    known = {*_COMMANDS, *_WORDS.split(), *described.names(), *ready()}
+    for name in described.names():
+        known.update(described.columns_of(name))
+    words = sorted(known)
+
+    def completed(begun: str, number: int) -> str | None:
+        fitting = [word for word in words if word.startswith(begun.lower())]
+        return fitting[number] if number < len(fitting) else None
+
+    readline.set_completer(completed)
+    readline.set_completer_delims(" \t\n,;()=<>+-*/|'\"")
+    # macOS has libedit in readline's place, whose words are others.
+    is_libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
 
 
 def _read_history(path: Path) -> None:

@@ -1,6 +1,7 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from schemas.store import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from engine.query_process import QueryProcess
 
 _FORMS = ("table", "csv", "json", "parquet")
 _FORM_OF_SUFFIX = {
@@ -79,12 +82,13 @@ def command(
 ) -> None:
     """Ask a RUN in SQL (DuckDB), at any moment, on what is finished; without QUERY, at a prompt.
 
-    Tables: prompts, responses, scores, logprobs, pairs, rejects. They can be read and nothing else: no file,
-    no network, no extension.
+    Tables: pairs_text (to read), pairs, prompts, responses, scores, logprobs, rejects; `describe TABLE` says
+    what is in them. They can be read and nothing else: no file, no network, no extension.
 
     \b
     Example:
       engine sql runs/hh "select split, count(*), avg(chosen_length) from pairs group by 1"
+      engine sql runs/hh "select * from pairs_text limit 3"
       engine sql runs/hh rejects
     """
     if list_:
@@ -123,7 +127,7 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
         from engine.table_files import RunFiles
 
         files = RunFiles(open_store(run))
-        named = None if query is None else process.named(text_of(query), timeout)
+        named = None if query is None else _named_in(query, process, timeout)
         process.open(files.of_tables(named) if named else files.of_tables())
         not_all = files.unfinished()
         if not_all:
@@ -138,6 +142,14 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
         _show(rows, wanted)
     else:
         _write(rows, wanted.form, wanted.output)
+
+
+def _named_in(query: str, process: "QueryProcess", timeout: float) -> Collection[str] | None:
+    """The tables that a query reads; None where it may be any."""
+    from engine import described
+
+    asked_of = described.asked_of(query)
+    return described.tables_of({asked_of}) if asked_of else process.named(text_of(query), timeout)
 
 
 def _form_of(form: str | None, output: Path | None) -> str:

@@ -9,8 +9,11 @@ import duckdb
 import polars as pl
 import pytest
 
-from engine import sql
-from engine.commands.sql import _answer, _Wanted
+from engine import described, sql
+from engine.commands.sql import _answer, _named_in, _Wanted
+from engine.query_process import QueryProcess
+from engine.ready import text_of
+from engine.table_files import RunFiles
 from engine.views import views
 from schemas.errors import UserError
 from schemas.store import open_store
@@ -216,3 +219,33 @@ def test_a_damaged_shard_is_not_read(made_run, tmp_path):
 
 def test_no_run_is_named(tmp_path):
     assert "is not a run folder" in command("engine", "sql", tmp_path, "select 1", code=1).stderr
+
+
+def test_the_view_to_read_has_the_pairs_and_no_ids(made_run):
+    text = "select p.*, t.* from pairs_text t join pairs p using (prompt, chosen, rejected) order by pair_id"
+    rows = asked(made_run, text).to_pylist()
+    assert len(rows) == 303
+    for row in rows[:20]:
+        assert row["ref_chosen_logp_per_token"] == pytest.approx(
+            row["ref_chosen_logps"] / row["chosen_length"]
+        )
+    names = asked(made_run, "select * from pairs_text limit 1").column_names
+    assert names[:3] == ["prompt", "chosen", "rejected"] and not [name for name in names if "id" in name]
+
+
+@pytest.mark.parametrize("name", described.names())
+def test_describe_gives_the_comment_of_every_column_in_the_tables_order(made_run, name):
+    rows = asked(made_run, f"DESCRIBE {name};").to_pylist()
+    assert [row["column_name"] for row in rows] == asked(
+        made_run, f"select * from {name} limit 0"
+    ).column_names
+    assert all(row["comment"] and row["column_type"] for row in rows)
+
+
+def asked(run, text):
+    """The answer of the command to a query, as its process gives it."""
+    with QueryProcess(1024) as process:
+        files = RunFiles(open_store(run))
+        named = _named_in(text, process, 60)
+        process.open(files.of_tables(named) if named else files.of_tables())
+        return process.ask(text_of(text), 60)
