@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,7 +113,8 @@ def an_actor(run, code: str = "", jobs=None) -> Iterator[Actor]:
 def news_until_the_end(actor: Actor, shards: list[int | None]) -> list[object]:
     """All that an actor tells, which is given shards as it asks for them."""
     told: list[object] = []
-    for _ in range(60):
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
         for message in actor.listen():
             told.append(message)
             if isinstance(message, NextShard):
