@@ -35,6 +35,7 @@ WHAT: Mapping[str, str] = {
     "logprobs": "the reference's log-prob of each token of a response",
     "rejects": "rows that were refused, with the reason, file and line",
 }
+_MARK = "-- describes "
 _DESCRIBE = re.compile(r"\s*desc(?:ribe)?\s+\"?(\w+)\"?\s*;?\s*", re.IGNORECASE)
 
 
@@ -50,28 +51,29 @@ def columns_of(name: str) -> dict[str, str]:
     return comments | _OF_VIEWS if name in VIEWS else comments
 
 
-def asked_of(text: str) -> str | None:
-    """The table or view that `describe TABLE` asks of; None for any other text."""
-    found = _DESCRIBE.fullmatch(text)
-    return found[1].lower() if found and found[1].lower() in WHAT else None
-
-
 def as_query(text: str) -> str | None:
     """For `describe TABLE` the query that also gives the comments; None for any other text."""
-    name = asked_of(text)
-    if name is None:
+    found = _DESCRIBE.fullmatch(text)
+    if found is None or found[1].lower() not in WHAT:
         return None
+    name = found[1].lower()
     rows: list[str] = []
     for column, comment in columns_of(name).items():
         rows.append(f"({_quoted(column)}, {_quoted(comment)})")
     # In the order of the table, which `describe` keeps.
-    return f"""
+    return f"""{_MARK}{name}
         with described as (select *, row_number() over () as place from (describe {name})),
              comments(column_name, comment) as (values {", ".join(rows)})
         select column_name, column_type, coalesce(comment, '') as comment
         from described left join comments using (column_name)
         order by place
     """
+
+
+def read_by(query: str) -> set[str]:
+    """The tables that a query of `as_query` reads, which DuckDB does not tell; none for any other."""
+    first_line = query.partition("\n")[0]
+    return tables_of({first_line.removeprefix(_MARK)}) if first_line.startswith(_MARK) else set()
 
 
 def tables_of(found: set[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,6 @@ from schemas.store import open_store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from engine.query_process import QueryProcess
 
 _FORMS = ("table", "csv", "json", "parquet")
 _FORM_OF_SUFFIX = {
@@ -52,6 +51,14 @@ _FORM_OF_SUFFIX = {
     help="List the ready queries; give the name of one in place of QUERY.",
 )
 @click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter of a ready query; may be given several times.",
+)
+@click.option("--limit", type=click.IntRange(0), help="--param limit=N, the rows of a ready query.")
+@click.option(
     "--wide", is_flag=True, help="A table even where it does not fit; else it is then shown row by row."
 )
 @click.option("--full", is_flag=True, help="Texts, lists and numbers as they are, nothing cut off.")
@@ -75,6 +82,8 @@ def command(
     form: str | None,
     output: Path | None,
     list_: bool,
+    params: tuple[str, ...],
+    limit: int | None,
     wide: bool,
     full: bool,
     timeout: float,
@@ -103,7 +112,22 @@ def command(
     form = _form_of(form, output)
     if form != "table" and (wide or full):
         raise click.UsageError(f"--wide and --full are for tables: {form} has all of it")
-    _answer(run, query, _Wanted(form, output, wide, full), timeout, memory)
+    given = _params_of(params, limit)
+    if query is None and given:
+        raise click.UsageError("parameters are those of a ready query: name one")
+    text = None if query is None else text_of(query, given)
+    _answer(run, text, _Wanted(form, output, wide, full), timeout, memory)
+
+
+def _params_of(params: Sequence[str], limit: int | None) -> dict[str, str]:
+    """The parameters that were given, by their names."""
+    given: dict[str, str] = {} if limit is None else {"limit": str(limit)}
+    for param in params:
+        name, sign, value = param.partition("=")
+        if not sign or not name:
+            raise click.UsageError(f"--param {param}: expected NAME=VALUE")
+        given[name.strip()] = value.strip()
+    return given
 
 
 @dataclass(frozen=True)
@@ -124,10 +148,11 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
         # Imported while that process begins.
         import polars  # noqa: F401
 
+        from engine import described
         from engine.table_files import RunFiles
 
         files = RunFiles(open_store(run))
-        named = None if query is None else _named_in(query, process, timeout)
+        named = None if query is None else described.read_by(query) or process.named(query, timeout)
         process.open(files.of_tables(named) if named else files.of_tables())
         not_all = files.unfinished()
         if not_all:
@@ -137,19 +162,11 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
 
             ask(process, timeout, wanted.wide, wanted.full)
             return
-        rows = process.ask(text_of(query), timeout)
+        rows = process.ask(query, timeout)
     if wanted.output is None:
         _show(rows, wanted)
     else:
         _write(rows, wanted.form, wanted.output)
-
-
-def _named_in(query: str, process: "QueryProcess", timeout: float) -> Collection[str] | None:
-    """The tables that a query reads; None where it may be any."""
-    from engine import described
-
-    asked_of = described.asked_of(query)
-    return described.tables_of({asked_of}) if asked_of else process.named(text_of(query), timeout)
 
 
 def _form_of(form: str | None, output: Path | None) -> str:
@@ -171,6 +188,8 @@ def _list_queries() -> None:
     folders = {query.path.parent for query in ready.values()}
     for name, query in ready.items():
         say(f"{name:<20} {query.what}")
+        for param, usual in query.params.items():
+            say(f"{'':<20} --param {param}={usual}")
     where = ", ".join(map(str, sorted(folders)))
     say()
     say(f"engine sql RUN NAME runs one; the files, to read and to copy, lie in {where}")

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from engine import described, sql
-from engine.commands.sql import _answer, _named_in, _Wanted
+from engine.commands.sql import _answer, _Wanted
 from engine.query_process import QueryProcess
 from engine.ready import text_of
 from engine.table_files import RunFiles
@@ -88,9 +88,8 @@ def test_every_ready_query_runs(made_run):
     con = sql.closed(views(open_store(made_run)))
     assert len(sql.ready()) >= 5
     for name, ready in sql.ready().items():
-        what, path = ready.what, ready.path
-        assert what, name
-        sql.query(con, path.read_text(), 10).read_all()
+        assert ready.what, name
+        sql.query(con, text_of(name), 10).read_all()
 
 
 def test_an_unfinished_run_answers_from_what_is_there(made_run, tmp_path):
@@ -242,10 +241,30 @@ def test_describe_gives_the_comment_of_every_column_in_the_tables_order(made_run
     assert all(row["comment"] and row["column_type"] for row in rows)
 
 
-def asked(run, text):
+def test_a_ready_query_takes_parameters(made_run):
+    usual = asked(made_run, "surprising").num_rows
+    three = command("engine", "sql", made_run, "surprising", "--limit", 3, "--format", "csv").stdout
+    assert usual == 20 and len(three.splitlines()) == 4
+    assert text_of("surprising", {"limit": "7"}).rstrip().endswith("limit 7")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["surprising", "--param", "limits=3"], "has no parameter limits: did you mean 'limit'"),
+        (["surprising", "--param", "limit=3; drop"], "expected a number, such as 20"),
+        (["select 1", "--limit", "3"], "only a ready query has parameters"),
+    ],
+)
+def test_a_wrong_parameter_is_said(made_run, words, said):
+    assert said in command("engine", "sql", made_run, *words, code=1).stderr
+
+
+def asked(run, query):
     """The answer of the command to a query, as its process gives it."""
+    text = text_of(query)
     with QueryProcess(1024) as process:
         files = RunFiles(open_store(run))
-        named = _named_in(text, process, 60)
+        named = described.read_by(text) or process.named(text, 60)
         process.open(files.of_tables(named) if named else files.of_tables())
-        return process.ask(text_of(text), 60)
+        return process.ask(text, 60)
