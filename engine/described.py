@@ -6,6 +6,7 @@
 import re
 from collections.abc import Mapping
 
+from engine import metrics_table
 from schemas.tables import TABLES
 
 # View -> the table that it is made of, and its query.
@@ -33,8 +34,10 @@ WHAT: Mapping[str, str] = {
     "responses": "what was answered: given, generated or rewritten",
     "scores": "a row for each response and scorer",
     "logprobs": "the reference's log-prob of each token of a response",
+    metrics_table.NAME: "what trainings measured: run, step, name, value",
     "rejects": "rows that were refused, with the reason, file and line",
 }
+_SCHEMAS = {**TABLES, metrics_table.NAME: metrics_table.SCHEMA}
 _MARK = "-- describes "
 _DESCRIBE = re.compile(r"\s*desc(?:ribe)?\s+\"?(\w+)\"?\s*;?\s*", re.IGNORECASE)
 
@@ -47,7 +50,8 @@ def names() -> list[str]:
 def columns_of(name: str) -> dict[str, str]:
     """The comments of a table's or a view's columns."""
     table = VIEWS[name][0] if name in VIEWS else name
-    comments = {field.name: (field.metadata or {}).get(b"comment", b"").decode() for field in TABLES[table]}
+    schema = _SCHEMAS[table]
+    comments = {field.name: (field.metadata or {}).get(b"comment", b"").decode() for field in schema}
     return comments | _OF_VIEWS if name in VIEWS else comments
 
 
@@ -78,7 +82,7 @@ def read_by(query: str) -> set[str]:
 
 def tables_of(found: set[str]) -> set[str]:
     """The tables behind the names in a statement."""
-    return {VIEWS[name][0] if name in VIEWS else name for name in found} & TABLES.keys()
+    return {VIEWS[name][0] if name in VIEWS else name for name in found} & _SCHEMAS.keys()
 
 
 def _quoted(text: str) -> str:

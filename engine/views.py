@@ -6,6 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow.dataset as ds
 
+from engine import metrics_table
 from engine.described import VIEWS
 from engine.table_files import TableFiles, table_files
 from schemas.store import Store
@@ -30,11 +31,12 @@ def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     datasets: dict[str, ds.Dataset] = {}
     for name, paths in shards.items():
+        schema = metrics_table.SCHEMA if name == metrics_table.NAME else TABLES[name]
         if paths:
-            found = ds.dataset(paths, schema=TABLES[name], format=parquet)
+            found = ds.dataset(paths, schema=schema, format=parquet)
             datasets[name] = _Files(list(found.get_fragments()), found.schema, parquet, found.filesystem)
         else:
-            datasets[name] = ds.dataset(TABLES[name].empty_table())
+            datasets[name] = ds.dataset(schema.empty_table())
     return datasets
 
 

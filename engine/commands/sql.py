@@ -1,6 +1,7 @@
 """`engine sql`: one query's answer in a form to read or to pipe, or a prompt with history."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,9 @@ def command(
 ) -> None:
     """Ask a RUN in SQL (DuckDB), at any moment, on what is finished; without QUERY, at a prompt.
 
-    Tables: pairs_text (to read), pairs, prompts, responses, scores, logprobs, rejects; `describe TABLE` says
-    what is in them. They can be read and nothing else: no file, no network, no extension.
+    Tables: pairs_text (to read), pairs, prompts, responses, scores, logprobs, rejects, metrics (of
+    trainings); `describe TABLE` says what is in them. They can be read and nothing else: no file, no network,
+    no extension.
 
     \b
     Example:
@@ -144,16 +146,20 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
     """Answer a query, or those typed at a prompt, in a process that can be ended."""
     from engine.query_process import QueryProcess
 
-    with QueryProcess(memory) as process:
+    store = open_store(run)
+    with QueryProcess(memory) as process, tempfile.TemporaryDirectory() as beside:
         # Imported while that process begins.
         import polars  # noqa: F401
 
-        from engine import described
+        from engine import described, metrics_table
         from engine.table_files import RunFiles
 
-        files = RunFiles(open_store(run))
+        files = RunFiles(store)
         named = None if query is None else described.read_by(query) or process.named(query, timeout)
-        process.open(files.of_tables(named) if named else files.of_tables())
+        tables = files.of_tables(named) if named else files.of_tables()
+        if not named or metrics_table.NAME in named:
+            tables[metrics_table.NAME] = metrics_table.write(store, Path(beside))
+        process.open(tables)
         not_all = files.unfinished()
         if not_all:
             say(f"not all is made: {', '.join(not_all)}", err=True)

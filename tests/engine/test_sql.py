@@ -11,6 +11,7 @@ import pytest
 
 from engine import described, sql
 from engine.commands.sql import _answer, _Wanted
+from engine.metrics_table import metrics_of
 from engine.query_process import QueryProcess
 from engine.ready import text_of
 from engine.table_files import RunFiles
@@ -260,11 +261,39 @@ def test_a_wrong_parameter_is_said(made_run, words, said):
     assert said in command("engine", "sql", made_run, *words, code=1).stderr
 
 
+METRICS = (
+    b'{"step": 0, "eval_loss": 0.7}\n'
+    b'{"step": 1, "loss": 0.5, "rewards/margins": NaN, "note": "no number", "ok": true}\n'
+    b'[1]\n{"step": "x", "loss": 1}\n{"step": 1e3, "loss": 1}\n{"loss": 1}\n' + b"[" * 100_000 + b"\n"
+    b'{"step": 2, "loss": 0.25, "big": 1e999, "bigger": ' + b"9" * 400 + b"}\n"
+    b'{"step": 3, "lo'
+)
+
+
+def test_metrics_of_trainings_are_a_table(made_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    for name in ("train-a", "train-b"):
+        (run / name).mkdir()
+    (run / "train-b" / "metrics.jsonl").write_bytes(METRICS)
+    text = "select run, step, name, value from metrics where name in ('loss', 'eval_loss')"
+    rows = command("engine", "sql", run, text, "--format", "csv").stdout.splitlines()
+    assert rows == [
+        "run,step,name,value",
+        "train-b,0,eval_loss,0.7",
+        "train-b,1,loss,0.5",
+        "train-b,2,loss,0.25",
+    ]
+    names = [row["name"] for row in metrics_of(open_store(run)).to_pylist()]
+    assert names == ["eval_loss", "loss", "rewards/margins", "loss", "big"]
+    assert "no rows" in command("engine", "sql", made_run, "from metrics").stdout
+
+
 def asked(run, query):
     """The answer of the command to a query, as its process gives it."""
     text = text_of(query)
     with QueryProcess(1024) as process:
         files = RunFiles(open_store(run))
         named = described.read_by(text) or process.named(text, 60)
-        process.open(files.of_tables(named) if named else files.of_tables())
+        process.open((files.of_tables(named) if named else files.of_tables()) | {"metrics": []})
         return process.ask(text, 60)
