@@ -7,6 +7,7 @@ from schemas.commands import CONTEXT, Group, log_to_screen
 COMMANDS = {
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
+    "show": "engine.commands.show",
     "sql": "engine.commands.sql",
     "status": "engine.commands.status",
     "verify": "engine.commands.verify",
@@ -17,7 +18,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("plan", "sql", "status"),
+    readers=("plan", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

@@ -71,14 +71,19 @@ def say(
         sys.stdout.flush()
 
 
-def page(text: str) -> None:
-    """Print text that has lines of its own; through the user's pager where it is longer than the terminal."""
+def page(text: str, *, is_styled: bool = False) -> None:
+    """Print text that has lines of its own; through the user's pager where it is longer than the terminal.
+
+    `is_styled`: it comes from schemas/styled.py, which has made it printable and given it colours."""
     lines = text.count("\n") + 1
+    text = text if is_styled else printable(text)
     if not (sys.stdout.isatty() and sys.stdin.isatty()) or lines < shutil.get_terminal_size().lines:
-        say(text, as_it_is=True)
+        with naming_output():
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
         return
-    os.environ.setdefault("LESS", "-S")  # a table's lines are cut off at the edge, not broken
-    click.echo_via_pager(printable(text) + "\n", color=False)
+    os.environ.setdefault("LESS", "-SR")  # a table's lines are cut off at the edge, not broken; with colours
+    click.echo_via_pager(text + "\n", color=is_styled)
 
 
 def hand_over(text: str) -> None:

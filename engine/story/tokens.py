@@ -1,0 +1,64 @@
+"""A response's tokens, each with how likely the reference holds it to be."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from engine.cells import number
+from schemas.errors import UserError
+from schemas.fetching import nothing_fetched
+from schemas.identity import resolve
+from schemas.recipe import load_of_run
+from schemas.store import Store
+from schemas.styled import Part
+from schemas.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# From so many nat down a token has this background, the less likely the darker.
+_SHADES = ((-8.0, (128, 0, 0)), (-4.0, (152, 40, 24)), (-2.0, (120, 72, 24)), (-1.0, (88, 80, 32)))
+_NO_STYLE = MappingProxyType[str, Any]({})
+LEGEND = "a token's background: from -1, -2, -4, -8 nat down"
+
+
+class Tokens:
+    """The tokens of a run's model by their ids."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def of(cls, run: Store) -> "Tokens":
+        """Raises UserError where the model's tokenizer is not here any more."""
+        try:
+            with nothing_fetched():
+                return cls(load_tokenizer(resolve(load_of_run(run, ()).section("model"))))
+        except UserError as error:
+            raise UserError(f"--tokens needs the tokenizer of the run's model: {error}") from None
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id. Letters that several tokens make together stand at the last of them."""
+        texts: list[str] = []
+        done = ""
+        for end in range(1, len(ids) + 1):
+            text = str(self._tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+            is_whole = not text.endswith("\ufffd") or end == len(ids)
+            texts.append(text[len(done) :] if is_whole else "")
+            done = text if is_whole else done
+        return texts
+
+
+def shaded(tokens: Tokens, logps: dict[str, Any]) -> list[Part]:
+    """The tokens of a row of `logprobs`."""
+    parts: list[Part] = []
+    for text, logp in zip(tokens.texts(logps["response_ids"]), logps["token_logps"], strict=True):
+        parts.append(Part(text, _style_of(logp), ("", f"({number(logp)})")))
+    return parts
+
+
+def _style_of(logp: float) -> Any:
+    for least, colour in _SHADES:
+        if logp <= least:
+            return {"bg": colour, "fg": "bright_white"}
+    return _NO_STYLE
