@@ -21,7 +21,7 @@ from schemas.manifest import RECIPE
 from schemas.ownership import why_foreign
 from schemas.plain_files import MOST_TEXT, read_plain
 from schemas.plans import planned_recipe
-from schemas.recipe_paths import with_absolute_paths
+from schemas.recipe_paths import none_ships, recipe_file, with_absolute_paths
 from schemas.secrets import refuse_secrets
 from schemas.sections import SECTIONS
 from schemas.store import Store
@@ -57,18 +57,19 @@ class Recipe:
 
 
 def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe from a file and `section.key=value` settings.
+    """Read a recipe, from a file or one that ships by its name, and `section.key=value` settings.
 
     Paths in it are made absolute, so that the run can be read from anywhere. Raises UserError for anything
     that is wrong with it."""
+    path = recipe_file(path)
     try:
-        data = read_plain(Path(path), MOST_TEXT, or_own_pipe=True)
+        data = read_plain(path, MOST_TEXT, or_own_pipe=True)
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no recipe at {path}; those that ship are in pipelines/recipes/") from None
+        raise UserError(f"no recipe at {path}, and {none_ships(path.name)}") from None
     settings = tuple(settings)
     typed = tuple(setting.partition("=")[0].strip() for setting in settings)
     recipe = _read(data, str(path), settings)
-    return dataclasses.replace(recipe, foreign=why_foreign(Path(path)), typed=typed, file=Path(path))
+    return dataclasses.replace(recipe, foreign=why_foreign(path), typed=typed, file=path)
 
 
 def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:

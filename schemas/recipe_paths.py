@@ -1,4 +1,4 @@
-"""The paths in a recipe, made absolute, so that its run can be read from anywhere."""
+"""Where a recipe lies; and the paths in it, made absolute, so that its run can be read from anywhere."""
 
 import dataclasses
 import json
@@ -9,7 +9,10 @@ from pathlib import Path
 
 from schemas import extensions, fields
 from schemas.data_set_names import data_set_name
+from schemas.errors import did_you_mean
 from schemas.fields import Section, rules_of
+
+_RECIPES, _SUFFIX = "recipes", ".toml"  # where those that ship lie
 
 
 def with_absolute_paths(sections: Mapping[str, Section]) -> dict[str, Section]:
@@ -60,3 +63,18 @@ def _path_or_data_set(rule: fields.Path, item: str) -> str:
 
 def _full_path(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())
+
+
+def recipe_file(path: str | Path) -> Path:
+    """A recipe's file: the one at the path, or the one that ships by such a name, such as dpo."""
+    here = Path(path)
+    name = here.name
+    if str(path) == name and not here.is_file() and extensions.ships(_RECIPES, name, _SUFFIX):
+        return extensions.included(_RECIPES, name, _SUFFIX)
+    return here
+
+
+def none_ships(name: str) -> str:
+    """That no recipe of that name ships, and which do, as the rest of a sentence."""
+    known = [path.stem for path in extensions.files(_RECIPES, _SUFFIX)]
+    return f"none that ships has that name: {did_you_mean(name, known)}"

@@ -60,7 +60,7 @@ def command(
 
     \b
     Example:
-      engine plan pipelines/recipes/dpo.toml --set prompts.source=hh-harmless.jsonl.gz \\
+      engine plan dpo --set prompts.source=hh-harmless.jsonl.gz \\
           --set model.name=stories260K --device h100 --devices 8 --price 2.5
     """
     with no_garbage():

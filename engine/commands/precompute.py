@@ -68,7 +68,7 @@ def command(
 
     \b
     Example:
-      engine precompute pipelines/recipes/dpo.toml -o runs/hh \\
+      engine precompute dpo -o runs/hh \\
           --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
     """
     precompute(run, load(recipe, settings), workers, executor, trust, part)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -190,3 +191,26 @@ def test_a_table_that_is_set_to_a_value_is_said_to_be_one(tmp_path):
     with pytest.raises(UserError, match=r"'lora': it is a table, written \[train\.lora\]"):
         load(tmp_path / "r.toml", ["train.lora=true"])
     assert load(tmp_path / "r.toml", ["train.lora.r=8"]).section("train").options == {"lora": {"r": 8}}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "pipelines" / "recipes").glob("*.toml"))
+)
+def test_a_recipe_that_ships_is_known_by_its_name(name, tmp_path, monkeypatch):
+    path = ROOT / "pipelines" / "recipes" / f"{name}.toml"
+    monkeypatch.chdir(tmp_path)  # from anywhere, as after pip install
+    by_name = load(name)
+    assert by_name.sections.keys() == load(path).sections.keys() and by_name.foreign == ""
+    assert Path(by_name.file).samefile(path)
+    (tmp_path / name).mkdir()  # a run folder of that name, say
+    assert Path(load(name).file).samefile(path)
+    (tmp_path / name).rmdir()
+    (tmp_path / name).write_text("seed = 7\n[model]\n")
+    assert load(name).seed == 7  # a file of one's own comes first
+
+
+def test_a_name_that_is_nearly_one_is_told():
+    with pytest.raises(
+        UserError, match="no recipe at dbo, and none that ships has that name: did you mean 'dpo'"
+    ):
+        load("dbo")

@@ -32,7 +32,7 @@ def command(
 
     \b
     Example:
-      trainer plan pipelines/recipes/dpo.toml -o runs/hh --world-size 8 --device-memory 80GiB
+      trainer plan dpo -o runs/hh --world-size 8 --device-memory 80GiB
     """
     from trainer.commands.run import training_recipe
 

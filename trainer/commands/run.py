@@ -31,8 +31,8 @@ def command(recipe: str, run: str, settings: tuple[str, ...], resume: bool) -> N
 
     \b
     Example:
-      trainer run pipelines/recipes/dpo.toml -o runs/hh --set train.max_steps=50
-      torchrun --nproc-per-node 8 -m trainer.cli run pipelines/recipes/dpo.toml -o runs/hh
+      trainer run dpo -o runs/hh --set train.max_steps=50
+      torchrun --nproc-per-node 8 -m trainer.cli run dpo -o runs/hh
     """
     store = open_store(run)
     job = training_recipe(recipe, store, settings)
