@@ -5,6 +5,7 @@ import click
 from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
+    "export": "engine.commands.export",
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
     "show": "engine.commands.show",

@@ -40,6 +40,14 @@ class RunFiles:
                 paths[file.table].append(str(path))
         return paths
 
+    def by_shard(self, table: str) -> dict[str, list[tuple[Store, File]]]:
+        """Shard, by its number in file names -> the files with its rows of a table, and their folders."""
+        found: dict[str, list[tuple[Store, File]]] = {}
+        for finished in self._finished:
+            for file in files_of(finished, [table]):
+                found.setdefault(file.name.partition(".")[0], []).append((finished.folder, file))
+        return dict(sorted(found.items()))
+
     def unfinished(self) -> list[str]:
         """For each stage of which not every shard is there, how many are."""
         found: list[str] = []

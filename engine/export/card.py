@@ -1,0 +1,133 @@
+"""The card of exported pairs, README.md: what they are, what they were made from, how to load them."""
+
+from collections.abc import Mapping
+
+from engine.cells import number
+from engine.table_files import RunFiles
+from engine.views import views_of
+from schemas.manifest import Facts
+from schemas.plans import read_plan
+from schemas.printable import one_line
+from schemas.recipe import dump, load_of_run
+from schemas.store import Store
+
+_LOADING = {
+    "trl": """\
+```python
+from datasets import load_from_disk
+from trl import DPOTrainer
+
+
+class Precomputed(DPOTrainer):
+    \"\"\"Takes the token ids and the reference's log-probs as they are: no reference model runs.\"\"\"
+
+    def _prepare_dataset(self, dataset, *rest):
+        return dataset
+
+    def _precompute_ref_logps(self, dataset, *rest):
+        return dataset
+
+
+data = load_from_disk("dataset")
+# DPOConfig(precompute_ref_log_probs=True, max_length=None, ...)
+trainer = Precomputed(model, args=config, train_dataset=data["train"], processing_class=tokenizer)
+```
+""",
+    "hf": """\
+```python
+from datasets import load_dataset
+
+data = load_dataset("parquet", data_dir="data")
+```
+""",
+    "openrlhf": """\
+```sh
+python -m openrlhf.cli.train_dpo --dataset FOLDER/train.jsonl --apply_chat_template \\
+  --chosen_key chosen --rejected_key rejected
+```
+""",
+    "llama-factory": """\
+```sh
+llamafactory-cli train --stage dpo --dataset_dir FOLDER --dataset prefmill_train
+```
+""",
+    "jsonl": """\
+A line for each pair: prompt, chosen and rejected as turns of {role, content}, and what is known of it.
+""",
+}
+
+
+def card_of(run: Store, form: str, counts: Mapping[str, int]) -> str:
+    """The card in Markdown, with the lines that the hub reads in front."""
+    recipe = dump(load_of_run(run)).decode()
+    fence = "````"  # longer than any in a recipe's text
+    while fence in recipe:
+        fence += "`"
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    lines = [
+        *_front(form, counts),
+        "# Preference pairs",
+        "",
+        f"{sizes}; made by prefmill, exported as {form}.",
+        "",
+        "`chosen` is the better answer to `prompt`. Where they are there, `ref_chosen_logps` and",
+        "`ref_rejected_logps` are the reference model's summed log-probs (nat) of the answers' tokens,",
+        "`chosen_ids` and `rejected_ids`, behind `prompt_ids`.",
+        "",
+        "## Loading",
+        "",
+        _LOADING[form],
+        "## Made from",
+        "",
+        *(f"- {line}" for line in _made_from(run)),
+        "",
+        "## Scores",
+        "",
+        *_scores(run),
+        "",
+        "## Recipe",
+        "",
+        f"{fence}toml",
+        recipe.rstrip(),
+        fence,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front(form: str, counts: Mapping[str, int]) -> list[str]:
+    """What the hub reads: the files of each split."""
+    lines = ["---", "tags: [preference, dpo, prefmill]"]
+    if form == "hf":
+        lines += ["configs:", "- config_name: default", "  data_files:"]
+        for split in counts:
+            lines += [f"  - split: {split}", f"    path: data/{split}-*"]
+    return [*lines, "---", ""]
+
+
+def _made_from(run: Store) -> list[str]:
+    said: list[str] = []
+    for stage in read_plan(run)[0]:
+        facts: Facts = stage.facts
+        inputs = facts.get("input")
+        if isinstance(inputs, dict):
+            for name, digest in inputs.items():
+                said.append(f"input `{one_line(str(name))}`, sha256 {digest}")
+        model = facts.get("model")
+        if isinstance(model, dict):
+            model = model.get("weights", "")
+        if model:
+            said.append(f"{stage.stage}: model weights {one_line(str(model))}")
+        said.append(f"{stage.stage}: folder {stage.folder}")
+    return said
+
+
+def _scores(run: Store) -> list[str]:
+    """Each scorer: how many scores, and their mean."""
+    rows = views_of(RunFiles(run).of_tables(["scores"]))["scores"].to_table(columns=["scorer", "score"])
+    found = rows.group_by("scorer").aggregate([("score", "count"), ("score", "mean")]).sort_by("scorer")
+    lines = ["| scorer | scores | mean |", "|---|---|---|"]
+    for row in found.to_pylist():
+        mean = "" if row["score_mean"] is None else number(row["score_mean"])
+        lines.append(f"| {one_line(row['scorer'])} | {row['score_count']:,} | {mean} |")
+    return lines
