@@ -135,7 +135,7 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     name = hostile.replace("/", "")
     yield "engine", hostile
     yield "engine", f"--{hostile}"
-    for command in ("precompute", "sql", "status", "verify"):
+    for command in ("export", "precompute", "show", "sql", "status", "verify"):
         yield "engine", command, f"--{hostile}"
     yield "engine", "precompute", name, "-o", "x"
     yield "engine", "precompute", recipe, "-o", name
@@ -155,6 +155,11 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "sql", name, "select 1"
     yield "engine", "sql", run, "select 1", "--format", hostile
     yield "engine", "sql", run, "select 1", "-o", name
+    yield "engine", "sql", run, "overview", "--param", f"{hostile}=1"
+    yield "engine", "show", name
+    yield "engine", "show", run, hostile
+    yield "engine", "show", run, "--worst", hostile
+    yield "engine", "export", run, "--to", hostile, "-o", "x"
     yield "engine", "sql", run, "select 1", "--timeout", hostile
     yield "engine", "status", name
     yield "engine", "status", run, "--recipe", name

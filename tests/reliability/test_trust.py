@@ -151,10 +151,17 @@ def connections(monkeypatch):
 def looks_of(run: Path):
     """All that only looks, in this process."""
     from engine import verify
+    from engine.export.card import card_of
+    from engine.story.gather import story_of
+    from engine.story.tokens import Tokens
     from engine.views import views
     from trainer.job import plan as plan_training
 
     store = open_store(run)
+
+    def shown():
+        story_of(store, None, None)
+        Tokens.of(store)
 
     def few():
         return load_of_run(store, ["verify.sample=2"])
@@ -168,6 +175,8 @@ def looks_of(run: Path):
     yield "engine status", lambda: tolerant(lambda: status(store, load_of_run(store)))
     yield "engine verify", lambda: tolerant(lambda: verify.check(store, few(), False, print))
     yield "engine sql", lambda: tolerant(lambda: views(store))
+    yield "engine show", lambda: tolerant(shown)
+    yield "engine export", lambda: tolerant(lambda: card_of(store, "jsonl", {}))
     yield "trainer run, its plan", lambda: tolerant(lambda: plan_training(store, load_of_run(store)))
 
 
