@@ -28,7 +28,7 @@ class Precomputed(DPOTrainer):
         return dataset
 
 
-data = load_from_disk("dataset")
+data = load_from_disk("FOLDER")  # this one
 # DPOConfig(precompute_ref_log_probs=True, max_length=None, ...)
 trainer = Precomputed(model, args=config, train_dataset=data["train"], processing_class=tokenizer)
 ```

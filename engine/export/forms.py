@@ -112,7 +112,7 @@ def as_trl(pairs: Iterable[Exported], folder: Path) -> Counts:
     for split in counts:
         paths = sorted(map(str, (beside / "data").glob(f"{split}-*.parquet")))
         splits[split] = Dataset.from_parquet(paths, split=split, cache_dir=str(beside / "cache"))
-    DatasetDict(splits).save_to_disk(str(folder / "dataset"))
+    DatasetDict(splits).save_to_disk(str(folder))
     shutil.rmtree(beside)
     return counts
 

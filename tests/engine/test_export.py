@@ -52,7 +52,8 @@ def test_every_pair_is_in_every_form_in_its_split(folders, pairs):
             assert len(lines(folders / form / f"{split}.jsonl")) == count
         (path,) = (folders / "hf" / "data").glob(f"{split}-00000-of-00001.parquet")
         assert pq.read_metadata(path).num_rows == count
-    assert sorted(path.name for path in (folders / "trl").iterdir()) == ["README.md", "dataset"]
+    assert {path.name for path in (folders / "trl").iterdir()} == {"README.md", "dataset_dict.json", *want}
+    assert not (folders / "trl" / "parts").exists()
 
 
 def test_a_line_says_what_the_pair_is(folders, pairs):
@@ -97,7 +98,7 @@ def test_trl_trains_on_it_with_our_loss(folders, made_run, other_model, model_pa
     code = card.partition("```python\n")[2].partition("\n\ndata = ")[0]
     names: dict = {}
     exec(code, names)
-    rows = load_from_disk(str(folders / "trl" / "dataset"))["train"]
+    rows = load_from_disk(str(folders / "trl"))["train"]
     batch = next(data.global_batches(open_pairs(made_run), 12, seed=4))[1]
     places = {pair_id: place for place, pair_id in enumerate(rows["pair_id"])}
     rows = rows.select([places[pair.pair_id] for pair in batch])
