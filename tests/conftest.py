@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_ranks",
         "test_disk",
     )
-    items.sort(key=lambda item: item.path.stem not in longest)
+    order = {stem: place for place, stem in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

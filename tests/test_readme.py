@@ -77,6 +77,7 @@ def test_the_readme_names_what_the_tests_know():
     assert len(COMMANDS) == len(set(COMMANDS))
 
 
+@pytest.mark.long
 def test_the_job_and_what_follows_it(folder):
     said = [run(line, folder) for line in COMMANDS if not line.startswith("./")]
     assert "pairs" in said[1] and "avg" in said[2] and "step 0: loss 0.693147" in said[3]

@@ -14,7 +14,7 @@ import shutil
 import pytest
 
 from engine.commands.precompute import precompute
-from engine.commands.sql import _answer
+from engine.commands.sql import _answer, _Wanted
 from engine.inputs import find
 from engine.integrity import examine
 from engine.looks import never_rows
@@ -365,7 +365,7 @@ def test_a_query_on_a_part_of_the_shards_says_so(run, capsys):
     next(run.glob("given-*/00001.json")).unlink()
     next(run.glob("given-*/manifest.json")).unlink()
     assert unfinished(open_store(run)) == ["given: 1 of 2 shards"]
-    _answer(str(run), "select count(*) from prompts", "csv", None, 60, 4096)
+    _answer(str(run), "select count(*) from prompts", _Wanted("csv", None, False, False), 60, 4096)
     said = capsys.readouterr()
     assert said.err.strip() == "not all is made: given: 1 of 2 shards" and "given" not in said.out
 
