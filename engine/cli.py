@@ -19,7 +19,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("plan", "show", "sql", "status"),
+    readers=("export", "plan", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

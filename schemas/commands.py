@@ -46,7 +46,7 @@ def trust_option() -> Decorator:
     )
 
 
-_NOTHING = "this command changes nothing"
+_NOTHING = "nothing was changed"
 
 
 class Command(click.Command):
@@ -82,7 +82,7 @@ class Command(click.Command):
 class Group(Command, click.Group):
     """A command line. `modules`: command -> the module with a click command `command`, imported lazily.
 
-    `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands that change nothing; their output
+    `kept`: what Ctrl-C leaves behind, for the user. `readers`: the commands that change no run; their output
     may be cut off by the reader (`engine sql … | head`), and they are done then; any other command that is
     cut off is not done."""
 

@@ -112,12 +112,12 @@ def _made_from(run: Store) -> list[str]:
         inputs = facts.get("input")
         if isinstance(inputs, dict):
             for name, digest in inputs.items():
-                said.append(f"input `{one_line(str(name))}`, sha256 {digest}")
+                said.append(f"input {_literal(name)}, sha256 {digest}")
         model = facts.get("model")
         if isinstance(model, dict):
             model = model.get("weights", "")
         if model:
-            said.append(f"{stage.stage}: model weights {one_line(str(model))}")
+            said.append(f"{stage.stage}: model weights {_literal(model)}")
         said.append(f"{stage.stage}: folder {stage.folder}")
     return said
 
@@ -129,5 +129,10 @@ def _scores(run: Store) -> list[str]:
     lines = ["| scorer | scores | mean |", "|---|---|---|"]
     for row in found.to_pylist():
         mean = "" if row["score_mean"] is None else number(row["score_mean"])
-        lines.append(f"| {one_line(row['scorer'])} | {row['score_count']:,} | {mean} |")
+        lines.append(f"| {_literal(row['scorer'])} | {row['score_count']:,} | {mean} |")
     return lines
+
+
+def _literal(text: object) -> str:
+    """A text from outside as Markdown shows it letter by letter, also in a table: no markup, no HTML."""
+    return "`" + one_line(str(text)).replace("`", "'").replace("|", "/") + "`"

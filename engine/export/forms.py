@@ -18,24 +18,21 @@ Form = Callable[[Iterable[Exported], Path], Counts]
 _ROWS_OF_A_FILE = 100_000  # of a Parquet file for the hub
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IDS = pa.list_(pa.int32())
-_COLUMNS = pa.schema(
-    [
-        ("prompt", _TURNS),
-        ("chosen", _TURNS),
-        ("rejected", _TURNS),
-        ("tools", pa.string()),
-        ("pair_id", pa.string()),
-        ("prompt_id", pa.string()),
-        ("source", pa.string()),
-        ("chosen_score", pa.float64()),
-        ("rejected_score", pa.float64()),
-        ("prompt_ids", _IDS),
-        ("chosen_ids", _IDS),
-        ("rejected_ids", _IDS),
-        ("ref_chosen_logps", pa.float64()),
-        ("ref_rejected_logps", pa.float64()),
-    ]
-)
+_OF_PAIRS = {  # columns that are those of the table pairs
+    "pair_id": pa.string(),
+    "prompt_id": pa.string(),
+    "source": pa.string(),
+    "chosen_score": pa.float64(),
+    "rejected_score": pa.float64(),
+    "prompt_ids": _IDS,
+    "chosen_ids": _IDS,
+    "rejected_ids": _IDS,
+    "ref_chosen_logps": pa.float64(),
+    "ref_rejected_logps": pa.float64(),
+}
+_TEXTS = {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS, "tools": pa.string()}
+_COLUMNS = pa.schema(_TEXTS | _OF_PAIRS)
+_OF_TRAINING = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
 
 
 def as_jsonl(pairs: Iterable[Exported], folder: Path) -> Counts:
@@ -106,7 +103,7 @@ def as_trl(pairs: Iterable[Exported], folder: Path) -> Counts:
         raise UserError("--to trl needs the package datasets: pip install 'prefmill[datasets]'") from None
     beside = folder / "parts"
     beside.mkdir()
-    counts = as_hf(pairs, beside)
+    counts = as_hf(map(_with_logps, pairs), beside)
     _quiet()
     splits = {}
     for split in counts:
@@ -115,6 +112,17 @@ def as_trl(pairs: Iterable[Exported], folder: Path) -> Counts:
     DatasetDict(splits).save_to_disk(str(folder))
     shutil.rmtree(beside)
     return counts
+
+
+def _with_logps(one: Exported) -> Exported:
+    """The pair, which must have what a training reads."""
+    lacking = [name for name in _OF_TRAINING if one.pair[name] is None]
+    if lacking:
+        raise UserError(
+            f"pair {one.pair['pair_id']} has no {', '.join(lacking)}, which TRL would train on: add "
+            "[logprobs] to the recipe and run `engine precompute`, or export --to hf or jsonl"
+        )
+    return one
 
 
 def _quiet() -> None:
@@ -136,7 +144,7 @@ FORMS: Mapping[str, Form] = {
 def _plain(one: Exported) -> Row:
     """A pair as a row that says all that is known of it."""
     row: Row = {"prompt": one.prompt, "chosen": [one.chosen], "rejected": [one.rejected], "tools": one.tools}
-    for name in _COLUMNS.names[len(row) :]:
+    for name in _OF_PAIRS:
         row[name] = one.pair[name]
     return row
 

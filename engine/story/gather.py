@@ -92,18 +92,21 @@ def _worst(con: duckdb.DuckDBPyConnection, run: Store, scorer: str) -> tuple[str
         select prompt_id, pair_id from pairs where {by_how_much} is not null
         order by {by_how_much} desc, pair_id limit 1
     """
-    for row in _rows(con, query, scorer):
-        return row["prompt_id"], row["pair_id"]
+    worst = _rows(con, query, scorer)
+    if worst:
+        return worst[0]["prompt_id"], worst[0]["pair_id"]
     query = "select distinct unnest(map_keys(chosen_scores)) as scorer from pairs order by 1"
     known = [row["scorer"] for row in _rows(con, query)]
     raise UserError(f"no pair of {run} has scores by {scorer} on both sides: {did_you_mean(scorer, known)}")
 
 
 def _any(con: duckdb.DuckDBPyConnection, run: Store) -> tuple[str, str | None]:
-    for row in _rows(con, "select prompt_id, pair_id from pairs using sample 1 rows"):
-        return row["prompt_id"], row["pair_id"]
-    for row in _rows(con, "select prompt_id from prompts using sample 1 rows"):
-        return row["prompt_id"], None
+    pairs = _rows(con, "select prompt_id, pair_id from pairs using sample 1 rows")
+    if pairs:
+        return pairs[0]["prompt_id"], pairs[0]["pair_id"]
+    prompts = _rows(con, "select prompt_id from prompts using sample 1 rows")
+    if prompts:
+        return prompts[0]["prompt_id"], None
     raise UserError(f"{run} has no prompts yet: `engine status {run}` says what is made")
 
 

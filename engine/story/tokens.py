@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # From so many nat down a token has this background, the less likely the darker.
-_SHADES = ((-8.0, (128, 0, 0)), (-4.0, (152, 40, 24)), (-2.0, (120, 72, 24)), (-1.0, (88, 80, 32)))
+_SHADES = {
+    -8.0: (128, 0, 0),
+    -4.0: (152, 40, 24),
+    -2.0: (120, 72, 24),
+    -1.0: (88, 80, 32),
+}
 _NO_STYLE = MappingProxyType[str, Any]({})
 LEGEND = "a token's background: from -1, -2, -4, -8 nat down"
 
@@ -33,7 +38,8 @@ class Tokens:
         """Raises UserError where the model's tokenizer is not here any more."""
         try:
             with nothing_fetched():
-                return cls(load_tokenizer(resolve(load_of_run(run, ()).section("model"))))
+                folder = resolve(load_of_run(run).section("model"))
+                return cls(load_tokenizer(folder))
         except UserError as error:
             raise UserError(f"--tokens needs the tokenizer of the run's model: {error}") from None
 
@@ -58,7 +64,7 @@ def shaded(tokens: Tokens, logps: dict[str, Any]) -> list[Part]:
 
 
 def _style_of(logp: float) -> Any:
-    for least, colour in _SHADES:
+    for least, colour in _SHADES.items():
         if logp <= least:
             return {"bg": colour, "fg": "bright_white"}
     return _NO_STYLE

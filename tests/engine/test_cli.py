@@ -229,7 +229,7 @@ def test_ctrl_c_in_a_command_that_only_reads_says_so(monkeypatch, capsys):
     monkeypatch.setattr(status.command, "callback", interrupted)
     with pytest.raises(SystemExit):
         main(["status", "runs/none"])
-    assert capsys.readouterr().err.strip() == "stopped; this command changes nothing"
+    assert capsys.readouterr().err.strip() == "stopped; nothing was changed"
 
 
 def test_ctrl_c_says_what_is_kept(precompute_words, tmp_path):

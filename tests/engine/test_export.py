@@ -11,9 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.commands.export import _FORMS
+from engine.export.card import _literal
 from engine.export.forms import FORMS
 from engine.export.rows import exported
 from engine.views import views
+from schemas.errors import UserError
 from schemas.sections import Train
 from schemas.store import open_store
 from tests.conftest import command
@@ -82,7 +84,10 @@ def test_the_card_says_how_to_load_it_and_what_it_is_made_of(folders, made_run):
     for form in _FORMS:
         card = (folders / form / "README.md").read_text()
         assert (
-            card.startswith("---\n") and "## Loading" in card and "[prompts]" in card and "| given |" in card
+            card.startswith("---\n")
+            and "## Loading" in card
+            and "[prompts]" in card
+            and "| `given` |" in card
         )
         for folder in made_run.glob("*-*"):
             assert f"folder {folder.name}" in card
@@ -91,8 +96,10 @@ def test_the_card_says_how_to_load_it_and_what_it_is_made_of(folders, made_run):
 
 def test_trl_trains_on_it_with_our_loss(folders, made_run, other_model, model_path, tmp_path):
     """By the lines of the card; the loss of a batch, of a policy that is not the reference, is ours."""
-    trl = pytest.importorskip("trl")
+    pytest.importorskip("trl")
     from datasets import load_from_disk
+
+    from tests.trainer.test_trl import config_of
 
     card = (folders / "trl" / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("\n\ndata = ")[0]
@@ -104,18 +111,7 @@ def test_trl_trains_on_it_with_our_loss(folders, made_run, other_model, model_pa
     rows = rows.select([places[pair.pair_id] for pair in batch])
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     tokenizer.pad_token = tokenizer.eos_token
-    config = trl.DPOConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=len(batch),
-        max_steps=1,
-        beta=0.3,
-        report_to=[],
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        max_length=None,
-        precompute_ref_log_probs=True,
-    )
+    config = config_of(len(batch), tmp_path, max_steps=1, beta=0.3)
     model = AutoModelForCausalLM.from_pretrained(other_model, dtype=torch.float32)
     trainer = names["Precomputed"](
         copy.deepcopy(model), args=config, train_dataset=rows, processing_class=tokenizer
@@ -165,5 +161,18 @@ def test_calls_of_tools_go_where_there_is_room_for_them(made_run, monkeypatch, t
         FORMS[form]([calling], tmp_path / form)
         assert "tool_calls" in (tmp_path / form / f"{one.split}.jsonl").read_text()
     (tmp_path / "hf").mkdir()
-    with pytest.raises(Exception, match="more than a text"):
+    with pytest.raises(UserError, match="more than a text"):
         FORMS["hf"]([calling], tmp_path / "hf")
+
+
+def test_pairs_without_log_probs_are_not_for_trl(made_run, tmp_path):
+    from dataclasses import replace
+
+    one = next(exported(open_store(made_run)))
+    bare = replace(one, pair=one.pair | {"ref_chosen_logps": None})
+    with pytest.raises(UserError, match=r"has no ref_chosen_logps.*add \[logprobs\]"):
+        FORMS["trl"]([bare], tmp_path)
+
+
+def test_a_name_from_outside_is_no_markup_in_the_card():
+    assert _literal("a`|<b>\x1b\n") == "`a'/<b>\\x1b\\n`"

@@ -37,17 +37,11 @@ def row(pair, ld_alpha=None):
     }
 
 
-def theirs(policy, model_path, pairs, tmp_path, **settings):
-    """TRL's loss on these pairs, with its graph, and the model it ran."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    tokenizer.pad_token = tokenizer.eos_token
-    text = Dataset.from_list([{"prompt": "Ada has", "chosen": " 1", "rejected": " 2"}] * len(pairs))
-    config = trl.DPOConfig(
+def config_of(pairs, tmp_path, **settings):
+    """What TRL is told for a batch of so many pairs on a CPU, whose reference log-probs are there."""
+    return trl.DPOConfig(
         output_dir=str(tmp_path),
-        per_device_train_batch_size=len(pairs),
+        per_device_train_batch_size=pairs,
         report_to=[],
         gradient_checkpointing=False,
         bf16=False,
@@ -56,6 +50,17 @@ def theirs(policy, model_path, pairs, tmp_path, **settings):
         precompute_ref_log_probs=True,
         **settings,
     )
+
+
+def theirs(policy, model_path, pairs, tmp_path, **settings):
+    """TRL's loss on these pairs, with its graph, and the model it ran."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    tokenizer.pad_token = tokenizer.eos_token
+    text = Dataset.from_list([{"prompt": "Ada has", "chosen": " 1", "rejected": " 2"}] * len(pairs))
+    config = config_of(len(pairs), tmp_path, **settings)
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     trainer = trl.DPOTrainer(
         copy.deepcopy(model), args=config, train_dataset=text, processing_class=tokenizer
