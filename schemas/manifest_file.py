@@ -55,6 +55,7 @@ def markers_in(entries: Iterable[Entry]) -> dict[int, Entry]:
 def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> Manifest:
     """Write a folder's manifest, once all its shards are there, and return it.
 
+    Before it the folder is rid of what killed workers left half written: nobody has anything to write in it.
     Raises Damaged, and leaves no manifest, where a marker was written again or taken back meanwhile: columns
     hold the sizes that the listing showed from which they were read."""
     if isinstance(markers, ShardColumns):
@@ -69,6 +70,7 @@ def write_manifest(folder: Store, facts: Facts, markers: Iterable[Marker]) -> Ma
         "counts": manifest.counts,
         "shards": columns.as_json(),
     }
+    folder.sweep()
     folder.put(MANIFEST, compact_bytes(value))
     entries_now = {entry.name: entry for entry in folder.entries("[0-9]*.json")}
     try:

@@ -17,6 +17,7 @@ from engine.commands.precompute import precompute
 from engine.commands.status import status
 from engine.gaps import missing
 from engine.ids import shard_of
+from engine.make import finish
 from engine.opened import opened
 from engine.plan import plan
 from engine.scan import scan
@@ -82,6 +83,18 @@ def mixed(tmp_path):
     path.write_bytes(b"\n".join(lines))
     return path
 
+
+
+def test_what_a_killed_worker_left_is_gone_when_its_folder_is_finished(mixed, model_path, tmp_path):
+    """Its command goes on with another worker, and ends: the folder has the files of one that had no death."""
+    recipe = recipe_of(mixed, model_path)
+    precompute(tmp_path / "run", recipe, 1)
+    whole = tree(tmp_path / "run")
+    (folder,) = (tmp_path / "run").glob("logprobs-*")
+    (folder / "manifest.json").unlink()
+    (folder / f".prefmill-{32 * 'a'}.tmp").touch()
+    finish(plan(tmp_path / "run", recipe), print)
+    assert tree(tmp_path / "run") == whole
 
 def test_every_input_row_is_somewhere(mixed, model_path, tmp_path, capsys):
     run = tmp_path / "run"
