@@ -2,7 +2,6 @@
 
 import copy
 import gzip
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.table import pytest_terminal_summary, trials  # noqa: F401 (a hook and a fixture)
+from tests.trees import Tree, differences, tree  # noqa: F401 (tests take `tree` from here)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -251,39 +251,8 @@ def two_ranks():
     pool.close()
 
 
-class Tree(dict[str, bytes]):
-    """The bytes of files by their paths."""
-
-
-def tree(folder: Path) -> Tree:
-    """Every file's bytes by its path below the folder; the lock is not part of what was made."""
-    return Tree(
-        (str(path.relative_to(folder)), path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", ".swap")
-    )
-
-
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """What two folders differ in, file by file: not all of their bytes."""
-    if op != "==" or not isinstance(left, Tree) or not isinstance(right, Tree):
-        return None
-    lines = ["the files of two folders"]
-    for name in sorted(left.keys() | right.keys()):
-        if name not in right:
-            lines.append(f"only on the left: {name}")
-        elif name not in left:
-            lines.append(f"only on the right: {name}")
-        elif left[name] != right[name]:
-            lines.append(f"{name} differs:")
-            lines.extend(f"  {excerpt(one[name])}" for one in (left, right))
-    return lines
-
-
-def excerpt(content: bytes) -> str:
-    """A file in a line or a few: texts up to 2,000 characters, else its size and its digest."""
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        return f"{len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()[:12]}"
-    return text[:2000]
+    if op == "==" and isinstance(left, Tree) and isinstance(right, Tree):
+        return differences(left, right)
+    return None
