@@ -20,7 +20,8 @@ from schemas.screen import say
 from schemas.sealed import seal, unsealed
 from schemas.sections import Train
 from schemas.store import Store
-from trainer import checkpoint, metrics, record
+from schemas.trainings import record
+from trainer import checkpoint, metrics
 from trainer.disk import at
 from trainer.pairs import Pairs
 

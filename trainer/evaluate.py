@@ -21,7 +21,8 @@ from schemas.object_store import is_address
 from schemas.recipe import Recipe, load_of_run
 from schemas.sections import Model, Train
 from schemas.store import Store, open_store
-from trainer import adapter_files, checkpoint, dist, losses, metrics, record
+from schemas.trainings import record
+from trainer import adapter_files, checkpoint, dist, losses, metrics
 from trainer.dist import Ranks
 from trainer.job import with_dtype
 from trainer.lora import check as check_lora

@@ -2,7 +2,7 @@
 
 It goes to metrics.jsonl, the screen, and the trackers that are asked for (trainer/tracking.py). metrics.jsonl
 holds nothing that depends on the clock: a run that was killed and resumed ends with the same bytes as one
-that was not. So does samples.jsonl.
+that was not. So does samples.jsonl. How fast a run was is kept apart, in clock.jsonl (speed.py).
 """
 
 import contextlib
@@ -20,9 +20,11 @@ from schemas.printable import one_line
 from schemas.redaction import redacted
 from schemas.screen import say
 from schemas.store import Store
-from trainer import record, samples
+from schemas.trainings import record
+from trainer import samples
 from trainer.disk import at
 from trainer.losses.side import Side
+from trainer.speed import Speed
 from trainer.tracking import Past, Tracked, Trackers
 
 NAMES = (
@@ -83,6 +85,7 @@ class Log:
             past = _drop_later_lines(folder, start)
             samples.drop_later(folder, start)
             self._file = folder.append(METRICS)
+        self._speed = Speed(folder, start)
         self._samples: TextIO | None = None
         self._bar: tqdm[object] | None = None
         if sys.stderr.isatty():
@@ -132,6 +135,7 @@ class Log:
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Add a training step's metrics to the record, and show them."""
         self.write(step, values)
+        self._speed.step(step, tokens)
         self._tokens += tokens
         now = time.monotonic()
         rate = self._tokens / max(1e-9, now - self._begun)
@@ -160,6 +164,7 @@ class Log:
             if file is not None:
                 with contextlib.suppress(OSError):
                     file.close()
+        self._speed.close()
         self._trackers.close(finished=self._last == self._total)
         if self._bar is not None:
             self._bar.close()

@@ -14,7 +14,7 @@ from typing import NoReturn
 from schemas.errors import Ended
 from schemas.signals import sigterm_put_off, tell_of_sigterm
 from schemas.store import Store
-from trainer import record
+from schemas.trainings import record
 from trainer.dist import Ranks
 
 STATUS = 128 + signal.SIGTERM

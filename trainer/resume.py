@@ -12,7 +12,8 @@ from schemas.manifest import FACTS, MANIFEST, METRICS, RECIPE, Facts, json_bytes
 from schemas.recipe import dump
 from schemas.screen import say
 from schemas.sealed import seal
-from trainer import best, checkpoint, record
+from schemas.trainings import record
+from trainer import best, checkpoint
 from trainer.disk import at
 from trainer.fitting import RECORD
 from trainer.job import Job, as_of_autocast, check_watched, note_versions, version_remarks

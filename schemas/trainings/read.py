@@ -1,11 +1,6 @@
-"""What `trainer compare` reads of several training runs, and the table that it prints.
+"""Training runs, read from their folders.
 
-picture.py draws the same runs.
-
-- A run is named by its loss and by those settings in which the runs differ.
-- Values of different losses cannot be compared. So the curves show what all losses have in common: accuracy,
-  and how far the chosen and rejected log-probs have drifted from the reference, in nat, for any β.
-- A run that is still at work is shown up to its last line.
+A run that is still at work is read up to its last line.
 """
 
 import re
@@ -20,21 +15,26 @@ from schemas.digest import fingerprint
 from schemas.errors import UserError
 from schemas.manifest import FACTS, MANIFEST, read_json
 from schemas.store import Store, open_store
-from trainer import record
+from schemas.trainings import clock, record
 
 _NAME = re.compile("train-([0-9a-f]{12})")
 _FACTS_REMEDY = "run the same `trainer run` again, which writes it again, or leave its folder out"
 
+# Column -> the metric it is taken from. A reward divided by β is a drift from the reference, in nat, which is
+# the same for every loss and β.
+_LOGGED = {
+    "accuracies": "rewards/accuracies",
+    "margin": "rewards/margins",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "loss": "loss",
+    "logps_chosen": "logps/chosen",
+    "logps_rejected": "logps/rejected",
+    "grad_norm": "grad_norm",
+}
+_OVER_BETA = ("margin", "chosen", "rejected")
 # The curves of a run: columns of its frames `train` and `eval` beside `step`.
-CURVES = ("accuracies", "margin", "chosen", "rejected")
-# The metrics that the table shows as they were logged.
-_TABLE_METRICS = (
-    "loss",
-    "rewards/accuracies",
-    "rewards/margins",
-    "logps/chosen",
-    "logps/rejected",
-)
+CURVES = (*_LOGGED, clock.TOKENS_PER_SECOND, clock.MEMORY)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trained:
     facts: dict[str, object]  # by dotted names, such as loss.beta
     beta: float  # of its loss; 1 for one without
     last: dict[str, float]  # the last value of every metric
-    train: pl.DataFrame  # by batches: columns `step` and CURVES
+    train: pl.DataFrame  # by batches: columns `step` and CURVES; null where it was not measured
     eval: pl.DataFrame  # by the held-out pairs, of the same columns
     finished: bool
 
@@ -55,14 +55,14 @@ class Trained:
         return self.folder.local_path().resolve()
 
 
-def read(paths: Sequence[Path]) -> list[Trained]:
+def read(paths: Sequence[Path | str]) -> list[Trained]:
     """The training runs in these folders: a train folder itself, or all those of a run.
 
     Raises UserError where there is none, or none that has made a step."""
     runs: dict[Path, Trained] = {}
     for path in paths:
         for folder in _train_folders(open_store(path)):
-            trained = _trained(folder)
+            trained = trained_in(folder)
             if trained is not None:
                 runs.setdefault(trained.path, trained)
     if not runs:
@@ -75,11 +75,7 @@ def _train_folders(folder: Store) -> list[Store]:
     """A train folder itself, or those of a run folder."""
     if folder.exists(FACTS):
         return [folder]
-    folders: list[Store] = []
-    for name in folder.names("train-*"):
-        child = folder.child(name)
-        if child.exists(FACTS):
-            folders.append(child)
+    folders = train_folders(folder)
     if not folders:
         raise UserError(
             f"{folder} holds no training run: expected a run folder in which `trainer run` has been, "
@@ -88,7 +84,17 @@ def _train_folders(folder: Store) -> list[Store]:
     return folders
 
 
-def _trained(folder: Store) -> Trained | None:
+def train_folders(run: Store) -> list[Store]:
+    """The train folders of a run folder; there may be none."""
+    folders: list[Store] = []
+    for name in run.names("train-*"):
+        child = run.child(name)
+        if child.exists(FACTS):
+            folders.append(child)
+    return folders
+
+
+def trained_in(folder: Store) -> Trained | None:
     """The run in a train folder; None if it has made no step."""
     nested = read_json(folder, FACTS, _FACTS_REMEDY)
     # The folder is named by its facts, so the name is their digest.
@@ -104,13 +110,14 @@ def _trained(folder: Store) -> Trained | None:
     for line in lines:
         last |= line
     beta = float(facts.get("loss.beta", 1.0))
+    clocked = clock.read(folder)
     return Trained(
         folder=folder,
         facts=facts,
         beta=beta,
         last=last,
-        train=_curves(lines, "", beta),
-        eval=_curves(lines, "eval_", beta),
+        train=_curves(lines, "", beta).join(clocked, on="step", how="left", maintain_order="left"),
+        eval=_curves(lines, "eval_", beta).join(clocked.clear(), on="step", how="left"),
         finished=folder.exists(MANIFEST),
     )
 
@@ -125,133 +132,17 @@ def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _curves(lines: Sequence[Mapping[str, float]], prefix: str, beta: float) -> pl.DataFrame:
-    """The curves in the lines that have a loss with this prefix. A reward divided by β is a drift, in nat."""
-    rows: list[dict[str, float]] = []
+    """The curves in the lines that have a loss with this prefix."""
+    rows: list[dict[str, float | None]] = []
     for line in lines:
         if f"{prefix}loss" not in line:
             continue
-        row = {
-            "step": line["step"],
-            "accuracies": line[f"{prefix}rewards/accuracies"],
-            "margin": line[f"{prefix}rewards/margins"] / beta,
-            "chosen": line[f"{prefix}rewards/chosen"] / beta,
-            "rejected": line[f"{prefix}rewards/rejected"] / beta,
-        }
+        row: dict[str, float | None] = {"step": line["step"]}
+        for curve, metric in _LOGGED.items():
+            value = line.get(prefix + metric)
+            if value is not None and curve in _OVER_BETA:
+                value /= beta
+            row[curve] = value
         rows.append(row)
-    types = {"step": pl.Int64, **dict.fromkeys(CURVES, pl.Float64)}
+    types = {"step": pl.Int64, **dict.fromkeys(_LOGGED, pl.Float64)}
     return pl.DataFrame(rows, schema=types)
-
-
-def labels(runs: Sequence[Trained]) -> list[str]:
-    """A label for each run, without its seed: runs that differ in their seed alone have the same label."""
-    settings: dict[str, None] = {}  # a set that keeps its order
-    for run in runs:
-        settings |= dict.fromkeys(run.facts)
-    for key in ("seed", "loss.name"):
-        settings.pop(key, None)
-    differing = [key for key in settings if _differs(key, runs)]
-    return [_label(run, differing) for run in runs]
-
-
-def _differs(key: str, runs: Sequence[Trained]) -> bool:
-    """True if the runs differ in this setting.
-
-    Runs of another loss that does not know the setting do not count. An older run of the same loss, from
-    before there was such a setting, does: to lack it is a difference."""
-    losses_with_it: set[object] = set()
-    for run in runs:
-        if key in run.facts:
-            losses_with_it.add(run.facts["loss.name"])
-    values: set[str] = set()
-    for run in runs:
-        if run.facts["loss.name"] in losses_with_it:
-            value = run.facts.get(key)
-            values.add(repr(value))
-    return len(values) > 1
-
-
-def _label(run: Trained, differing: Sequence[str]) -> str:
-    """The run's loss, and its values of the settings in which the runs differ."""
-    words = [str(run.facts["loss.name"])]
-    for key in differing:
-        if key in run.facts:
-            words.append(f"{_short_name(key)}={_shown(run.facts[key])}")
-    return " ".join(words)
-
-
-def _short_name(key: str) -> str:
-    """A setting's dotted name without its section; one of the SFT term stays marked as such."""
-    if key.startswith("loss.sft."):
-        return key.removeprefix("loss.")
-    if key.startswith(("loss.", "train.")):
-        return key.rpartition(".")[2]
-    return key
-
-
-def _shown(value: object) -> str:
-    """A setting's value as a label has it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
-
-
-def folder_name(run: Trained, runs: Sequence[Trained]) -> str:
-    """A name of the run's folder that no other run's folder has.
-
-    It is the folder's own name, with the run folder's before it if there are several of those. It is the
-    path as it was given if even that is another's."""
-    name = run.folder.name
-    run_folders = {other.path.parent for other in runs}
-    if len(run_folders) > 1:
-        name = f"{run.path.parent.name}/{name}"
-    same_name = [other for other in runs if other.path.match(name)]
-    return name if len(same_name) == 1 else str(run.folder)
-
-
-def table(runs: Sequence[Trained]) -> pl.DataFrame:
-    """A row for each run: its metrics now, and the drift of its log-probs since the start, in nat.
-
-    They are those of the held-out pairs, or of the last batch if no evaluation was made at the last step.
-    The column `of` says which."""
-    rows: list[dict[str, object]] = []
-    for run, label in zip(runs, labels(runs), strict=True):
-        rows.append(_row(run, label, folder_name(run, runs)))
-    return pl.DataFrame(rows).sort("run", "seed")
-
-
-def _row(run: Trained, label: str, folder: str) -> dict[str, object]:
-    """The run's row of `table`."""
-    last_step = run.train["step"][-1]
-    of = "last batch"
-    prefix = ""
-    if len(run.eval) and run.eval["step"][-1] == last_step:
-        of = "held out"
-        prefix = "eval_"
-    steps = str(last_step)
-    if not run.finished:
-        steps += " (unfinished)"
-    row: dict[str, object] = {
-        "run": label,
-        "seed": run.facts["seed"],
-        "steps": steps,
-        "of": of,
-    }
-    for name in _TABLE_METRICS:
-        row[name] = run.last[prefix + name]
-    for side in ("chosen", "rejected"):
-        row[f"drift/{side}"] = run.last[f"{prefix}rewards/{side}"] / run.beta
-    row["folder"] = folder
-    return row
-
-
-def shown(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns of `table` that a terminal has room for.
-
-    Left out are those that follow from the others, and those that say nothing: one seed for all, or
-    that all are by the held-out pairs."""
-    hidden = ["logps/rejected", "rewards/margins"]
-    if rows["seed"].n_unique() == 1:
-        hidden.append("seed")
-    if (rows["of"] == "held out").all():
-        hidden.append("of")
-    return rows.drop(hidden)

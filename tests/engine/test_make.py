@@ -84,9 +84,8 @@ def mixed(tmp_path):
     return path
 
 
-
 def test_what_a_killed_worker_left_is_gone_when_its_folder_is_finished(mixed, model_path, tmp_path):
-    """Its command goes on with another worker, and ends: the folder has the files of one that had no death."""
+    """Its command goes on with another worker, and ends: the same files as where nobody was killed."""
     recipe = recipe_of(mixed, model_path)
     precompute(tmp_path / "run", recipe, 1)
     whole = tree(tmp_path / "run")
@@ -95,6 +94,7 @@ def test_what_a_killed_worker_left_is_gone_when_its_folder_is_finished(mixed, mo
     (folder / f".prefmill-{32 * 'a'}.tmp").touch()
     finish(plan(tmp_path / "run", recipe), print)
     assert tree(tmp_path / "run") == whole
+
 
 def test_every_input_row_is_somewhere(mixed, model_path, tmp_path, capsys):
     run = tmp_path / "run"

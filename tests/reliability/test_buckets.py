@@ -224,7 +224,7 @@ def test_a_policy_in_a_bucket_is_measured_and_compared_in_place(
 ):
     from pathlib import Path
 
-    from trainer import compare
+    from schemas.trainings import read as trainings
     from trainer.evaluate import evaluate, folder_of, recipe_of
 
     address = f"{bucket}/run"
@@ -241,8 +241,8 @@ def test_a_policy_in_a_bucket_is_measured_and_compared_in_place(
                 values = evaluate(open_store(address), recipe, folder_of(policy))
                 assert values == evaluate(open_store(trained.path), trained.recipe, folder_of(local))
         with trial("compare"):
-            (there,) = compare.read([Path(address)])
-            (here,) = compare.read([trained.path])
+            (there,) = trainings.read([Path(address)])
+            (here,) = trainings.read([trained.path])
             assert there.last == here.last and there.finished
             assert json.dumps(there.facts, default=str) == json.dumps(here.facts, default=str)
 

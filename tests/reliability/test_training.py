@@ -19,10 +19,10 @@ import trainer.train
 from schemas.errors import UserError
 from schemas.recipe import dump
 from schemas.store import LocalStore, open_store
+from schemas.trainings import read as trainings
 from tests.conftest import ROOT, tree
 from tests.faulty import FaultyStore, Killed, every_fault
 from tests.reliability.training import Refusal, Trained, trained  # noqa: F401 (a fixture)
-from trainer import compare
 from trainer.evaluate import evaluate
 from trainer.train import train
 
@@ -236,11 +236,11 @@ def test_a_damaged_record_is_named(bad, trained, trials, tmp_path, capsys):  # n
         (folder / "manifest.json").unlink()
         number = 4 if '"step": 9' in bad else 3
         with pytest.raises(UserError, match=rf"metrics.jsonl, line {number}: .*delete this line"):
-            compare.read([folder])
+            trainings.read([folder])
         with pytest.raises(UserError, match=rf"metrics.jsonl, line {number}: "):
             train(run, trained.recipe)
         file.write_text("\n".join(lines) + "\n")
-        assert len(compare.read([folder])) == 1
+        assert len(trainings.read([folder])) == 1
         trained.again(run)
 
 
@@ -254,5 +254,5 @@ def test_a_record_that_was_cut_off_is_made_whole(trained, trials, tmp_path):  # 
                 (folder / "manifest.json").unlink()
                 shutil.rmtree(folder / "checkpoint-3")
                 os.truncate(folder / "metrics.jsonl", size - cut)
-                assert len(compare.read([folder])) == 1
+                assert len(trainings.read([folder])) == 1
                 trained.again(tmp_path / "run")

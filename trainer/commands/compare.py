@@ -23,7 +23,7 @@ from schemas.screen import say
     default="compare.png",
     show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The picture, a PNG.",
+    help="The picture: a .png, or a .svg.",
 )
 @click.option(
     "--format",
@@ -36,7 +36,8 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     """Show training runs side by side: a table of where they ended, and one picture of their curves.
 
     RUN is a run folder, for all that was trained in it, or one of its train folders. Runs that differ in
-    their seed alone become one curve with a band. A run that is still at work is shown as far as it is.
+    their seed alone become one curve with a band. A faint line is what was logged, the line its mean over a
+    tenth of the run, points are the held-out pairs. A run that is still at work is shown as far as it is.
 
     \b
     Example:
@@ -45,15 +46,17 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     """
     from schemas.screen_tables import as_table
     from schemas.store import write_output
+    from schemas.trainings.picture import picture
+    from schemas.trainings.read import read
     from trainer import compare
     from trainer.disk import at
-    from trainer.picture import picture
 
-    if output.suffix.lower() != ".png":
-        raise UserError(f"-o {output}: the picture is a PNG; give a name that ends in .png")
-    trained = compare.read(runs)
+    picture_form = output.suffix.lower().removeprefix(".")
+    if picture_form not in ("png", "svg"):
+        raise UserError(f"-o {output}: the picture is a PNG or an SVG; give a name that ends in .png or .svg")
+    trained = read(runs)
     rows = compare.table(trained)
-    image = picture(trained)
+    image = picture(trained, picture_form)
     with at(output, "put that right, or name another file with -o"):
         write_output(output, lambda path: path.write_bytes(image))
     if form == "json":

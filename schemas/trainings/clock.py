@@ -1,0 +1,50 @@
+"""How fast a training run was, and how much memory it took: clock.jsonl in its folder, a line for each step.
+
+It is kept apart from metrics.jsonl, which holds nothing that depends on the clock, and it is no part of what
+the run made: no digest covers it, and a run without it is a whole run.
+"""
+
+import json
+from collections.abc import Mapping
+
+import polars as pl
+
+from schemas.store import Store
+
+CLOCK = "clock.jsonl"
+# Columns of `read` beside `step`.
+TOKENS_PER_SECOND = "tokens_per_second"
+MEMORY = "memory"  # GiB
+
+
+def line_of(step: int, seconds: float, tokens: int, memory: int) -> str:
+    """A line of the file: what a step took, and the most memory (bytes) that the process has held so far."""
+    values = {"step": step, "seconds": round(seconds, 6), "tokens": tokens, "memory": memory}
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def read(folder: Store) -> pl.DataFrame:
+    """Columns step, tokens_per_second and memory (GiB), the last line of each step; lines that are damaged
+    are left out."""
+    rows: dict[int, dict[str, float]] = {}
+    lines = folder.read(CLOCK).splitlines() if folder.exists(CLOCK) else []
+    for text in lines:
+        try:
+            row = _row(json.loads(text))
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            continue
+        rows[int(row["step"])] = row
+    types = {"step": pl.Int64, TOKENS_PER_SECOND: pl.Float64, MEMORY: pl.Float64}
+    return pl.DataFrame(list(rows.values()), schema=types).sort("step")
+
+
+def _row(line: Mapping[str, float]) -> dict[str, float]:
+    """A line's values. Raises ValueError, TypeError or KeyError where it is none of ours."""
+    step, seconds = line["step"], float(line["seconds"])
+    if type(step) is not int or not seconds > 0:
+        raise ValueError("no step, or no time")
+    return {
+        "step": step,
+        TOKENS_PER_SECOND: float(line["tokens"]) / seconds,
+        MEMORY: float(line["memory"]) / 2**30,
+    }
