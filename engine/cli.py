@@ -8,6 +8,7 @@ COMMANDS = {
     "export": "engine.commands.export",
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
+    "report": "engine.commands.report",
     "show": "engine.commands.show",
     "sql": "engine.commands.sql",
     "status": "engine.commands.status",
@@ -19,7 +20,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("export", "plan", "show", "sql", "status"),
+    readers=("export", "plan", "report", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from engine.clocks import Spent
 from schemas.manifest import Marker
 
 
@@ -214,6 +215,15 @@ class Meter:
             of_all = "" if is_complete else f" of ~{_rounded(tokens)}"
             said.append(f"{account.tokens:,}{of_all} tokens")
         return ", ".join(said)
+
+    def spent(self) -> dict[str, Spent]:
+        """What each stage has done so far."""
+        self._pass_time(self.clock())
+        found: dict[str, Spent] = {}
+        for stage, account in self._accounts.items():
+            seconds = account.seconds + account.seconds_to_first
+            found[stage] = Spent(account.shards_done, account.responses, account.tokens, round(seconds, 3))
+        return found
 
     def summary(self) -> list[str]:
         """A line for each stage that has asked a model."""

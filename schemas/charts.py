@@ -88,6 +88,7 @@ def script() -> str:
     """The script that draws charts in a page: it gives the page a function vegaEmbed."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(snippet=None, vl_version=_VEGA_LITE)
+    # Its types say that a snippet is wanted; without one the bundle offers vegaEmbed by itself.
+    bundle: str = vl_convert.javascript_bundle(None, _VEGA_LITE)  # type: ignore[arg-type]
     # In a block, so that its many short names are not the page's.
     return "{" + bundle + "}"

@@ -33,6 +33,14 @@ def here(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def of_prefmill() -> str:
+    """The version of this project; empty where it runs from a folder and is not installed."""
+    try:
+        return importlib.metadata.version("prefmill")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def read(folder: Store) -> Versions:
     """What made a folder; empty where there is no record, or one that is not what we wrote."""
     data = _bytes_of(folder)

@@ -41,6 +41,7 @@ WRITERS = {
     "engine/scan.py": "fills local paths that a store gave it",
     "engine/scan_parts.py": "fills local paths that a store gave it",
     "engine/export/forms.py": "fills a local path that a store gave it: the user's own folder",
+    "engine/commands/report.py": "fills a local path that the store gave it: the user's page",
     "engine/commands/export.py": "fills a local path that a store gave it: the user's own folder",
     "engine/commands/prompt.py": "keeps the prompt's history in the user's cache folder",
     "trainer/checkpoint.py": "fills local paths that a store gave it",

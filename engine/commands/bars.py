@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from engine.clocks import Spent
 from engine.progress import Meter, Work
 from schemas.manifest import Marker
 from schemas.printable import one_line
@@ -105,6 +106,11 @@ class MakingBar:
         said = self._meter.text()
         shards = self._meter.shards_text()
         return f"{said}; {shards}" if said else shards
+
+    def spent(self) -> dict[str, Spent]:
+        """What each stage has done so far."""
+        with self._lock:
+            return self._meter.spent()
 
     def close(self) -> None:
         """Take the bar away, and say what each stage did with its model."""

@@ -224,6 +224,7 @@ def _scan(run: "Run", gaps: "Gaps") -> None:
 def _make(run: "Run", gaps: "Gaps", workforce: Workforce, job: "Job") -> None:
     """Make the shards."""
     from engine import made_with
+    from engine.clocks import clocked
     from engine.commands.bars import MakingBar
     from engine.executors.passes import execute
     from engine.make import reopen
@@ -239,6 +240,7 @@ def _make(run: "Run", gaps: "Gaps", workforce: Workforce, job: "Job") -> None:
     made_with.note(run, gaps, beside=bool(job.others()))
     making = MakingBar(shards)
     try:
-        execute(workforce, run, gaps, job, making)
+        with clocked(run.store, making.spent):
+            execute(workforce, run, gaps, job, making)
     finally:
         making.close()

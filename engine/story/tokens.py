@@ -32,6 +32,7 @@ class Tokens:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
         self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}  # id -> its text where it stands alone
 
     @classmethod
     def of(cls, run: Store) -> "Tokens":
@@ -45,10 +46,24 @@ class Tokens:
 
     def texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each id. Letters that several tokens make together stand at the last of them."""
+        alone = [self._alone(token) for token in ids]
+        # Of most tokenizers the text is that of its tokens, one after another.
+        return alone if "".join(alone) == self._decoded(ids) else self._texts_by_beginnings(ids)
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def _alone(self, token: int) -> str:
+        if token not in self._known:
+            self._known[token] = self._decoded([token])
+        return self._known[token]
+
+    def _texts_by_beginnings(self, ids: Sequence[int]) -> list[str]:
+        """What each id adds to the text of those before it."""
         texts: list[str] = []
         done = ""
         for end in range(1, len(ids) + 1):
-            text = str(self._tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+            text = self._decoded(ids[:end])
             is_whole = not text.endswith("\ufffd") or end == len(ids)
             texts.append(text[len(done) :] if is_whole else "")
             done = text if is_whole else done

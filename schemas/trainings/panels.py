@@ -100,19 +100,22 @@ def _chart(
     line = {"x": x, "y": y, "color": color}
     span = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": color}
     point = {"type": "point", "filled": True, "size": 28, "opacity": 1}
-    return {
-        "title": title,
-        "height": 190,
-        "data": {"values": rows},
-        "layer": [
-            _layer("smooth", {"type": "area", "opacity": 0.18}, span),
-            _layer("logged", {"type": "line", "opacity": 0.25, "strokeWidth": 0.8}, line | _EACH_RUN),
-            _layer("smooth", {"type": "line", "strokeWidth": 2}, line | {"strokeDash": dash}),
-            _layer("held_out", {"type": "line", "strokeWidth": 0.8, "strokeDash": [2, 2]}, line),
-            _layer("held_out", {"type": "rule", "opacity": 0.5}, span),
-            _layer("held_out", point, line | {"tooltip": list(_TOOLTIP)}),
-        ],
-    }
+    layers = [
+        ("smooth", {"type": "area", "opacity": 0.18}, span),
+        ("logged", {"type": "line", "opacity": 0.25, "strokeWidth": 0.8}, line | _EACH_RUN),
+        ("smooth", {"type": "line", "strokeWidth": 2}, line | {"strokeDash": dash}),
+        ("held_out", {"type": "line", "strokeWidth": 0.8, "strokeDash": [2, 2]}, line),
+        ("held_out", {"type": "rule", "opacity": 0.5}, span),
+        ("held_out", point, line | {"tooltip": list(_TOOLTIP)}),
+    ]
+    drawn = [_layer(kind, mark, encoding) for kind, mark, encoding in layers if _has(rows, kind, encoding)]
+    return {"title": title, "height": 190, "data": {"values": rows}, "layer": drawn}
+
+
+def _has(rows: Sequence[Mapping[str, Any]], kind: str, encoding: Chart) -> bool:
+    """Whether there is something to draw: rows of the kind, and with their range where it is drawn."""
+    field = encoding["y"]["field"]
+    return any(row["kind"] == kind and field in row for row in rows)
 
 
 def _layer(kind: str, mark: Chart, encoding: Chart) -> Chart:

@@ -12,11 +12,10 @@ import pytest
 
 from schemas.digest import fingerprint
 from schemas.errors import UserError
-from schemas.trainings import curves, panels, picture, read
+from schemas.trainings import curves, panels, picture, read, table
 from schemas.trainings.labels import labels
 from tests.conftest import command
 from tests.trainer.test_train import lines, recipe_for
-from trainer import compare
 from trainer.train import train
 
 
@@ -52,7 +51,7 @@ def test_runs_are_named_by_what_they_differ_in(run):
 
 
 def test_the_table_says_where_each_ended(run):
-    rows = {(row["run"], row["seed"]): row for row in compare.table(read.read([run])).to_dicts()}
+    rows = {(row["run"], row["seed"]): row for row in table.table(read.read([run])).to_dicts()}
     for folder in run.glob("train-*"):
         facts, last = json.loads((folder / "facts.json").read_text()), lines(folder)[-1]
         row = next(row for row in rows.values() if row["folder"] == folder.name)
@@ -155,7 +154,7 @@ def test_a_run_at_work_is_shown_as_far_as_it_is(run, tmp_path):
     text = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(text[:3]) + text[3][:20])
     (found,) = read.read([folder.parent])
-    (row,) = compare.table([found]).to_dicts()
+    (row,) = table.table([found]).to_dicts()
     assert row["steps"] == "2 (unfinished)" and found.train["step"].to_list() == [1, 2]
     # What was last held out is of another step: the last batch's numbers stand here.
     assert row["of"] == "last batch" and row["loss"] == json.loads(text[2])["loss"]
@@ -175,11 +174,9 @@ def test_without_held_out_pairs_the_last_batch_is_said_to_be_it(run, tmp_path):
     ]
     (folder / "metrics.jsonl").write_text("".join(kept))
     (folder / "manifest.json").unlink()  # it would say that this is not the record that was written
-    rows = compare.table(read.read([folder]))
+    rows = table.table(read.read([folder]))
     assert (
-        rows["of"][0] == "last batch"
-        and "of" in compare.shown(rows).columns
-        and isinstance(rows, pl.DataFrame)
+        rows["of"][0] == "last batch" and "of" in table.shown(rows).columns and isinstance(rows, pl.DataFrame)
     )
     assert io.BytesIO(picture.picture(read.read([folder]), "png")).read(4) == b"\x89PNG"
 
@@ -213,7 +210,7 @@ def test_equal_runs_of_one_seed_are_no_seeds(run, tmp_path):
     found = read.read(folders)
     names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     assert [curve.name for curve in curves.curves(found)] == [f"dpo {name}" for name in names]
-    assert compare.table(found)["folder"].to_list() == names
+    assert table.table(found)["folder"].to_list() == names
 
 
 def test_ties_before_the_first_update_are_no_accuracy(run):

@@ -46,16 +46,16 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     """
     from schemas.screen_tables import as_table
     from schemas.store import write_output
+    from schemas.trainings import table
     from schemas.trainings.picture import picture
     from schemas.trainings.read import read
-    from trainer import compare
     from trainer.disk import at
 
     picture_form = output.suffix.lower().removeprefix(".")
     if picture_form not in ("png", "svg"):
         raise UserError(f"-o {output}: the picture is a PNG or an SVG; give a name that ends in .png or .svg")
     trained = read(runs)
-    rows = compare.table(trained)
+    rows = table.table(trained)
     image = picture(trained, picture_form)
     with at(output, "put that right, or name another file with -o"):
         write_output(output, lambda path: path.write_bytes(image))
@@ -70,5 +70,5 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
         "tbl_width_chars": 240,
         "float_precision": 3,
     }
-    say(as_table(compare.shown(rows), **looks), as_it_is=True)
+    say(as_table(table.shown(rows), **looks), as_it_is=True)
     say(f"curves: {output}")

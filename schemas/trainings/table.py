@@ -1,4 +1,4 @@
-"""The table that `trainer compare` prints of several training runs.
+"""Training runs as a table: where each of them ended.
 
 Values of different losses cannot be compared. So it also says what all losses have in common: how far the
 chosen and rejected log-probs have drifted from the reference, in nat, for any β.
