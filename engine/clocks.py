@@ -1,4 +1,4 @@
-"""How long commands worked on a run: clock-<token>.json in its folder, one for each that was not killed.
+"""How long commands worked on a run: clock.<token>.json in its folder, one for each that was not killed.
 
 Shards, markers and manifests hold no time, so that the same inputs give the same bytes. These files are no
 part of what was made: nothing depends on them, and a run without them is a whole run.
@@ -15,7 +15,7 @@ from schemas.errors import UserError
 from schemas.leases import new_token
 from schemas.store import Store
 
-_FILES = "clock-*.json"
+_FILES = "clock.*.json"
 
 
 @dataclass
@@ -59,7 +59,7 @@ def clocked(run: Store, spent: Callable[[], Mapping[str, Spent]]) -> Iterator[No
             "seconds": round(time.monotonic() - start, 3),
             "stages": {stage: vars(done) for stage, done in spent().items()},
         }
-        run.put(f"clock-{new_token()}.json", (json.dumps(value, indent=1) + "\n").encode())
+        run.put(f"clock.{new_token()}.json", (json.dumps(value, indent=1) + "\n").encode())
 
     try:
         yield

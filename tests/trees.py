@@ -10,7 +10,7 @@ class Tree(dict[str, bytes]):
 
 
 # Locks, and how long things took, are no part of what was made.
-_NOT_MADE = re.compile(r"\.lock|\.swap|clock\.jsonl|clock-[0-9a-f]+\.json")
+_NOT_MADE = re.compile(r"\.lock|\.swap|clock\.jsonl|clock\.[0-9a-f]+\.json")
 
 
 def tree(folder: Path) -> Tree:

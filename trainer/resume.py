@@ -7,11 +7,9 @@ one is named and removed: the steps that are trained again make it again, with t
 import contextlib
 import errno
 
-from schemas.digest import sha256_file
-from schemas.manifest import FACTS, MANIFEST, METRICS, RECIPE, Facts, json_bytes
+from schemas.manifest import FACTS, MANIFEST, RECIPE, json_bytes
 from schemas.recipe import dump
 from schemas.screen import say
-from schemas.sealed import seal
 from schemas.trainings import record
 from trainer import best, checkpoint
 from trainer.disk import at
@@ -89,24 +87,6 @@ def _is_finished(job: Job) -> bool:
     damaged = checkpoint.damage(folder, job.steps, record.weights(folder, job.steps), afresh=False)
     facts_are_whole = folder.exists(FACTS) and folder.read(FACTS) == json_bytes(job.facts)
     return facts_are_whole and damaged is None
-
-
-def write_manifest(job: Job, weights: str) -> None:
-    """Say that the run is finished, and what came of it. Raises UserError for a record that is damaged."""
-    folder = job.folder
-    metrics: dict[str, float] = {}
-    for line in record.read(folder):
-        metrics |= line
-    manifest: Facts = {
-        "facts": job.facts,
-        "steps": job.steps,
-        "checkpoint": job.last.name,
-        "weights": weights,
-        "metrics": metrics,
-        record.DIGEST: sha256_file(folder.local_path(METRICS)),
-    }
-    with at(folder.where(MANIFEST)):
-        folder.put(MANIFEST, json_bytes(seal(manifest)))
 
 
 def _newest_whole(job: Job) -> int:

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.forward.deterministic import use_deterministic
-from schemas.identity import weights_digest
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
 from schemas.screen import say
 from schemas.sections import Train
 from schemas.store import Store, open_store
 from trainer import (
-    adapter_files,
     best,
     checkpoint,
     data,
@@ -37,11 +35,12 @@ from trainer import (
     tracking,
 )
 from trainer.dist import Ranks
+from trainer.finish import finish
 from trainer.fitting import fit
 from trainer.job import Job, as_of_autocast, plan, precision_gap
 from trainer.optimizers import draw_rounding_by
 from trainer.pairs import Pair
-from trainer.resume import begin, is_finished_with_autocast, write_manifest
+from trainer.resume import begin, is_finished_with_autocast
 from trainer.samples import Sampler
 from trainer.starting import load_state
 from trainer.state import TrainState
@@ -125,7 +124,7 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
                     progress = {"epoch": epoch + _share_of_epoch(job, step)}
                     log.step(step, progress | values, tokens)
                 _look_and_save(job, state, stepper, step, watch, notice)
-            ranks.from_first(lambda: write_manifest(job, _digest_of_last(job)))
+            ranks.from_first(lambda: finish(job))
         seconds = time.monotonic() - started_at
         curves = job.folder.where(METRICS)
         _say(log, best.sentence(job.folder) if log else None)
@@ -226,13 +225,6 @@ def _save(job: Job, state: TrainState, step: int, ranks: Ranks, *, is_extra: boo
         is_extra=is_extra,
         best=lambda: best.choose(job.folder, job.config, step),
     )
-
-
-def _digest_of_last(job: Job) -> str:
-    """The digest of the weights that the run ends with."""
-    if adapter_files.is_checkpoint(job.last):
-        return adapter_files.weights_digest(job.last, job.facts["policy"]["weights"])
-    return weights_digest(job.last)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from engine.cells import number
 from engine.table_files import RunFiles
 from engine.views import views_of
-from schemas.manifest import Facts
-from schemas.plans import read_plan
-from schemas.printable import one_line
-from schemas.recipe import dump, load_of_run
+from schemas.cards import literal, made_from, recipe_block
+from schemas.recipe import load_of_run
 from schemas.store import Store
 
 _LOADING = {
@@ -59,10 +57,6 @@ A line for each pair: prompt, chosen and rejected as turns of {role, content}, a
 
 def card_of(run: Store, form: str, counts: Mapping[str, int]) -> str:
     """The card in Markdown, with the lines that the hub reads in front."""
-    recipe = dump(load_of_run(run)).decode()
-    fence = "````"  # longer than any in a recipe's text
-    while fence in recipe:
-        fence += "`"
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     lines = [
         *_front(form, counts),
@@ -79,7 +73,7 @@ def card_of(run: Store, form: str, counts: Mapping[str, int]) -> str:
         _LOADING[form],
         "## Made from",
         "",
-        *(f"- {line}" for line in _made_from(run)),
+        *(f"- {line}" for line in made_from(run)),
         "",
         "## Scores",
         "",
@@ -87,9 +81,7 @@ def card_of(run: Store, form: str, counts: Mapping[str, int]) -> str:
         "",
         "## Recipe",
         "",
-        f"{fence}toml",
-        recipe.rstrip(),
-        fence,
+        *recipe_block(load_of_run(run)),
         "",
     ]
     return "\n".join(lines)
@@ -105,23 +97,6 @@ def _front(form: str, counts: Mapping[str, int]) -> list[str]:
     return [*lines, "---", ""]
 
 
-def _made_from(run: Store) -> list[str]:
-    said: list[str] = []
-    for stage in read_plan(run)[0]:
-        facts: Facts = stage.facts
-        inputs = facts.get("input")
-        if isinstance(inputs, dict):
-            for name, digest in inputs.items():
-                said.append(f"input {_literal(name)}, sha256 {digest}")
-        model = facts.get("model")
-        if isinstance(model, dict):
-            model = model.get("weights", "")
-        if model:
-            said.append(f"{stage.stage}: model weights {_literal(model)}")
-        said.append(f"{stage.stage}: folder {stage.folder}")
-    return said
-
-
 def _scores(run: Store) -> list[str]:
     """Each scorer: how many scores, and their mean."""
     rows = views_of(RunFiles(run).of_tables(["scores"]))["scores"].to_table(columns=["scorer", "score"])
@@ -129,10 +104,5 @@ def _scores(run: Store) -> list[str]:
     lines = ["| scorer | scores | mean |", "|---|---|---|"]
     for row in found.to_pylist():
         mean = "" if row["score_mean"] is None else number(row["score_mean"])
-        lines.append(f"| {_literal(row['scorer'])} | {row['score_count']:,} | {mean} |")
+        lines.append(f"| {literal(row['scorer'])} | {row['score_count']:,} | {mean} |")
     return lines
-
-
-def _literal(text: object) -> str:
-    """A text from outside as Markdown shows it letter by letter, also in a table: no markup, no HTML."""
-    return "`" + one_line(str(text)).replace("`", "'").replace("|", "/") + "`"

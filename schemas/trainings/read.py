@@ -3,6 +3,7 @@
 A run that is still at work is read up to its last line.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Trained:
     def path(self) -> Path:
         """Where its folder is, or its copy, the same by whatever way it was named."""
         return self.folder.local_path().resolve()
+
+    def without_clock(self) -> "Trained":
+        """The run without what depends on the clock: the same run is the same, then."""
+        none = pl.lit(None, pl.Float64)
+        train = self.train.with_columns(none.alias(clock.TOKENS_PER_SECOND), none.alias(clock.MEMORY))
+        return dataclasses.replace(self, train=train)
 
 
 def read(paths: Sequence[Path | str]) -> list[Trained]:

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.commands.export import _FORMS
-from engine.export.card import _literal
 from engine.export.forms import FORMS
 from engine.export.rows import exported
 from engine.views import views
+from schemas.cards import literal
 from schemas.errors import UserError
 from schemas.sections import Train
 from schemas.store import open_store
@@ -175,4 +175,4 @@ def test_pairs_without_log_probs_are_not_for_trl(made_run, tmp_path):
 
 
 def test_a_name_from_outside_is_no_markup_in_the_card():
-    assert _literal("a`|<b>\x1b\n") == "`a'/<b>\\x1b\\n`"
+    assert literal("a`|<b>\x1b\n") == "`a'/<b>\\x1b\\n`"

@@ -345,7 +345,7 @@ def test_how_long_commands_worked_is_kept_apart(made_run, tmp_path):
     rows = views(open_store(run))["logprobs"].to_table()
     assert spent.responses == len(rows) and spent.tokens > spent.responses and spent.seconds > 0
     for number, text in enumerate(("{", "[]", '{"seconds": 1}', worked_by_none)):
-        (run / f"clock-{number:032x}.json").write_text(text)
+        (run / f"clock.{number:032x}.json").write_text(text)
     assert clocks.read(open_store(run)).commands == 1
     with (
         pytest.raises(KeyboardInterrupt),

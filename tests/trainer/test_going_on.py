@@ -10,7 +10,7 @@ from schemas.manifest import FACTS, json_bytes
 from schemas.store import open_store
 from tests.conftest import tree
 from tests.trainer.caches import recipe_of
-from trainer import data, dist, job, resume, samples, state
+from trainer import data, dist, finish, job, samples, state
 from trainer.starting import load_state
 from trainer.step import check_gradient
 from trainer.train import train
@@ -23,7 +23,7 @@ def as_if_by_autocast(planned) -> job.Job:
     earlier = job.as_of_autocast(planned)
     planned.folder.local_path().rename(earlier.folder.local_path())
     earlier.folder.put(FACTS, json_bytes(earlier.facts))
-    resume.write_manifest(earlier, "0" * 64)
+    finish.write_manifest(earlier, "0" * 64)
     return earlier
 
 
