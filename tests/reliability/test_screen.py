@@ -256,7 +256,7 @@ def test_log_lines_and_warnings_are_printable(capfd, monkeypatch):
 # Where something is printed by another way than schemas/screen.py, and why it may be.
 PRINTERS = {
     "schemas/screen.py": "the way",
-    "trainer/metrics.py": "tqdm.write, above the bar: of printable text",
+    "schemas/terminal.py": "console.print, above a bar: of lines that schemas/screen.py has made printable",
     "pipelines/sandbox/world.py": "JSON in ASCII",
 }
 
@@ -272,7 +272,8 @@ def printers(path: Path) -> list[int]:
                 "pprint",
                 "click.echo",
                 "click.secho",
-                "tqdm.write",
+                "live.console.print",
+                "console.print",
                 "warnings.showwarning",
             ) or re.fullmatch(r"sys\.(__)?std(out|err)(__)?(\.buffer)?\.write(lines)?", name):
                 lines.append(node.lineno)
