@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TextIO
@@ -192,6 +193,14 @@ def has_colours(stream: TextIO | None) -> bool:
     """Whether a stream shows colours: a terminal whose user has not switched them off."""
     is_terminal = stream is not None and stream.isatty()
     return is_terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def folded(text: str, indent: int) -> list[str]:
+    """A sentence as the lines that it takes on a terminal, all but the first indented; else one line."""
+    if not sys.stdout.isatty():
+        return [text]
+    width = max(shutil.get_terminal_size().columns - 1, 2 * indent)
+    return textwrap.wrap(text, width, subsequent_indent=" " * indent, break_on_hyphens=False) or [text]
 
 
 def page(text: str, *, is_styled: bool = False) -> None:

@@ -30,12 +30,14 @@ _IN_ASCII = "+-++\n| ||\n+=++\n| ||\n+-++\n+-++\n| ||\n+-++\n"
 
 @dataclass
 class _Column:
-    """A column: its words, how wide they are unwrapped, and how narrow they may become."""
+    """A column: its name and its words; how wide it is now and how wide its words are, unwrapped; and how
+    narrow it may become."""
 
     name: str
     words: list[str]
     is_number: bool
     width: int
+    of_words: int
     least: int
 
 
@@ -54,15 +56,12 @@ def _column(name: str, rows: Sequence[SummaryRow]) -> _Column:
     is_number = all(isinstance(value, int | float) for value in values)
     words = [cell(_shown(value)) for value in values]
     head = cell(name)
-    lines: list[str] = []
-    single: list[str] = head.split()
-    for word in (head, *words):
-        lines += word.split("\n")
+    of_words = max(cell_len(line) for line in "\n".join(words).split("\n"))
+    single = head.split()
     for word in words:
         single += [word] if is_number else word.split()
-    width = max(map(cell_len, lines))
     least = max((cell_len(word) if is_number else min(_LONGEST_WORD, cell_len(word))) for word in single)
-    return _Column(head, words, is_number, width, least)
+    return _Column(head, words, is_number, max(of_words, cell_len(head)), of_words, least)
 
 
 def _shown(value: object) -> str:
@@ -70,10 +69,15 @@ def _shown(value: object) -> str:
 
 
 def _narrow(columns: Sequence[_Column], room: int) -> bool:
-    """Make the widest columns narrower until all have room; False where they cannot have it."""
+    """Make columns narrower until all have room; False where they cannot have it.
+
+    Their names are wrapped first, then the widest."""
     room -= len(columns) * _SIDES
     if sum(column.least for column in columns) > room:
         return False
+    if sum(column.width for column in columns) > room:
+        for column in columns:
+            column.width = max(column.least, column.of_words)
     while sum(column.width for column in columns) > room:
         can_shrink = [column for column in columns if column.width > column.least]
         max(can_shrink, key=lambda column: column.width).width -= 1

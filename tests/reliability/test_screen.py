@@ -163,6 +163,7 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "sql", run, "select 1", "--timeout", hostile
     yield "engine", "status", name
     yield "engine", "status", run, "--recipe", name
+    yield "engine", "status", run, "--watch", hostile
     yield "engine", "verify", name
     yield "trainer", hostile
     yield "trainer", "run", name, "-o", run
