@@ -4,6 +4,8 @@ import click
 
 from schemas.screen import folded, say
 
+_LAST = 'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
+
 
 @click.command("losses")
 def command() -> None:
@@ -23,10 +25,7 @@ def command() -> None:
         if loss.needs:
             _say_folded(f"    needs {loss.needs}", indent=6)
         say()
-    _say_folded(
-        'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them',
-        indent=0,
-    )
+    _say_folded(_LAST, indent=0)
 
 
 def _say_folded(text: str, indent: int) -> None:
