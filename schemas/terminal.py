@@ -42,8 +42,14 @@ def console_on(stream: TextIO) -> "Console":
     from rich.console import Console
     from rich.theme import Theme
 
+    class WithCursor(Console):
+        """Does not hide the cursor: a process that is killed would leave the terminal without one."""
+
+        def show_cursor(self, show: bool = True) -> bool:
+            return False
+
     has_colours = screen.has_colours(stream)
-    return Console(
+    return WithCursor(
         file=stream,
         theme=Theme(STYLES),
         force_terminal=stream.isatty(),
