@@ -14,20 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import (
-    BashComplete,
-    CompletionItem,
-    ShellComplete,
-    add_completion_class,
-    shell_complete,
-    split_arg_string,
-)
+from click.shell_completion import CompletionItem, add_completion_class, shell_complete
+
+from schemas.shells import SHELLS
 
 Items = list[CompletionItem]
 Completer = Callable[[click.Context, click.Parameter, str], Items]
 
 _MOST_FOLDERS = 500  # of a place that run folders are looked for in
-_BREAKS = "=:"  # where bash may begin a new word, and our words do not
 
 
 def asked_for(program: str | None) -> tuple[str, str] | None:
@@ -40,7 +34,8 @@ def asked_for(program: str | None) -> tuple[str, str] | None:
 def answer(command: click.Command, program: str, variable: str) -> int:
     """Print what the shell asks for; the exit status."""
     instruction = os.environ[variable]
-    add_completion_class(_Bash)
+    for shell in SHELLS:
+        add_completion_class(shell)
     if instruction.endswith("_complete"):
         # The error output is the user's prompt.
         with contextlib.suppress(OSError):
@@ -49,52 +44,6 @@ def answer(command: click.Command, program: str, variable: str) -> int:
         return shell_complete(command, {}, program, variable, instruction)
     except (Exception, KeyboardInterrupt):
         return 1
-
-
-class _Bash(BashComplete):
-    """click's completion for bash, given the line instead of the words: bash cuts those at `=` and `:`.
-
-    No space is added behind what goes on (`train.`, `train.loss=`), and bash 3.2 of macOS serves."""
-
-    source_template = """\
-%(complete_func)s() {
-    local IFS=$'\\n' response completion type value
-    response=$(env COMP_WORDS="${COMP_LINE:0:$COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" \\
-        %(complete_var)s=bash_complete "$1" 2>/dev/null)
-    COMPREPLY=()
-    for completion in $response; do
-        type=${completion%%%%,*}
-        value=${completion#*,}
-        if [[ $type == dir ]]; then
-            compopt -o dirnames 2>/dev/null
-        elif [[ $type == file ]]; then
-            compopt -o default 2>/dev/null
-        elif [[ $type == plain ]]; then
-            COMPREPLY+=("$value")
-            [[ $value == *[.=] ]] && compopt -o nospace 2>/dev/null
-        fi
-    done
-    return 0
-}
-complete -o nosort -F %(complete_func)s %(prog_name)s 2>/dev/null ||
-    complete -F %(complete_func)s %(prog_name)s
-"""
-
-    def source(self) -> str:
-        return ShellComplete.source(self)
-
-    def get_completion_args(self) -> tuple[list[str], str]:
-        line = os.environ["COMP_WORDS"]
-        words = split_arg_string(line)
-        ends_word = not line or line[-1].isspace()
-        self._begun = "" if ends_word or not words else words.pop()
-        return words[1:], self._begun
-
-    def format_completion(self, item: CompletionItem) -> str:
-        """Only the part of the value that bash takes for the current word."""
-        breaks = [sign for sign in _BREAKS if sign in os.environ.get("COMP_BREAKS", "")]
-        kept = max((self._begun.rfind(sign) + 1 for sign in breaks), default=0)
-        return f"{item.type},{item.value[kept:] if item.type == 'plain' else item.value}"
 
 
 def quietly(complete: Completer) -> Completer:
