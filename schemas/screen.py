@@ -222,7 +222,7 @@ def hand_over(text: str) -> None:
     """Give data to whoever reads standard output: exactly, in UTF-8; to a terminal as it can be printed."""
     check_output()
     if sys.stdout.isatty():
-        say(text, nl=False, as_it_is=True)
+        _to_output(printable(text))
         return
     with binary_output() as output:
         output.write(text.encode())

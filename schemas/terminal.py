@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # What is drawn -> how.
 STYLES = {
     "name": "bold",
-    "number": "default",
     "quiet": "dim",
     "bar.complete": "cyan",
     "bar.finished": "cyan",

@@ -170,6 +170,16 @@ def test_a_document_is_json_without_nan_keys_or_commands(monkeypatch):
 
 
 @pytest.mark.parametrize("quiet", [False, True])
+def test_a_document_is_given_to_a_terminal_too(on_terminal, quiet):
+    stream = on_terminal(80)
+    with screen.routed(quiet, as_json=True, lines_are_result=True):
+        screen.say("line")
+        screen.give(lambda: {"texts": list(SEQUENCES.values())})
+    assert is_clean(stream.getvalue())
+    assert json.loads(stream.getvalue()) == {"texts": list(SEQUENCES.values())}
+
+
+@pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("lines_are_result", [False, True])
 def test_where_lines_go(capsys, quiet, as_json, lines_are_result):
