@@ -77,6 +77,15 @@ def unfinished_text(stage: Stage, counts: Mapping[str, int]) -> str | None:
 
 def rejects_text(run: Run, stage: Stage) -> str | None:
     """How many rows a stage refused, by reason, and the first of them; None where it refused none."""
+    reasons, example = refused(run, stage)
+    if not reasons:
+        return None
+    by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    return f"{by_reason}; such as {example}"
+
+
+def refused(run: Run, stage: Stage) -> tuple[Counter[str], str]:
+    """How many rows a stage refused, by reason; and where the first of them came from, with what is wrong."""
     reasons: Counter[str] = Counter()
     example = ""
     folder = run.folder(stage)
@@ -86,10 +95,7 @@ def rejects_text(run: Run, stage: Stage) -> str | None:
             if rejects is not None:
                 reasons.update(rejects["reason"].to_pylist())
                 example = example or f"{_place(rejects)}: {rejects['detail'][0].as_py()}"
-    if not reasons:
-        return None
-    by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-    return f"{by_reason}; such as {example}"
+    return reasons, example
 
 
 def _rows(run: Run, stage: Stage, table: str) -> pa.Table:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.clocks import Spent
+from schemas.amounts import duration, rounded
 from schemas.manifest import Marker
 
 
@@ -121,6 +122,23 @@ class _Account:
         return max(self.shards_done, self.begun * min(1.0, self.responses / self.wanted))
 
 
+@dataclass(frozen=True)
+class StageRow:
+    """A stage under way: `done` of `total` responses, or shards where it asks no model.
+
+    `is_known`: `total` is no estimate; `share`: of all its shards, from 0 to 1; speeds are 0 and the time
+    left is None where nothing is known."""
+
+    stage: str
+    unit: str
+    done: int
+    total: int
+    is_known: bool
+    share: float
+    tokens_a_second: float
+    seconds_left: float | None
+
+
 @dataclass
 class Meter:
     """Adds up what stages tell. `shards`: stage -> how many of its shards are to be made."""
@@ -195,6 +213,15 @@ class Meter:
         share_that_passes = self._busy_seconds / in_all if in_all > 0 else 1.0
         return share_that_passes * (whole - spent)
 
+    def under_way(self) -> list[StageRow]:
+        """The stages of which a shard has begun and not every one is done, in the order of the recipe."""
+        self._pass_time(self.clock())
+        rows: list[StageRow] = []
+        for stage, account in self._accounts.items():
+            if account.begun and account.shards_done < account.shards:
+                rows.append(_row_of(stage, account))
+        return rows
+
     def text(self) -> str:
         """Where the stage is that told last: responses of the total, speed, time left, tokens of the total.
 
@@ -206,13 +233,13 @@ class Meter:
         about = "" if account.is_known else "~"
         said = [f"{self._last} {account.responses:,} of {about}{account.all_responses:,} responses"]
         if account.tokens:
-            said.append(f"{_rounded(account.speed()[1])} tokens/s")
+            said.append(f"{rounded(account.speed()[1])} tokens/s")
         if left is not None and left > 0:
             said.append(f"{duration(left)} left")
         if account.tokens:
             tokens = account.tokens * account.all_responses / account.responses
             is_complete = account.is_known and account.responses == account.wanted
-            of_all = "" if is_complete else f" of ~{_rounded(tokens)}"
+            of_all = "" if is_complete else f" of ~{rounded(tokens)}"
             said.append(f"{account.tokens:,}{of_all} tokens")
         return ", ".join(said)
 
@@ -235,33 +262,25 @@ class Meter:
             said = [f"{account.responses:,} responses"]
             if account.tokens:
                 said.append(f"{account.tokens:,} tokens")
-                said.append(f"{_rounded(account.speed()[1])} tokens/s")
+                said.append(f"{rounded(account.speed()[1])} tokens/s")
             seconds = account.seconds + account.seconds_to_first
             line = f"{stage}: {', '.join(said)} in {duration(seconds)}"
             lines.append(line)
         return lines
 
 
-def _rounded(value: float) -> str:
-    """A number for people: three digits that count."""
-    for unit, name in ((1e9, " G"), (1e6, " M")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    if value < 100:
-        return f"{value:.3g}"
-    digits = max(0, len(str(int(value))) - 3)
-    return f"{round(value, -digits):,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
+def _row_of(stage: str, account: _Account) -> StageRow:
+    share = min(1.0, account.units() / max(1, account.shards))
+    if not account.wanted:
+        return StageRow(stage, "shards", account.shards_done, account.shards, True, share, 0.0, None)
+    left = account.all_seconds() - account.seconds_spent()
+    return StageRow(
+        stage=stage,
+        unit="responses",
+        done=account.responses,
+        total=account.all_responses,
+        is_known=account.is_known,
+        share=share,
+        tokens_a_second=account.speed()[1],
+        seconds_left=left if left > 0 else None,
+    )

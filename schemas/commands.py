@@ -3,38 +3,55 @@
 `--help` must not wait for torch, so a command's module imports what it needs inside the command.
 """
 
+import contextlib
+import functools
 import importlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from schemas import screen
+from schemas import completion, screen
 from schemas.errors import exit_on_user_error
 from schemas.printable import one_line, printable
 from schemas.redaction import redacted
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-RECIPE_ARGUMENT = click.argument("recipe", type=click.Path(dir_okay=False))
+RECIPE_ARGUMENT = click.argument("recipe", type=click.Path(dir_okay=False), shell_complete=completion.recipes)
 # A location, as open_store takes it: not turned into a path here, since it need not be one.
-RUN = click.argument("run")
+RUN = click.argument("run", shell_complete=completion.runs)
 _SETTINGS_HELP = "section.key=value, over the recipe's own; may be given several times."
 
 Decorator = Callable[[Any], Any]
 
 
-def settings_option(help_text: str = _SETTINGS_HELP) -> Decorator:
-    """The option --set."""
-    return click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help=help_text)
+def settings_option(help_text: str = _SETTINGS_HELP, sections: Sequence[str] = ()) -> Decorator:
+    """The option --set; `sections`: those whose keys Tab completes, all where none is named."""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help=help_text,
+        shell_complete=completion.settings_of(sections),
+    )
 
 
 def run_option(help_text: str) -> Decorator:
     """The option -o for a run folder."""
-    return click.option("-o", "--output", "run", metavar="RUN", required=True, help=help_text)
+    return click.option(
+        "-o",
+        "--output",
+        "run",
+        metavar="RUN",
+        required=True,
+        help=help_text,
+        shell_complete=completion.runs,
+    )
 
 
 def trust_option() -> Decorator:
@@ -44,6 +61,43 @@ def trust_option() -> Decorator:
         is_flag=True,
         help="Run the Python, and ask the servers, that a recipe names which may be somebody else's.",
     )
+
+
+def output_options(*, lines_are_result: bool = False) -> Decorator:
+    """The options --quiet and --json, and where they send what the command says (schemas/screen.py).
+
+    The command hands its result to `screen.give`. `lines_are_result`: its lines are what was asked for."""
+    kept = " the result," if lines_are_result else ""
+    in_place = "" if lines_are_result else "; other lines go to the error output"
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def command(*args: Any, quiet: bool, as_json: bool, **rest: Any) -> Any:
+            with screen.routed(quiet, as_json, lines_are_result), _logged(quiet):
+                return function(*args, **rest)
+
+        as_json = click.option(
+            "--json", "as_json", is_flag=True, help=f"The result as one JSON document{in_place}."
+        )
+        quiet = click.option(
+            "-q", "--quiet", is_flag=True, help=f"Print{kept} warnings and errors, and nothing else."
+        )
+        return quiet(as_json(command))
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _logged(quiet: bool) -> Iterator[None]:
+    """Within, what the project itself logs: with --quiet warnings alone."""
+    log = logging.getLogger("prefmill")
+    before = log.level
+    if quiet:
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 _NOTHING = "nothing was changed"
@@ -60,6 +114,9 @@ class Command(click.Command):
         """Run as a program; it ends with an exit status and no traceback but of our own mistakes."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **rest)
+        asked = completion.asked_for(rest.get("prog_name"))
+        if asked:
+            sys.exit(completion.answer(self, *asked))
         screen.prepare()
         status: object = 1
         with exit_on_user_error(self.kept):
@@ -68,15 +125,21 @@ class Command(click.Command):
                 with screen.naming_output():
                     status = super().main(args, standalone_mode=False, **rest)
             except click.ClickException as error:
-                shown = io.StringIO()
-                error.show(file=shown)
-                message = error.format_message()
-                usage = shown.getvalue().replace(message, one_line(message))
-                screen.say(redacted(usage), err=True, nl=False, as_it_is=True)
+                _say_usage_error(error)
                 status = error.exit_code
             except click.Abort:
                 screen.say("stopped", err=True)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say_usage_error(error: click.ClickException) -> None:
+    """Print what click says of a wrong command line: how it is used, and what is wrong with it."""
+    shown = io.StringIO()
+    error.show(file=shown)
+    message = error.format_message()
+    usage = shown.getvalue().removesuffix(f"Error: {message}\n")
+    screen.say(redacted(usage), err=True, nl=False, as_it_is=True)
+    screen.complain(message, word="Error:")
 
 
 class Group(Command, click.Group):
@@ -131,11 +194,21 @@ class _Lines(logging.Formatter):
         return printable(redacted(super().format(record)))
 
 
+class _OnScreen(logging.StreamHandler[Any]):
+    """Log lines among the others: above a bar, where one is on the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            screen.say(self.format(record), err=True, as_it_is=True)
+        except Exception:
+            self.handleError(record)
+
+
 def log_to_screen() -> None:
     """Show what the project itself logs at INFO, and warnings of everything else, as plain lines."""
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[_OnScreen()])
     for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:
+        if type(handler) in (logging.StreamHandler, _OnScreen):
             handler.setFormatter(_Lines("%(message)s"))
     logging.captureWarnings(True)
     logging.getLogger("prefmill").setLevel(logging.INFO)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from schemas.panics import Panic, panics_as_errors
 from schemas.redaction import without_credentials
-from schemas.screen import say
+from schemas.screen import complain, say
 from schemas.signals import ended_by_signals, exit_status
 
 # Of two spellings: one minus the edits between them (a swap of two letters is one) over the longer one's
@@ -127,7 +127,7 @@ def say_error(text: str, whose: str = "") -> None:
     """Print an error: one line, and below it the place in a query where DuckDB shows one."""
     place = _PLACE_IN_QUERY.search(text)
     head = text[: place.start()] if place else text
-    say(f"{whose}error: {head}", err=True)
+    complain(head, whose)
     for line in place[0].rstrip().lstrip("\n").split("\n") if place else ():
         say(line, err=True)
 

@@ -41,6 +41,7 @@ class Rules:
     path: Path | None = None
     formerly: str = ""  # an older name: recipes may still use it, and facts and fingerprints keep it
     has_switch: bool = False  # true and false are two of its words, and may be written without quotes
+    words: tuple[str, ...] = ()  # all that it may be, where that is one of some words
     tables: bool = False  # takes every table of its section, as [train.dpo] and [train.sft]
 
 
@@ -91,7 +92,7 @@ def choice(default: str, *allowed: str, formerly: str = "") -> Any:
     def check(value: str) -> str | None:
         return None if value in allowed else f"; {did_you_mean(value, allowed)}"
 
-    return setting(default, check, formerly=formerly, has_switch="true" in allowed)
+    return setting(default, check, formerly=formerly, has_switch="true" in allowed, words=allowed)
 
 
 def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False) -> Any:

@@ -21,3 +21,8 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The text as one printable line. A break is shown as `\n`, or a name could add lines of its own."""
     return printable(text).replace("\n", "\\n")
+
+
+def escaped_in_json(text: str) -> str:
+    """JSON with the same characters as escapes: it means what it meant, and is safe to print."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,4 +1,4 @@
-"""A table for the screen, whose texts may come from outside: they break no frame and command no terminal."""
+"""A table by polars, whose texts may come from outside: they break no frame and command no terminal."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from schemas.screen import encodable
 if TYPE_CHECKING:
     import polars as pl
 
-_FRAME = "┌─┆═│…"  # of what a frame is made, where the screen can show it
+FRAME = "┌─┆═│…"  # of what a frame is made, where the screen can show it
 _CELL = 1000  # characters of a text that are looked at; fewer are shown
 
 
@@ -18,7 +18,7 @@ def as_table(frame: "pl.DataFrame", **looks: Any) -> str:
     """A frame as text. `looks`: what pl.Config takes."""
     import polars as pl
 
-    style = "UTF8_FULL_CONDENSED" if encodable(_FRAME) == _FRAME else "ASCII_FULL_CONDENSED"
+    style = "UTF8_FULL_CONDENSED" if encodable(FRAME) == FRAME else "ASCII_FULL_CONDENSED"
     common: dict[str, Any] = {
         "tbl_hide_column_data_types": True,
         "tbl_hide_dataframe_shape": True,
@@ -49,7 +49,7 @@ def _printable_frame(frame: "pl.DataFrame") -> "pl.DataFrame":
     import polars as pl
 
     columns: list[pl.Series] = []
-    names = unique_names(_cell(name) for name in frame.columns)
+    names = unique_names(cell(name) for name in frame.columns)
     for name, column in zip(names, frame, strict=True):
         kind = column.dtype
         if isinstance(kind, pl.Categorical | pl.Enum):
@@ -83,7 +83,7 @@ def _is_map(kind: "pl.DataType") -> bool:
 def _value(value: Any, is_map: bool) -> Any:
     """A value with printable texts. Keys of an object are names of its kind, keys of a map are values."""
     if isinstance(value, str):
-        return _cell(value)
+        return cell(value)
     if isinstance(value, list):
         return [_value(item, is_map) for item in value]
     if isinstance(value, dict):
@@ -91,6 +91,6 @@ def _value(value: Any, is_map: bool) -> Any:
     return value
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """A text for one cell. A tab is as wide as the terminal likes, so it cannot stand in a frame."""
     return encodable(printable(text[:_CELL])).replace("\t", "\\t")

@@ -1,6 +1,5 @@
 """Text in colours. A part is made printable before it is coloured: no text brings colours of its own."""
 
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from schemas import screen
 from schemas.printable import printable
 from schemas.screen import encodable
 
@@ -23,9 +23,8 @@ class Part(NamedTuple):
 
 
 def has_colours() -> bool:
-    """Whether standard output shows colours: a terminal whose user has not switched them off."""
-    is_dumb = os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+    """Whether standard output shows colours."""
+    return screen.has_colours(sys.stdout)
 
 
 def styled(parts: Iterable[Part], in_colour: bool) -> str:

@@ -7,23 +7,19 @@ that was not. So does samples.jsonl. How fast a run was is kept apart, in clock.
 
 import contextlib
 import json
-import sys
-import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 import torch
-from tqdm import tqdm
 
 from schemas.manifest import METRICS, Facts
-from schemas.printable import one_line
-from schemas.redaction import redacted
 from schemas.screen import say
 from schemas.store import Store
 from schemas.trainings import record
 from trainer import samples
 from trainer.disk import at
 from trainer.losses.side import Side
+from trainer.progress import StepBar
 from trainer.speed import Speed
 from trainer.tracking import Past, Tracked, Trackers
 
@@ -36,7 +32,6 @@ NAMES = (
     "logps/chosen",
     "logps/rejected",
 )
-_SECONDS_BETWEEN_LINES = 10  # on a screen without a progress bar
 
 
 @torch.no_grad()
@@ -87,28 +82,18 @@ class Log:
             self._file = folder.append(METRICS)
         self._speed = Speed(folder, start)
         self._samples: TextIO | None = None
-        self._bar: tqdm[object] | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total,
-                initial=start,
-                unit=" step",
-                dynamic_ncols=True,
-            )
         self._total = total
         self._last = start  # the last step that was written
-        self._begun = time.monotonic()
-        self._line_shown = 0.0  # when, by the same clock
-        self._tokens = 0
         tracked = Tracked(
             folder=folder,
             start=start,
             total=total,
             facts=facts or {},
             past=_past(past, samples.read(folder)) if report_to else (),
-            say=self.say,
+            say=say,
         )
         self._trackers = Trackers(report_to, tracked)
+        self._bar = StepBar(start, total)  # last: what fails before it leaves no bar behind
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add values to the record. Each line is flushed, so a kill loses none that was written.
@@ -136,29 +121,15 @@ class Log:
         """Add a training step's metrics to the record, and show them."""
         self.write(step, values)
         self._speed.step(step, tokens)
-        self._tokens += tokens
-        now = time.monotonic()
-        rate = self._tokens / max(1e-9, now - self._begun)
-        shown = (
-            f"loss {values['loss']:.4f}  accuracy {values['rewards/accuracies']:.2f}  "
-            f"margin {values['rewards/margins']:.4f}  {rate:,.0f} tokens/s"
-        )
-        if self._bar is not None:
-            self._bar.update(1)
-            self._bar.set_postfix_str(shown)
-        elif step == self._total or now - self._line_shown > _SECONDS_BETWEEN_LINES:
-            self._line_shown = now
-            self.say(f"step {step}/{self._total}  {shown}")
+        self._bar.show(step, values, tokens)
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
-        if self._bar is not None:
-            tqdm.write(one_line(redacted(text)))
-        else:
-            say(text)
+        say(text)
 
     def close(self) -> None:
         """Close the record and what shows it."""
+        self._bar.close()
         # A line that the disk has refused is still in memory: that it is refused again was said already.
         for file in (self._file, self._samples):
             if file is not None:
@@ -166,8 +137,6 @@ class Log:
                     file.close()
         self._speed.close()
         self._trackers.close(finished=self._last == self._total)
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _drop_later_lines(folder: Store, start: int) -> list[dict[str, Any]]:

@@ -100,17 +100,17 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
     sampler = ranks.machine_first(lambda: Sampler.of(config, job.pairs, job.source))
     state = load_state(job, start, ranks)
     stepper = Stepper(state.parallel, job.objective, config, ranks, budget)
-    log = _open_log(job, start) if ranks.first else None
-    # The record's lines after `start` are gone by now.
-    so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
-    watch = _Watch(log, sampler, so_far)
-    _say(log, parallel.unsplit_remark(config, ranks))
-    _say(log, _first_line(job, start, ranks))
-    for line in about_memory:
-        _say(log, line)
     batches = _batches(job, start)
     started_at = time.monotonic()
+    log = _open_log(job, start) if ranks.first else None
     try:
+        # The record's lines after `start` are gone by now.
+        so_far = ranks.from_first(lambda: best.so_far(job.folder, config))
+        watch = _Watch(log, sampler, so_far)
+        _say(log, parallel.unsplit_remark(config, ranks))
+        _say(log, _first_line(job, start, ranks))
+        for line in about_memory:
+            _say(log, line)
         with preempt.noticed(ranks, config.save_on_signal) as notice:
             if start:
                 _catch_up(job, state, stepper, start, watch)

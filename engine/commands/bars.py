@@ -1,20 +1,19 @@
-"""Progress on the screen: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on the screen: bars on a terminal, a line now and then elsewhere."""
 
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from engine.clocks import Spent
-from engine.progress import Meter, Work
+from engine.progress import Meter, StageRow, Work
+from schemas import terminal
+from schemas.amounts import duration, rounded
+from schemas.bars import Bars, Row
 from schemas.manifest import Marker
-from schemas.printable import one_line
-from schemas.screen import say
+from schemas.screen import note
 
 # Seconds between two lines where the output is no terminal: a tenth of the time passed, within these.
 _LINE_SECONDS = (10.0, 60.0)
-_PARTS = 1000  # of a bar that shows a share
 
 
 class _Lines:
@@ -42,26 +41,26 @@ class RowsBar:
         self._rows = 0
         self._lines = _Lines()
         self._begun = time.monotonic()
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=one_line(what), unit=" rows", unit_scale=True, dynamic_ncols=True, leave=False
-            )
+        self._bars: Bars | None = None
+        if terminal.shows_bars():
+            self._bars = Bars(self._drawn)
 
     def advance(self, rows: int) -> None:
         """So many more are read."""
         self._rows += rows
-        if self._bar is not None:
-            self._bar.update(rows)
-        elif self._lines.is_due():
-            speed = self._rows / (time.monotonic() - self._begun)
-            say(f"{self._what}: {self._rows:,} rows, {speed:,.0f} rows/s", err=True)
+        if self._bars is None and self._lines.is_due():
+            note(f"{self._what}: {', '.join(self._said())}")
+
+    def _said(self) -> tuple[str, str]:
+        speed = self._rows / max(1e-9, time.monotonic() - self._begun)
+        return f"{self._rows:,} rows", f"{speed:,.0f} rows/s"
+
+    def _drawn(self) -> list[Row]:
+        return [Row(self._what, None, self._said())]
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._bars is not None:
+            self._bars.close()
 
 
 class MakingBar:
@@ -70,19 +69,13 @@ class MakingBar:
     def __init__(self, shards: Mapping[str, int]):
         """`shards`: stage -> how many of its shards are to be made."""
         self._meter = Meter(shards)
-        self._lock = threading.Lock()  # several shards may be under way in threads
+        self._lock = (
+            threading.Lock()
+        )  # several shards may be under way in threads, and the bars have their own
         self._lines = _Lines()
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=one_line(self._text()),
-                total=_PARTS,
-                dynamic_ncols=True,
-                leave=False,
-                bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
-            )
+        self._bars: Bars | None = None
+        if terminal.shows_bars():
+            self._bars = Bars(self._drawn)
 
     def shard_done(self, stage: str, marker: Marker) -> None:
         with self._lock:
@@ -95,12 +88,8 @@ class MakingBar:
             self._show()
 
     def _show(self) -> None:
-        if self._bar is not None:
-            self._bar.n = round(_PARTS * self._meter.fraction())
-            self._bar.set_description_str(one_line(self._text()), refresh=False)
-            self._bar.update(0)
-        elif self._lines.is_due():
-            say(f"making: {self._text()}", err=True)
+        if self._bars is None and self._lines.is_due():
+            note(f"making: {self._text()}")
 
     def _text(self) -> str:
         said = self._meter.text()
@@ -112,10 +101,30 @@ class MakingBar:
         with self._lock:
             return self._meter.spent()
 
+    def _drawn(self) -> list[Row]:
+        """A row for each stage under way, and one for all shards."""
+        with self._lock:
+            rows = [_row_of(stage) for stage in self._meter.under_way()]
+            left = self._meter.seconds_left()
+            said = (self._meter.shards_text(), _left(left), "")
+            rows.append(Row("all", self._meter.fraction(), said))
+        return rows
+
     def close(self) -> None:
-        """Take the bar away, and say what each stage did with its model."""
-        if self._bar is not None:
-            self._bar.close()
+        """Take the bars away, and say what each stage did with its model."""
+        if self._bars is not None:
+            self._bars.close()
         with self._lock:
             for line in self._meter.summary():
-                say(line, err=True)
+                note(line)
+
+
+def _row_of(stage: StageRow) -> Row:
+    about = "" if stage.is_known else "~"
+    speed = f"{rounded(stage.tokens_a_second)} tokens/s" if stage.tokens_a_second else ""
+    said = (f"{stage.done:,} of {about}{stage.total:,} {stage.unit}", _left(stage.seconds_left), speed)
+    return Row(stage.stage, stage.share, said)
+
+
+def _left(seconds: float | None) -> str:
+    return f"{duration(seconds)} left" if seconds else ""

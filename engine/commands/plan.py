@@ -1,16 +1,15 @@
 """`engine plan`: what a run would make, read, take and cost, before it is started."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from schemas.commands import RECIPE_ARGUMENT, settings_option
+from schemas import completion
+from schemas.commands import RECIPE_ARGUMENT, output_options, settings_option
 from schemas.loading import no_garbage
 from schemas.recipe import Recipe, load
-from schemas.screen import hand_over, say
-from schemas.screen_tables import as_table
+from schemas.screen import give, gives_document, say
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -22,7 +21,12 @@ _NO_RUN = "a run that is not there"  # a folder of this name would be looked at,
 @click.command("plan")
 @RECIPE_ARGUMENT
 @click.option(
-    "-o", "--output", "run", metavar="RUN", help="Run folder that goes on; without it a new run is planned."
+    "-o",
+    "--output",
+    "run",
+    metavar="RUN",
+    help="Run folder that goes on; without it a new run is planned.",
+    shell_complete=completion.runs,
 )
 @settings_option()
 @click.option(
@@ -38,7 +42,7 @@ _NO_RUN = "a run that is not there"  # a folder of this name would be looked at,
 @click.option(
     "--sample", default=2000, show_default=True, type=click.IntRange(1), help="Rows of the input to look at."
 )
-@click.option("--json", "as_json", is_flag=True, help="For machines, in bytes, seconds and rows.")
+@output_options(lines_are_result=True)
 def command(
     recipe: str,
     run: str | None,
@@ -48,7 +52,6 @@ def command(
     price: float | None,
     probe: bool,
     sample: int,
-    as_json: bool,
 ) -> None:
     """Say what `engine precompute` would make of a RECIPE, and what it would take: rows, tokens, shards,
     bytes, model calls, time; what of a run folder is used again; which pairs each max_length would cut.
@@ -75,7 +78,7 @@ def command(
         price=price,
         rows=sample,
     )
-    show(planned(run, load(recipe, settings), options), options, as_json)
+    show(planned(run, load(recipe, settings), options), options)
 
 
 def planned(where: str | Store | None, recipe: Recipe, options: "Options") -> "Plan":
@@ -98,12 +101,12 @@ def planned(where: str | Store | None, recipe: Recipe, options: "Options") -> "P
     return plan_of(run, options, here, taken)
 
 
-def show(plan: "Plan", options: "Options", as_json: bool) -> None:
-    """Print a plan."""
+def show(plan: "Plan", options: "Options") -> None:
+    """Print a plan; as a document it is in bytes, seconds and rows."""
     from engine.planning import report
 
-    if as_json:
-        hand_over(json.dumps(_plain(dataclasses.asdict(plan)), indent=2, ensure_ascii=False) + "\n")
+    give(lambda: _rounded(dataclasses.asdict(plan)))
+    if gives_document():
         return
     for line in report.summary(plan, options):
         say(line)
@@ -120,17 +123,15 @@ def show(plan: "Plan", options: "Options", as_json: bool) -> None:
 
 
 def _table(rows: list[dict[str, str]]) -> None:
-    import polars as pl
+    from schemas.summaries import as_summary
 
-    say(as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1), as_it_is=True)
+    say(as_summary(rows), is_styled=True)
 
 
-def _plain(value: Any) -> Any:
-    """Values as JSON has them; what is no number stays out of it."""
+def _rounded(value: Any) -> Any:
+    """Values with three digits behind the point."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 3)
-    return value
+        return [_rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value

@@ -1,6 +1,7 @@
 """`engine precompute`: make what is missing of a recipe's stages, and say what came of it."""
 
 import math
+import time
 from collections import Counter
 from contextlib import ExitStack
 from functools import partial
@@ -10,14 +11,22 @@ from typing import TYPE_CHECKING
 import click
 
 from engine import executors
+from engine.commands import closing
+from engine.commands.closing import Made
 from engine.commands.totals import print_totals
 from engine.executors import Workforce
-from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option, trust_option
+from schemas.commands import (
+    RECIPE_ARGUMENT,
+    output_options,
+    run_option,
+    settings_option,
+    trust_option,
+)
 from schemas.errors import UserError
 from schemas.loading import no_garbage
 from schemas.manifest import marker_names
 from schemas.recipe import Recipe, load
-from schemas.screen import say
+from schemas.screen import give, say, warn
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ if TYPE_CHECKING:
     help="Make shards I, I+N, I+2N, … beside other commands with --shards on the same run.",
 )
 @trust_option()
+@output_options()
 def command(
     recipe: str,
     run: str,
@@ -71,7 +81,10 @@ def command(
       engine precompute dpo -o runs/hh \\
           --set prompts.source=hh-harmless.jsonl.gz --set model.name=stories260K
     """
-    precompute(run, load(recipe, settings), workers, executor, trust, part)
+    made = precompute(run, load(recipe, settings), workers, executor, trust, part)
+    if made is not None:
+        for line in closing.lines(made, run, recipe, settings):
+            say(line)
 
 
 def precompute(
@@ -81,8 +94,9 @@ def precompute(
     executor: str = executors.DEFAULT,
     trust: bool = False,
     part: str = "",
-) -> None:
-    """Make what is missing in a run folder; see the command's help."""
+) -> Made | None:
+    """Make what is missing in a run folder; see the command's help. None where others still make shards."""
+    begun = time.monotonic()
     with no_garbage():
         from engine.inputs import check_apart
         from engine.jobs import Job
@@ -109,10 +123,13 @@ def precompute(
             # A command that came at the same time began the run, and settled how many shards it has.
             run = plan(where, recipe, planned_for)
             job, threads = begin(run)
-        _make_what_is_missing(run, job, own, Workforce(executor, workers, threads), trust)
+        workforce = Workforce(executor, workers, threads)
+        return _make_what_is_missing(run, job, own, workforce, trust, begun)
 
 
-def _make_what_is_missing(run: "Run", job: "Job", own: "Part", workforce: Workforce, trust: bool) -> None:
+def _make_what_is_missing(
+    run: "Run", job: "Job", own: "Part", workforce: Workforce, trust: bool, begun: float
+) -> Made | None:
     """Make this command's part of what the run lacks; and where then all is there, end the run."""
     from engine import trust as trusting
     from engine.gaps import Damage, missing
@@ -126,20 +143,22 @@ def _make_what_is_missing(run: "Run", job: "Job", own: "Part", workforce: Workfo
         trusting.check(run, own_gaps, trust)
     # What is damaged in another's part stays as it is: nobody might come who makes it again.
     own_damages = [damage for damage in damages if damage.shard in own_shards or damage.shard >= run.shards]
-    with_others = take_back(run, own_damages, job, say)
+    with_others = take_back(run, own_damages, job, warn)
     if own_gaps:
         _announce(run, own_gaps)
     if own_gaps or not gaps:
         _scan(run, gaps)
     if own_gaps:
         _make(run, own_gaps, workforce, job)
-    _end(run, own, look_again=own.is_part or bool(with_others), nothing_to_do=not own_gaps)
+    look_again = own.is_part or bool(with_others)
+    return _end(run, own, look_again, nothing_to_do=not own_gaps, begun=begun)
 
 
-def _end(run: "Run", own: "Part", look_again: bool, nothing_to_do: bool) -> None:
+def _end(run: "Run", own: "Part", look_again: bool, nothing_to_do: bool, begun: float) -> Made | None:
     """Write the manifests if every shard is there, which may be the work of several commands.
 
-    `look_again`: shards may be missing, as others have or had them in hand."""
+    `look_again`: shards may be missing, as others have or had them in hand. `begun`: when this command was,
+    by the monotonic clock."""
     from engine import outcome
     from engine.gaps import missing
     from engine.jobs import ENDING, WHO
@@ -156,13 +175,17 @@ def _end(run: "Run", own: "Part", look_again: bool, nothing_to_do: bool) -> None
     if still_missing:
         others = len(still_missing)
         say(f"{own}: all there; {others:,} of {run.shards:,} shards are for other commands to make")
-        return
+        give(lambda: closing.document_of_part(run, others, time.monotonic() - begun))
+        return None
     with awaited(run.store, ENDING, WHO, lambda holder: say(f"waiting for {holder}, which ends the run")):
         manifests = finish(run, say)
     if nothing_to_do:
         say(f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there")
     print_totals(run, manifests)
+    made = Made(run, manifests)
+    give(lambda: closing.document(made, time.monotonic() - begun))
     outcome.check(run, manifests)
+    return made
 
 
 def _announce(run: "Run", gaps: "Gaps") -> None:

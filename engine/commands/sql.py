@@ -11,12 +11,18 @@ import click
 
 from engine.ready import ready as ready_queries
 from engine.ready import text_of
+from schemas import completion
 from schemas.errors import UserError
 from schemas.screen import binary_output, hand_over, page, say
 from schemas.store import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@completion.quietly
+def _queries(context: click.Context, parameter: click.Parameter, begun: str) -> completion.Items:
+    return completion.that_fit(list(ready_queries()), begun)
 
 
 _FORMS = ("table", "csv", "json", "parquet")
@@ -30,8 +36,8 @@ _FORM_OF_SUFFIX = {
 
 
 @click.command("sql")
-@click.argument("run", required=False)
-@click.argument("query", required=False)
+@click.argument("run", required=False, shell_complete=completion.runs)
+@click.argument("query", required=False, shell_complete=_queries)
 @click.option(
     "--format",
     "form",

@@ -1,34 +1,45 @@
 """`engine status`: what a run holds, and what of it no longer matches the recipe."""
 
-from collections import Counter
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from schemas.commands import RUN, settings_option
+from schemas import screen, terminal
+from schemas.commands import RUN, Command, output_options, settings_option
 from schemas.errors import UserError
 from schemas.fetching import nothing_fetched
-from schemas.loading import no_garbage
-from schemas.manifest import Planned, tried
+from schemas.manifest import Planned
 from schemas.plans import read_plan
 from schemas.recipe import Recipe, load, load_of_run
-from schemas.records import Damaged, what_of
 from schemas.screen import say
-from schemas.screen_tables import as_table
 from schemas.store import Store, open_store
 
 if TYPE_CHECKING:
-    from engine.gaps import Looked
+    from rich.console import RenderableType
+
+    from engine.condition import Condition, Rejects
     from engine.plan import Run
 
-
-# Files and bytes that are read to see damage in them, of those that are not known from before.
-_MOST_READ = (256, 64 << 20)
+_SECONDS = 5  # between two looks of --watch
 
 
-@click.command("status")
+class _Status(Command):
+    """`--watch` may stand before RUN without its number: what follows is taken for it only if it is one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given: list[str] = []
+        for place, word in enumerate(args):
+            follows = args[place + 1 : place + 2]
+            is_alone = word == "--watch" and not (follows and follows[0].isdigit())
+            given.append(f"--watch={_SECONDS}" if is_alone else word)
+        return super().parse_args(ctx, given)
+
+
+@click.command("status", cls=_Status)
 @RUN
 @click.option(
     "--recipe",
@@ -36,7 +47,14 @@ _MOST_READ = (256, 64 << 20)
     help="Compare with this recipe in place of the one the run was made with.",
 )
 @settings_option()
-def command(run: str, recipe: str | None, settings: tuple[str, ...]) -> None:
+@click.option(
+    "--watch",
+    metavar="[SECONDS]",
+    type=click.IntRange(1, 86400),
+    help=f"Look again every {_SECONDS} seconds, or so many, until every shard is there.",
+)
+@output_options(lines_are_result=True)
+def command(run: str, recipe: str | None, settings: tuple[str, ...], watch: int | None) -> None:
     """Show what a RUN holds: shards, rows and rejects of each stage, and what no longer matches the recipe.
 
     Inputs and models are looked at again: weights that changed under the same name are named.
@@ -44,136 +62,131 @@ def command(run: str, recipe: str | None, settings: tuple[str, ...]) -> None:
     \b
     Example:
       engine status runs/hh
+      engine status runs/hh --watch
       engine status runs/hh --set logprobs.max_length=256
     """
     store = open_store(run)
     read_plan(store)  # says clearly where this is no run
-    if recipe:
-        status(store, load(recipe, settings))
-        return
+    if watch is not None and screen.gives_document():
+        raise click.UsageError("--watch shows a table again and again, --json gives one document: take one")
+    asked: Recipe | UserError
     try:
-        made_with = load_of_run(store, settings)
+        asked = load(recipe, settings) if recipe else load_of_run(store, settings)
     except UserError as error:
-        if settings:
+        if settings or recipe:
             raise  # most likely one of these is wrong
         # Values that an older version took are refused now: what was made is still there.
-        _print_without_recipe(store, error)
-    else:
-        status(store, made_with)
+        asked = error
+    planned = _planned(store, asked)
+    if watch is not None:
+        _watch(store, planned, watch)
+    condition = _show(store, planned)
+    screen.give(condition.document)
 
 
 def status(where: str | Path | Store, recipe: Recipe) -> None:
     """Print a table of the stages, the rejects by reason, and for each folder that no longer matches why."""
-    from engine import made_with
-    from engine.plan import plan
-    from engine.table_files import looks
-
     store = open_store(where)
+    _show(store, _planned(store, recipe))
+
+
+def _planned(store: Store, recipe: Recipe | UserError) -> "Run | UserError":
+    """The run that a recipe asks for, or why that cannot be known."""
+    from engine.plan import plan
+
+    if isinstance(recipe, UserError):
+        return recipe
     try:
         with nothing_fetched():
-            run = plan(store, recipe)
+            return plan(store, recipe)
     except UserError as error:
         # The input or the model may be gone for good: what was made of them is still there.
-        _print_without_recipe(store, error)
-        return
-    planned = list(run.planned.values())
-    looked = looks(store, planned)
-    _print_table(planned, run.shards, looked)
-    _print_differences(run, looked)
-    for line in made_with.shown(run):
+        return error
+
+
+def _asked_for(store: Store, run: "Run | UserError") -> tuple[Sequence[Planned], int]:
+    """The folders to look into, and how many shards each is to have."""
+    if isinstance(run, UserError):
+        return read_plan(store)
+    return list(run.planned.values()), run.shards
+
+
+def _show(store: Store, run: "Run | UserError") -> "Condition":
+    """Print what is there, each part as soon as it is known."""
+    from engine import condition as looking
+
+    planned, shards = _asked_for(store, run)
+    condition, looked = looking.look(store, planned, shards)
+    say(_table(condition), is_styled=True)
+    for stage in condition.stages:
+        if stage.damage:
+            condition.add(stage.damage, say)
+    if isinstance(run, UserError):
+        condition.add(f"whether this is still what the recipe asks for cannot be said: {run}", say)
+    else:
+        for remark in looking.differences(run, looked):
+            condition.add(remark, say)
+    condition.rejects = looking.refused(store, looked)
+    for line in _reject_lines(store, condition.rejects):
         say(line)
-    _print_rejects(store, looked)
+    return condition
 
 
-def _print_without_recipe(store: Store, error: UserError) -> None:
-    """Show what is there, where what the recipe asks for now cannot be known."""
-    from engine.table_files import looks
+def _table(condition: "Condition") -> str:
+    from schemas.summaries import as_summary
 
-    planned, shards = read_plan(store)
-    looked = looks(store, planned)
-    _print_table(planned, shards, looked)
-    say(f"whether this is still what the recipe asks for cannot be said: {error}")
-    _print_rejects(store, looked)
-
-
-def _print_table(planned: Sequence[Planned], shards: int, looked: "Looked") -> None:
-    import polars as pl
-
-    rows = []
-    damaged: list[str] = []
-    for stage in planned:
-        made = 0
-        tables: Counter[str] = Counter()
-        found = looked[stage.folder]
-        if isinstance(found, Damaged):
-            damaged.append(what_of(found))
-        else:
-            made = len(found.shards)
-            tables = found.shards.rows_by_table()
-        counts = [f"{count:,} {table}" for table, count in sorted(tables.items())]
+    rows: list[dict[str, object]] = []
+    for stage in condition.stages:
+        counts = [f"{count:,} {table}" for table, count in stage.rows.items()]
         rows.append(
             {
                 "folder": stage.folder,
-                "shards": f"{made}/{shards}",
+                "shards": f"{stage.shards}/{condition.shards}",
                 "rows": ", ".join(counts) or "none yet",
             }
         )
-    table = as_table(pl.DataFrame(rows), fmt_str_lengths=200, tbl_width_chars=200, tbl_rows=-1)
-    say(table, as_it_is=True)
-    for what in damaged:
-        say(f"{what}, so its folder is not counted: `engine precompute` makes it again")
+    return as_summary(rows)
 
 
-def _print_differences(run: "Run", looked: "Looked") -> None:
-    """Say which folders and shards are not what the recipe asks for, and why."""
-    from engine.gaps import Damage, survey
-    from engine.plan import what_changed
-    from schemas.contents import Allowance
-
-    damages: list[Damage] = []
-    allowance = Allowance(*_MOST_READ)
-    with no_garbage():
-        stale = survey(run, damages.append, allowance, looked).stale
-    for damage in damages:
-        say(f"{damage.what}: `engine precompute` makes it again")
-    if allowance.left_out:
-        say(
-            f"what {allowance.left_out:,} files hold was not looked at, since it would take long: "
-            f"`engine verify {run.store}` reads all"
-        )
-    if stale:
-        say(
-            f"{stale} shards were made from shards that are not there any more: "
-            "`engine precompute` makes them again"
-        )
-    for stage in run.stages:
-        for other, changes in what_changed(run, stage):
-            say(f"{other} is not what the recipe asks for: {'; '.join(changes)}")
+def _reject_lines(store: Store, rejects: "Rejects") -> Iterator[str]:
+    if rejects.damage:
+        yield f"what was refused cannot be counted: {rejects.damage}"
+    for (stage, reason), count in sorted(rejects.counts.items()):
+        yield f"rejects: {count:,} {reason} in {stage}"
+    if rejects.unread:
+        rest = f"`engine sql {store} rejects` counts all"
+        yield f"rejects: {rejects.unread:,} more in files that were not read; {rest}"
 
 
-def _print_rejects(store: Store, looked: "Looked") -> None:
-    """How many rows each stage refused, by reason; of very many files the first ones are read."""
-    from engine.make import read_file
-    from engine.table_files import files_of
+def _watch(store: Store, run: "Run | UserError", seconds: int) -> None:
+    """Show the table anew every so many seconds until every shard is there. The recipe is not read again."""
+    from engine import condition as looking
 
-    reasons: Counter[tuple[str, str]] = Counter()
-    left = _MOST_READ[0]
-    unread = 0
-    try:
-        for planned in read_plan(store)[0]:
-            found = looked.get(planned.folder) or tried(store.child(planned.folder))
-            if isinstance(found, Damaged):
-                raise found
-            files = files_of(found, ["rejects"])
-            unread += sum(file.rows for file in files[left:])
-            for file in files[:left]:
-                rows = read_file(found.folder, file)
-                reasons.update(zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True))
-            left -= len(files[:left])
-    except Damaged as error:
-        say(f"what was refused cannot be counted: {error}")
+    planned, shards = _asked_for(store, run)
+    seen, _ = looking.look(store, planned, shards)
+    if seen.is_complete:
         return
-    for (stage, reason), count in sorted(reasons.items()):
-        say(f"rejects: {count:,} {reason} in {stage}")
-    if unread:
-        say(f"rejects: {unread:,} more in files that were not read; `engine sql {store} rejects` counts all")
+    if not terminal.can_move(sys.stdout):
+        while not seen.is_complete:
+            say(_table(seen), is_styled=True)
+            say(_how_far(seen, seconds))
+            time.sleep(seconds)
+            seen, _ = looking.look(store, planned, shards)
+        return
+
+    def drawn(width: int) -> "RenderableType":
+        from rich.text import Text
+
+        return Text.from_ansi(f"{_table(seen)}\n{_how_far(seen, seconds)}", no_wrap=True)
+
+    with terminal.drawn(terminal.live(drawn, sys.stdout)):
+        while not seen.is_complete:
+            time.sleep(seconds)
+            seen, _ = looking.look(store, planned, shards)
+
+
+def _how_far(condition: "Condition", seconds: int) -> str:
+    made = sum(stage.shards for stage in condition.stages)
+    wanted = condition.shards * len(condition.stages)
+    clock = time.strftime("%H:%M:%S", time.localtime(condition.at))
+    return f"{made:,} of {wanted:,} shards at {clock}; looks again every {seconds} s, Ctrl-C ends"

@@ -1,9 +1,10 @@
 """What `engine precompute` says at its end: how many rows there are, what was counted, what was refused."""
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from schemas.screen import say
+from schemas.screen import say, warn
 
 if TYPE_CHECKING:
     from engine.plan import Run
@@ -50,7 +51,7 @@ def print_totals(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
     say(f"rows in {rows_in:,} = rows out {rows_out:,} + rejects {rejects:,} + duplicates {duplicates:,}")
     _print_rejects(run, manifests)
     if 2 * rejects > rows_in:
-        say(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
+        warn(f"warning: {rejects:,} of {rows_in:,} rows were refused, more than half")
 
 
 def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
@@ -66,7 +67,7 @@ def _print_rejects(run: "Run", manifests: Mapping[str, dict[str, Any]]) -> None:
         say(f"refused by [{stage.name}]: {outcome.rejects_text(run, stage)}")
     if with_rejects:
         query = "select stage, reason, file, line, detail from rejects"
-        say(f'what was refused, and why: engine sql {run.store} "{query}"')
+        say(f'what was refused, and why: engine sql {shlex.quote(str(run.store))} "{query}"')
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

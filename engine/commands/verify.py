@@ -1,16 +1,16 @@
 """`engine verify`: score a sample of the log-probs again, in other ways."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from schemas.commands import RUN, settings_option
+from schemas.commands import RUN, output_options, settings_option
 from schemas.errors import UserError
 from schemas.plans import read_plan
 from schemas.recipe import load_of_run
-from schemas.screen import say
-from schemas.screen_tables import as_table
+from schemas.screen import give, say
 from schemas.store import open_store
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Also by the other backend, where it is installed; or by the trainer's forward alone.",
 )
+@output_options()
 def command(run: str, settings: tuple[str, ...], both: bool) -> None:
     """Score a sample of a RUN's log-probs again, in other ways, and fail where they differ.
 
@@ -49,6 +50,9 @@ def command(run: str, settings: tuple[str, ...], both: bool) -> None:
     _print_gaps(report.gaps)
     record = store.where(verify.RECORD)
     problems = report.problems()
+    give(
+        lambda: dataclasses.asdict(report) | {"passed": not problems, "problems": problems, "record": record}
+    )
     if problems:
         raise UserError(
             f"{store} does not pass: {'; '.join(problems)} (all of it in {record}); "
@@ -60,9 +64,9 @@ def command(run: str, settings: tuple[str, ...], both: bool) -> None:
 
 
 def _print_gaps(gaps: Sequence["Gap"]) -> None:
-    import polars as pl
+    from schemas.summaries import as_summary
 
-    rows = []
+    rows: list[dict[str, object]] = []
     for gap in gaps:
         rows.append(
             {
@@ -74,4 +78,4 @@ def _print_gaps(gaps: Sequence["Gap"]) -> None:
                 "mean exp|Δ|": f"{gap.multiplicative:.6f}",
             }
         )
-    say(as_table(pl.DataFrame(rows), fmt_str_lengths=40, tbl_width_chars=120), as_it_is=True)
+    say(as_summary(rows), is_styled=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from engine.planning.planner import Options, Plan
 from engine.planning.timing import StageTime
 from engine.planning.whole import WholeStage
-from engine.progress import duration
+from schemas.amounts import duration
 
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 

@@ -15,8 +15,8 @@ Training, the log-prob pass, the way from a raw file to the first step, and read
 - Needs the extra `test`. `--gpu` runs the works meant for a GPU, where the side that waits leaves the GPU to
   the other; `--gpu --only try-train,try-logprobs` tries that way on a CPU.
 
-A GPU machine needs no installation of this: torch (2.11 will do), transformers, accelerate, pandas, pyarrow,
-click and tqdm are enough. What TRL needs beside is 2 MiB of wheels that can be carried there:
+A GPU machine needs no installation of this: torch (2.11 will do), transformers, accelerate, pandas, pyarrow
+and click are enough. What TRL needs beside is 2 MiB of wheels that can be carried there:
 
     pip download --no-deps -d wheels trl==1.16.0 datasets multiprocess dill xxhash
     for wheel in wheels/*.whl; do python -m zipfile -e $wheel carried; done

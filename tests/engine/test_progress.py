@@ -5,8 +5,9 @@ import json
 import pytest
 
 from engine.commands.precompute import precompute
-from engine.progress import Meter, StageProgress, Work, duration
+from engine.progress import Meter, StageProgress, Work
 from engine.views import views
+from schemas.amounts import duration
 from schemas.recipe import load
 from schemas.store import open_store
 from tests.conftest import settings

@@ -166,6 +166,7 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "sql", run, "select 1", "--timeout", hostile
     yield "engine", "status", name
     yield "engine", "status", run, "--recipe", name
+    yield "engine", "status", run, "--watch", hostile
     yield "engine", "verify", name
     yield "trainer", hostile
     yield "trainer", "run", name, "-o", run
@@ -259,7 +260,7 @@ def test_log_lines_and_warnings_are_printable(capfd, monkeypatch):
 # Where something is printed by another way than schemas/screen.py, and why it may be.
 PRINTERS = {
     "schemas/screen.py": "the way",
-    "trainer/metrics.py": "tqdm.write, above the bar: of printable text",
+    "schemas/terminal.py": "console.print, above a bar: of lines that schemas/screen.py has made printable",
     "pipelines/sandbox/world.py": "JSON in ASCII",
 }
 
@@ -275,7 +276,8 @@ def printers(path: Path) -> list[int]:
                 "pprint",
                 "click.echo",
                 "click.secho",
-                "tqdm.write",
+                "live.console.print",
+                "console.print",
                 "warnings.showwarning",
             ) or re.fullmatch(r"sys\.(__)?std(out|err)(__)?(\.buffer)?\.write(lines)?", name):
                 lines.append(node.lineno)

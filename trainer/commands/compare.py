@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from schemas import completion
+from schemas.commands import output_options
 from schemas.errors import UserError
-from schemas.screen import say
+from schemas.screen import give, say
 
 
 @click.command("compare")
@@ -14,6 +16,7 @@ from schemas.screen import say
     "runs",
     metavar="RUN...",
     nargs=-1,
+    shell_complete=completion.runs,
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
 )
@@ -31,7 +34,9 @@ from schemas.screen import say
     default="table",
     show_default=True,
     type=click.Choice(["table", "json"]),
+    help="json: a line for each run. --json gives one document.",
 )
+@output_options(lines_are_result=True)
 def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     """Show training runs side by side: a table of where they ended, and one picture of their curves.
 
@@ -44,8 +49,8 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
       trainer compare runs/hh
       trainer compare runs/hh/train-49a0c16d8e43 runs/hh/train-1f0f7c2b9d11 -o two.png
     """
-    from schemas.screen_tables import as_table
     from schemas.store import write_output
+    from schemas.summaries import as_summary
     from schemas.trainings import table
     from schemas.trainings.picture import picture
     from schemas.trainings.read import read
@@ -59,16 +64,10 @@ def command(runs: tuple[Path, ...], output: Path, form: str) -> None:
     image = picture(trained, picture_form)
     with at(output, "put that right, or name another file with -o"):
         write_output(output, lambda path: path.write_bytes(image))
+    give(lambda: {"runs": rows.to_dicts(), "curves": output})
     if form == "json":
         for row in rows.to_dicts():
             say(json.dumps(row, allow_nan=False))
         return
-    looks = {
-        "tbl_rows": -1,
-        "tbl_cols": -1,
-        "fmt_str_lengths": 80,
-        "tbl_width_chars": 240,
-        "float_precision": 3,
-    }
-    say(as_table(table.shown(rows), **looks), as_it_is=True)
+    say(as_summary(table.shown(rows).to_dicts()), is_styled=True)
     say(f"curves: {output}")

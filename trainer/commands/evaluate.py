@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from schemas.commands import RUN, settings_option
+from schemas.commands import RUN, output_options, settings_option
 from schemas.loading import no_garbage
 from schemas.plans import read_plan
-from schemas.screen import say
+from schemas.screen import give, say
 from schemas.store import open_store
 
 
@@ -22,7 +22,9 @@ from schemas.store import open_store
     default="table",
     show_default=True,
     type=click.Choice(["table", "json"]),
+    help="json: the same as --json, in one line.",
 )
+@output_options(lines_are_result=True)
 def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str) -> None:
     """Measure a POLICY on the held-out pairs of a RUN.
 
@@ -49,8 +51,10 @@ def command(run: Path, policy: Path | None, settings: tuple[str, ...], form: str
     values = evaluate(store, recipe, folder)
     if not is_first():
         return
+    result: dict[str, object] = {"policy": str(folder), **values}
+    give(lambda: result)
     if form == "json":
-        say(json.dumps({"policy": str(folder), **values}, allow_nan=False))
+        say(json.dumps(result, allow_nan=False))
         return
     say(str(folder))
     named = best.sentence(open_store(policy)) if policy else None

@@ -2,7 +2,9 @@
 
 import click
 
-from schemas.screen import say
+from schemas.screen import folded, say
+
+_LAST = 'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
 
 
 @click.command("losses")
@@ -12,14 +14,20 @@ def command() -> None:
 
     for name in NAMES:
         loss = described(name)
+        first, *more = folded(f"{name}  {loss.what}", indent=4)
         say(name, bold=True, nl=False)
-        say(f"  {loss.what}")
+        say(first.removeprefix(name))
+        for line in more:
+            say(line)
         for line in loss.equation:
             say(f"    {line}")
-        say(f"    keys: {loss.keys}")
+        _say_folded(f"    keys: {loss.keys}", indent=6)
         if loss.needs:
-            say(f"    needs {loss.needs}")
+            _say_folded(f"    needs {loss.needs}", indent=6)
         say()
-    say(
-        'choose one with train.loss = "name"; [train.sft] weight and reduction add an SFT term to any of them'
-    )
+    _say_folded(_LAST, indent=0)
+
+
+def _say_folded(text: str, indent: int) -> None:
+    for line in folded(text, indent):
+        say(line)

@@ -4,9 +4,9 @@ import re
 
 import click
 
-from schemas.commands import RECIPE_ARGUMENT, run_option, settings_option
+from schemas.commands import RECIPE_ARGUMENT, output_options, run_option, settings_option
 from schemas.errors import UserError
-from schemas.screen import say
+from schemas.screen import give, say
 from schemas.store import open_store
 
 _UNITS = {"B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -22,7 +22,8 @@ _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     metavar="SIZE",
     help="What each rank's device has, such as 80GiB. Without it: what is free on this machine's.",
 )
-@settings_option()
+@settings_option(sections=("train", "model"))
+@output_options(lines_are_result=True)
 def command(
     recipe: str, run: str, world_size: int, device_memory: str | None, settings: tuple[str, ...]
 ) -> None:
@@ -40,9 +41,11 @@ def command(
     asked = training_recipe(recipe, store, settings)
     size = None if device_memory is None else bytes_of(device_memory)
 
-    from trainer.planning import lines_of_plan
+    from trainer.planning import plan_training
 
-    for line in lines_of_plan(store, asked, world_size, size):
+    planned = plan_training(store, asked, world_size, size)
+    give(planned.document)
+    for line in planned.lines():
         say(line)
 
 
