@@ -6,6 +6,7 @@ from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
     "export": "engine.commands.export",
+    "init": "engine.commands.init",
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
     "show": "engine.commands.show",
@@ -19,7 +20,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("export", "plan", "show", "sql", "status"),
+    readers=("export", "init", "plan", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

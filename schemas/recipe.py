@@ -72,6 +72,11 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
     return dataclasses.replace(recipe, foreign=why_foreign(path), typed=typed, file=path)
 
 
+def load_text(data: bytes, where: str) -> Recipe:
+    """A recipe from a text that is in no file yet; `where` names it in errors. Raises UserError."""
+    return _read(data, where, ())
+
+
 def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:
     """The recipe that a run folder, or a train folder in it, was made with. Raises UserError."""
     try:

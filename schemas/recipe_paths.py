@@ -16,7 +16,7 @@ from schemas.data_set_names import data_set_name
 from schemas.errors import did_you_mean
 from schemas.fields import Section, rules_of
 
-_RECIPES, _SUFFIX = "recipes", ".toml"  # where those that ship lie
+RECIPES, SUFFIX = "recipes", ".toml"  # where those that ship lie
 
 
 def with_absolute_paths(
@@ -100,12 +100,12 @@ def recipe_file(path: str | Path) -> Path:
     """A recipe's file: the one at the path, or the one that ships by such a name, such as dpo."""
     here = Path(path)
     name = here.name
-    if str(path) == name and not here.is_file() and extensions.ships(_RECIPES, name, _SUFFIX):
-        return extensions.included(_RECIPES, name, _SUFFIX)
+    if str(path) == name and not here.is_file() and extensions.ships(RECIPES, name, SUFFIX):
+        return extensions.included(RECIPES, name, SUFFIX)
     return here
 
 
 def none_ships(name: str) -> str:
     """That no recipe of that name ships, and which do, as the rest of a sentence."""
-    known = [path.stem for path in extensions.files(_RECIPES, _SUFFIX)]
+    known = [path.stem for path in extensions.files(RECIPES, SUFFIX)]
     return f"none that ships has that name: {did_you_mean(name, known)}"
