@@ -61,7 +61,7 @@ def command(
     """Write a recipe for what you have: your data, your model and the memory of this machine are looked at.
 
     What no option says is asked for on a terminal; elsewhere it takes its default. Every value that matters
-    has a comment. Nothing is loaded, fetched or run.
+    has a comment. No model is loaded or fetched, and nothing is run.
 
     \b
     Example:
@@ -151,7 +151,8 @@ def _write(output: Path, answers: _Answers, words: tuple[str, ...]) -> None:
     found = fit(model, optimizer_of(method), this_machine())
     _say_all("memory", found.why)
     commands = _commands(output)
-    wish = Wish(source, data, model, method, start, judge, found, settings, commands)
+    in_head = (f"engine plan {shlex.quote(str(output))}", *commands)
+    wish = Wish(source, data, model, method, start, judge, found, settings, in_head, _rounds(output))
     text = text_of(wish)
     load_text(text.encode(), str(output))
     place = output.absolute()
@@ -189,6 +190,11 @@ def _commands(output: Path) -> tuple[str, ...]:
     recipe = shlex.quote(str(output))
     run = shlex.quote(f"runs/{output.stem}")
     return (f"engine precompute {recipe} -o {run}", f"trainer run {recipe} -o {run}")
+
+
+def _rounds(output: Path) -> str:
+    recipe = shlex.quote(str(output))
+    return f"python -m pipelines.run {recipe} -o {shlex.quote(f'runs/{output.stem}-rounds')} --set rounds.n=3"
 
 
 def _say_remarks(start: str, judge: "Judge | None", model: "ModelLook") -> None:

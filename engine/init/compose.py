@@ -33,8 +33,10 @@ Sections = dict[str, str]
 
 @dataclass(frozen=True)
 class Wish:
-    """All that a recipe is written from. `source`: as the recipe has it; `settings`: over all, by their
-    dotted names; `commands`: what the head says can be run with it."""
+    """All that a recipe is written from.
+
+    `source`: as the recipe has it; `settings`: over all, by their dotted names; `commands`: what the head
+    says can be run with it; `rounds`: the command that makes several rounds, where it samples."""
 
     source: str
     data: DataLook
@@ -45,6 +47,7 @@ class Wish:
     fit: Fit
     settings: Mapping[str, Any]
     commands: tuple[str, ...]
+    rounds: str = ""
 
 
 def check_data(data: DataLook, start: str, judged: bool) -> None:
@@ -125,6 +128,9 @@ def _set_judge(sections: Sections, wish: Wish) -> None:
         return
     own = sections.pop("judge", "") or sections_of("on_policy")["judge"]
     made = {judge.section: _judge_section(judge, own)}
+    if wish.data.references and judge.section == "judge":
+        shown = "Rows bring a right answer as reference: the judge is shown it."
+        made["judge"] = f"{made['judge'].rstrip()}\n{comment(shown)}\n"
     first = "rewrite" if wish.method.bridges else "logprobs"
     _insert(sections, made, before=first)
     if wish.method.bridges:
@@ -247,4 +253,6 @@ def _head(wish: Wish) -> str:
     ]
     what, data, model, order = (comment(line) for line in lines)
     commands = "\n".join(f"#   {line}" for line in wish.commands)
+    if wish.start == PROMPTS:
+        commands += f"\n#\n# Rounds, each with the last one's policy:\n#\n#   {wish.rounds}"
     return f"{what}\n#\n{data}\n{model}\n#\n{commands}\n#\n{order}"

@@ -12,7 +12,6 @@ from engine.attempts import Attempt, attempts
 from engine.inputs import inputs
 from engine.readings import Reading
 from engine.recognise import format_of
-from schemas.fetching import nothing_fetched
 from schemas.recipe import parse
 from schemas.sections import Prompts
 
@@ -59,10 +58,10 @@ class DataLook:
 def look_at(source: str, settings: Mapping[str, Any]) -> DataLook:
     """What a file, a folder, a glob or a data set of the Hub brings. `settings`: other keys of [prompts].
 
-    Nothing is fetched. Raises UserError where it cannot be read, as `engine precompute` does."""
+    A data set of the Hub is fetched. Raises UserError where nothing can be read, as `engine precompute`."""
     config = parse({"prompts": {"source": [source], **settings}}, "engine init").section("prompts")
     assert isinstance(config, Prompts)
-    with _silent(), nothing_fetched():
+    with _silent():
         found = inputs(config)
         path = format_of(found.files, config, found.of_test_source)
         return _looked(path, found.files, config)

@@ -16,6 +16,8 @@ from schemas.recipe_paths import RECIPES, SUFFIX
 
 _WIDTH = 110
 _HEADER = re.compile(r"^\[([\w.]+)\]", re.MULTILINE)
+# Comments right above a place; not a key or a table that is commented out.
+_PROSE_ABOVE = re.compile(r"(?:^# (?!\w+ = |\[).*\n)+\Z", re.MULTILINE)
 # What shows nothing, or is obeyed by what shows it.
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Co", "Cn")
 
@@ -39,7 +41,7 @@ def sections_of(recipe: str) -> dict[str, str]:
 
 
 def with_value(text: str, key: str, value: object, why: str = "") -> str:
-    """A section's text with a key set. `why`: a comment above it, in place of the one behind it, if given."""
+    """A section's text with a key set. `why`: a comment above it, in place of those it has, if given."""
     line = re.compile(rf"^(?:# )?{re.escape(key)} = [^#\n]*(?P<comment>#.*)?$", re.MULTILINE)
     found = line.search(text)
     written = f"{key} = {toml_value(value)}"
@@ -48,7 +50,10 @@ def with_value(text: str, key: str, value: object, why: str = "") -> str:
     elif found and found["comment"]:
         written = _beside(written, found["comment"])
     if found:
-        return text[: found.start()] + written + text[found.end() :]
+        before = text[: found.start()]
+        if why:
+            before = _PROSE_ABOVE.sub("", before)
+        return before + written + text[found.end() :]
     return f"{text.rstrip()}\n{written}\n"
 
 

@@ -16,7 +16,7 @@ from engine.init.data_look import look_at as look_at_data
 from engine.init.judges import judge_of
 from engine.init.methods import METHODS, PAPERS
 from engine.init.model_look import ModelLook, look_at
-from engine.init.toml_text import comment, toml_value
+from engine.init.toml_text import comment, toml_value, with_value
 from pipelines.sandbox import world
 from schemas.recipe import load, load_text
 from tests.conftest import ROOT, command, preferences
@@ -102,6 +102,7 @@ def test_the_recipe_of_each_method_loads(method, start, looks):
     )
     assert recipe.section("train").loss == method
     assert recipe.section("prompts").source == (str(file),)
+    assert ("# Rounds, each with the last one's policy:" in text) == (start == "prompts")
     made = {"given", "generate", "judge", "rewrite"} & set(recipe.sections)
     wanted = {"given"} if start == "given" else {"generate", "judge"}
     assert made == wanted | ({"rewrite"} if METHODS[method].bridges else set())
@@ -310,6 +311,24 @@ def test_hostile_names_are_text_in_the_recipe_and_on_the_screen(here, model_path
         recipe = load(out)
         assert recipe.section("prompts").source == (str(data),)
         assert "check" not in recipe.sections
+
+
+def test_a_reason_takes_the_place_of_the_comments_that_were_there():
+    text = "[a]\n# off = 1\n# Old prose\n# of two lines.\nkey = 1\nnext = 2   # its own\n"
+    changed = with_value(text, "key", 3, "New.")
+    assert changed == "[a]\n# off = 1\n# New.\nkey = 3\nnext = 2   # its own\n"
+    assert with_value(text, "next", 5) == text.replace(
+        "next = 2   # its own", "next = 5                 # its own"
+    )
+    assert with_value(text, "off", 4) == text.replace("# off = 1", "off = 4")
+
+
+def test_the_judge_is_said_to_see_a_reference(here, model_path):
+    written(here / "known.jsonl", ({**row, "reference": "It is 4."} for row in world.prompts(4, 5)))
+    assert "a right answer as reference (5)" in init("--data", "known.jsonl", "--model", model_path)
+    assert (
+        "# Rows bring a right answer as reference: the judge is shown it." in Path("recipe.toml").read_text()
+    )
 
 
 def test_values_come_back_from_toml_as_they_were():
