@@ -6,6 +6,7 @@ from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
     "export": "engine.commands.export",
+    "init": "engine.commands.init",
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
     "report": "engine.commands.report",
@@ -20,7 +21,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("export", "plan", "report", "show", "sql", "status"),
+    readers=("export", "init", "plan", "report", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

@@ -68,8 +68,13 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
         raise UserError(f"no recipe at {path}, and {none_ships(path.name)}") from None
     settings = tuple(settings)
     typed = tuple(setting.partition("=")[0].strip() for setting in settings)
-    recipe = _read(data, str(path), settings)
+    recipe = _read(data, str(path), settings, path, typed)
     return dataclasses.replace(recipe, foreign=why_foreign(path), typed=typed, file=path)
+
+
+def load_text(data: bytes, where: str) -> Recipe:
+    """A recipe from a text that is in no file yet; `where` names it in errors. Raises UserError."""
+    return _read(data, where, ())
 
 
 def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:
@@ -88,8 +93,10 @@ def load_of_run(folder: Store, settings: Iterable[str] = ()) -> Recipe:
     return _read(data, where, settings)
 
 
-def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:
-    """A recipe from a file's bytes; `where` names the file in errors."""
+def _read(
+    data: bytes, where: str, settings: Iterable[str], file: Path | None = None, typed: tuple[str, ...] = ()
+) -> Recipe:
+    """A recipe from a file's bytes; `where` names the file in errors. `file`, `typed`: as of Recipe."""
     try:
         tree = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -98,7 +105,7 @@ def _read(data: bytes, where: str, settings: Iterable[str]) -> Recipe:
         _apply(tree, setting)
     refuse_secrets(_plain(tree), f"{where}:")
     recipe = parse(tree, where)
-    recipe = dataclasses.replace(recipe, sections=with_absolute_paths(recipe.sections))
+    recipe = dataclasses.replace(recipe, sections=with_absolute_paths(recipe.sections, file, typed))
     for section in recipe.sections.values():
         try:
             section.check_with_extensions()

@@ -14,7 +14,6 @@ as before. A setting of the recipe's own is never changed.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,7 @@ from schemas.devices import batch_tokens
 from schemas.errors import UserError
 from schemas.quantization import NONE
 from schemas.records import Damaged, read_record, sealed_bytes
+from schemas.room import free_memory
 from schemas.sections import Train
 from schemas.store import Store
 from trainer.dist import Ranks
@@ -34,7 +34,6 @@ RECORD = "memory.json"
 _DDP_SHARE = 0.7  # of the device that weights, gradients and optimizer may take under ddp
 _ENOUGH_TOKENS = 4096  # of a pass; with less a GPU waits for its memory
 _LOOKED_AT = 256  # pairs whose lengths stand for all
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A pass on a CPU surely takes less than so many bytes for each number of a layer's inputs.
 _SURELY = 64
 
@@ -57,26 +56,8 @@ def free_bytes(device: torch.device, ranks_here: int) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-    if available is None:
-        return None
-    for file in _CGROUPS:
-        limit = _number_in(Path(file))
-        if limit is not None:
-            available = min(available, limit)
-    return available // max(1, ranks_here)
-
-
-def _number_in(file: Path) -> int | None:
-    try:
-        text = file.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    available = free_memory()
+    return None if available is None else available // max(1, ranks_here)
 
 
 def some_pairs(pairs: Pairs) -> list[Pair]:

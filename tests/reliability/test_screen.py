@@ -163,6 +163,13 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "show", run, hostile
     yield "engine", "show", run, "--worst", hostile
     yield "engine", "export", run, "--to", hostile, "-o", "x"
+    yield "engine", "init", f"--{hostile}"
+    yield "engine", "init", "--data", name
+    yield "engine", "init", "--data", recipe, "-o", f"{name}/{name}"
+    yield "engine", "init", "--data", "rows.jsonl", "--model", name
+    yield "engine", "init", "--data", "rows.jsonl", "--set", hostile
+    yield "engine", "init", "--start", hostile
+    yield "engine", "init", "--data", "rows.jsonl", "--model", run, "--method", hostile
     yield "engine", "sql", run, "select 1", "--timeout", hostile
     yield "engine", "status", name
     yield "engine", "status", run, "--recipe", name

@@ -152,6 +152,7 @@ def looks_of(run: Path):
     """All that only looks, in this process."""
     from engine import verify
     from engine.export.card import card_of
+    from engine.init import model_look
     from engine.report.build import build
     from engine.story.gather import story_of
     from engine.story.tokens import Tokens
@@ -179,6 +180,7 @@ def looks_of(run: Path):
     yield "engine show", lambda: tolerant(shown)
     yield "engine report", lambda: tolerant(lambda: build(store, [], 10))
     yield "engine export", lambda: tolerant(lambda: card_of(store, "jsonl", {}))
+    yield "engine init", lambda: tolerant(lambda: model_look.look_at(str(run.parent / "model")))
     yield "trainer run, its plan", lambda: tolerant(lambda: plan_training(store, load_of_run(store)))
 
 
