@@ -18,4 +18,4 @@ class Verify(Section):
 class Rounds(Section):
     """Precompute and train n times (pipelines/run.py); each round's reference is the last round's policy."""
 
-    n: int = number(1, low=1)
+    n: int = number(1, low=1)  # rounds

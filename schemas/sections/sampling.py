@@ -24,10 +24,12 @@ class Sampling(Section):
 
     n: int = number(1, low=1)  # responses a prompt
     temperature: float = number(1.0, low=0)  # 0: greedy
+    # Draw among the likeliest tokens that have this share of the probability together. 1: all.
     top_p: float = number(1.0, above=0, high=1)
-    top_k: int = number(0, low=0)  # 0: all
+    top_k: int = number(0, low=0)  # draw among so many of the likeliest tokens; 0: all
+    # Draw among tokens that have at least this share of the likeliest one's probability.
     min_p: float = number(0.0, low=0, high=1)
-    max_tokens: int = number(1024, low=1)
+    max_tokens: int = number(1024, low=1)  # after which a response is cut off
     min_tokens: int = number(0, low=0)  # before which no token ends a response and no stop string counts
     # A response ends before the first of these strings; they are no part of it.
     stop: tuple[str, ...] = setting((), sampling_checks.texts)
@@ -92,7 +94,7 @@ class Rewrite(Sampling, OtherModel):
     # Which two responses: a way to choose pairs, as in [pairs].
     choose: str = path("best_vs_worst", "sql", ".sql")
     scorer: str = setting("rating", checks.scorer)  # whose scores it chooses by
-    margin: float = number(0.0, low=0)
+    margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
     # Whether it chooses among responses that were cut off before their end, as pairs.unfinished. drop: no
     # draft is rewritten whose pair [pairs] would leave out.
     unfinished: str = choice("keep", "drop", "keep")

@@ -16,14 +16,15 @@ class Train(Section):
         "lora": "it is a table, written [train.lora], or --set train.lora.r=16 (the rest has defaults)"
     }
 
-    loss: str = "dpo"
+    loss: str = "dpo"  # one of those that `trainer losses` lists
+    # At its highest, after the warm-up. 5e-7 is for whole weights of billions of parameters.
     learning_rate: float = number(5e-7, above=0)
     # adamw_8bit keeps its two moments in 8 bits (extra `torchao`).
     optimizer: str = choice("adamw", "adamw", "adamw_8bit", "rmsprop")
-    weight_decay: float = number(0.0, low=0)
+    weight_decay: float = number(0.0, low=0)  # decoupled from the gradient, as in AdamW
     betas: tuple[float, ...] = setting((0.9, 0.999), checks.betas)  # of adamw
     schedule: str = choice("linear", "linear", "cosine", "constant")  # after the warm-up
-    warmup_steps: int = number(0, low=0)
+    warmup_steps: int = number(0, low=0)  # in which the learning rate rises from 0
     warmup_ratio: float = number(0.0, low=0, high=1)  # of all steps, where warmup_steps is 0
     max_grad_norm: float = number(1.0, low=0)  # 0: no clipping
     batch_size: int = number(64, low=1)  # pairs of one optimizer step, over all ranks
@@ -32,7 +33,7 @@ class Train(Section):
     look_ahead: int = number(1, low=1)
     # Tokens of one forward pass; bounds memory, changes no result. 0: what fits (`trainer plan`).
     micro_batch_tokens: int = number(0, low=0)
-    epochs: int = number(1, low=1)
+    epochs: int = number(1, low=1)  # times that every pair is learned from
     max_steps: int = -1  # above 0: this many steps, whatever epochs says
     # The forward pass runs in it. auto: the dtype that the cached log-probs were made in.
     dtype: str = choice("auto", "auto", "float32", "bfloat16")
