@@ -16,8 +16,8 @@ class Lora(Section):
     target_modules: tuple[str, ...] = ("all-linear",)
     modules_to_save: tuple[str, ...] = ()  # trained whole beside the adapters, such as lm_head
     bias: str = choice("none", "none", "all", "lora_only")  # which biases are trained
-    use_dora: bool = False  # arXiv 2402.09353
-    use_rslora: bool = False  # arXiv 2312.03732: alpha/sqrt(r)
+    use_dora: bool = False  # DoRA (arXiv 2402.09353)
+    use_rslora: bool = False  # rsLoRA (arXiv 2312.03732): alpha/sqrt(r) in place of alpha/r
 
     @classmethod
     def title(cls) -> str:
