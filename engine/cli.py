@@ -5,6 +5,7 @@ import click
 from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
+    "docs": "engine.commands.docs",
     "export": "engine.commands.export",
     "plan": "engine.commands.plan",
     "precompute": "engine.commands.precompute",
@@ -19,7 +20,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("export", "plan", "show", "sql", "status"),
+    readers=("docs", "export", "plan", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

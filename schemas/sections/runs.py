@@ -10,8 +10,8 @@ class Verify(Section):
     """`engine verify`: log-probs computed again in another way."""
 
     sample: int = number(64, low=1)  # responses that are scored again
-    # Largest mean gap that passes, nat a token; 0: as train.tolerance, and 0.05 between vLLM and torch in half
-    # precision.
+    # Largest mean gap that passes, nat a token; 0: as train.tolerance, and 0.05 between vLLM and torch in
+    # half precision.
     tolerance: float = number(0.0, low=0)
 
 

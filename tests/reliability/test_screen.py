@@ -135,7 +135,7 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     name = hostile.replace("/", "")
     yield "engine", hostile
     yield "engine", f"--{hostile}"
-    for command in ("export", "precompute", "show", "sql", "status", "verify"):
+    for command in ("docs", "export", "precompute", "show", "sql", "status", "verify"):
         yield "engine", command, f"--{hostile}"
     yield "engine", "precompute", name, "-o", "x"
     yield "engine", "precompute", recipe, "-o", name
@@ -156,6 +156,8 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "sql", run, "select 1", "--format", hostile
     yield "engine", "sql", run, "select 1", "-o", name
     yield "engine", "sql", run, "overview", "--param", f"{hostile}=1"
+    yield "engine", "docs", hostile
+    yield "engine", "docs", name, "--path"
     yield "engine", "show", name
     yield "engine", "show", run, hostile
     yield "engine", "show", run, "--worst", hostile
