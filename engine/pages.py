@@ -11,6 +11,8 @@ from pathlib import Path
 from schemas.errors import UserError, did_you_mean
 from schemas.extensions import files
 
+_TO_PAGE = re.compile(r"\[([^\]]+)\]\((?:(\w+)\.md)?(?:#[\w-]*)?\)")
+_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 _LINK = re.compile(r"\]\((\w+)\.md\)")
 _INDEX = "index"
 
@@ -24,6 +26,19 @@ class Page:
 
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
+
+    def for_terminal(self) -> str:
+        """The text with the commands that show other pages in the place of links to them."""
+        return _TO_PAGE.sub(_as_command, _COMMENT.sub("", self.text()))
+
+
+def _as_command(link: re.Match[str]) -> str:
+    """A link to another page, or to a heading of the same one, which stays words alone."""
+    words, page = link[1], link[2]
+    if not page:
+        return words
+    command = f"`engine docs {page}`"
+    return command if words == page else f"{words} ({command})"
 
 
 def pages() -> dict[str, Page]:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import engine.cli
 import pipelines.run
 import trainer.cli
+from engine.pages import pages
 from engine.part import Part
 from engine.ready import ready
 from pipelines.docs.key_tables import meaning_of
@@ -341,6 +342,13 @@ def test_engine_docs_lists_shows_and_finds_the_pages():
 def test_engine_docs_names_the_nearest_page():
     done = CliRunner().invoke(engine.cli.main, ["docs", "lossse"])
     assert done.exit_code == 1 and "no page 'lossse'; did you mean 'losses'?" in done.output
+
+
+def test_a_page_on_a_terminal_names_commands_where_others_have_links():
+    index = pages()["index"].for_terminal()
+    assert "- `engine docs losses`: Every loss" in index and ".md" not in index
+    losses = pages()["losses"].for_terminal()
+    assert "<!--" not in losses and "(https://arxiv.org/abs/2305.18290)" in losses
 
 
 def test_a_page_on_a_terminal_has_no_colours_but_ours():

@@ -25,8 +25,11 @@ def command(name: str, path: bool) -> None:
         file = page_of(name or "index").path
         say(file if name else file.parent)
     elif name:
-        text = page_of(name).text()
-        show(_rendered(text), is_styled=True) if has_colours() else show(text)
+        chosen = page_of(name)
+        if has_colours():
+            show(_rendered(chosen.for_terminal()), is_styled=True)
+        else:
+            show(chosen.text())
     else:
         found = pages()
         widest = max(map(len, found), default=0)
