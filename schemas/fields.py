@@ -41,8 +41,8 @@ class Rules:
     path: Path | None = None
     formerly: str = ""  # an older name: recipes may still use it, and facts and fingerprints keep it
     has_switch: bool = False  # true and false are two of its words, and may be written without quotes
+    words: tuple[str, ...] = ()  # all that it may be, where that is one of some words
     tables: bool = False  # takes every table of its section, as [train.dpo] and [train.sft]
-    allowed: tuple[str, ...] = ()  # the words that it may be, or that may be in it
     bounds: str = ""  # of a number, in words: "at least 1"
 
 
@@ -102,7 +102,7 @@ def choice(default: str, *allowed: str, formerly: str = "") -> Any:
     def check(value: str) -> str | None:
         return None if value in allowed else f"; {did_you_mean(value, allowed)}"
 
-    return setting(default, check, formerly=formerly, has_switch="true" in allowed, allowed=allowed)
+    return setting(default, check, formerly=formerly, has_switch="true" in allowed, words=allowed)
 
 
 def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False) -> Any:
@@ -114,7 +114,7 @@ def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False)
         unknown = [value for value in values if value not in allowed]
         return f" has '{unknown[0]}'; {did_you_mean(unknown[0], allowed)}" if unknown else None
 
-    return setting(default, check, allowed=allowed)
+    return setting(default, check, words=allowed)
 
 
 def path(

@@ -95,8 +95,8 @@ def _type(field: "dataclasses.Field[Any]", hint: Any) -> str:
     if typing.get_origin(hint) is dict:
         return "table"
     kind = _TYPES[hint]
-    if rules.allowed:
-        words = ", ".join(f"`{word}`" for word in rules.allowed)
+    if rules.words:
+        words = ", ".join(f"`{word}`" for word in rules.words)
         return words if hint is str else f"list of {words}"
     return f"{kind}, {rules.bounds}" if rules.bounds else kind
 
