@@ -53,7 +53,8 @@ def run(command: str, folder: Path) -> list[str]:
         ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return [line.rstrip() for line in done.stdout.replace(str(folder), _HOME).splitlines()]
+    shown = done.stdout.replace(str(folder), _HOME).replace(str(ROOT), _HOME)
+    return [line.rstrip() for line in shown.splitlines()]
 
 
 def is_as_shown(shown: tuple[str, ...], got: list[str]) -> bool:
