@@ -5,6 +5,7 @@ import click
 from schemas.commands import CONTEXT, Group, log_to_screen
 
 COMMANDS = {
+    "docs": "engine.commands.docs",
     "export": "engine.commands.export",
     "init": "engine.commands.init",
     "plan": "engine.commands.plan",
@@ -21,7 +22,7 @@ COMMANDS = {
     cls=Group,
     modules=COMMANDS,
     kept="what is finished is kept: run the same command to go on",
-    readers=("export", "init", "plan", "report", "show", "sql", "status"),
+    readers=("docs", "export", "init", "plan", "report", "show", "sql", "status"),
     context_settings=CONTEXT,
 )
 @click.version_option(package_name="prefmill", message="prefmill %(version)s")

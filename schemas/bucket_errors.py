@@ -113,7 +113,7 @@ def _of_server(error: Exception, address: str) -> Exception:
     return OSError(
         errno.EHOSTUNREACH,
         f"the server cannot be reached, or its answer broke off ({first}); see to the network and to the "
-        f"endpoint that the environment names (README, Object storage), {_AGAIN}",
+        f"endpoint that the environment names (`engine docs clusters`, Object storage), {_AGAIN}",
         address,
     )
 

@@ -25,7 +25,8 @@ _loss_checks: dict[str, LossCheck] = {}
 
 
 def hand_over(package: str, root: Path, check_loss: LossCheck | None = None) -> None:
-    """Add a package's folder with `prompts/` and `sql/`; the one that knows the losses adds a check."""
+    """Add a package's folder with `prompts/`, `sql/`, `recipes/` and `docs/`, as far as it has them; the
+    package that knows the losses adds a check."""
     _roots[package] = root
     if check_loss is not None:
         _loss_checks[package] = check_loss

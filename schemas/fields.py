@@ -43,6 +43,7 @@ class Rules:
     has_switch: bool = False  # true and false are two of its words, and may be written without quotes
     words: tuple[str, ...] = ()  # all that it may be, where that is one of some words
     tables: bool = False  # takes every table of its section, as [train.dpo] and [train.sft]
+    bounds: str = ""  # of a number, in words: "at least 1"
 
 
 _NO_RULES = Rules()
@@ -73,17 +74,26 @@ def number(
 ) -> Any:
     """A number within bounds: finite unless `infinite`."""
 
+    bounds = _bounds(low, above, high)
+
     def check(value: float) -> str | None:
         large_enough = (low is None or value >= low) and (above is None or value > above)
         if large_enough and value <= high and (math.isfinite(value) or (value == math.inf and infinite)):
             return None
-        if low is None and above is None:
+        if not bounds:
             return ": expected a finite number"
-        least = f"above {above:g}" if above is not None else f"of at least {low:g}"
-        most = f" and at most {high:g}" if high < math.inf else ""
-        return f": expected a number {least}{most}"
+        return f": expected a number {bounds if above is not None else f'of {bounds}'}"
 
-    return setting(default, check)
+    return setting(default, check, bounds=bounds)
+
+
+def _bounds(low: float | None, above: float | None, high: float) -> str:
+    """The least and the most that a number may be, in words; empty where any finite one will do."""
+    if low is None and above is None:
+        return ""
+    least = f"above {above:g}" if above is not None else f"at least {low:g}"
+    most = f" and at most {high:g}" if high < math.inf else ""
+    return least + most
 
 
 def choice(default: str, *allowed: str, formerly: str = "") -> Any:
@@ -104,7 +114,7 @@ def choices(default: tuple[str, ...], *allowed: str, may_be_empty: bool = False)
         unknown = [value for value in values if value not in allowed]
         return f" has '{unknown[0]}'; {did_you_mean(unknown[0], allowed)}" if unknown else None
 
-    return setting(default, check)
+    return setting(default, check, words=allowed)
 
 
 def path(

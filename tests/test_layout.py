@@ -21,6 +21,7 @@ PACKAGES = {
     "trainer": {"schemas"},
     "pipelines": {"schemas", "engine", "trainer"},
 }
+INSIDE = ROOT / "pipelines" / "docs" / "inside.md"  # the tree of the sources
 PATHS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 # Modules that write files, and why that is not a second door to a run folder.
 WRITERS = {
@@ -51,6 +52,7 @@ WRITERS = {
     "trainer/merge.py": "fills a local path that a store gave it",
     "trainer/commands/compare.py": "fills a local path that the store gave it: the user's picture",
     "pipelines/sandbox/make.py": "writes the model that ships",
+    "pipelines/docs/__main__.py": "writes parts of the pages that ship",
 }
 WRITING_METHODS = {
     "write_text",
@@ -219,17 +221,17 @@ def test_the_top_level_is_the_one_that_was_fixed():
     }
 
 
-def test_the_readmes_tree_is_the_tree():
-    readme = (ROOT / "README.md").read_text()
+def test_the_tree_of_the_docs_is_the_tree():
+    tree = INSIDE.read_text()
     for path in PATHS:
         if path.name == "__init__.py":
             continue
         if path.parent.name in PACKAGES:
-            assert f"      {path.name} " in readme, f"README's tree lacks {path.relative_to(ROOT)}"
+            assert f"\n  {path.name} " in tree, f"{INSIDE.name} lacks {path.relative_to(ROOT)}"
         else:
-            folder_is_there = f"{path.parent.name}/" in readme
-            file_is_there = path.name in readme or path.stem in readme
-            assert folder_is_there and file_is_there, f"README's tree lacks {path.relative_to(ROOT)}"
+            folder_is_there = f"{path.parent.name}/" in tree
+            file_is_there = path.name in tree or path.stem in tree
+            assert folder_is_there and file_is_there, f"{INSIDE.name} lacks {path.relative_to(ROOT)}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bench").glob("*.py")), ids=name_of)

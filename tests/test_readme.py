@@ -1,8 +1,7 @@
-"""Every command in the README runs, as it stands there."""
+"""The README's tour prints what stands there, and every command of the README and the pages runs."""
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -11,14 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.sandbox import world
+from tests import tour
 from tests.conftest import ROOT, SHARED, preferences
+from tests.pages import FOLDER, README, blocks, commands, printed
 
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    for line in block.splitlines()
-    if line
-]
 BIN = Path(sys.executable).parent
 
 
@@ -65,8 +60,15 @@ def run(line: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_readme_names_what_the_tests_know():
-    assert {shlex.split(line)[0] for line in COMMANDS} == {
+def run_commands() -> list[str]:
+    """Every command of a block of `sh`, once: the index's first, which make the run that others ask."""
+    pages = [FOLDER / "index.md", README, *sorted(FOLDER.glob("*.md"))]
+    found = [line for page in pages for block in blocks("sh", page=page) for line in commands(block)]
+    return list(dict.fromkeys(found))
+
+
+def test_the_commands_are_those_that_the_tests_know():
+    assert {shlex.split(line)[0] for line in run_commands()} == {
         "./pipelines/demo",
         "./tests/run",
         "engine",
@@ -74,37 +76,42 @@ def test_the_readme_names_what_the_tests_know():
         "torchrun",
         "python",
     }
-    assert len(COMMANDS) == len(set(COMMANDS))
 
 
 @pytest.mark.long
-def test_the_job_and_what_follows_it(folder):
-    said = [run(line, folder) for line in COMMANDS if not line.startswith("./")]
-    assert "pairs" in said[1] and "avg" in said[2] and "step 0: loss 0.693147" in said[3]
+def test_every_command_of_the_pages_runs(folder):
+    said = {line: run(line, folder) for line in run_commands() if not line.startswith("./")}
+    by_begin = {" ".join(shlex.split(line)[:3]): text for line, text in said.items()}
+    assert "pairs" in by_begin["engine status runs/hh"] and "step 0: loss" in by_begin["trainer run dpo"]
+    assert any("step 0: loss 0.693147" in text for text in said.values())
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.long
+def test_the_tour_prints_what_the_readme_shows(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("the README shows what a CPU makes")
+    clone = tour.clone(tmp_path)
+    for block in tour.tour():
+        for entry in printed(block):
+            got = tour.run(entry.command, clone)
+            shown = "\n".join(got)
+            advice = "python -m tests.tour --write"
+            assert tour.is_as_shown(entry.output, got), f"{entry.command}\n{shown}\n{advice}"
 
 
-def test_what_schedulers_are_given_can_be_read_and_starts_commands_that_there_are():
-    import yaml
-
-    from engine.commands.precompute import command
-    from engine.part import Part
-
-    for text in blocks("bash"):
-        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-    kinds = [yaml.safe_load(text) for text in blocks("yaml")]
-    assert {"kind", "run"} <= {key for kind in kinds for key in kind}
-    started = re.findall(r"engine precompute (.*?)(?:[`\n]|\"\])", "\n".join(blocks("bash") + blocks("yaml")))
-    parts = set()
-    for line in started:
-        line = re.sub(r"::\$\w+", "::16", line)  # how many there are, and which of them
-        words = shlex.split(re.sub(r"\$\w+", "3", line))
-        given = command.make_context("precompute", words).params
-        parts.add(Part.of(given["part"]).is_part)
-    assert len(started) == 4 and parts == {True, False}
+def test_what_is_printed_is_compared_to_the_digits_shown():
+    assert tour.is_as_shown(("a", "…", "1,024 pairs, 0.6931"), ["a", "b", "c", "1,024 pairs, 0.6932"])
+    assert tour.is_as_shown(("12 steps in 19 s; 1,442 tokens/s",), ["12 steps in 7 s; 9 tokens/s"])
+    for shown, got in (
+        (("1,024 pairs",), ["1,025 pairs"]),
+        (("loss 0.6931",), ["loss 0.6951"]),
+        (("train-3575eec5eed7",), ["train-3575eec5eed8"]),
+        (("a", "b"), ["a"]),
+        (("a", "…", "c"), ["a", "b"]),
+    ):
+        assert not tour.is_as_shown(shown, got), (shown, got)
 
 
 @pytest.mark.long

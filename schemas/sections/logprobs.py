@@ -16,7 +16,7 @@ class Logprobs(Section):
     quality_prompt: str = path("quality", "prompts", ".txt")
     # In front of the last_user or first_user message, or in the system message.
     quality_place: str = choice("last_user", "last_user", "first_user", "system")
-    # hf shares the trainer's arithmetic; vllm is there for models that need several GPUs.
+    # Who computes them: hf shares the trainer's arithmetic; vllm is there for models that need several GPUs.
     backend: str = choice("hf", "hf", "vllm")
     # Tokens of prompt and response together; 0: as many as the model has positions.
     max_length: int = number(0, low=0)

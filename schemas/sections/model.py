@@ -19,13 +19,13 @@ class Model(Section):
 
     # A folder in Hugging Face form, or a name on the hub; safetensors only.
     name: str = path("")
-    revision: str = "main"  # of a hub name
-    # The forward pass of engine and trainer runs in it. auto: that of the run folder, if it is there; else
+    revision: str = "main"  # of a name on the hub: a branch, a tag or a commit
+    # Of the forward pass of engine and trainer. auto: that of the run folder, if it is there; else
     # bfloat16 on a GPU that has it, float32 elsewhere.
     dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")
     # nf4: engine and trainer hold the weights in 4 bits (extra `bitsandbytes`); for [train.lora].
     quantization: str = choice("none", "none", "nf4")
-    # auto (every GPU there is, else the CPU), cpu, cuda, cuda:1 …
+    # Where it runs: auto (every GPU there is, else the CPU), cpu, cuda, cuda:1 …
     device: str = setting("auto", checks.device)
     # Who generates, judges and rewrites: vllm, hf (transformers on torch), or auto: vllm where it and a GPU
     # are there, else hf.

@@ -16,10 +16,10 @@ class OtherModel(Served):
     """A section that asks [model], another model of this machine, or a server's."""
 
     model: str = path("")  # another model than [model]; with base_url, its name there
-    # How that model runs; for [model] itself these stand there. auto: as in [model].
+    # Of that model; of [model] itself these three stand there. auto: as in [model].
     dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")
-    quantization: str = choice("auto", "auto", "none", "nf4")
-    # [judge.vllm], [rewrite.vllm]: its engine arguments, in place of all in [model.vllm]. An
+    quantization: str = choice("auto", "auto", "none", "nf4")  # of that model
+    # [judge.vllm], [rewrite.vllm]: that model's engine arguments, in place of all in [model.vllm]. An
     # empty table is as none: for none of [model.vllm]'s, name one argument at vLLM's default.
     vllm: dict[str, Any] = tables(check=checks.engine_arguments)
 

@@ -13,7 +13,7 @@ class Pairs(Section):
     # given, best_vs_worst, best_vs_random, above_margin, rewritten_vs_parent, all_pairs (files of
     # pipelines/sql), or a path to one of your own.
     choose: str = path("given", "sql", ".sql")
-    # Whose scores they choose by: given, given_rating, rating, pairwise, reward, prompt_gain or check.
+    # Whose scores the two are chosen by: given, given_rating, rating, pairwise, reward, prompt_gain or check.
     scorer: str = setting("rating", checks.scorer)
     margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
     # Scorers that must have rated both responses: a choice without their scores goes to rejects.

@@ -23,11 +23,13 @@ class Sampling(Section):
     hints: ClassVar[Mapping[str, str]] = sampling_checks.HINTS
 
     n: int = number(1, low=1)  # responses a prompt
-    temperature: float = number(1.0, low=0)  # 0: greedy
+    temperature: float = number(1.0, low=0)  # divides the logits; 0: greedy
+    # Draw among the likeliest tokens that have this share of the probability together. 1: all.
     top_p: float = number(1.0, above=0, high=1)
-    top_k: int = number(0, low=0)  # 0: all
+    top_k: int = number(0, low=0)  # draw among so many of the likeliest tokens; 0: all
+    # Draw among tokens that have at least this share of the likeliest one's probability.
     min_p: float = number(0.0, low=0, high=1)
-    max_tokens: int = number(1024, low=1)
+    max_tokens: int = number(1024, low=1)  # after which a response is cut off
     min_tokens: int = number(0, low=0)  # before which no token ends a response and no stop string counts
     # A response ends before the first of these strings; they are no part of it.
     stop: tuple[str, ...] = setting((), sampling_checks.texts)
@@ -35,9 +37,9 @@ class Sampling(Section):
     stop_token_ids: tuple[int, ...] = setting((), sampling_checks.token_ids)
     # Logits of tokens in the prompt or the response so far: divided by it above 0, multiplied below. 1: none.
     repetition_penalty: float = number(1.0, above=0)
-    # Subtracted from the logits of tokens in the response so far: once …
+    # Subtracted once from the logit of each token that is in the response so far.
     presence_penalty: float = number(0.0, low=-2, high=2)
-    # … or as often as they stand there.
+    # Subtracted from the logit of a token as often as it is in the response so far.
     frequency_penalty: float = number(0.0, low=-2, high=2)
     # [generate.logit_bias] 42 = -100: added to the logit of a token id; -100 to 100.
     logit_bias: dict[str, Any] = tables(check=sampling_checks.logit_bias)
@@ -91,10 +93,10 @@ class Rewrite(Sampling, OtherModel):
     prompt: str = path("rewrite_instruction", "prompts", ".txt")
     # Which two responses: a way to choose pairs, as in [pairs].
     choose: str = path("best_vs_worst", "sql", ".sql")
-    scorer: str = setting("rating", checks.scorer)  # whose scores it chooses by
-    margin: float = number(0.0, low=0)
-    # Whether it chooses among responses that were cut off before their end, as pairs.unfinished. drop: no
-    # draft is rewritten whose pair [pairs] would leave out.
+    scorer: str = setting("rating", checks.scorer)  # whose scores the two are chosen by
+    margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
+    # Whether the two are chosen among responses that were cut off before their end, as pairs.unfinished.
+    # drop: no draft is rewritten whose pair [pairs] would leave out.
     unfinished: str = choice("keep", "drop", "keep")
     # A rewrite further from the draft than this times the reference's own distance is no bridge.
     too_far: float = number(1.0, low=0)

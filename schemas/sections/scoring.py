@@ -28,12 +28,13 @@ class Judge(OtherModel):
     # rating: one mark a response, scorer `rating`; pairwise: every two responses against each other in both
     # orders, scorer `pairwise`.
     kinds: tuple[str, ...] = choices(("rating",), "rating", "pairwise")
-    # They begin the answer ("Rating: "), as chat models do; judge_rating_bare and judge_pairwise_bare do not.
+    # The file that asks for a mark. It begins the answer ("Rating: "), as chat models do; judge_rating_bare
+    # does not.
     rating_prompt: str = path("judge_rating", "prompts", ".txt")
+    # The file that asks which of two is better; judge_pairwise_bare begins no answer.
     pairwise_prompt: str = path("judge_pairwise", "prompts", ".txt")
-    # The marks: every number from low to high.
-    low: int = number(1, low=0, high=100)
-    high: int = number(5, low=0, high=100)
+    low: int = number(1, low=0, high=100)  # the lowest mark; every number from low to high is one
+    high: int = number(5, low=0, high=100)  # the highest mark
     # A mark is the mean over the marks' probabilities among themselves; the column `mass` keeps what they
     # have together. Below min_mass they say nothing: the score is null, the judge's words are kept.
     min_mass: float = number(0.01, low=0, high=1)
@@ -59,7 +60,7 @@ class Reward(Section):
 
     # A folder in Hugging Face form, or a name on the hub; safetensors only, and no code of its own.
     model: str = path("")
-    revision: str = "main"  # of a hub name
+    revision: str = "main"  # of a name on the hub: a branch, a tag or a commit
     dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")  # auto: as model.dtype
     # What it reads: dialogue: prompt and response by the chat template; pair: prompt and response as the two
     # texts of its tokenizer, as cross-encoders do.

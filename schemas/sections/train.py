@@ -16,31 +16,34 @@ class Train(Section):
         "lora": "it is a table, written [train.lora], or --set train.lora.r=16 (the rest has defaults)"
     }
 
-    loss: str = "dpo"
+    loss: str = "dpo"  # one of those that `trainer losses` lists
+    # At its highest, after the warm-up. 5e-7 is for whole weights of billions of parameters.
     learning_rate: float = number(5e-7, above=0)
     # adamw_8bit keeps its two moments in 8 bits (extra `torchao`).
     optimizer: str = choice("adamw", "adamw", "adamw_8bit", "rmsprop")
-    weight_decay: float = number(0.0, low=0)
-    betas: tuple[float, ...] = setting((0.9, 0.999), checks.betas)  # of adamw
-    schedule: str = choice("linear", "linear", "cosine", "constant")  # after the warm-up
-    warmup_steps: int = number(0, low=0)
-    warmup_ratio: float = number(0.0, low=0, high=1)  # of all steps, where warmup_steps is 0
-    max_grad_norm: float = number(1.0, low=0)  # 0: no clipping
+    weight_decay: float = number(0.0, low=0)  # on matrices; biases and norms have none
+    betas: tuple[float, ...] = setting((0.9, 0.999), checks.betas)  # decay of adamw's two moments
+    # The learning rate's way after the warm-up: to 0 in a line or by a cosine, or constant.
+    schedule: str = choice("linear", "linear", "cosine", "constant")
+    warmup_steps: int = number(0, low=0)  # steps in which the learning rate rises from 0
+    # Share of all steps to warm up in, where warmup_steps is 0.
+    warmup_ratio: float = number(0.0, low=0, high=1)
+    max_grad_norm: float = number(1.0, low=0)  # gradients are clipped to this norm; 0: not
     batch_size: int = number(64, low=1)  # pairs of one optimizer step, over all ranks
     # Global batches whose pairs are grouped by length. Above 1 (8, say): ranks with few pairs each wait less,
     # a padded model pads less.
     look_ahead: int = number(1, low=1)
     # Tokens of one forward pass; bounds memory, changes no result. 0: what fits (`trainer plan`).
     micro_batch_tokens: int = number(0, low=0)
-    epochs: int = number(1, low=1)
+    epochs: int = number(1, low=1)  # times that every pair is learned from
     max_steps: int = -1  # above 0: this many steps, whatever epochs says
-    # The forward pass runs in it. auto: the dtype that the cached log-probs were made in.
+    # Of the forward pass. auto: the dtype that the cached log-probs were made in.
     dtype: str = choice("auto", "auto", "float32", "bfloat16")
     # Train on log-probs that were made in another dtype, or by vLLM. Their noise is printed at step 0.
     accept_other_dtype: bool = False
     # What the optimizer updates: float32, or bfloat16 with stochastic rounding (extra `torchao`).
     weights: str = choice("float32", "float32", "bfloat16")
-    save_dtype: str = choice("auto", "auto", "float32", "bfloat16")  # of a checkpoint; auto: the model's own
+    save_dtype: str = choice("auto", "auto", "float32", "bfloat16")  # of checkpoints; auto: the model's
     # How ranks share the work. ddp: each holds all weights; fsdp: they are split among them. auto: ddp where
     # that fits.
     parallel: str = choice("auto", "auto", "ddp", "fsdp")
@@ -48,7 +51,7 @@ class Train(Section):
     shard_size: int = number(0, low=0)
     # fsdp: give a layer's weights back after its forward pass; false is faster and takes more memory.
     reshard_after_forward: bool = True
-    reduce_dtype: str = choice("float32", "float32", "bfloat16")  # in which ranks add their gradients up
+    reduce_dtype: str = choice("float32", "float32", "bfloat16")  # dtype in which gradients are added up
     # Make the activations again in the backward pass. auto: where they do not fit otherwise.
     gradient_checkpointing: str = choice("auto", "auto", "true", "false")
     # torch.compile of norms, rotary and MLP. auto: on a GPU.
@@ -66,10 +69,10 @@ class Train(Section):
     tensorboard: bool = False  # the same as report_to = ["tensorboard"]
     # So many held-out prompts are answered at each evaluation.
     eval_samples: int = number(0, low=0)
-    eval_sample_tokens: int = number(128, low=1)  # of such an answer, at most
+    eval_sample_tokens: int = number(128, low=1)  # tokens of such an answer, at most
     # A metric of the evaluations, such as eval_loss: the checkpoint that is best by it is kept too.
     metric_for_best_model: str = ""
-    # Of that metric. auto: lower is better where its name ends with "loss", higher otherwise.
+    # What is better in that metric. auto: lower is better where its name ends with "loss", higher otherwise.
     greater_is_better: str = choice("auto", "auto", "true", "false")
     save_on_signal: bool = True  # SIGTERM: save a checkpoint, then exit with status 143
     # Seconds without a sign of life after which the other ranks give a rank up; 0: they wait for ever.

@@ -1,6 +1,6 @@
 """The world's checker knows the truth, and the tiny model does its jobs.
 
-The figures are well inside what the README promises.
+The figures are well inside what the demo promises.
 """
 
 import random

@@ -6,7 +6,8 @@
                 assert ...
 
 An error within a trial is counted as lost, and the other trials go on; a row with one that is lost fails its
-test. `tests/reliability/run` tries all and ends with the table, and with its sum in the lines of the README.
+test. `tests/reliability/run` tries all and ends with the table, and with its sum in the lines of the page on
+trust.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import pytest
 
 _PROPERTY = "trials"
-# The lines of the README, and the test files that each of them sums up.
+# The lines of the page on trust, and the test files that each of them sums up.
 GROUPS = {
     "a run of the engine killed, refused or out of space at a write": ("test_disk",),
     "a training killed, stopped, refused, or fed with bad numbers; 1 and 2 ranks": (
@@ -117,7 +118,7 @@ class Count:
 
 
 def lines_of(reports: list[pytest.TestReport]) -> list[str]:
-    """The table of the rows that the reports bring, and the one of the README; empty where there are none."""
+    """The table of the rows that the reports bring, and the one of the page; empty where there are none."""
     rows: dict[str, Count] = {}
     groups = {group: Count() for group in GROUPS}
     of_file: dict[str, Count] = {}

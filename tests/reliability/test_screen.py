@@ -135,7 +135,7 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     name = hostile.replace("/", "")
     yield "engine", hostile
     yield "engine", f"--{hostile}"
-    for command in ("export", "precompute", "report", "show", "sql", "status", "verify"):
+    for command in ("docs", "export", "precompute", "report", "show", "sql", "status", "verify"):
         yield "engine", command, f"--{hostile}"
     yield "engine", "precompute", name, "-o", "x"
     yield "engine", "precompute", recipe, "-o", name
@@ -159,6 +159,8 @@ def lines_of(hostile: str, recipe: str, run: str) -> Iterator[tuple[str, ...]]:
     yield "engine", "report", name
     yield "engine", "report", run, "-o", name
     yield "engine", "report", run, name, "-o", "x.html"
+    yield "engine", "docs", hostile
+    yield "engine", "docs", name, "--path"
     yield "engine", "show", name
     yield "engine", "show", run, hostile
     yield "engine", "show", run, "--worst", hostile

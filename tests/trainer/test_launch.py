@@ -1,7 +1,6 @@
-"""The README on several machines: torchrun takes the options, and the script for Slurm trains."""
+"""The page on clusters: torchrun takes the options, and the script for Slurm trains."""
 
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -13,8 +12,10 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from tests.conftest import ROOT
+from tests.pages import blocks
 
-_BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+_PAGE = ROOT / "pipelines" / "docs" / "clusters.md"
+_BLOCKS = [block.text for block in blocks("bash", page=_PAGE)]
 
 # Two tasks on this machine, as srun starts them. It ends with the first status that is not 0.
 _SRUN = """#!/bin/bash
@@ -27,7 +28,7 @@ wait ${tasks[0]} && wait ${tasks[1]}
 
 
 def block(start, holds=""):
-    """The one block of the README that starts so and holds this."""
+    """The one block of the page that starts so and holds this."""
     (found,) = [block for block in _BLOCKS if block.startswith(start) and holds in block]
     return found
 

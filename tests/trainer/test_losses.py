@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from schemas.errors import UserError
 from schemas.sections import Train
 from tests.conftest import RECIPE, ROOT, command, settings
+from tests.pages import blocks
 from tests.trainer.test_dpo import T_CHOSEN, T_REJECTED, B, side
 from trainer.losses import (
     NAMES,
@@ -341,13 +341,13 @@ def test_only_the_chosen_loss_is_imported():
 
 
 def test_a_new_loss_is_one_file_and_one_word(made_run, tmp_path):
-    """As the README's "To add a loss" says, in a copy of the project: it trains, and `trainer losses` lists
+    """As the page on adding a loss says, in a copy of the project: it trains, and `trainer losses` lists
     it."""
-    written = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    (block,) = blocks("python", page=ROOT / "pipelines" / "docs" / "adding.md")
     shutil.copytree(ROOT / "trainer", tmp_path / "trainer")
     for name in ("schemas", "pipelines"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "trainer" / "losses" / "mine.py").write_text(written)
+    (tmp_path / "trainer" / "losses" / "mine.py").write_text(block.text)
     names = tmp_path / "trainer" / "losses" / "__init__.py"
     names.write_text(names.read_text().replace('"wpo",', '"wpo", "mine",'))
     shutil.copytree(made_run, tmp_path / "run")

@@ -21,10 +21,10 @@ _LEAST_DELTA = 1e-30  # the logarithm of a smaller δ is not finite in float32
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.05, above=0)
+    beta: float = number(0.05, above=0)  # how closely the policy is held to the reference
     # δ, the most that an unsure token gains; inf for no cap.
     delta: float = number(2.5, low=0, infinite=True)
-    weighting: str = choice("paper", "paper", "code")
+    weighting: str = choice("paper", "paper", "code")  # as the paper has it, or the official code
 
     @property
     def needs(self) -> tuple[str, ...]:

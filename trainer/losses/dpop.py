@@ -13,7 +13,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.3, above=0)
+    beta: float = number(0.3, above=0)  # how closely the policy is held to the reference
     lam: float = number(50.0, low=0)  # λ, the weight of the penalty; 0 is DPO
 
 

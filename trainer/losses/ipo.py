@@ -16,7 +16,7 @@ from trainer.losses.side import Side, Tensor
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
+    beta: float = number(0.1, above=0)  # the inverse of twice the margin aimed at
     reduction: str = choice("mean", "mean", "sum")  # of a response's log-ratio over its tokens
 
 

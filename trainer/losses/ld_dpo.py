@@ -16,8 +16,8 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
-    alpha: float = number(0.5, low=0, high=1)
+    beta: float = number(0.1, above=0)  # how closely the policy is held to the reference
+    alpha: float = number(0.5, low=0, high=1)  # α, the weight of the longer response's excess
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

@@ -14,7 +14,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(5.0, above=0)
+    beta: float = number(5.0, above=0)  # how closely the policy is held to the reference
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

@@ -15,7 +15,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
+    beta: float = number(0.1, above=0)  # the weight of the odds ratio
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

@@ -12,7 +12,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
+    beta: float = number(0.1, above=0)  # how closely the policy is held to the reference
     # ε, the share of preferences believed to be flipped; below 0.5.
     label_smoothing: float = number(0.1, low=0, high=0.499)
 

@@ -22,10 +22,10 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.05, above=0)
-    eta: float = number(0.005, low=0)
+    beta: float = number(0.05, above=0)  # how closely the policy is held to the reference
+    eta: float = number(0.005, low=0)  # η, the weight of y0's likelihood; 0 is DPO
     reduction: str = choice("sum", "sum", "mean", formerly="sft")  # of y0's log-prob over its tokens
-    y0: str = choice("chosen", "chosen", "baseline")
+    y0: str = choice("chosen", "chosen", "baseline")  # whose likelihood is held
 
     @property
     def needs(self) -> tuple[str, ...]:

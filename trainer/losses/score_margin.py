@@ -19,7 +19,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
+    beta: float = number(0.1, above=0)  # how closely the policy is held to the reference
     alpha: float = number(0.1, low=0)  # the margin that one unit of score is worth; 0 is DPO
     scorer: str = setting("prompt_gain", scorers.unknown)  # or any other of schemas/scorers.py
 

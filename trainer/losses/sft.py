@@ -13,7 +13,7 @@ from trainer.losses.side import Side, Tensor
 
 @dataclass(frozen=True)
 class Config(Options):
-    weight: float = number(0.0, low=0)
+    weight: float = number(0.0, low=0)  # of the term; 0: there is none
     # Of the chosen response's log-prob over its tokens.
     reduction: str = choice("mean", "sum", "mean", formerly="kind")
 

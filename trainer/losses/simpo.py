@@ -12,7 +12,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(2.0, above=0)
+    beta: float = number(2.0, above=0)  # the factor of the mean log-probs
     gamma: float = number(1.0, low=0)  # target margin (the paper gives γ/β, about 0.5)
 
 

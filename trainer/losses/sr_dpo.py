@@ -19,7 +19,7 @@ from trainer.losses.side import Side, Tensor, log_sigmoid
 
 @dataclass(frozen=True)
 class Config(Options):
-    beta: float = number(0.1, above=0)
+    beta: float = number(0.1, above=0)  # how closely the policy is held to the reference
     lam: float = number(0.3, low=0)  # λ, the weight of the policy's own estimate; 0 is DPO
     delta: str = choice("live", "live", "naive")  # naive: on the prompt itself
 

@@ -18,7 +18,7 @@ from trainer.losses.side import Side, Tensor
 
 @dataclass(frozen=True)
 class Config(sr_dpo.Config):
-    scaling: str = choice("printed", "printed", "derived")
+    scaling: str = choice("printed", "printed", "derived")  # which of the two Δ
 
 
 def loss(chosen: Side, rejected: Side, config: Config) -> Tensor:

@@ -29,7 +29,7 @@ tensor-parallel engine dies, the whole engine ends and is replaced.
 
 Token ids in and out: the tokenizer stays on our side. Every sample has its own seed, so that on one kind of
 machine it depends on its prompt and seed and not on what is beside it. This was measured on a CPU; on a GPU
-kernels may differ by batch unless VLLM_BATCH_INVARIANT=1 (README).
+kernels may differ by batch unless VLLM_BATCH_INVARIANT=1 (pipelines/docs/making.md).
 """
 
 from engine.models.vllm.client import VLLM
