@@ -7,7 +7,7 @@ from typing import Any
 from engine import clocks
 from engine.cells import number
 from engine.clocks import Spent
-from engine.progress import duration
+from schemas.amounts import duration
 from engine.table_files import looks
 from schemas.manifest import Facts, Finished, Planned
 from schemas.plans import read_plan

@@ -57,7 +57,7 @@ def command(recipe: str, run: str, settings: tuple[str, ...], resume: bool) -> N
 
 def last_metrics(folder: Path) -> dict[str, float]:
     """The last value of every metric that a training has measured, with the last `step`."""
-    from trainer import record
+    from schemas.trainings import record
 
     last: dict[str, float] = {}
     for line in record.read(open_store(folder)):
