@@ -39,6 +39,7 @@ NOT_RUN = {
     "torchrun --nnodes 4": "wants four machines",
     "ray start": "wants a cluster; tests/engine/test_ray.py runs such a command",
     "pip install 'prefmill[object-store]'": "wants an account; tests/reliability runs a server",
+    'eval "$(_ENGINE_COMPLETE': "is for one's own shell; tests/engine/test_completion.py asks bash",
 }
 NOT_YET = {"pairs.png", "curves.png"}  # pictures that may not be there yet
 

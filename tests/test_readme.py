@@ -54,7 +54,7 @@ def _dialogues(path: Path) -> None:
 def run(line: str, folder: Path) -> str:
     env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -50,7 +50,7 @@ def run(command: str, folder: Path) -> list[str]:
     env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env.pop("COLUMNS", None)
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+        ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     shown = done.stdout.replace(str(folder), _HOME).replace(str(ROOT), _HOME)
