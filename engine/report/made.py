@@ -7,8 +7,8 @@ from typing import Any
 from engine import clocks
 from engine.cells import number
 from engine.clocks import Spent
-from schemas.amounts import duration
 from engine.table_files import looks
+from schemas.amounts import duration
 from schemas.manifest import Facts, Finished, Planned
 from schemas.plans import read_plan
 from schemas.records import Damaged, what_of
