@@ -41,7 +41,6 @@ NOT_RUN = {
     "pip install 'prefmill[object-store]'": "wants an account; tests/reliability runs a server",
     'eval "$(_ENGINE_COMPLETE': "is for one's own shell; tests/engine/test_completion.py asks bash",
 }
-NOT_YET = {"pairs.png", "curves.png"}  # pictures that may not be there yet
 
 
 # --- written from the code ---
@@ -126,7 +125,7 @@ def test_links_lead_somewhere(page):
             continue
         file, _, anchor = target.partition("#")
         place = page.parent / file if file else page
-        assert place.exists() or place.name in NOT_YET, target
+        assert place.exists(), target
         assert not anchor or anchor in slugs(place), target
 
 
