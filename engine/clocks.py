@@ -27,12 +27,12 @@ class Spent:
     tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, other: Mapping[str, float]) -> None:
-        """Add what one command wrote. Raises KeyError, TypeError or ValueError where it is none of ours."""
-        self.shards += int(other["shards"])
-        self.responses += int(other["responses"])
-        self.tokens += int(other["tokens"])
-        self.seconds += float(other["seconds"])
+    def add(self, other: "Spent") -> None:
+        """Add what another command did."""
+        self.shards += other.shards
+        self.responses += other.responses
+        self.tokens += other.tokens
+        self.seconds += other.seconds
 
 
 @dataclass
@@ -74,19 +74,40 @@ def read(run: Store) -> Worked:
     """What the commands wrote down; a file that is damaged is left out."""
     worked = Worked()
     for name in run.names(_FILES):
-        try:
-            _add(worked, json.loads(run.read(name)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError):
+        one = _read_one(run, name)
+        if one is None:
             continue
+        worked.commands += 1
+        worked.seconds += one.seconds
+        worked.began = min(filter(None, (worked.began, one.began)))
+        for stage, spent in one.stages.items():
+            worked.stages.setdefault(stage, Spent()).add(spent)
     return worked
 
 
-def _add(worked: Worked, one: Mapping[str, object]) -> None:
-    seconds, began, stages = one["seconds"], one["began"], one["stages"]
-    if not isinstance(seconds, float | int) or not isinstance(began, str) or not isinstance(stages, dict):
-        raise ValueError("none of ours")
-    for stage, spent in stages.items():
-        worked.stages.setdefault(stage, Spent()).add(spent)
-    worked.commands += 1
-    worked.seconds += seconds
-    worked.began = min(filter(None, (worked.began, began)))
+def _read_one(run: Store, name: str) -> Worked | None:
+    """What one command wrote down; None where it is not as it was written."""
+    try:
+        value = json.loads(run.read(name))
+        began = datetime.fromisoformat(value["began"]).isoformat(timespec="seconds")
+        stages = {str(stage): _spent(spent) for stage, spent in value["stages"].items()}
+        return Worked(1, _number(value["seconds"]), began, stages)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError, OSError):
+        return None
+
+
+def _spent(value: Mapping[str, float]) -> Spent:
+    return Spent(
+        shards=int(_number(value["shards"])),
+        responses=int(_number(value["responses"])),
+        tokens=int(_number(value["tokens"])),
+        seconds=_number(value["seconds"]),
+    )
+
+
+def _number(value: object) -> float:
+    """A number that is finite and not negative. Raises ValueError for any other."""
+    number = float(value)  # type: ignore[arg-type]
+    if not 0 <= number < 1e18:
+        raise ValueError(f"{number} is none of ours")
+    return number

@@ -64,7 +64,7 @@ class Condition:
     @property
     def is_complete(self) -> bool:
         """True if every shard of every stage is there."""
-        return all(stage.shards == self.shards for stage in self.stages)
+        return all(stage.shards >= self.shards for stage in self.stages)
 
     def document(self) -> dict[str, object]:
         """For JSON."""

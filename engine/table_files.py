@@ -19,12 +19,16 @@ class RunFiles:
 
     def __init__(self, run: Store):
         """Raises UserError for no run folder, and where what says what is finished is damaged."""
-        self._planned, self._shards = read_plan(run)
-        self._finished: Sequence[Finished] = []
+        self._planned, self.shards = read_plan(run)
+        self._finished: list[Finished] = []
         for found in looks(run, self._planned).values():
             if isinstance(found, Damaged):
                 raise found
             self._finished.append(found)
+
+    def stages(self) -> list[tuple[Planned, Finished]]:
+        """The run's stages, and what of each is finished."""
+        return list(zip(self._planned, self._finished, strict=True))
 
     def of_tables(self, tables: Collection[str] = tuple(TABLES)) -> TableFiles:
         """The files of these tables. Raises UserError where one is gone, or is not what its marker says."""
@@ -51,10 +55,10 @@ class RunFiles:
     def unfinished(self) -> list[str]:
         """For each stage of which not every shard is there, how many are."""
         found: list[str] = []
-        for stage, finished in zip(self._planned, self._finished, strict=True):
+        for stage, finished in self.stages():
             there = len(finished.shards)
-            if there < self._shards:
-                found.append(f"{stage.stage}: {there:,} of {self._shards:,} shards")
+            if there < self.shards:
+                found.append(f"{stage.stage}: {there:,} of {self.shards:,} shards")
         return found
 
 

@@ -4,7 +4,7 @@
 def rounded(value: float) -> str:
     """A number with three digits that count."""
     for unit, name in ((1e9, " G"), (1e6, " M")):
-        if value >= unit:
+        if value >= 0.9995 * unit:  # which three digits make a whole unit
             return f"{value / unit:.3g}{name}"
     if value < 100:
         return f"{value:.3g}"

@@ -5,6 +5,7 @@ library vl-convert brings Vega and Vega-Lite, draws pictures without a browser, 
 draws the same charts in a page.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,11 +80,13 @@ def for_page(chart: Chart) -> Chart:
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "background": None,
+        "description": chart.get("title", ""),  # for whoever has the page read out
         "config": dict(_CONFIG),
         **chart,
     }
 
 
+@functools.cache
 def script() -> str:
     """The script that draws charts in a page: it gives the page a function vegaEmbed."""
     import vl_convert

@@ -106,7 +106,7 @@ def _identity(model: Model, path: Path, kind: Kind | None) -> Identity:
         path=path,
         weights=weights,
         config=config_digest(path, kind),
-        tokenizer=_tokenizer_digest(path),
+        tokenizer=tokenizer_digest(path),
         # A template that asks for the date is told the recipe's: only then do the ids depend on it.
         template=fingerprint([template, model.date if asks_for_date else None]),
         template_text=template,
@@ -177,7 +177,8 @@ def _without(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _tokenizer_digest(path: Path) -> str:
+def tokenizer_digest(path: Path) -> str:
+    """Digest of the files and settings that turn text into token ids, and of where a response ends."""
     digests = {name: content_digest(place_of(path, name)) for name in tokenizer_files(path)}
     settings = _without(read_json(place_of(path, TOKENIZER_CONFIG)), ("chat_template", "name_or_path"))
     if settings.get("fix_mistral_regex"):

@@ -56,6 +56,7 @@ def check_output() -> None:
 
 
 Printer = Callable[[str], None]  # of whole lines, with their ends
+_kept: int | None = None  # standard output, while only a document may go there
 _above: Printer | None = None  # prints above the bar that is on the terminal, if one is
 
 
@@ -114,9 +115,34 @@ def routed(quiet: bool, as_json: bool, lines_are_result: bool) -> Iterator[None]
         gives_document=as_json,
     )
     try:
-        yield
+        with _kept_for_document() if as_json else contextlib.nullcontext():
+            yield
     finally:
         _routes = before
+
+
+@contextlib.contextmanager
+def _kept_for_document() -> Iterator[None]:
+    """Within, standard output takes what `hand_over` gives, and nothing else.
+
+    What a user's function, a library or a worker process prints there goes to the error output."""
+    global _kept
+    try:
+        sys.stdout.flush()
+        kept = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except (OSError, AttributeError, ValueError):  # no files: somebody reads what is printed in this process
+        yield
+        return
+    _kept = kept
+    try:
+        yield
+    finally:
+        _kept = None
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os.dup2(kept, sys.stdout.fileno())
+        os.close(kept)
 
 
 @contextlib.contextmanager
@@ -221,6 +247,10 @@ def page(text: str, *, is_styled: bool = False) -> None:
 def hand_over(text: str) -> None:
     """Give data to whoever reads standard output: exactly, in UTF-8; to a terminal as it can be printed."""
     check_output()
+    if _kept is not None:
+        with naming_output(), os.fdopen(os.dup(_kept), "wb") as output:
+            output.write((printable(text) if os.isatty(_kept) else text).encode())
+        return
     if sys.stdout.isatty():
         _to_output(printable(text))
         return

@@ -16,7 +16,7 @@ from typing import Any
 
 from schemas.errors import UserError, did_you_mean
 from schemas.manifest import json_bytes
-from schemas.screen import say
+from schemas.screen import warn
 from schemas.sealed import seal, unsealed
 from schemas.sections import Train
 from schemas.store import Store
@@ -143,9 +143,9 @@ def choose_whole(folder: Store, config: Train, last: int, source: Path, *, finis
         where = folder.where(checkpoint.name_of(step))
         again = "--no-resume trains it again"
         if finished or step == last:
-            say(f"{where}, the best checkpoint, is damaged: {found}; {again}")
+            warn(f"{where}, the best checkpoint, is damaged: {found}; {again}")
             return step
-        say(f"{where}, the best checkpoint, is damaged: {found}; removed, the next best is kept; {again}")
+        warn(f"{where}, the best checkpoint, is damaged: {found}; removed, the next best is kept; {again}")
         checkpoint.remove(folder, step, source)
     return None
 

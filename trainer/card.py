@@ -7,7 +7,7 @@ else in the folder is left alone.
 from collections.abc import Sequence
 
 from schemas.cards import literal, made_from, recipe_block
-from schemas.screen import say
+from schemas.screen import warn
 from schemas.store import Store
 from schemas.trainings import record
 from schemas.trainings.picture import picture
@@ -49,7 +49,7 @@ def write(job: Job) -> None:
     """Write the card of a run that has made its last step, and its curves beside it."""
     folder = job.folder
     if folder.exists(README) and _MARK not in folder.read(README).decode(errors="replace"):
-        say(f"{folder.where(README)} is somebody's own and stays as it is: the model card is not written")
+        warn(f"{folder.where(README)} is somebody's own and stays as it is: the model card is not written")
         return
     has_curves = _draw(job)
     text = "\n".join(_lines(job, has_curves))
@@ -59,13 +59,14 @@ def write(job: Job) -> None:
 
 def _draw(job: Job) -> bool:
     """Write the picture of the curves, of a run long enough to have some; False where there is none."""
-    trained = trained_in(job.folder) if job.steps >= _STEPS_WITH_CURVES else None
-    if trained is None:
+    if job.steps < _STEPS_WITH_CURVES:
         return False
     try:
+        trained = trained_in(job.folder)
+        assert trained is not None, "a run at its end has made a step"
         drawn = picture([trained.without_clock()], "svg")
     except Exception as error:  # a run is not lost at its end for a picture
-        say(f"{job.folder.where(CURVES)} could not be drawn: {type(error).__name__}: {error}")
+        warn(f"{job.folder.where(CURVES)} could not be drawn: {type(error).__name__}: {error}")
         return False
     with at(job.folder.where(CURVES)):
         job.folder.put(CURVES, drawn)

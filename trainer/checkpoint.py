@@ -19,7 +19,7 @@ from schemas.checkpoints import STATE
 from schemas.errors import UserError
 from schemas.identity import weights_digest
 from schemas.model_copies import copy_beside
-from schemas.screen import say
+from schemas.screen import warn
 from schemas.store import Store
 from schemas.tensor_headers import tensors_of
 from trainer import state as train_state
@@ -160,7 +160,7 @@ def _put_aside(path: Path) -> Iterator[Path | None]:
     if own.is_dir() and _holds(path, own):
         shutil.rmtree(own)
     else:
-        say(f"{path} was no checkpoint: what was in its place is {own} now")
+        warn(f"{path} was no checkpoint: what was in its place is {own} now")
 
 
 def _copy_beside(own: Path, path: Path) -> None:
@@ -219,7 +219,7 @@ def remove(folder: Store, step: int, source: Path) -> None:
             return
         for file in ours:
             (path / file).unlink(missing_ok=True)
-        say(f"{path} is no checkpoint any more; what was put into it stays: {', '.join(theirs)}")
+        warn(f"{path} is no checkpoint any more; what was put into it stays: {', '.join(theirs)}")
 
 
 def damage(folder: Store, step: int, weights: str | None, *, afresh: bool) -> str | None:

@@ -117,6 +117,10 @@ class Log:
             self._samples.flush()
         self._trackers.show(step, answers)
 
+    def begin_step(self) -> None:
+        """A step begins."""
+        self._speed.begin()
+
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Add a training step's metrics to the record, and show them."""
         self.write(step, values)

@@ -22,7 +22,7 @@ from schemas.forward.precision import DTYPES, lower_buffers
 from schemas.model_errors import usable
 from schemas.model_files import files_of_model, model_home, view
 from schemas.quantization import NONE
-from schemas.screen import say
+from schemas.screen import warn
 from schemas.sections import Train
 from trainer import adapter_files
 from trainer.dist import RankLost, Ranks
@@ -99,7 +99,7 @@ def _put_on(
         adapter_files.read(model, placed, adapter.folder)
     remark = remark_on_ties(model)
     if remark and ranks.first:
-        say(remark)
+        warn(remark)
     return placed
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from schemas.errors import UserError
-from schemas.screen import say
+from schemas.screen import warn
 
 # What torch's allocator for the CPU says, on Linux and elsewhere.
 _ON_CPU = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
@@ -51,7 +51,7 @@ class Budget:
                 "without it: run the same command again, which goes on from the last checkpoint with passes "
                 f"of at most {self.tokens:,} tokens"
             )
-        say(
+        warn(
             f"out of memory in a pass of {used:,} tokens: repeated, from now on with at most "
             f"{self.tokens:,} (train.micro_batch_tokens)"
         )

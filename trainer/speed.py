@@ -25,13 +25,15 @@ class Speed:
             self._file = folder.append(CLOCK)
         self._last = time.monotonic()
 
+    def begin(self) -> None:
+        """A step begins: evaluations and checkpoints before it are no part of its time."""
+        self._last = time.monotonic()
+
     def step(self, step: int, tokens: int) -> None:
-        """A step is done, of so many tokens; it took the time since the last one, or since the beginning.
+        """A step is done, of so many tokens.
 
         Raises UserError where the disk refuses the line."""
-        now = time.monotonic()
-        line = line_of(step, now - self._last, tokens, _most_memory())
-        self._last = now
+        line = line_of(step, time.monotonic() - self._last, tokens, _most_memory())
         with at(self._where):
             self._file.write(line)
             self._file.flush()

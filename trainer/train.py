@@ -18,7 +18,7 @@ from pathlib import Path
 from schemas.forward.deterministic import use_deterministic
 from schemas.manifest import METRICS
 from schemas.recipe import Recipe
-from schemas.screen import say
+from schemas.screen import say, warn
 from schemas.sections import Train
 from schemas.store import Store, open_store
 from trainer import (
@@ -119,6 +119,8 @@ def _train(job: Job, start: int, ranks: Ranks) -> None:
                 if step == 1:
                     _check_start(job, stepper, batch, log)
                     _evaluate(job, stepper, 0, watch)
+                if log:
+                    log.begin_step()
                 values, tokens = _update(job, state, stepper, step, batch)
                 if log:
                     progress = {"epoch": epoch + _share_of_epoch(job, step)}
@@ -157,8 +159,8 @@ def _check_start(job: Job, stepper: Stepper, batch: Sequence[Pair], log: metrics
     agreement = measure_agreement(stepper, batch)
     _say(log, str(agreement))
     reason = precision_gap(job.config, job.pairs)
-    if reason:
-        _say(log, agreement.noise(reason))
+    if reason and log:
+        warn(agreement.noise(reason))
     check_cache_matches_policy(agreement, job.config, job.pairs, job.run, stepper.ranks.device)
 
 

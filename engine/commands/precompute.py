@@ -178,7 +178,7 @@ def _end(run: "Run", own: "Part", look_again: bool, nothing_to_do: bool, begun: 
         give(lambda: closing.document_of_part(run, others, time.monotonic() - begun))
         return None
     with awaited(run.store, ENDING, WHO, lambda holder: say(f"waiting for {holder}, which ends the run")):
-        manifests = finish(run, say)
+        manifests = finish(run, warn)
     if nothing_to_do:
         say(f"{run.store}: nothing to do, all {run.shards} shards of {len(run.stages)} stages are there")
     print_totals(run, manifests)

@@ -14,7 +14,9 @@ from schemas.errors import UserError
 from schemas.fetching import nothing_fetched
 from schemas.manifest import Planned
 from schemas.plans import read_plan
+from schemas.printable import one_line
 from schemas.recipe import Recipe, load, load_of_run
+from schemas.redaction import redacted
 from schemas.screen import say
 from schemas.store import Store, open_store
 
@@ -170,6 +172,8 @@ def _watch(store: Store, run: "Run | UserError", seconds: int) -> None:
         while not seen.is_complete:
             say(_table(seen), is_styled=True)
             say(_how_far(seen, seconds))
+            for line in _troubles(seen, run):
+                say(line)
             time.sleep(seconds)
             seen, _ = looking.look(store, planned, shards)
         return
@@ -177,12 +181,21 @@ def _watch(store: Store, run: "Run | UserError", seconds: int) -> None:
     def drawn(width: int) -> "RenderableType":
         from rich.text import Text
 
-        return Text.from_ansi(f"{_table(seen)}\n{_how_far(seen, seconds)}", no_wrap=True)
+        said = [_table(seen), *map(one_line, [_how_far(seen, seconds), *_troubles(seen, run)])]
+        return Text.from_ansi("\n".join(said))
 
     with terminal.drawn(terminal.live(drawn, sys.stdout)):
         while not seen.is_complete:
             time.sleep(seconds)
             seen, _ = looking.look(store, planned, shards)
+
+
+def _troubles(condition: "Condition", run: "Run | UserError") -> list[str]:
+    """Why the run may never be complete as it is."""
+    said = [stage.damage for stage in condition.stages if stage.damage]
+    if isinstance(run, UserError):
+        said.append(f"whether this is still what the recipe asks for cannot be said: {run}")
+    return [redacted(line) for line in said]
 
 
 def _how_far(condition: "Condition", seconds: int) -> str:

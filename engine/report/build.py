@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -21,6 +21,8 @@ from schemas.printable import one_line, printable
 from schemas.redaction import redacted
 from schemas.store import Store
 
+_MOST_BYTES = 4_900_000
+
 
 @dataclass(frozen=True)
 class Page:
@@ -35,28 +37,32 @@ def build(run: Store, more: Sequence[Store], most: int) -> Page:
     """The page of a run, with at most so many pairs. `more`: folders whose trainings are shown, too.
 
     Raises UserError where there is no run, or where what it holds is damaged."""
-    what = made(run)
+    files = RunFiles(run)
+    what = made(run, files)
     tokens, why_no_tokens = _tokens_of(run)
-    trained = trainings([run, *more])
-    tables = views_of(RunFiles(run).of_tables())
+    trained = trainings(run, more)
+    has_pairs = bool(what.rows.get("pairs"))
+    remarks = [*trained.remarks, *([why_no_tokens] if why_no_tokens else [])]
+    tables = views_of(files.of_tables())
     with contextlib.closing(sql.closed(dict(tables))) as con:
-        pairs = sample(con, tokens, most)
         content = Content(
             title=one_line(run.name),
             summary=_summary(run, what),
             tiles=_tiles(con, what, trained),
             made=what,
-            sample=pairs,
+            sample=Sample("", 0, what.rows.get("pairs", 0), 0),
             why_no_tokens=why_no_tokens,
-            charts=figures.charts(con),
-            data_tables=figures.tables(con, figures.DATA_TABLES),
-            judge_tables=figures.tables(con, figures.JUDGE_TABLES),
-            reject_tables=figures.tables(con, figures.REJECT_TABLES),
+            charts=figures.charts(con, has_pairs, remarks),
+            data_tables=figures.tables(con, figures.DATA_TABLES, remarks),
+            judge_tables=figures.tables(con, figures.JUDGE_TABLES, remarks),
+            reject_tables=figures.tables(con, figures.REJECT_TABLES, remarks),
             trainings=trained,
             recipe=_recipe(run),
+            remarks=remarks,
         )
-    remarks = [*trained.remarks, *([why_no_tokens] if why_no_tokens else [])]
-    return Page(html(content), _said(pairs, trained), remarks)
+        room = _MOST_BYTES - len(html(content).encode())
+        pairs = sample(con, tokens, most, room)
+    return Page(html(replace(content, sample=pairs)), _said(pairs, trained), remarks)
 
 
 def _tokens_of(run: Store) -> tuple[Tokens | None, str]:

@@ -1,7 +1,9 @@
 """Charts and tables of a run's data: lengths, scores, margins, judges, rewrites. Each is counted in SQL."""
 
+import contextlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from schemas.charts import CHOSEN, COLORS, NEUTRAL, REJECTED, Chart, by_name
 from schemas.printable import one_line
 
 _BINS = 40
+_SIDES = {"chosen": CHOSEN, "rejected": REJECTED}
 _MOST_SERIES = 8
 
 
@@ -79,42 +82,34 @@ _HISTOGRAMS = (
         are_whole=True,
     ),
 )
-_SCORES = """
-    select responses.source as series, score as value from scores join responses using (response_id)
-    where scorer = ?
+_SCORES_OF_PAIRS = """
+    select 'chosen' as series, chosen_scores[$1] as value from pairs
+    union all select 'rejected', rejected_scores[$1] from pairs
 """
-# Who says which of a pair is better: every scorer, the choice itself, and the reference.
-_AGREEMENT = """
-    with said as (
-        select pair_id, scorer, sign(chosen_scores[scorer] - rejected_scores[scorer]) as better
-        from (select *, unnest(map_keys(chosen_scores)) as scorer from pairs)
-        union all select pair_id, 'chosen', 1 from pairs
-        union all select pair_id, 'reference', sign(ref_chosen_logps - ref_rejected_logps) from pairs
-    ), known as (select * from said where better is not null)
-    select a.scorer as one, b.scorer as other, count(*) as pairs,
-           avg(case when a.better = b.better then 1
-                    when 0 in (a.better, b.better) then 0.5 else 0 end) as share
-    from known a join known b using (pair_id)
-    group by all order by all
-"""
+_SCORES = "select 'all' as series, score as value from scores where scorer = $1"
+# Who says which of a pair is better, beside every scorer: the choice itself, and the reference.
+_BETTER = {
+    "chosen": "1",
+    "reference": "sign(ref_chosen_logps - ref_rejected_logps)",
+}
 # Ready queries that are shown as they are, by the part of the page.
 DATA_TABLES = ("overview", "sources", "rewrites", "length_bias")
 JUDGE_TABLES = ("judge_bias", "judge_and_truth")
 REJECT_TABLES = ("rejects",)
 
 
-def tables(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[Table]:
-    """The answers of ready queries; those without a row are left out."""
+def tables(con: duckdb.DuckDBPyConnection, names: Sequence[str], remarks: list[str]) -> list[Table]:
+    """The answers of ready queries; those without a row are left out, and those too large with a remark."""
     found: list[Table] = []
     known = ready()
     for name in names:
         if name not in known:
             continue
-        with sql.ctrl_c():
+        with _left_out(f"the table {name}", remarks), sql.ctrl_c():
             answer = con.sql(text_of(name)).to_arrow_table()
-        rows = [_texts(row) for row in answer.to_pylist()]
-        if rows:
-            found.append(Table(name, known[name].what, answer.column_names, rows))
+            rows = [_texts(row) for row in answer.to_pylist()]
+            if rows:
+                found.append(Table(name, known[name].what, answer.column_names, rows))
     return found
 
 
@@ -123,27 +118,69 @@ def _texts(row: dict[str, Any]) -> list[str]:
     return ["–" if value is None else cell(value, 200) for value in row.values()]
 
 
-def charts(con: duckdb.DuckDBPyConnection) -> dict[str, Chart]:
-    """Name -> chart, for those that have something to show."""
+@contextlib.contextmanager
+def _left_out(what: str, remarks: list[str]) -> Iterator[None]:
+    """Add a remark in place of what takes more memory than a query may."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        remarks.append(f"{what} is left out: counting it takes more memory than a query may hold here")
+
+
+def charts(con: duckdb.DuckDBPyConnection, has_pairs: bool, remarks: list[str]) -> dict[str, Chart]:
+    """Name -> chart, for those that have something to show. Each is counted in scans of one table."""
     found: dict[str, Chart] = {}
     for histogram in _HISTOGRAMS:
         rows = _bins(con, histogram.query, [], histogram.are_whole)
         if rows:
             found[histogram.name] = _histogram_chart(histogram.title, histogram.axis, rows, histogram.colors)
-    for scorer in _scorers(con):
-        rows = _bins(con, _SCORES, [scorer], are_whole=False)
+    scorers = _scorers(con, has_pairs)
+    for scorer in scorers:
+        rows = _bins(con, _SCORES_OF_PAIRS if has_pairs else _SCORES, [scorer], are_whole=False)
         if rows:
-            title = f"Scores by {one_line(scorer)}, of all responses"
-            found[f"scores {one_line(scorer)}"] = _histogram_chart(title, "score", rows, {})
-    agreement = _rows(con, _AGREEMENT)
-    if agreement:
-        found["agreement"] = _agreement_chart(agreement)
+            title = f"Scores by {one_line(scorer)}"
+            colors = _SIDES if has_pairs else {}
+            found[f"scores {one_line(scorer)}"] = _histogram_chart(title, "score", rows, colors)
+    with _left_out("who agrees with whom", remarks):
+        agreement = _agreement(con, scorers) if has_pairs else []
+        if agreement:
+            found["agreement"] = _agreement_chart(agreement)
     return found
 
 
-def _scorers(con: duckdb.DuckDBPyConnection) -> list[str]:
-    query = "select scorer from scores where score is not null group by scorer order by count(*) desc, scorer"
-    return [row["scorer"] for row in _rows(con, f"{query} limit {_MOST_SERIES}")]
+def _scorers(con: duckdb.DuckDBPyConnection, has_pairs: bool) -> list[str]:
+    """Who rated most, of the pairs or of all responses."""
+    rated = "select unnest(map_keys(chosen_scores)) as scorer from pairs"
+    if not has_pairs:
+        rated = "select scorer from scores where score is not null"
+    query = (
+        f"select scorer from ({rated}) group by scorer order by count(*) desc, scorer limit {_MOST_SERIES}"
+    )
+    return [row["scorer"] for row in _rows(con, query)]
+
+
+def _agreement(con: duckdb.DuckDBPyConnection, scorers: Sequence[str]) -> list[dict[str, Any]]:
+    """For each two who judge: in how many of the pairs that both judged they say the same; a tie is half."""
+    better = dict(_BETTER)
+    for place, scorer in enumerate(scorers, 1):
+        better[scorer] = f"sign(chosen_scores[${place}] - rejected_scores[${place}])"
+    names = list(better)
+    columns = [f"{expression} as s{place}" for place, expression in enumerate(better.values())]
+    said: list[str] = []
+    for one, other in itertools.combinations_with_replacement(range(len(names)), 2):
+        alike = f"case when s{one} = s{other} then 1 when 0 in (s{one}, s{other}) then 0.5 else 0 end"
+        both = f"s{one} is not null and s{other} is not null"
+        said.append(f"avg({alike}) filter ({both}) as share_{one}_{other}")
+        said.append(f"count(*) filter ({both}) as pairs_{one}_{other}")
+    query = f"select {', '.join(said)} from (select {', '.join(columns)} from pairs)"
+    (counted,) = _rows(con, query, *scorers)
+    rows: list[dict[str, Any]] = []
+    for one, other in itertools.product(range(len(names)), repeat=2):
+        both = f"{min(one, other)}_{max(one, other)}"
+        if counted[f"pairs_{both}"]:
+            row = {"one": names[one], "other": names[other]}
+            rows.append(row | {"share": counted[f"share_{both}"], "pairs": counted[f"pairs_{both}"]})
+    return rows
 
 
 def _rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from typing import Any
 from engine import clocks
 from engine.cells import number
 from engine.clocks import Spent
-from engine.table_files import looks
+from engine.table_files import RunFiles
 from schemas.amounts import duration
 from schemas.manifest import Facts, Finished, Planned
-from schemas.plans import read_plan
-from schemas.records import Damaged, what_of
+from schemas.printable import one_line
+from schemas.redaction import redacted
 from schemas.store import Store
 
 
@@ -38,25 +38,18 @@ class Made:
     is_finished: bool
 
 
-def made(run: Store) -> Made:
-    """What a run holds at this moment. Raises UserError where there is no run."""
-    planned, shards = read_plan(run)
+def made(run: Store, files: RunFiles) -> Made:
+    """What a run holds. `files`: what of it was finished at one moment."""
     worked = clocks.read(run)
-    found = looks(run, planned)
     stages: list[Stage] = []
     rows: dict[str, int] = {}
     are_finished = True
-    for stage in planned:
-        look = found[stage.folder]
-        if isinstance(look, Damaged):
-            stages.append(Stage(stage.stage, stage.folder, what_of(look), "", "", "", ""))
-            are_finished = False
-            continue
+    for stage, look in files.stages():
         by_table = dict(look.shards.rows_by_table())
         for table, count in by_table.items():
             rows[table] = rows.get(table, 0) + count
-        are_finished = are_finished and len(look.shards) == shards
-        stages.append(_stage(stage, look, shards, worked.stages.get(stage.stage)))
+        are_finished = are_finished and len(look.shards) == files.shards
+        stages.append(_stage(stage, look, files.shards, worked.stages.get(stage.stage)))
     return Made(stages, rows, _time_text(worked), are_finished)
 
 
@@ -79,7 +72,8 @@ def _made_of(facts: Facts) -> str:
     said: list[str] = []
     inputs: Any = facts.get("input")
     if isinstance(inputs, Mapping):
-        said += [f"{name} (sha256 {str(digest)[:12]})" for name, digest in inputs.items()]
+        for name, digest in inputs.items():
+            said.append(f"{one_line(redacted(name))} (sha256 {str(digest)[:12]})")
     model: Any = facts.get("model")
     if isinstance(model, Mapping):
         said.append(f"model: weights {model.get('weights', '?')}, {model.get('dtype', '?')}")

@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from engine.report.figures import Table
 from engine.report.made import Made
+from engine.report.packing import packed
 from engine.report.sample import Sample
 from engine.report.trainings import Trainings
 from schemas import charts
-from schemas.charts import COLORS, Chart
+from schemas.charts import COLORS, Chart, dash_of
 from schemas.versions import of_prefmill
 
 _FILES = "engine.report"
@@ -40,6 +41,7 @@ class Content:
     reject_tables: Sequence[Table]
     trainings: Trainings
     recipe: str
+    remarks: Sequence[str]
 
 
 def html(content: Content) -> str:
@@ -49,19 +51,16 @@ def html(content: Content) -> str:
     script = _file("report.js")
     drawn = content.charts | content.trainings.charts
     judge_charts = [name for name in content.charts if name.startswith(_JUDGES)]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_file("report.html.jinja")).render(
+    return _ENVIRONMENT.from_string(_file("report.html.jinja")).render(
         **vars(content),
         policy=_policy([chart_script, script], style),
         style=Markup(style),
         script=Markup(script),
         chart_script=Markup(chart_script),
-        charts_data=Markup(_json({name: charts.for_page(chart) for name, chart in drawn.items()})),
+        charts_data=packed(_json({name: charts.for_page(chart) for name, chart in drawn.items()})),
         parts=_parts(content, judge_charts),
         has_tokens=not content.why_no_tokens,
-        legend=[(name, number % len(COLORS)) for number, (name, _) in enumerate(content.trainings.legend)],
+        legend=_legend(content.trainings),
         data_charts=[name for name in content.charts if name not in judge_charts],
         judge_charts=judge_charts,
         version=of_prefmill(),
@@ -69,18 +68,27 @@ def html(content: Content) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files(_FILES).joinpath("web", name).read_text()
+    return resources.files(_FILES).joinpath("web", name).read_text(encoding="utf-8")
 
 
 def _parts(content: Content, judge_charts: Sequence[str]) -> list[tuple[str, str]]:
     """The parts that the page has, by their ids."""
     parts = [("pairs", "Pairs")]
-    if content.trainings.rows or content.trainings.remarks:
+    if content.trainings.rows:
         parts.append(("training", "Training"))
     parts.append(("data", "Data"))
     if judge_charts or content.judge_tables:
         parts.append(("judges", "Judges"))
     return [*parts, ("made", "What was made from what")]
+
+
+def _legend(trainings: Trainings) -> list[tuple[str, int, str]]:
+    """The name of each curve, the number of its colour, and how its line is dashed."""
+    entries: list[tuple[str, int, str]] = []
+    for number, name in enumerate(trainings.legend):
+        dashes = " ".join(map(str, dash_of(number)))
+        entries.append((name, number % len(COLORS), dashes))
+    return entries
 
 
 def _stroke_colors() -> str:
@@ -103,5 +111,4 @@ def _hashed(text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    r"""JSON that ends no script: `<` stands as \u003c."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
+    return json.dumps(value, allow_nan=False)

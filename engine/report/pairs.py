@@ -13,6 +13,8 @@ from schemas.printable import one_line, printable
 Row = dict[str, Any]
 # Longer texts are cut off in the page: `engine show` has them whole.
 MOST_LETTERS = 20_000
+_MOST_TOKENS = 6_000
+_MOST_TURNS = 30  # the last ones
 _SIDES = ("chosen", "rejected")
 
 
@@ -29,7 +31,7 @@ def for_page(row: Row, tokens: Tokens | None) -> Row:
         "source": one_line(row["source"] or ""),
         "score": _difference(row["chosen_score"], row["rejected_score"]),
         "ref": _difference(row["ref_chosen_logps"], row["ref_rejected_logps"]),
-        "changed": _changed_words(edits["rejected"]),
+        "changed": max(_words_alone(edits[side]) for side in _SIDES),
     }
     for side in _SIDES:
         found[side] = _side(row, side, texts[side], edits[side], tokens)
@@ -47,9 +49,9 @@ def _side(row: Row, side: str, text: str, pieces: Sequence[Piece], tokens: Token
     }
     ids, token_logps = row[f"{side}_ids"], row[f"ref_{side}_token_logps"]
     if tokens is not None and ids and token_logps and len(ids) == len(token_logps):
-        texts = [printable(part) for part in tokens.texts(ids)]
+        texts = [printable(part) for part in tokens.texts(ids[:_MOST_TOKENS])]
         found["tokens"] = [len(part) for part in texts]
-        found["token_logps"] = [round(value, 2) for value in token_logps]
+        found["token_logps"] = [round(value, 2) for value in token_logps[:_MOST_TOKENS]]
         joined = "".join(texts)
         if joined != text:  # its end token, or another template's blanks
             found["token_text"] = joined
@@ -59,7 +61,7 @@ def _side(row: Row, side: str, text: str, pieces: Sequence[Piece], tokens: Token
 def _turns(row: Row) -> list[list[str]]:
     """The prompt as [role, text]."""
     messages = row.get("messages") or [{"role": "user", "content": row["prompt"] or ""}]
-    return [[one_line(turn["role"]), _cut(turn["content"] or "")] for turn in messages]
+    return [[one_line(turn["role"]), _cut(turn["content"] or "")] for turn in messages[-_MOST_TURNS:]]
 
 
 def _origin(row: Row) -> str:
@@ -86,7 +88,8 @@ def _own_ranges(pieces: Sequence[Piece]) -> list[list[int]]:
     return ranges
 
 
-def _changed_words(pieces: Sequence[Piece]) -> int:
+def _words_alone(pieces: Sequence[Piece]) -> int:
+    """How many words the other text has not."""
     return sum(len(piece.text.split()) for piece in pieces if piece.is_own)
 
 

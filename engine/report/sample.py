@@ -1,88 +1,96 @@
 """The pairs that the page holds: all of them where they have room, else a sample, of which the page says so.
 
-First come the pairs in which the reference disagrees most with the choice: they are worth reading. The others
-are drawn by the digest of their ids: at random, and the same ones every time.
+First come the pairs in which the reference disagrees most with the choice, by log-prob a token: they are
+worth reading. The others are drawn by the digest of their ids: at random, and the same ones every time.
+
+The ids are chosen first. Then the pairs are read, more at a time, until there is no more room: each reading
+is a scan of the tables, and what it holds in memory is bounded.
 """
 
-import base64
 import json
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from engine import sql
+from engine.report.packing import Packer
 from engine.report.pairs import for_page
 from engine.story.tokens import Tokens
 
-_MOST_BYTES = 2_700_000  # compressed, so that a page stays below five megabytes
 _SURPRISING = 100
-_AT_A_TIME = 50  # pairs between two looks at the size
-_GZIP = 31  # zlib's name for it
+_FIRST_READ = 200  # pairs; then twice as many each time
+_AT_A_TIME = 10  # pairs between two looks at the size
 _COLUMNS = """
     pair_id, prompt_id, split, source, prompt, chosen, rejected, chosen_score, rejected_score,
     chosen_scores, rejected_scores, chosen_length, rejected_length, chosen_ids, rejected_ids,
     ref_chosen_logps, ref_rejected_logps, ref_chosen_token_logps, ref_rejected_token_logps
 """
-_SAMPLE = f"""
-    with surprising as (
-        select pair_id, 0 as place from pairs
-        where ref_rejected_logps is not null
-        order by ref_rejected_logps / rejected_length - ref_chosen_logps / chosen_length desc, pair_id
-        limit {_SURPRISING}
-    ), drawn as (select pair_id, 1 as place from pairs order by md5(pair_id) limit $1),
-    wanted as (
-        select pair_id, min(place) as place from (from surprising union all from drawn) group by pair_id
-    ), found as (select {_COLUMNS}, place from pairs join wanted using (pair_id))
-    select found.*, messages, file, line from found left join prompts using (prompt_id)
-    order by place, md5(pair_id) limit $1
+_SURPRISING_IDS = """
+    select pair_id from pairs where ref_rejected_logps is not null and ref_chosen_logps is not null
+    order by ref_rejected_logps / rejected_length - ref_chosen_logps / chosen_length desc, pair_id limit $1
 """
+_DRAWN_IDS = "select pair_id from pairs order by md5(pair_id) limit $1"
+_PAIRS = f"select {_COLUMNS} from pairs where pair_id in (select unnest($1))"
+_PROMPTS = "select prompt_id, messages, file, line from prompts where prompt_id in (select unnest($1))"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pairs for the page. `packed`: JSON lines, compressed by gzip, in base64."""
+    """Pairs for the page. `packed`: JSON lines, as packing.py packs them. `surprising`: so many of the first
+    ones are there since the reference disagrees with them."""
 
     packed: str
     shown: int
     there: int
+    surprising: int
 
     @property
     def text(self) -> str:
         """How many of all pairs these are."""
         if self.shown == self.there:
             return f"all {self.there:,} pairs"
-        return (
-            f"{self.shown:,} of {self.there:,} pairs: the {_SURPRISING} in which the reference disagrees "
-            "most with the choice, and others at random"
-        )
+        said = f"{self.shown:,} of {self.there:,} pairs"
+        surprising = min(self.surprising, self.shown)
+        if not self.shown or not surprising:
+            return f"{said}, drawn at random" if self.shown else said
+        first = f"the {surprising} in which the reference disagrees most with the choice, by log-prob a token"
+        return f"{said}: {first}" + (", and others at random" if self.shown > surprising else "")
 
 
-def sample(con: duckdb.DuckDBPyConnection, tokens: Tokens | None, most: int) -> Sample:
-    """At most so many pairs, and no more than a page has room for."""
-    with sql.ctrl_c():
-        there = con.sql("select count(*) from pairs").fetchall()[0][0]
-    packer = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
-    packed: list[bytes] = []
+def sample(con: duckdb.DuckDBPyConnection, tokens: Tokens | None, most: int, room: int) -> Sample:
+    """At most so many pairs, in at most so many bytes of the page."""
+    (counted,) = _rows(con, "select count(*) as there from pairs")
+    there = counted["there"]
+    surprising = [row["pair_id"] for row in _rows(con, _SURPRISING_IDS, min(most, _SURPRISING))]
+    drawn = [row["pair_id"] for row in _rows(con, _DRAWN_IDS, most)]
+    wanted = list(dict.fromkeys([*surprising, *drawn]))[:most]
+    packer = Packer(room)
     shown = 0
-    for pairs in _pairs(con, most):
-        lines = [json.dumps(for_page(row, tokens), ensure_ascii=False, allow_nan=False) for row in pairs]
-        text = "".join(f"{line}\n" for line in lines)
-        with_these = packer.copy()
-        part = with_these.compress(text.encode()) + with_these.flush(zlib.Z_SYNC_FLUSH)
-        if sum(map(len, packed)) + len(part) > _MOST_BYTES and shown:
+    for rows in _read(con, wanted):
+        lines = [json.dumps(for_page(row, tokens), ensure_ascii=False, allow_nan=False) for row in rows]
+        if not packer.add("".join(f"{line}\n" for line in lines)):
             break
-        packer = with_these
-        packed.append(part)
         shown += len(lines)
-    packed.append(packer.flush())
-    return Sample(base64.b64encode(b"".join(packed)).decode(), shown, there)
+    return Sample(packer.packed(), shown, there, len(surprising))
 
 
-def _pairs(con: duckdb.DuckDBPyConnection, most: int) -> Iterator[list[dict[str, Any]]]:
+def _rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[dict[str, Any]]:
     with sql.ctrl_c():
-        answer = con.sql(_SAMPLE, params=[most]).to_arrow_table()
-    for batch in answer.to_batches(max_chunksize=_AT_A_TIME):
-        yield batch.to_pylist()
+        rows: list[dict[str, Any]] = con.sql(query, params=list(values)).to_arrow_table().to_pylist()
+    return rows
+
+
+def _read(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """The pairs of these ids with their prompts, in this order, a few at a time."""
+    begin, count = 0, _FIRST_READ
+    while begin < len(wanted):
+        ids = wanted[begin : begin + count]
+        pairs = {row["pair_id"]: row for row in _rows(con, _PAIRS, list(ids))}
+        prompt_ids = sorted({row["prompt_id"] for row in pairs.values()})
+        prompts = {row["prompt_id"]: row for row in _rows(con, _PROMPTS, prompt_ids)}
+        rows = [pairs[pair_id] | prompts.get(pairs[pair_id]["prompt_id"], {}) for pair_id in ids]
+        for place in range(0, len(rows), _AT_A_TIME):
+            yield rows[place : place + _AT_A_TIME]
+        begin, count = begin + count, 2 * count

@@ -5,7 +5,7 @@ the run made: no digest covers it, and a run without it is a whole run.
 """
 
 import json
-from collections.abc import Mapping
+import math
 
 import polars as pl
 
@@ -29,22 +29,23 @@ def read(folder: Store) -> pl.DataFrame:
     rows: dict[int, dict[str, float]] = {}
     lines = folder.read(CLOCK).splitlines() if folder.exists(CLOCK) else []
     for text in lines:
-        try:
-            row = _row(json.loads(text))
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-            continue
-        rows[int(row["step"])] = row
+        row = _row(text)
+        if row is not None:
+            rows[int(row["step"])] = row
     types = {"step": pl.Int64, TOKENS_PER_SECOND: pl.Float64, MEMORY: pl.Float64}
     return pl.DataFrame(list(rows.values()), schema=types).sort("step")
 
 
-def _row(line: Mapping[str, float]) -> dict[str, float]:
-    """A line's values. Raises ValueError, TypeError or KeyError where it is none of ours."""
-    step, seconds = line["step"], float(line["seconds"])
-    if type(step) is not int or not seconds > 0:
-        raise ValueError("no step, or no time")
-    return {
-        "step": step,
-        TOKENS_PER_SECOND: float(line["tokens"]) / seconds,
-        MEMORY: float(line["memory"]) / 2**30,
-    }
+def _row(text: bytes) -> dict[str, float] | None:
+    """A line's values; None where it is none of ours."""
+    try:
+        line = json.loads(text)
+        step, seconds = line["step"], float(line["seconds"])
+        speed = float(line["tokens"]) / seconds
+        memory = float(line["memory"]) / 2**30
+    except (ValueError, RecursionError, TypeError, KeyError, ArithmeticError):
+        return None
+    is_step = type(step) is int and 0 <= step < 2**63
+    if not is_step or not all(map(math.isfinite, (seconds, speed, memory))):
+        return None
+    return {"step": step, TOKENS_PER_SECOND: speed, MEMORY: memory}

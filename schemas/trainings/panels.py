@@ -100,10 +100,13 @@ def _chart(
     line = {"x": x, "y": y, "color": color}
     span = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": color}
     point = {"type": "point", "filled": True, "size": 28, "opacity": 1}
+    is_short = (
+        len({row["step"] for row in rows if row["kind"] == "smooth"}) == 1
+    )  # a line of one point is none
     layers = [
         ("smooth", {"type": "area", "opacity": 0.18}, span),
         ("logged", {"type": "line", "opacity": 0.25, "strokeWidth": 0.8}, line | _EACH_RUN),
-        ("smooth", {"type": "line", "strokeWidth": 2}, line | {"strokeDash": dash}),
+        ("smooth", {"type": "line", "strokeWidth": 2, "point": is_short}, line | {"strokeDash": dash}),
         ("held_out", {"type": "line", "strokeWidth": 0.8, "strokeDash": [2, 2]}, line),
         ("held_out", {"type": "rule", "opacity": 0.5}, span),
         ("held_out", point, line | {"tooltip": list(_TOOLTIP)}),

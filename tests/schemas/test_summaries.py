@@ -4,14 +4,17 @@ import io
 import json
 import math
 import re
+import subprocess
 import sys
 
 import pytest
 
-from schemas import screen, terminal
+from schemas import room, screen, terminal
+from schemas.amounts import rounded
 from schemas.bars import Row, drawn_rows
 from schemas.documents import document
 from schemas.summaries import as_summary
+from tests.conftest import ROOT
 from tests.reliability.test_screen import COMMANDS, SEQUENCES, is_clean
 
 WIDTHS = (24, 40, 60, 61, 80, 100, 200)
@@ -201,3 +204,42 @@ def test_where_lines_go(capsys, quiet, as_json, lines_are_result):
     assert ("warning" in out) == (not quiet and not as_json)
     screen.say("as before")
     assert capsys.readouterr().out == "as before\n"
+
+
+NOISE = """
+import subprocess, sys
+from schemas import screen
+with screen.routed(quiet=False, as_json=True, lines_are_result=False):
+    print("from a library")
+    subprocess.run(["echo", "from a process of ours"])
+    screen.say("a line")
+    screen.give(lambda: {"a": [1, None]})
+    print("from a library, late")
+print("afterwards")
+"""
+
+
+def test_a_document_stands_alone_whatever_others_print():
+    done = subprocess.run([sys.executable, "-c", NOISE], cwd=ROOT, capture_output=True, text=True, check=True)
+    document, _, after = done.stdout.rpartition("}\n")
+    assert json.loads(document + "}") == {"a": [1, None]} and after == "afterwards\n"
+    for said in ("from a library", "from a process of ours", "a line", "late"):
+        assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(999.4e6, "999 M"), (999.6e6, "1 G"), (0.5, "0.5"), (1234.0, "1,230"), (999_600.0, "1 M")],
+)
+def test_numbers_keep_three_digits(value, text):
+    assert rounded(value) == text
+
+
+def test_free_memory_is_what_a_container_has_left(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    (tmp_path / "memory.current").write_text("700000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000000\n")
+    monkeypatch.setattr(room, "_CGROUPS", ((tmp_path / "memory.max", tmp_path / "memory.current"),))
+    assert room.free_memory() == 400_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert room.free_memory() > 400_000_000

@@ -12,7 +12,8 @@ import pytest
 
 from schemas.digest import fingerprint
 from schemas.errors import UserError
-from schemas.trainings import curves, panels, picture, read, table
+from schemas.store import open_store
+from schemas.trainings import clock, curves, panels, picture, read, table
 from schemas.trainings.labels import labels
 from tests.conftest import command
 from tests.trainer.test_train import lines, recipe_for
@@ -226,3 +227,36 @@ def test_ties_before_the_first_update_are_no_accuracy(run):
     drawn = curves.drawn(curves.Curve("x", [one]), "accuracies")
     for frame in (*drawn.logged, drawn.smooth, drawn.held_out):
         assert len(frame) and min(frame["step"]) > 1
+
+
+def test_damaged_lines_of_the_clock_are_left_out(run, tmp_path):
+    folder = tmp_path / "train-x"
+    shutil.copytree(next(run.glob("train-*")), folder)
+    whole = clock.read(open_store(folder))
+    with (folder / "clock.jsonl").open("a") as file:
+        for text in (
+            "{",
+            '{"step": 1}',
+            f'{{"step": 1, "seconds": 1, "tokens": {10**400}, "memory": 1}}',
+            f'{{"step": {10**40}, "seconds": 1, "tokens": 1, "memory": 1}}',
+            '{"step": 1, "seconds": NaN, "tokens": 1, "memory": 1}',
+            '{"step": 1, "seconds": 0, "tokens": 1, "memory": 1}',
+            '{"step": true, "seconds": 1, "tokens": 1, "memory": 1}',
+        ):
+            file.write(text + "\n")
+    assert clock.read(open_store(folder)).equals(whole) and len(whole) == 6
+
+
+def test_a_training_of_one_step_is_a_point(run, tmp_path):
+    folder = tmp_path / "train-x"
+    shutil.copytree(next(run.glob("train-*")), folder)
+    (folder / "manifest.json").unlink()
+    kept = [line for line in (folder / "metrics.jsonl").read_text().splitlines(True) if "eval_" not in line]
+    (folder / "metrics.jsonl").write_text(kept[0])
+    (found,) = read.read([folder])
+    (smooth,) = [
+        layer
+        for layer in panels.panels(curves.curves([found]))["loss"]["layer"]
+        if layer["mark"].get("strokeWidth") == 2
+    ]
+    assert smooth["mark"]["point"] is True

@@ -14,9 +14,20 @@
 
   const number = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))));
 
+  async function unpacked(id) {
+    const bytes = Uint8Array.from(atob(at(id).textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  }
+
+  function complain(error) {
+    at("trouble").hidden = false;
+    at("trouble").textContent = `This browser cannot show all of the page (${error}). A newer one can.`;
+  }
+
   // ---- charts ----
 
-  const charts = JSON.parse(at("charts-data").textContent);
+  let charts = {};
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
 
@@ -57,7 +68,7 @@
       for (const entry of entries) {
         if (entry.isIntersecting) {
           seen.unobserve(entry.target);
-          draw(entry.target);
+          draw(entry.target).catch(complain);
         }
       }
     }, { rootMargin: "400px" });
@@ -65,13 +76,18 @@
     dark.addEventListener("change", () => [...views.keys()].forEach(draw));
   }
 
-  drawWhenSeen();
+  const chartsRead = unpacked("charts-data").then((text) => {
+    charts = JSON.parse(text);
+    drawWhenSeen();
+  });
 
   // ---- pairs ----
 
-  const packed = at("pairs-data").textContent;
-  if (!at("rows")) {
+  const ready = () => {
     document.body.dataset.ready = "true";
+  };
+  if (!at("rows")) {
+    chartsRead.then(ready).catch(complain);
     return;
   }
 
@@ -79,13 +95,6 @@
   let found = [];
   let first = 0;
   let order = { by: "place", up: true };
-
-  async function unpacked() {
-    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const text = await new Response(stream).text();
-    return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
-  }
 
   function prepared(pair, place) {
     const said = pair.turns.map((turn) => turn[1]).join("\n");
@@ -264,12 +273,12 @@
     });
   }
 
-  unpacked().then((rows) => {
-    pairs = rows.map(prepared);
+  Promise.all([unpacked("pairs-data"), chartsRead]).then(([text]) => {
+    pairs = text.split("\n").filter(Boolean).map((line, place) => prepared(JSON.parse(line), place));
     fill(at("split"), "split");
     fill(at("source"), "source");
     listen();
     find();
-    document.body.dataset.ready = "true";
-  });
+    ready();
+  }).catch(complain);
 })();
