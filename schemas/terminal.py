@@ -31,6 +31,7 @@ STYLES = {
     "bar.finished": "cyan",
     "bar.pulse": "cyan",
     "bar.back": "bright_black",
+    "markdown.code": "bold cyan",  # with no background: the terminal may be dark or light
 }
 # Nothing in a text is read as a style, a picture or a number.
 _AS_IT_STANDS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "force_jupyter": False}

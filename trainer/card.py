@@ -10,8 +10,6 @@ from schemas.cards import literal, made_from, recipe_block
 from schemas.screen import warn
 from schemas.store import Store
 from schemas.trainings import record
-from schemas.trainings.picture import picture
-from schemas.trainings.read import trained_in
 from trainer import losses
 from trainer.disk import at
 from trainer.job import Job
@@ -62,15 +60,23 @@ def _draw(job: Job) -> bool:
     if job.steps < _STEPS_WITH_CURVES:
         return False
     try:
-        trained = trained_in(job.folder)
-        assert trained is not None, "a run at its end has made a step"
-        drawn = picture([trained.without_clock()], "svg")
+        drawn = _curves_of(job.folder)
     except Exception as error:  # a run is not lost at its end for a picture
         warn(f"{job.folder.where(CURVES)} could not be drawn: {type(error).__name__}: {error}")
         return False
     with at(job.folder.where(CURVES)):
         job.folder.put(CURVES, drawn)
     return True
+
+
+def _curves_of(folder: Store) -> bytes:
+    """The curves as a picture. Raises ImportError on a machine that only trains and lacks what draws."""
+    from schemas.trainings.picture import picture
+    from schemas.trainings.read import trained_in
+
+    trained = trained_in(folder)
+    assert trained is not None, "a run at its end has made a step"
+    return picture([trained.without_clock()], "svg")
 
 
 def _lines(job: Job, has_curves: bool) -> list[str]:
@@ -152,7 +158,7 @@ def _results(folder: Store) -> list[str]:
     said = [f"{what}, by TRL's names; log-probs in nat:", ""]
     said += [f"| step | {' | '.join(_METRICS)} |", "|---" * (1 + len(_METRICS)) + "|"]
     for line in _some_of(measured):
-        values = [f"{line[prefix + name]:.4g}" for name in _METRICS]
+        values = [f"{line[prefix + name]:.4g}" if prefix + name in line else "–" for name in _METRICS]
         said.append(f"| {line['step']} | {' | '.join(values)} |")
     said += ["", "Training batches from the first step to the last:", "", "```"]
     for name in (*_METRICS, "grad_norm"):

@@ -40,20 +40,13 @@ def command(name: str, path: bool) -> None:
 
 def _rendered(text: str) -> str:
     """Markdown with the colours and the tables of a terminal."""
-    import io
     import shutil
 
-    from rich.console import Console
     from rich.markdown import Markdown
-    from rich.theme import Theme
 
     from schemas.printable import printable
     from schemas.screen import encodable
+    from schemas.terminal import as_text
 
     width = min(shutil.get_terminal_size().columns, 110)
-    written = io.StringIO()
-    # No background of our own: the terminal may be dark or light.
-    theme = Theme({"markdown.code": "bold cyan"})
-    console = Console(file=written, width=width, force_terminal=True, theme=theme)
-    console.print(Markdown(encodable(printable(text)), hyperlinks=False, code_theme="ansi_dark"))
-    return written.getvalue().rstrip("\n")
+    return as_text(Markdown(encodable(printable(text)), hyperlinks=False, code_theme="ansi_dark"), width)

@@ -6,10 +6,12 @@ the run made: no digest covers it, and a run without it is a whole run.
 
 import json
 import math
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from schemas.store import Store
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CLOCK = "clock.jsonl"
 # Columns of `read` beside `step`.
@@ -23,9 +25,11 @@ def line_of(step: int, seconds: float, tokens: int, memory: int) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
-def read(folder: Store) -> pl.DataFrame:
+def read(folder: Store) -> "pl.DataFrame":
     """Columns step, tokens_per_second and memory (GiB), the last line of each step; lines that are damaged
     are left out."""
+    import polars as pl  # which a machine that only trains may lack
+
     rows: dict[int, dict[str, float]] = {}
     lines = folder.read(CLOCK).splitlines() if folder.exists(CLOCK) else []
     for text in lines:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from engine.commands.plan import command as plan_command
+from engine.cli import main
 from engine.commands.plan import planned
 from engine.commands.precompute import precompute
 from engine.gaps import missing
@@ -291,12 +291,12 @@ def test_a_table_is_entered_in_its_middle_where_its_rows_are_lines(tmp_path, bre
 
 def test_what_is_there_is_used_again_and_what_is_not_says_why(made_run, precompute_words, tmp_path):
     words = [str(word) for word in precompute_words[2:]]
-    shown = CliRunner().invoke(plan_command, [*words, "-o", str(made_run), "--device", "h100"])
+    shown = CliRunner().invoke(main, ["plan", *words, "-o", str(made_run), "--device", "h100"])
     assert shown.exit_code == 0, shown.output
     assert shown.output.count("used again, all 5 shards are there") == 4
     before = tree(made_run)
     changed = CliRunner().invoke(
-        plan_command, [*words, "-o", str(made_run), "--set", "logprobs.max_length=40", "--json"]
+        main, ["plan", *words, "-o", str(made_run), "--set", "logprobs.max_length=40", "--json"]
     )
     assert changed.exit_code == 0, changed.output
     found = json.loads(changed.stdout[changed.stdout.index("{") :])

@@ -80,14 +80,14 @@ def start(tmp_path, model_path, run) -> subprocess.Popen:
 
 
 def tree_without_recipes(folder) -> dict[str, bytes]:
-    """Recipes name the folder that they are of, and a plan holds its recipe's digest."""
+    """Recipes, and cards that hold one, name their folder; a plan holds its recipe's digest."""
     kept: dict[str, bytes] = {}
     for name, data in tree(folder).items():
         if name.endswith("plan.json"):
             plan = json.loads(data)
             del plan["recipe"], plan["sha256"]
             kept[name] = json.dumps(plan).encode()
-        elif not name.endswith("recipe.toml"):
+        elif not name.endswith(("recipe.toml", "README.md")):
             kept[name] = data
     return kept
 

@@ -65,7 +65,7 @@ def test_curves_are_drawn_of_a_long_run_and_the_same_run_gives_the_same_card(run
     def broken(*args):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(card, "picture", broken)
+    monkeypatch.setattr("schemas.trainings.picture.picture", broken)
     train(run, recipe_for(run, train__max_steps=3, train__eval_every=0), resume=False)
     assert "curves of the training" not in (folder / README).read_text()
 
