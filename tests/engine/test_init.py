@@ -398,13 +398,11 @@ def of_size(parameters: int, embeddings: int = 0) -> ModelLook:
     ],
 )
 def test_memory_is_counted_by_the_users_own_settings(settings, way, fits, words):
-    """A billion parameters where 7.7 of the 11 GB may be taken."""
-    machine = memory.Machine(int(3.7e9), 1, bfloat16=True)
+    """A billion parameters, for which 2.6 or 6.3 GB may be taken."""
+    free = 9 * 10**9 if way == memory.WHOLE else int(3.7e9)
+    machine = memory.Machine(free, 1, bfloat16=True)
     asked = memory.asked_of(settings, "rmsprop", machine)
-    model = of_size(10**9)
-    if way == memory.WHOLE:
-        machine = memory.Machine(int(9e9), 1, bfloat16=True)
-    found = memory.fit(model, asked, machine)
+    found = memory.fit(of_size(10**9), asked, machine)
     assert (found.way, found.fits) == (way, fits) and words in found.why[0]
 
 
@@ -417,19 +415,20 @@ def test_an_adapters_own_weights_are_counted():
 
 
 def test_four_bits_leave_embeddings_and_head_as_they_are(model_path):
-    """And auto is float32 on GPUs without bfloat16: the same model takes twice as much there."""
     room = memory.Machine(2 * 10**9, 1, bfloat16=True)
     asked = memory.asked_of({}, "adamw", room)
     assert memory.fit(of_size(2 * 10**9), asked, room).fits
     assert not memory.fit(of_size(2 * 10**9, embeddings=5 * 10**8), asked, room).fits
-    older = memory.Machine(4 * 10**9, 1, bfloat16=False)
-    newer = memory.Machine(4 * 10**9, 1, bfloat16=True)
-    ways = []
-    for machine in (older, newer):
-        ways.append(memory.fit(of_size(10**9), memory.asked_of({}, "adamw", machine), machine).way)
-    assert ways == [memory.ADAPTER_ON_FOUR_BITS, memory.ADAPTER]
     look = look_at(str(model_path))
     assert 0 < look.in_layers < look.parameters
+
+
+def test_a_frozen_base_takes_twice_as_much_on_gpus_without_bfloat16():
+    ways: dict[bool, str] = {}
+    for bfloat16 in (False, True):
+        machine = memory.Machine(4 * 10**9, 1, bfloat16)
+        ways[bfloat16] = memory.fit(of_size(10**9), memory.asked_of({}, "adamw", machine), machine).way
+    assert ways == {False: memory.ADAPTER_ON_FOUR_BITS, True: memory.ADAPTER}
 
 
 def test_weights_that_only_ranks_hold_together_get_torchrun(here, monkeypatch):
@@ -445,7 +444,7 @@ def test_weights_that_only_ranks_hold_together_get_torchrun(here, monkeypatch):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].bridges])
-def test_samples_are_not_cut_to_fit(method, here, other_model):
+def test_samples_are_not_cut_to_fit(method, here):
     """What on_policy drops is dropped whatever the method, and a sample leaves room for its prompt."""
     init("--data", "prompts.jsonl", "--model", "nobody/nothing-of-this-name", "--method", method)
     logprobs = load("recipe.toml").section("logprobs")
@@ -494,25 +493,15 @@ def test_bmc_has_prompt_beta_and_delta_of_one_task(start, prompt, beta, deltas, 
 
 def test_a_stage_that_is_set_runs_in_its_place(here, model_path):
     """Behind what makes responses, and above what takes them."""
-    words = [
+    settings = (
         "--set",
         "generate.n=2",
         "--set",
-        "check.function=checks:right",
-        "--set",
-        "prompt_gain.context=quality",
-    ]
-    init(
-        "--data",
-        "pairs.jsonl",
-        "--model",
-        model_path,
-        "--start",
-        "given",
-        *words[:4],
-        "--set",
         "train.sft.weight=1",
+        "--set",
+        "check.function=checks:right",
     )
+    init("--data", "pairs.jsonl", "--model", model_path, "--start", "given", *settings)
     sections = list(load("recipe.toml").sections)
     assert sections == ["model", "prompts", "given", "generate", "check", "logprobs", "pairs", "train"]
 
@@ -565,12 +554,11 @@ def test_a_name_that_no_line_can_say_is_refused(name, here, model_path):
     assert sorted(path.name for path in here.iterdir()) == ["pairs.jsonl", "prompts.jsonl"]
 
 
-def test_an_adapters_learning_rate_is_that_of_the_docs():
-    from engine.init.train_text import _OF_ADAPTERS
-
-    text = (ROOT / "pipelines" / "docs" / "training.md").read_text().split("## LoRA")[1]
-    assert f"learning_rate = {re.search(r'learning_rate = ([^ ]+)', text)[1]}" == "learning_rate = 5e-6"
-    assert _OF_ADAPTERS == 5e-6
+def test_an_adapters_learning_rate_is_that_of_the_docs(here):
+    lora = (ROOT / "pipelines" / "docs" / "training.md").read_text().split("## LoRA")[1]
+    of_docs = float(re.search(r"learning_rate = (\S+)", lora)[1])
+    init("--data", "pairs.jsonl", "--model", "nobody/nothing-of-this-name", "--set", "train.lora.r=8")
+    assert load("recipe.toml").section("train").learning_rate == of_docs
 
 
 def test_a_model_that_does_not_fit_is_trained_by_an_adapter(here, model_path, monkeypatch):
