@@ -182,26 +182,33 @@ def _judge_section(judge: Judge, own: str, settings: Mapping[str, Any]) -> str:
 
 
 def _set_lengths(sections: Sections, wish: Wish) -> None:
-    """Lengths that the model has positions for, and samples that leave room for their prompt."""
+    """Lengths that the model has positions for, and responses that leave room for their prompt."""
     positions = wish.model.positions
-    own = value_in(sections["logprobs"], "max_length") or 0
-    length = wish.settings.get("logprobs.max_length", own)
-    length = length if isinstance(length, int) else own
-    if 0 < positions < own:
-        why = f"The paper's is {own:,}; the model has {positions:,} positions: 0 is all of them."
+    longest = value_in(sections["logprobs"], "max_length") or 0
+    if 0 < positions < longest:
+        why = f"The paper's is {longest:,}; the model has {positions:,} positions: 0 is all of them."
         sections["logprobs"] = with_value(sections["logprobs"], "max_length", 0, why)
-    limits = {}
-    if positions:
-        limits[positions] = f"The model has {positions:,} positions, for prompt and response together."
-    if length and not 0 < positions <= length:
-        limits[length] = f"A half of max_length in [logprobs], {length:,}, which counts the prompt too."
+        longest = 0
+    users = wish.settings.get("logprobs.max_length")
+    if isinstance(users, int):
+        longest = users
+    if longest > 0 and not 0 < positions <= longest:
+        why = f"A half of max_length in [logprobs], {longest:,}, which counts the prompt too."
+        _cap_responses(sections, longest, why)
+    elif positions:
+        why = f"The model has {positions:,} positions, for prompt and response together."
+        _cap_responses(sections, positions, why)
+
+
+def _cap_responses(sections: Sections, room: int, why: str) -> None:
+    """Let sampled responses be no longer than their share of the tokens that there is room for."""
+    most = max(1, room // _SHARE_OF_RESPONSE)
     for name in ("generate", "rewrite"):
-        if name not in sections or not limits:
+        if name not in sections:
             continue
-        least = min(limits)
-        most = max(1, least // _SHARE_OF_RESPONSE)
-        if most < (value_in(sections[name], "max_tokens") or Generate().max_tokens):
-            sections[name] = with_value(sections[name], "max_tokens", most, limits[least])
+        now = value_in(sections[name], "max_tokens") or Generate().max_tokens
+        if most < now:
+            sections[name] = with_value(sections[name], "max_tokens", most, why)
 
 
 def _set(sections: Sections, name: str, value: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from engine.init.model_look import ModelLook
 from schemas.devices import bfloat16_is_there
 from schemas.dtypes import AUTO, of_training
+from schemas.errors import UserError
 from schemas.quantization import NONE
 from schemas.room import free_memory, free_of_gpus
 from schemas.sections import Lora
@@ -96,7 +97,8 @@ def this_machine(device: str = AUTO) -> Machine:
 def asked_of(settings: Mapping[str, Any], optimizer: str, machine: Machine) -> Asked:
     """What is asked for. `settings`: the user's, by dotted names; `optimizer`: of the method's recipe.
 
-    A value that no recipe may have is left to the recipe's own check, and counted as the default."""
+    A value that no recipe may have is left to the recipe's own check, and counted as the default. Raises
+    UserError for weights that the optimizer does not train."""
 
     def known(name: str, values: Mapping[str, Any], usual: str) -> str:
         value = settings.get(name, usual)
@@ -105,9 +107,16 @@ def asked_of(settings: Mapping[str, Any], optimizer: str, machine: Machine) -> A
     by_machine = "bfloat16" if machine.bfloat16 else "float32"
     of_model = known("model.dtype", _BYTES, by_machine)
     r = settings.get("train.lora.r", Lora().r)
+    optimizer = known("train.optimizer", _MOMENTS, optimizer)
+    weights = known("train.weights", _BYTES, "float32")
+    if (weights, optimizer) == ("bfloat16", "rmsprop"):
+        raise UserError(
+            'train.weights = "bfloat16" goes with the optimizers adamw and adamw_8bit, and the recipe would '
+            "have rmsprop: add --set train.optimizer=adamw"
+        )
     return Asked(
-        optimizer=known("train.optimizer", _MOMENTS, optimizer),
-        weights=known("train.weights", _BYTES, "float32"),
+        optimizer=optimizer,
+        weights=weights,
         dtype=of_training(known("train.dtype", _BYTES, AUTO), of_model),
         quantization=str(settings.get("model.quantization", "")),
         r=r if isinstance(r, int) else Lora().r,

@@ -64,7 +64,7 @@ def set_training(
     sections["train"] = f"{train.rstrip()}\n{memory_lines}\n"
     if fit.way != memory.WHOLE:
         add_section(sections, "train.lora", _LORA)
-    if fit.way == memory.ADAPTER_ON_FOUR_BITS:
+    if fit.way == memory.ADAPTER_ON_FOUR_BITS and "model.quantization" not in settings:
         why = "The weights in 4 bits, in engine and trainer alike: in more they do not fit here."
         sections["model"] = with_value(sections["model"], "quantization", "nf4", why)
 

@@ -406,6 +406,21 @@ def test_memory_is_counted_by_the_users_own_settings(settings, way, fits, words)
     assert (found.way, found.fits) == (way, fits) and words in found.why[0]
 
 
+def test_weights_that_the_methods_optimizer_does_not_train_are_refused(here, model_path):
+    words = ("--data", "pairs.jsonl", "--model", model_path, "--set", "train.weights=bfloat16")
+    assert "add --set train.optimizer=adamw" in init(*words, code=1)
+    init(*words, "--set", "train.optimizer=adamw")
+
+
+def test_a_length_of_the_users_own_leaves_room_for_the_prompt(here, model_path):
+    words = ("--data", "prompts.jsonl", "--model", model_path, "--set", "logprobs.max_length=100")
+    for method in ("dpo", "bmc"):
+        init(*words, "--method", method, "--force")
+        recipe = load("recipe.toml")
+        assert recipe.section("generate").max_tokens == 50
+        assert method == "dpo" or recipe.section("rewrite").max_tokens == 50
+
+
 def test_an_adapters_own_weights_are_counted():
     model = ModelLook("m", Path("m"), parameters=10**9, in_layers=10**9, adapter_width=10**6)
     machine = memory.Machine(4 * 10**9, 1, bfloat16=True)
@@ -530,6 +545,9 @@ def test_no_remark_contradicts_a_value_of_the_users_own(here, model_path):
     for gone in ("5e-7", "Left open: parallel", "template of the model itself", "rates its own responses"):
         assert gone not in text
     assert not keys_without_comment(text)
+    init("--data", "pairs.jsonl", "--model", model_path, "--force", "--set", "model.quantization=nf4")
+    text = Path("recipe.toml").read_text()
+    assert "they do not fit" not in text and "template of the model itself" in text
     init("--data", "pairs.jsonl", "--model", model_path, "--force", "--start", "given", "--judge", "self")
     assert "as the data gives them" not in Path("recipe.toml").read_text()
 
