@@ -39,7 +39,7 @@ _NO_DEFAULT = ""
     type=click.Choice(("given", "prompts")),
     help="Pairs as the data gives them, or prompts alone, which the model answers.",
 )
-@click.option("--judge", metavar="JUDGE", help="Who rates: self, a model or reward model, http://host/v1.")
+@click.option("--judge", metavar="JUDGE", help="Who rates: self, MODEL, reward:MODEL, http://host/v1.")
 @click.option(
     "--judge-model", default="", metavar="NAME", help="The name that the judge's server knows it by."
 )
@@ -61,7 +61,7 @@ def command(
     """Write a recipe for what you have: your data, your model and the memory of this machine are looked at.
 
     What no option says is asked for on a terminal; elsewhere it takes its default. Every value that matters
-    has a comment. No model is loaded or fetched, and nothing is run.
+    has a comment. No model is loaded or fetched, and nothing is run. A data set of the Hub is fetched.
 
     \b
     Example:
@@ -133,9 +133,10 @@ class _Answers:
 
 def _write(output: Path, answers: _Answers, words: tuple[str, ...]) -> None:
     from engine.init import data_look, model_look
-    from engine.init.compose import Wish, check_data, optimizer_of, text_of
-    from engine.init.memory import fit, missing_packages, this_machine
+    from engine.init.compose import Wish, check_data, text_of
+    from engine.init.memory import asked_of, fit, missing_packages, this_machine
     from engine.init.settings import of_section, settings_of
+    from engine.init.train_text import optimizer_of
     from schemas.recipe import load_text
 
     settings = settings_of(words)
@@ -148,9 +149,10 @@ def _write(output: Path, answers: _Answers, words: tuple[str, ...]) -> None:
     start = answers.start(data)
     judge = answers.judge(start)
     check_data(data, start, judge is not None)
-    found = fit(model, optimizer_of(method), this_machine())
+    machine = this_machine(str(settings.get("model.device", "auto")))
+    found = fit(model, asked_of(settings, optimizer_of(method), machine), machine)
     _say_all("memory", found.why)
-    commands = _commands(output)
+    commands = _commands(output, found.ranks)
     in_head = (f"engine plan {shlex.quote(str(output))}", *commands)
     wish = Wish(source, data, model, method, start, judge, found, settings, in_head, _rounds(output))
     text = text_of(wish)
@@ -169,6 +171,18 @@ def _write(output: Path, answers: _Answers, words: tuple[str, ...]) -> None:
 
 
 def _check_output(output: Path, force: bool) -> None:
+    """Raise UserError where the recipe cannot be written there, or not named in a command of one line."""
+    from engine.init.toml_text import can_be_seen
+
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"-o {output}: the name is not UTF-8, and the recipe says it: take another") from None
+    if not can_be_seen(str(output)):
+        raise UserError(
+            f"-o {output}: the name has a line break or another character that cannot be seen, and the "
+            "recipe says it in commands of one line: take another"
+        )
     if (output.exists() or output.is_symlink()) and not force:
         raise UserError(f"{output} is there already: name another file by -o, or write over it with --force")
     if not output.absolute().parent.is_dir():
@@ -185,11 +199,12 @@ def _absolute(source: str) -> str:
     return str(place.absolute())
 
 
-def _commands(output: Path) -> tuple[str, ...]:
-    """What can be run with the recipe."""
+def _commands(output: Path, ranks: int) -> tuple[str, ...]:
+    """What can be run with the recipe. `ranks`: processes that hold the weights together in training."""
     recipe = shlex.quote(str(output))
     run = shlex.quote(f"runs/{output.stem}")
-    return (f"engine precompute {recipe} -o {run}", f"trainer run {recipe} -o {run}")
+    trainer = "trainer" if ranks == 1 else f"torchrun --nproc-per-node {ranks} -m trainer.cli"
+    return (f"engine precompute {recipe} -o {run}", f"{trainer} run {recipe} -o {run}")
 
 
 def _rounds(output: Path) -> str:
@@ -199,6 +214,8 @@ def _rounds(output: Path) -> str:
 
 def _say_remarks(start: str, judge: "Judge | None", model: "ModelLook") -> None:
     """What is worth knowing of the choices."""
+    if judge is not None and judge.remark:
+        say(f"judge: {judge.remark}")
     if model.has_template:
         return
     if start == "prompts" or (judge is not None and judge.kind == "self"):

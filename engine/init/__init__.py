@@ -8,5 +8,6 @@ judges.py       who says which response is better
 toml_text.py    a recipe's text in sections, and a value in it with the reason above
 settings.py     what the user sets over all that
 listing.py      the recipes that ship (--list)
+train_text.py   [train] and its tables
 compose.py      the whole text, from sections of the recipes that ship
 """

@@ -1,7 +1,8 @@
 """The text of a recipe, from sections of the recipes that ship: their values, with their comments.
 
     pairs that are given     the method's own recipe; for BMC bridging.toml, and [train] of bmc.toml
-    from prompts             on_policy.toml, with [logprobs] and [train] of the method; for BMC bmc.toml
+    from prompts             on_policy.toml, with [train] of the method and what its log-probs are of; for BMC
+                             bmc.toml
 
 What the data, the model and the memory of this machine ask for is set in that text, with the reason.
 """
@@ -10,25 +11,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.init import memory
+from engine.init import train_text
 from engine.init.data_look import DataLook
 from engine.init.data_look import lines_about as lines_about_data
 from engine.init.judges import Judge
 from engine.init.memory import Fit
 from engine.init.methods import Method
-from engine.init.model_look import ModelLook, in_millions
+from engine.init.model_look import ModelLook
 from engine.init.model_look import lines_about as lines_about_model
-from engine.init.toml_text import comment, sections_of, toml_value, with_value, without_key
+from engine.init.toml_text import (
+    Sections,
+    add_section,
+    comment,
+    sections_of,
+    toml_value,
+    value_in,
+    with_own_value,
+    with_value,
+    without_key,
+)
 from schemas.errors import UserError
+from schemas.sections import Generate
 
 GIVEN, PROMPTS = "given", "prompts"
 STARTS = (GIVEN, PROMPTS)
-_TINY = 50_000_000  # parameters below which the papers' learning rates move nothing
 _SHARE_OF_RESPONSE = 2  # a sampled response has a half of the positions at most
 
-_SCORER = "Whose scores say which response is better: those of the section above."
-
-Sections = dict[str, str]
+_DROPPED = (
+    "What is longer goes to rejects: a sample that ended would not end where it is cut. max_tokens of "
+    "[generate] leaves room for the prompt."
+)
+_BY_SCORE = "The best and the worst of a prompt's responses, by score."
 
 
 @dataclass(frozen=True)
@@ -63,19 +76,15 @@ def check_data(data: DataLook, start: str, judged: bool) -> None:
     )
 
 
-def optimizer_of(method: Method) -> str:
-    """The optimizer of a method's recipe."""
-    train = sections_of(method.recipe)["train"]
-    return "rmsprop" if 'optimizer = "rmsprop"' in train else "adamw"
-
-
 def text_of(wish: Wish) -> str:
     """The recipe's text. Raises UserError for a name that a recipe cannot hold."""
     sections = _chosen_sections(wish)
     _set_input(sections, wish)
     _set_judge(sections, wish)
-    _set_lengths(sections, wish.model)
-    _set_training(sections, wish)
+    if wish.method.bridges:
+        train_text.set_bmc_task(sections, wish.method, wish.settings)
+    _set_lengths(sections, wish)
+    train_text.set_training(sections, wish.method, wish.model, wish.fit, wish.settings)
     seed = toml_value(wish.settings.get("seed", 0))
     for name, value in wish.settings.items():
         if name != "seed":
@@ -93,10 +102,18 @@ def _chosen_sections(wish: Wish) -> Sections:
         base = own if wish.method.bridges else sections_of("on_policy")
     chosen = {name: text for name, text in base.items() if name.split(".")[0] not in ("train", "rounds")}
     if not wish.method.bridges:
-        chosen["logprobs"] = own["logprobs"]
+        chosen["logprobs"] = _logprobs_of(own["logprobs"], wish.start)
     wanted = ("train", f"train.{wish.method.loss}", "train.dpo")
     chosen |= {name: text for name, text in own.items() if name in wanted}
     return chosen
+
+
+def _logprobs_of(own: str, start: str) -> str:
+    """[logprobs] of a method's recipe, which is for given pairs; samples are not cut to fit."""
+    if start == GIVEN:
+        return own
+    too_long = value_in(sections_of("on_policy")["logprobs"], "too_long")
+    return with_value(own, "too_long", too_long, _DROPPED)
 
 
 def _set_input(sections: Sections, wish: Wish) -> None:
@@ -109,9 +126,9 @@ def _set_input(sections: Sections, wish: Wish) -> None:
     model = with_value(sections["model"], "name", wish.model.name, what)
     if wish.model.path is not None and wish.model.has_template:
         model = without_key(model, "template")
-        model = (
-            f"{model.rstrip()}\n{comment('Prompts are laid out by the chat template of the model itself.')}\n"
-        )
+        if "model.chat_template" not in wish.settings:
+            whose = comment("Prompts are laid out by the chat template of the model itself.")
+            model = f"{model.rstrip()}\n{whose}\n"
     elif wish.model.path is not None:
         why = (
             "The model has no chat template: prompts are laid out by this one (prompts/plain.jinja). Name a "
@@ -127,119 +144,79 @@ def _set_judge(sections: Sections, wish: Wish) -> None:
     if judge is None:
         return
     own = sections.pop("judge", "") or sections_of("on_policy")["judge"]
-    made = {judge.section: _judge_section(judge, own)}
+    text = _judge_section(judge, own, wish.settings)
     if wish.data.references and judge.section == "judge":
         shown = "Rows bring a right answer as reference: the judge is shown it."
-        made["judge"] = f"{made['judge'].rstrip()}\n{comment(shown)}\n"
-    first = "rewrite" if wish.method.bridges else "logprobs"
-    _insert(sections, made, before=first)
+        text = f"{text.rstrip()}\n{comment(shown)}\n"
+    add_section(sections, judge.section, text)
+    whose = f"Whose scores say which response is better: those of [{judge.section}]."
     if wish.method.bridges:
-        rewrite = with_value(sections["rewrite"], "choose", "best_vs_worst")
-        sections["rewrite"] = with_value(rewrite, "scorer", judge.scorer, _SCORER)
+        rewrite = with_value(sections["rewrite"], "choose", "best_vs_worst", _BY_SCORE)
+        sections["rewrite"] = with_value(rewrite, "scorer", judge.scorer, whose)
     else:
-        sections["pairs"] = with_value(sections["pairs"], "choose", "best_vs_worst")
-    sections["pairs"] = with_value(sections["pairs"], "scorer", judge.scorer, _SCORER)
+        sections["pairs"] = with_value(sections["pairs"], "choose", "best_vs_worst", _BY_SCORE)
+    sections["pairs"] = with_value(sections["pairs"], "scorer", judge.scorer, whose)
 
 
-def _judge_section(judge: Judge, own: str) -> str:
+def _judge_section(judge: Judge, own: str, settings: Mapping[str, Any]) -> str:
     if judge.kind == "reward":
         why = "A sequence-classification model: its logit is the score."
         return with_value("[reward]\n", "model", judge.model, why)
     paragraph = own.split("# [reward]")[0].rstrip() + "\n"
     plain = "[judge]\n" + paragraph.partition("[judge]\n")[2]
     if judge.kind == "self":
+        if {"judge.model", "judge.base_url"} & settings.keys():
+            return plain  # the user's own lines say who judges
         why = (
             "The model rates its own responses. A larger judge (model), or a reward model ([reward] in place "
             'of this, and scorer = "reward" below), is another opinion.'
         )
         return f"{comment(why)}\n{plain}"
     if judge.kind == "model":
-        return with_value(plain, "model", judge.model, "Another model than [model] judges.")
+        why = judge.remark or "Another model than [model] judges."
+        return with_value(plain, "model", judge.model, why)
     why = "The judge is on a server; its key is in the environment variable OPENAI_API_KEY, if it wants one."
     return with_value(
         with_value(plain, "base_url", judge.base_url, why), "model", judge.model, "Its name there."
     )
 
 
-def _insert(sections: Sections, made: Sections, before: str) -> None:
-    """Put sections above another one: they run in their order."""
-    later = {name: sections.pop(name) for name in list(sections)[list(sections).index(before) :]}
-    sections |= made
-    sections |= later
+def _set_lengths(sections: Sections, wish: Wish) -> None:
+    """Lengths that the model has positions for, and responses that leave room for their prompt."""
+    positions = wish.model.positions
+    longest = value_in(sections["logprobs"], "max_length") or 0
+    if 0 < positions < longest:
+        why = f"The paper's is {longest:,}; the model has {positions:,} positions: 0 is all of them."
+        sections["logprobs"] = with_value(sections["logprobs"], "max_length", 0, why)
+        longest = 0
+    users = wish.settings.get("logprobs.max_length")
+    if isinstance(users, int):
+        longest = users
+    if longest > 0 and not 0 < positions <= longest:
+        why = f"A half of max_length in [logprobs], {longest:,}, which counts the prompt too."
+        _cap_responses(sections, longest, why)
+    elif positions:
+        why = f"The model has {positions:,} positions, for prompt and response together."
+        _cap_responses(sections, positions, why)
 
 
-def _set_lengths(sections: Sections, model: ModelLook) -> None:
-    """Lengths that the model has positions for."""
-    if not model.positions:
-        return
+def _cap_responses(sections: Sections, room: int, why: str) -> None:
+    """Let sampled responses be no longer than their share of the tokens that there is room for."""
+    most = max(1, room // _SHARE_OF_RESPONSE)
     for name in ("generate", "rewrite"):
-        most = model.positions // _SHARE_OF_RESPONSE
-        if name in sections and most < 1024:
-            why = f"The model has {model.positions:,} positions, for prompt and response together."
+        if name not in sections:
+            continue
+        now = value_in(sections[name], "max_tokens") or Generate().max_tokens
+        if most < now:
             sections[name] = with_value(sections[name], "max_tokens", most, why)
-    for length in (512, 1024):
-        if f"max_length = {length}" in sections["logprobs"] and model.positions < length:
-            why = f"The paper's is {length:,}; the model has {model.positions:,} positions: 0 is all of them."
-            sections["logprobs"] = with_value(sections["logprobs"], "max_length", 0, why)
-
-
-def _set_training(sections: Sections, wish: Wish) -> None:
-    """The loss, and what follows from the model's size and the memory here."""
-    method, fit = wish.method, wish.fit
-    train = sections["train"]
-    if not method.is_the_papers:
-        why = (
-            f"The other settings of [train] are those of {method.recipe}; trainer losses shows its own keys."
-        )
-        train = with_value(train, "loss", method.loss, why)
-    if wish.model.path is not None and wish.model.parameters < _TINY:
-        why = f"5e-7 is for billions of parameters; this model has {in_millions(wish.model.parameters)}."
-        train = with_value(train, "learning_rate", 1e-4, why)
-    elif fit.way != memory.WHOLE:
-        why = "The papers' 5e-7 trains all weights; an adapter wants more. One cache serves any you try."
-        train = with_value(train, "learning_rate", 1e-5, why)
-    memory_lines = "\n".join(comment(line) for line in (*fit.why, _LEFT_OPEN))
-    sections["train"] = f"{train.rstrip()}\n{memory_lines}\n"
-    if fit.way != memory.WHOLE:
-        _insert_behind_train(sections, _LORA)
-    if fit.way == memory.ADAPTER_ON_FOUR_BITS:
-        why = "The weights in 4 bits, in engine and trainer alike: in more they do not fit here."
-        sections["model"] = with_value(sections["model"], "quantization", "nf4", why)
-
-
-_LEFT_OPEN = (
-    "parallel, gradient_checkpointing and micro_batch_tokens are left open: the trainer takes what fits when "
-    "it starts, and trainer plan says it before."
-)
-_LORA = """# An adapter is trained in place of the weights: delete this table to train them all.
-[train.lora]
-r = 16
-alpha = 32.0             # its update is scaled by alpha/r
-target_modules = ["all-linear"]
-"""
-
-
-def _insert_behind_train(sections: Sections, lora: str) -> None:
-    names = list(sections)
-    behind = names[names.index("train") + 1 :]
-    later = {name: sections.pop(name) for name in behind}
-    sections["train.lora"] = lora
-    sections |= later
 
 
 def _set(sections: Sections, name: str, value: object) -> None:
-    """A setting of the user's own, by its dotted name; a table that is not there comes behind its section."""
+    """A setting of the user's own, by its dotted name; a section that is not there comes where it runs."""
     section, _, key = name.rpartition(".")
-    if section in sections:
-        sections[section] = with_value(sections[section], key, value)
-        return
-    made = with_value(f"[{section}]\n", key, value)
-    names = list(sections)
-    parent = section.rpartition(".")[0]
-    place = names.index(parent) + 1 if parent in sections else len(names)
-    later = {other: sections.pop(other) for other in names[place:]}
-    sections[section] = made
-    sections |= later
+    if section not in sections:
+        add_section(sections, section, f"[{section}]\n")
+    sections[section] = with_own_value(sections[section], key, value)
 
 
 def _head(wish: Wish) -> str:

@@ -3,19 +3,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.init.model_look import is_reward_model
+from engine.init.model_look import is_here, is_reward_model
 from schemas.errors import UserError
 
 SELF = "self"
+_REWARD = "reward:"  # before a name: it is a reward model, which may not be on this machine
 
 
 @dataclass(frozen=True)
 class Judge:
-    """`kind`: self, model, server or reward; `model`: its folder or name; `base_url`: of a server."""
+    """`kind`: self, model, server or reward; `model`: its folder or name; `base_url`: of a server.
+
+    `remark`: what could not be seen of it, empty where nothing is left open."""
 
     kind: str
     model: str = ""
     base_url: str = ""
+    remark: str = ""
 
     @property
     def scorer(self) -> str:
@@ -47,6 +51,32 @@ def judge_of(word: str, model_there: str) -> Judge:
         return Judge("server", model_there, word)
     if word == SELF:
         return Judge(SELF)
-    is_folder = Path(word).expanduser().is_dir()
-    written = str(Path(word).expanduser().absolute()) if is_folder else word
-    return Judge("reward" if is_reward_model(word) else "model", written)
+    return _model_of(word)
+
+
+def _model_of(word: str) -> Judge:
+    """A model that judges: a chat model or a reward model. Raises UserError where it is not what is said."""
+    name = word.removeprefix(_REWARD)
+    is_said = word.startswith(_REWARD)
+    if not name:
+        raise UserError(f"--judge {word}: expected {_REWARD}NAME, with the name of a reward model")
+    is_folder = Path(name).expanduser().is_dir()
+    written = str(Path(name).expanduser().absolute()) if is_folder else name
+    if not is_here(name):
+        if is_said:
+            return Judge("reward", written)
+        return Judge("model", written, remark=_unseen(name))
+    is_reward = is_reward_model(name)
+    if is_said and not is_reward:
+        raise UserError(
+            f"--judge {word}: the model there is no reward model, its config.json names no architecture "
+            f"ForSequenceClassification; a chat model that rates is --judge {name}"
+        )
+    return Judge("reward" if is_reward else "model", written)
+
+
+def _unseen(name: str) -> str:
+    return (
+        f"{name} is not on this machine, so what it is cannot be seen from here: it is taken for a chat "
+        f"model that rates. If it is a reward model, say so: --judge {_REWARD}{name}"
+    )

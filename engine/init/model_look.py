@@ -1,6 +1,7 @@
 """What a model is, by its config, the headers of its weights, its tokenizer and its template."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from schemas.model_files import CONFIG, model_home, tokenizer_home
 from schemas.tensor_headers import tensors_of
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_OF_LAYER = re.compile(r"\.\d+\.")  # a layer's number in a tensor's name
 _REWARD = "ForSequenceClassification"
 
 
@@ -26,11 +28,17 @@ _REWARD = "ForSequenceClassification"
 class ModelLook:
     """`name`: as the recipe has it; `path`: None for a name on the hub that is not on this machine, of which
     nothing else is known. `positions`: tokens that it was made for, 0 without limit; `has_template`: a chat
-    template of its own; `end`: the token that ends a response."""
+    template of its own; `end`: the token that ends a response.
+
+    `in_layers`: parameters in the matrices of its layers, without embeddings, head and norms;
+    `adapter_width`: rows and columns of these matrices, all together: an adapter of rank r has r times as
+    many weights."""
 
     name: str
     path: Path | None
     parameters: int = 0
+    in_layers: int = 0
+    adapter_width: int = 0
     dtype: str = ""
     positions: int = 0
     has_template: bool = True
@@ -48,6 +56,11 @@ def look_at(name: str) -> ModelLook:
     written = str(path.absolute()) if Path(name).expanduser().is_dir() else name
     with usable(path):
         return _looked(written, path)
+
+
+def is_here(name: str) -> bool:
+    """False for a name on the hub whose files are not on this machine. Raises UserError for no model."""
+    return _folder_of(name) is not None
 
 
 def is_reward_model(name: str) -> bool:
@@ -78,9 +91,15 @@ def _looked(name: str, path: Path) -> ModelLook:
     home = model_home(path)
     config = checked_config(home)
     parameters: Counter[str] = Counter()
+    in_layers = 0
+    adapter_width = 0
     for file in checked_weight_files(home, config):
-        for tensor in tensors_of(file).values():
-            parameters[tensor.dtype] += math.prod(tensor.shape)
+        for tensor_name, tensor in tensors_of(file).items():
+            size = math.prod(tensor.shape)
+            parameters[tensor.dtype] += size
+            if len(tensor.shape) == 2 and _OF_LAYER.search(tensor_name):
+                in_layers += size
+                adapter_width += sum(tensor.shape)
     ((most, _),) = parameters.most_common(1)
     text_config = config.get("text_config")
     limits = text_config if isinstance(text_config, dict) and text_config else config
@@ -92,6 +111,8 @@ def _looked(name: str, path: Path) -> ModelLook:
         name,
         path,
         parameters=parameters.total(),
+        in_layers=in_layers,
+        adapter_width=adapter_width,
         dtype=_DTYPES.get(most, most),
         positions=positions if isinstance(positions, int) else 0,
         has_template=template is not None,

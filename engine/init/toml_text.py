@@ -13,6 +13,9 @@ from schemas.errors import UserError
 from schemas.extensions import included
 from schemas.printable import one_line
 from schemas.recipe_paths import RECIPES, SUFFIX
+from schemas.sections import SECTIONS
+
+Sections = dict[str, str]  # name -> its text with its comments, in the order in which they run
 
 _WIDTH = 110
 _HEADER = re.compile(r"^\[([\w.]+)\]", re.MULTILINE)
@@ -40,10 +43,26 @@ def sections_of(recipe: str) -> dict[str, str]:
     return sections
 
 
+def add_section(sections: Sections, name: str, text: str) -> None:
+    """Put a section where its stage runs: by the order of schemas/sections, behind those of its own place."""
+    place = _place_of(name)
+    later = [other for other in sections if _place_of(other) > place]
+    behind = list(sections)[list(sections).index(later[0]) :] if later else []
+    moved = {other: sections.pop(other) for other in behind}
+    sections[name] = text
+    sections |= moved
+
+
+def _place_of(name: str) -> int:
+    """Of a section, or of a table in it. What no recipe may have is last, and refused when it is read."""
+    stage = name.split(".")[0]
+    order = list(SECTIONS)
+    return order.index(stage) if stage in order else len(order)
+
+
 def with_value(text: str, key: str, value: object, why: str = "") -> str:
     """A section's text with a key set. `why`: a comment above it, in place of those it has, if given."""
-    line = re.compile(rf"^(?:# )?{re.escape(key)} = [^#\n]*(?P<comment>#.*)?$", re.MULTILINE)
-    found = line.search(text)
+    found = _line_of(key).search(text)
     written = f"{key} = {toml_value(value)}"
     if why:
         written = f"{comment(why)}\n{written}"
@@ -55,6 +74,31 @@ def with_value(text: str, key: str, value: object, why: str = "") -> str:
             before = _PROSE_ABOVE.sub("", before)
         return before + written + text[found.end() :]
     return f"{text.rstrip()}\n{written}\n"
+
+
+def _line_of(key: str) -> re.Pattern[str]:
+    """The line of a key, one that is commented out among them."""
+    return re.compile(rf"^(?:# )?{re.escape(key)} = [^#\n]*(?P<comment>#.*)?$", re.MULTILINE)
+
+
+def with_own_value(text: str, key: str, value: object) -> str:
+    """A section's text with a key as the user sets it.
+
+    The comments at the old value go, since they may speak of it alone; what it was is said instead."""
+    old = value_in(text, key)
+    remark = "# yours, by --set"
+    if old is not None and old != value:
+        remark = f"{remark}; without it: {toml_value(old)}"
+    written = _beside(f"{key} = {toml_value(value)}", remark)
+    found = _line_of(key).search(text)
+    if not found:
+        return f"{text.rstrip()}\n{written}\n"
+    return _PROSE_ABOVE.sub("", text[: found.start()]) + written + text[found.end() :]
+
+
+def value_in(text: str, key: str) -> Any:
+    """The value of a key in a section's text; None where it has none."""
+    return tomllib.loads(_HEADER.sub("", text)).get(key)
 
 
 def _beside(written: str, remark: str) -> str:
@@ -110,6 +154,11 @@ def _escaped(text: str) -> str:
     return "".join(letters)
 
 
+def can_be_seen(text: str) -> bool:
+    """False where a letter shows nothing (a line break among them), or is obeyed by what shows it."""
+    return not any(unicodedata.category(letter) in _UNSEEN for letter in text)
+
+
 def _seen(text: str) -> str:
     """A text without signs that show nothing."""
-    return "".join(letter for letter in text if unicodedata.category(letter) not in _UNSEEN)
+    return "".join(letter for letter in text if can_be_seen(letter))

@@ -54,7 +54,8 @@ def keys_without_comment(text: str) -> list[str]:
     above = ""
     for line in text.splitlines():
         key = re.match(r"(\w+) = ", line)
-        if key and key[1] != "seed" and " # " not in line and not above.startswith("#"):
+        is_below_prose = above.startswith("#") and not re.match(r"# (\w+ = |\[)", above)
+        if key and key[1] != "seed" and " # " not in line and not is_below_prose:
             bare.append(line)
         above = line
     return bare
@@ -92,7 +93,7 @@ def test_the_recipe_of_each_method_loads(method, start, looks):
     data, model = looks
     file, found = data[start]
     judge = judge_of("self", "") if start == "prompts" else None
-    fit = memory.fit(model, "adamw", memory.Machine(GIB, 0))
+    fit = memory.fit(model, memory.Asked(), memory.Machine(GIB, 0))
     wish = compose.Wish(str(file), found, model, METHODS[method], start, judge, fit, {}, ("trainer run x",))
     text = compose.text_of(wish)
     recipe = load_text(text.encode(), "recipe.toml")
@@ -131,7 +132,8 @@ def test_its_values_are_those_of_the_papers_recipe(method, here, model_path):
         ships.batch_size,
         ships.schedule,
     )
-    assert mine.options[method] == ships.options[method]
+    if method != "bmc":  # whose values are those of a task
+        assert mine.options[method] == ships.options[method]
 
 
 @pytest.mark.parametrize(
@@ -349,27 +351,239 @@ def test_values_come_back_from_toml_as_they_were():
 
 
 @pytest.mark.parametrize(
-    "parameters, free, gpus, way, fits",
+    "parameters, free, gpus, way, fits, ranks",
     [
-        (10**9, 80 * GIB, 1, memory.WHOLE, True),
-        (7 * 10**9, 80 * GIB, 1, memory.ADAPTER, True),
-        (7 * 10**9, 80 * GIB, 8, memory.WHOLE, True),
-        (7 * 10**9, 16 * GIB, 1, memory.ADAPTER_ON_FOUR_BITS, True),
-        (70 * 10**9, 24 * GIB, 1, memory.ADAPTER_ON_FOUR_BITS, False),
-        (10**9, 8 * GIB, 0, memory.ADAPTER, True),
+        (10**9, 80 * GIB, 1, memory.WHOLE, True, 1),
+        (10**9, 80 * GIB, 8, memory.WHOLE, True, 1),
+        (7 * 10**9, 80 * GIB, 1, memory.ADAPTER, True, 1),
+        (7 * 10**9, 80 * GIB, 8, memory.WHOLE, True, 8),
+        (7 * 10**9, 16 * GIB, 1, memory.ADAPTER_ON_FOUR_BITS, True, 1),
+        (70 * 10**9, 24 * GIB, 1, memory.ADAPTER_ON_FOUR_BITS, False, 1),
+        (10**9, 8 * GIB, 0, memory.ADAPTER, True, 1),
     ],
 )
-def test_what_fits_the_memory(parameters, free, gpus, way, fits):
-    model = ModelLook("m", Path("m"), parameters=parameters, dtype="bfloat16", positions=4096)
-    found = memory.fit(model, "adamw", memory.Machine(free, gpus))
-    assert (found.way, found.fits) == (way, fits)
+def test_what_fits_the_memory(parameters, free, gpus, way, fits, ranks):
+    machine = memory.Machine(free, gpus, bfloat16=gpus > 0)
+    found = memory.fit(of_size(parameters), memory.asked_of({}, "adamw", machine), machine)
+    assert (found.way, found.fits, found.ranks) == (way, fits, ranks)
+
+
+def of_size(parameters: int, embeddings: int = 0) -> ModelLook:
+    in_layers = parameters - embeddings
+    return ModelLook(
+        "m", Path("m"), parameters=parameters, in_layers=in_layers, dtype="bfloat16", positions=4096
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, way, fits, words",
+    [
+        ({}, memory.ADAPTER, True, "rmsprop take 12 bytes each"),
+        ({"train.optimizer": "adamw"}, memory.ADAPTER, True, "adamw take 16 bytes each"),
+        (
+            {"train.optimizer": "adamw_8bit", "train.weights": "bfloat16"},
+            memory.WHOLE,
+            True,
+            "take 6.03 bytes each",
+        ),
+        (
+            {"model.quantization": "nf4"},
+            memory.ADAPTER_ON_FOUR_BITS,
+            True,
+            'model.quantization = "nf4" is set',
+        ),
+        ({"model.dtype": "float32"}, memory.ADAPTER_ON_FOUR_BITS, True, "embeddings and head in float32"),
+        ({"model.dtype": "float32", "model.quantization": "none"}, memory.ADAPTER, False, "in float32"),
+        ({"train.lora.r": 8}, memory.ADAPTER, True, "[train.lora] is set"),
+    ],
+)
+def test_memory_is_counted_by_the_users_own_settings(settings, way, fits, words):
+    """A billion parameters, for which 2.6 or 6.3 GB may be taken."""
+    free = 9 * 10**9 if way == memory.WHOLE else int(3.7e9)
+    machine = memory.Machine(free, 1, bfloat16=True)
+    asked = memory.asked_of(settings, "rmsprop", machine)
+    found = memory.fit(of_size(10**9), asked, machine)
+    assert (found.way, found.fits) == (way, fits) and words in found.why[0]
+
+
+def test_weights_that_the_methods_optimizer_does_not_train_are_refused(here, model_path):
+    words = ("--data", "pairs.jsonl", "--model", model_path, "--set", "train.weights=bfloat16")
+    assert "add --set train.optimizer=adamw" in init(*words, code=1)
+    init(*words, "--set", "train.optimizer=adamw")
+
+
+def test_a_length_of_the_users_own_leaves_room_for_the_prompt(here, model_path):
+    words = ("--data", "prompts.jsonl", "--model", model_path, "--set", "logprobs.max_length=100")
+    for method in ("dpo", "bmc"):
+        init(*words, "--method", method, "--force")
+        recipe = load("recipe.toml")
+        assert recipe.section("generate").max_tokens == 50
+        assert method == "dpo" or recipe.section("rewrite").max_tokens == 50
+
+
+def test_an_adapters_own_weights_are_counted():
+    model = ModelLook("m", Path("m"), parameters=10**9, in_layers=10**9, adapter_width=10**6)
+    machine = memory.Machine(4 * 10**9, 1, bfloat16=True)
+    for r, way in ((16, memory.ADAPTER), (128, memory.ADAPTER_ON_FOUR_BITS)):
+        asked = memory.asked_of({"train.lora.r": r}, "adamw", machine)
+        assert memory.fit(model, asked, machine).way == way
+
+
+def test_four_bits_leave_embeddings_and_head_as_they_are(model_path):
+    room = memory.Machine(2 * 10**9, 1, bfloat16=True)
+    asked = memory.asked_of({}, "adamw", room)
+    assert memory.fit(of_size(2 * 10**9), asked, room).fits
+    assert not memory.fit(of_size(2 * 10**9, embeddings=5 * 10**8), asked, room).fits
+    look = look_at(str(model_path))
+    assert 0 < look.in_layers < look.parameters
+
+
+def test_a_frozen_base_takes_twice_as_much_on_gpus_without_bfloat16():
+    ways: dict[bool, str] = {}
+    for bfloat16 in (False, True):
+        machine = memory.Machine(4 * 10**9, 1, bfloat16)
+        ways[bfloat16] = memory.fit(of_size(10**9), memory.asked_of({}, "adamw", machine), machine).way
+    assert ways == {False: memory.ADAPTER_ON_FOUR_BITS, True: memory.ADAPTER}
+
+
+def test_weights_that_only_ranks_hold_together_get_torchrun(here, monkeypatch):
+    """In what is printed and in the recipe's head."""
+    parameters = look_at(str(SANDBOX_MODEL)).parameters
+    monkeypatch.setattr(memory, "this_machine", lambda _: memory.Machine(9 * parameters, 4))
+    said = init("--data", "pairs.jsonl", "--model", SANDBOX_MODEL)
+    line = "torchrun --nproc-per-node 4 -m trainer.cli run recipe.toml -o runs/recipe"
+    assert said.splitlines()[-1].strip() == line and f"#   {line}\n" in Path("recipe.toml").read_text()
+    assert "lora" not in load("recipe.toml").section("train").options
+    said = init("--data", "pairs.jsonl", "--model", SANDBOX_MODEL, "--force", "--set", "train.parallel=ddp")
+    assert "  trainer run" in said and "lora" in load("recipe.toml").section("train").options
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].bridges])
+def test_samples_are_not_cut_to_fit(method, here):
+    """What on_policy drops is dropped whatever the method, and a sample leaves room for its prompt."""
+    init("--data", "prompts.jsonl", "--model", "nobody/nothing-of-this-name", "--method", method)
+    logprobs = load("recipe.toml").section("logprobs")
+    own = load(METHODS[method].recipe).section("logprobs")
+    assert logprobs.too_long == load("on_policy").section("logprobs").too_long
+    assert (logprobs.contexts, logprobs.max_length) == (own.contexts, own.max_length)
+    longest = load("recipe.toml").section("generate").max_tokens
+    assert longest <= logprobs.max_length // 2 if logprobs.max_length else longest == 1024
+
+
+@pytest.mark.parametrize("start", compose.STARTS)
+@pytest.mark.parametrize(
+    "prompt, beta, deltas",
+    [
+        ("", 0.01, (1.5, 2.0)),
+        ("rewrite_question", 0.05, (3.0, 3.0)),
+        ("rewrite_maths", 0.05, (2.5, 2.5)),
+    ],
+)
+def test_bmc_has_prompt_beta_and_delta_of_one_task(start, prompt, beta, deltas, here, model_path):
+    words = ["--set", f"rewrite.prompt={prompt}"] if prompt else []
+    for method in ("bmc", "ipo_bmc"):
+        name = f"{method}.toml"
+        init(
+            "--data",
+            "pairs.jsonl",
+            "--model",
+            model_path,
+            "--method",
+            method,
+            "--start",
+            start,
+            "-o",
+            name,
+            *words,
+        )
+        recipe = load(name)
+        options = recipe.section("train").options[method]
+        assert recipe.section("rewrite").prompt.endswith(prompt or "rewrite_instruction")
+        assert deltas[0] <= options["delta"] <= deltas[1]
+        assert method == "ipo_bmc" or options["beta"] == beta
+        assert prompt or "--set rewrite.prompt=rewrite_question" in Path(name).read_text().replace(
+            "\n# ", " "
+        )
+
+
+def test_a_stage_that_is_set_runs_in_its_place(here, model_path):
+    """Behind what makes responses, and above what takes them."""
+    settings = (
+        "--set",
+        "generate.n=2",
+        "--set",
+        "train.sft.weight=1",
+        "--set",
+        "check.function=checks:right",
+    )
+    init("--data", "pairs.jsonl", "--model", model_path, "--start", "given", *settings)
+    sections = list(load("recipe.toml").sections)
+    assert sections == ["model", "prompts", "given", "generate", "check", "logprobs", "pairs", "train"]
+
+
+def test_no_remark_contradicts_a_value_of_the_users_own(here, model_path):
+    words = [
+        "--set",
+        "train.dpo.beta=0.3",
+        "--set",
+        "train.learning_rate=1e-3",
+        "--set",
+        "train.parallel=ddp",
+    ]
+    words += [
+        "--set",
+        "model.chat_template=mine.jinja",
+        "--set",
+        "judge.model=large",
+        "--set",
+        "train.keep=3",
+    ]
+    init("--data", "prompts.jsonl", "--model", model_path, *words)
+    text = Path("recipe.toml").read_text()
+    assert "beta = 0.3               # yours, by --set; without it: 0.1\n" in text
+    assert "keep = 3                 # yours, by --set\n" in text
+    for gone in ("5e-7", "Left open: parallel", "template of the model itself", "rates its own responses"):
+        assert gone not in text
+    assert not keys_without_comment(text)
+    init("--data", "pairs.jsonl", "--model", model_path, "--force", "--set", "model.quantization=nf4")
+    text = Path("recipe.toml").read_text()
+    assert "they do not fit" not in text and "template of the model itself" in text
+    init("--data", "pairs.jsonl", "--model", model_path, "--force", "--start", "given", "--judge", "self")
+    assert "as the data gives them" not in Path("recipe.toml").read_text()
+
+
+def test_a_judge_that_is_not_here_is_what_the_user_says(here, model_path):
+    words = ("--data", "prompts.jsonl", "--model", model_path, "--force")
+    said = init(*words, "--judge", "nobody/nothing-of-this-name")
+    assert "cannot be seen from here" in said and "--judge reward:nobody/nothing-of-this-name" in said
+    assert load("recipe.toml").section("judge").model == "nobody/nothing-of-this-name"
+    assert "reward:nobody/nothing-of-this-name" in Path("recipe.toml").read_text()
+    said = init(*words, "--judge", "reward:nobody/nothing-of-this-name")
+    assert "cannot be seen" not in said
+    assert load("recipe.toml").section("reward").model == "nobody/nothing-of-this-name"
+    assert "no reward model" in init(*words, "--judge", f"reward:{SANDBOX_MODEL}", code=1)
+    assert "expected reward:NAME" in init(*words, "--judge", "reward:", code=1)
+
+
+@pytest.mark.parametrize("name", ["a\nseed = 1.toml", "a\u202eb.toml", os.fsdecode(b"a\xff.toml")])
+def test_a_name_that_no_line_can_say_is_refused(name, here, model_path):
+    said = init("--data", "pairs.jsonl", "--model", model_path, "-o", name, code=1)
+    assert said.count("\n") == 1 and said.startswith("error: -o ") and is_clean(said.strip())
+    assert sorted(path.name for path in here.iterdir()) == ["pairs.jsonl", "prompts.jsonl"]
+
+
+def test_an_adapters_learning_rate_is_that_of_the_docs(here):
+    lora = (ROOT / "pipelines" / "docs" / "training.md").read_text().split("## LoRA")[1]
+    of_docs = float(re.search(r"learning_rate = (\S+)", lora)[1])
+    init("--data", "pairs.jsonl", "--model", "nobody/nothing-of-this-name", "--set", "train.lora.r=8")
+    assert load("recipe.toml").section("train").learning_rate == of_docs
 
 
 def test_a_model_that_does_not_fit_is_trained_by_an_adapter(here, model_path, monkeypatch):
     """The memory of the machine is made so small that the whole model does not fit, then not even frozen."""
     parameters = look_at(str(SANDBOX_MODEL)).parameters
     for free, quantization in ((8 * parameters, "none"), (2 * parameters, "nf4")):
-        monkeypatch.setattr(memory, "this_machine", lambda free=free: memory.Machine(free, 0))
+        monkeypatch.setattr(memory, "this_machine", lambda _, free=free: memory.Machine(free, 0))
         said = init(
             "--data", "pairs.jsonl", "--model", SANDBOX_MODEL, "--force", "--set", "train.max_steps=1"
         )
