@@ -206,7 +206,7 @@ def moments(parameter: nn.Parameter, config: Train, shards: int) -> int:
     is_quantised = numbers >= _QUANTISED_FROM and numbers % _BLOCK == 0
     if config.optimizer == "adamw_8bit" and is_quantised:
         return 2 * (numbers + 4 * numbers // _BLOCK)
-    return 2 * numbers * parameter.element_size()
+    return 2 * numbers * torch.float32.itemsize  # whatever the weight itself is in (optimizers.py)
 
 
 def _gathered(model: PreTrainedModel, setting: Setting) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from trainer.live_memory import LiveBytes
 from trainer.losses import NAMES, choose
 from trainer.memory import Predictor, Setting, filled, moments, remedies, states
 from trainer.model import micro_batch, training_loss
+from trainer.optimizers import make_optimizer
 from trainer.out_of_memory import Budget
 from trainer.pairs import open_pairs
 from trainer.step import Stepper, evaluate
@@ -98,10 +99,24 @@ def test_states_are_four_times_the_weights_and_ranks_divide_them(model_path):
     third = states(setting(model_path, 3, parallel="fsdp"))
     assert third.optimizer == pytest.approx(alone.optimizer / 3, rel=0.01) and third.gathered > 0
     pure = states(setting(model_path, weights="bfloat16", dtype="bfloat16"))
-    assert pure.optimizer == alone.optimizer // 2
+    assert pure.optimizer == alone.optimizer and pure.gradients == alone.gradients // 2
     matrix = torch.nn.Parameter(torch.empty(64, 96, device="meta"))
     scales = 4 * matrix.numel() // 256
     assert moments(matrix, Train(optimizer="adamw_8bit"), shards=1) == 2 * (matrix.numel() + scales)
+
+
+def test_moments_of_weights_in_bfloat16_are_counted_as_they_are_kept():
+    """The oracle is the optimizer's own state after a step: float32, whatever the weight is in."""
+    pytest.importorskip("torchao")
+    layer = torch.nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
+    weight = layer.weight
+    config = Train(optimizer="adamw", weights="bfloat16")
+    optimizer = make_optimizer(layer, config)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    kept = [value for name, value in optimizer.state[weight].items() if name.startswith("exp_avg")]
+    in_bytes = sum(value.numel() * value.element_size() for value in kept)
+    assert moments(weight, config, shards=1) == in_bytes == 2 * 4 * 48 * 32
 
 
 def test_an_adapter_has_the_gradients_and_the_optimizer_alone(model_path):
