@@ -13,12 +13,17 @@ class Tree(dict[str, bytes]):
 _NOT_MADE = re.compile(r"\.lock|\.swap|clock\.jsonl|clock\.[0-9a-f]+\.json")
 
 
+def is_made(name: str) -> bool:
+    """Whether a file of this name is part of what was made."""
+    return not _NOT_MADE.fullmatch(name.rpartition("/")[2])
+
+
 def tree(folder: Path) -> Tree:
     """Every file's bytes by its path below the folder, for all that was made in it."""
     return Tree(
         (str(path.relative_to(folder)), path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not _NOT_MADE.fullmatch(path.name)
+        if path.is_file() and is_made(path.name)
     )
 
 

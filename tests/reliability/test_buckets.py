@@ -18,6 +18,7 @@ from tests.faulty import Fault, FaultyStore, Killed, every_fault
 from tests.reliability.runs import Small, plan_once
 from tests.reliability.test_folders import imported, modelled  # noqa: F401 (fixtures)
 from tests.reliability.training import Trained, flipped, trained  # noqa: F401 (a fixture)
+from tests.trees import is_made
 from trainer.train import train
 
 pytestmark = pytest.mark.long  # tests/schemas/test_object_store.py has what is quick
@@ -28,7 +29,7 @@ def objects(store) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for item in store.bucket.below(store.key):
         name = item.key.removeprefix(f"{store.key}/")
-        if not name.endswith(".lock"):
+        if is_made(name):
             found[name] = store.bucket.get(item.key, item.size)
     return found
 
