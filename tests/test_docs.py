@@ -43,6 +43,14 @@ NOT_RUN = {
 }
 
 
+@pytest.fixture(autouse=True)
+def help_as_users_see_it(monkeypatch):
+    """click keeps the help option that a command had first: where a test ran it alone, without `-h`."""
+    for group in (engine.cli.main, trainer.cli.main):
+        for name in group.list_commands(click.Context(group)):
+            monkeypatch.setattr(group.get_command(click.Context(group), name), "_help_option", None)
+
+
 # --- written from the code ---
 
 
