@@ -12,7 +12,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -88,6 +88,13 @@ def ctrl_c() -> Iterator[None]:
         if is_interrupt or str(error).startswith(_INTERRUPTED):
             raise interruption() from None
         raise
+
+
+def rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[dict[str, Any]]:
+    """The answer to a query of ours as rows. `values`: of its parameters, $1 and on."""
+    with ctrl_c():
+        found: list[dict[str, Any]] = con.sql(query, params=list(values)).to_arrow_table().to_pylist()
+    return found
 
 
 # What tells of all tables there are, whichever a query names.

@@ -12,7 +12,7 @@ import duckdb
 from engine import sql
 from engine.cells import cell
 from engine.ready import ready, text_of
-from schemas.charts import CHOSEN, COLORS, NEUTRAL, REJECTED, Chart, by_name
+from schemas.charts import CHOSEN, NEUTRAL, REJECTED, Chart, by_name, color_of
 from schemas.printable import one_line
 
 _BINS = 40
@@ -156,7 +156,7 @@ def _scorers(con: duckdb.DuckDBPyConnection, has_pairs: bool) -> list[str]:
     query = (
         f"select scorer from ({rated}) group by scorer order by count(*) desc, scorer limit {_MOST_SERIES}"
     )
-    return [row["scorer"] for row in _rows(con, query)]
+    return [row["scorer"] for row in sql.rows(con, query)]
 
 
 def _agreement(con: duckdb.DuckDBPyConnection, scorers: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def _agreement(con: duckdb.DuckDBPyConnection, scorers: Sequence[str]) -> list[d
         said.append(f"avg({alike}) filter ({both}) as share_{one}_{other}")
         said.append(f"count(*) filter ({both}) as pairs_{one}_{other}")
     query = f"select {', '.join(said)} from (select {', '.join(columns)} from pairs)"
-    (counted,) = _rows(con, query, *scorers)
+    (counted,) = sql.rows(con, query, *scorers)
     rows: list[dict[str, Any]] = []
     for one, other in itertools.product(range(len(names)), repeat=2):
         both = f"{min(one, other)}_{max(one, other)}"
@@ -183,19 +183,13 @@ def _agreement(con: duckdb.DuckDBPyConnection, scorers: Sequence[str]) -> list[d
     return rows
 
 
-def _rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[dict[str, Any]]:
-    with sql.ctrl_c():
-        rows: list[dict[str, Any]] = con.sql(query, params=list(values)).to_arrow_table().to_pylist()
-    return rows
-
-
 def _bins(
     con: duckdb.DuckDBPyConnection, query: str, values: list[object], are_whole: bool
 ) -> list[dict[str, Any]]:
     """Rows of series, low, high and count. What lies far outside is counted in the first and last bin."""
     finite = f"select series, value from ({query}) where isfinite(value::double)"
     ends = "quantile_cont(value, 0.002) as low, quantile_cont(value, 0.998) as high"
-    (span,) = _rows(con, f"select {ends} from ({finite})", *values)
+    (span,) = sql.rows(con, f"select {ends} from ({finite})", *values)
     low, high = span["low"], span["high"]
     if low is None:
         return []
@@ -204,12 +198,12 @@ def _bins(
         low, width = float(int(low)), float(max(1, math.ceil(width)))
     place = f"least(greatest(floor((value - {low!r}) / {width!r}), 0), {_BINS})"
     counted = f"select coalesce(series, '') as series, {place} as bin, count(*) as count from ({finite})"
-    rows = _rows(con, f"{counted} group by all order by all", *values)
+    rows = sql.rows(con, f"{counted} group by all order by all", *values)
     for row in rows:
-        bin = row.pop("bin")
+        number = row.pop("bin")
         row["series"] = one_line(row["series"])
-        row["low"] = _short(low + bin * width)
-        row["high"] = _short(low + (bin + 1) * width)
+        row["low"] = _short(low + number * width)
+        row["high"] = _short(low + (number + 1) * width)
     return rows
 
 
@@ -219,8 +213,8 @@ def _short(value: float) -> float:
 
 def _histogram_chart(title: str, axis: str, rows: list[dict[str, Any]], colors: dict[str, str]) -> Chart:
     """Bars side by side over each other, half transparent."""
-    names = [name for name in colors] or sorted({row["series"] for row in rows})
-    palette = [colors.get(name, COLORS[place % len(COLORS)]) for place, name in enumerate(names)]
+    names = list(colors) or sorted({row["series"] for row in rows})
+    palette = list(colors.values()) or [color_of(place) for place in range(len(names))]
     legend = {"orient": "top", "title": None} if len(names) > 1 else None
     x = {"field": "low", "bin": {"binned": True}, "type": "quantitative", "title": axis}
     x |= {"axis": {"labelOverlap": True}}

@@ -61,10 +61,10 @@ class Sample:
 
 def sample(con: duckdb.DuckDBPyConnection, tokens: Tokens | None, most: int, room: int) -> Sample:
     """At most so many pairs, in at most so many bytes of the page."""
-    (counted,) = _rows(con, "select count(*) as there from pairs")
+    (counted,) = sql.rows(con, "select count(*) as there from pairs")
     there = counted["there"]
-    surprising = [row["pair_id"] for row in _rows(con, _SURPRISING_IDS, min(most, _SURPRISING))]
-    drawn = [row["pair_id"] for row in _rows(con, _DRAWN_IDS, most)]
+    surprising = [row["pair_id"] for row in sql.rows(con, _SURPRISING_IDS, min(most, _SURPRISING))]
+    drawn = [row["pair_id"] for row in sql.rows(con, _DRAWN_IDS, most)]
     wanted = list(dict.fromkeys([*surprising, *drawn]))[:most]
     packer = Packer(room)
     shown = 0
@@ -76,20 +76,14 @@ def sample(con: duckdb.DuckDBPyConnection, tokens: Tokens | None, most: int, roo
     return Sample(packer.packed(), shown, there, len(surprising))
 
 
-def _rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[dict[str, Any]]:
-    with sql.ctrl_c():
-        rows: list[dict[str, Any]] = con.sql(query, params=list(values)).to_arrow_table().to_pylist()
-    return rows
-
-
 def _read(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """The pairs of these ids with their prompts, in this order, a few at a time."""
     begin, count = 0, _FIRST_READ
     while begin < len(wanted):
         ids = wanted[begin : begin + count]
-        pairs = {row["pair_id"]: row for row in _rows(con, _PAIRS, list(ids))}
+        pairs = {row["pair_id"]: row for row in sql.rows(con, _PAIRS, list(ids))}
         prompt_ids = sorted({row["prompt_id"] for row in pairs.values()})
-        prompts = {row["prompt_id"]: row for row in _rows(con, _PROMPTS, prompt_ids)}
+        prompts = {row["prompt_id"]: row for row in sql.rows(con, _PROMPTS, prompt_ids)}
         rows = [pairs[pair_id] | prompts.get(pairs[pair_id]["prompt_id"], {}) for pair_id in ids]
         for place in range(0, len(rows), _AT_A_TIME):
             yield rows[place : place + _AT_A_TIME]

@@ -62,11 +62,6 @@ def story_of(run: Store, wanted: str | None, worst: str | None) -> Story:
         return _gathered(con, prompt_id, pair_id)
 
 
-def _rows(con: duckdb.DuckDBPyConnection, query: str, *values: object) -> list[Row]:
-    rows: list[Row] = con.sql(query, params=list(values)).to_arrow_table().to_pylist()
-    return rows
-
-
 def _found(con: duckdb.DuckDBPyConnection, run: Store, wanted: str) -> tuple[str, str | None]:
     """The prompt of an id, and the pair if it is a pair's."""
     if len(wanted) < _SHORTEST:
@@ -75,7 +70,7 @@ def _found(con: duckdb.DuckDBPyConnection, run: Store, wanted: str) -> tuple[str
         query = (
             f"select distinct {column} as id, prompt_id from {table} where starts_with({column}, ?) limit 2"
         )
-        found = _rows(con, query, wanted)
+        found = sql.rows(con, query, wanted)
         if len(found) > 1:
             raise UserError(f"{wanted}: more than one {what} has an id that begins so; give more letters")
         if found:
@@ -92,19 +87,19 @@ def _worst(con: duckdb.DuckDBPyConnection, run: Store, scorer: str) -> tuple[str
         select prompt_id, pair_id from pairs where {by_how_much} is not null
         order by {by_how_much} desc, pair_id limit 1
     """
-    worst = _rows(con, query, scorer)
+    worst = sql.rows(con, query, scorer)
     if worst:
         return worst[0]["prompt_id"], worst[0]["pair_id"]
     query = "select distinct unnest(map_keys(chosen_scores)) as scorer from pairs order by 1"
-    known = [row["scorer"] for row in _rows(con, query)]
+    known = [row["scorer"] for row in sql.rows(con, query)]
     raise UserError(f"no pair of {run} has scores by {scorer} on both sides: {did_you_mean(scorer, known)}")
 
 
 def _any(con: duckdb.DuckDBPyConnection, run: Store) -> tuple[str, str | None]:
-    pairs = _rows(con, "select prompt_id, pair_id from pairs using sample 1 rows")
+    pairs = sql.rows(con, "select prompt_id, pair_id from pairs using sample 1 rows")
     if pairs:
         return pairs[0]["prompt_id"], pairs[0]["pair_id"]
-    prompts = _rows(con, "select prompt_id from prompts using sample 1 rows")
+    prompts = sql.rows(con, "select prompt_id from prompts using sample 1 rows")
     if prompts:
         return prompts[0]["prompt_id"], None
     raise UserError(f"{run} has no prompts yet: `engine status {run}` says what is made")
@@ -112,7 +107,7 @@ def _any(con: duckdb.DuckDBPyConnection, run: Store) -> tuple[str, str | None]:
 
 def _gathered(con: duckdb.DuckDBPyConnection, prompt_id: str, pair_id: str | None) -> Story:
     def of_prompt(table: str, order: str) -> list[Row]:
-        return _rows(con, f"select * from {table} where prompt_id = ? order by {order}", prompt_id)
+        return sql.rows(con, f"select * from {table} where prompt_id = ? order by {order}", prompt_id)
 
     prompts = of_prompt("prompts", "prompt_id")
     pairs = of_prompt("pairs", "pair_id")
