@@ -214,6 +214,10 @@ def test_pairs_are_found_sorted_and_shaded(page_of_hostile):
         assert marked and len(shaded) > 10
         for title, weight in shaded:
             assert float(weight) == pytest.approx(min(1, -float(title.split()[0]) / 8), abs=0.02)
+        # A token that is changed is shaded as any other, not coloured as a whole edit.
+        colors = "tokens => tokens.map(one => getComputedStyle(one).backgroundColor)"
+        of_changed = page.eval_on_selector_all(".token.own", colors)
+        assert of_changed and all(color.startswith("rgba(190, 70, 20,") for color in of_changed)
         page.uncheck("#tokens")
         page.uncheck("#edits")
         assert page.locator(".side mark").count() == 0
