@@ -40,6 +40,7 @@ HOSTILE = (
     "{{ 7 * 7 }} {% raw %} ${7*7} <!-- -->",
     "&lt;b&gt; &amp; \u0645\u0631\u062d\u0628\u0627 \U0001f600",
 )
+_SIDES = ("chosen", "rejected")
 RECIPE = "[model]\n[prompts]\n[given]\n[logprobs]\n[pairs]\ntest_share = 0.2\n"
 
 
@@ -218,6 +219,9 @@ def test_pairs_are_found_sorted_and_shaded(page_of_hostile):
         colors = "tokens => tokens.map(one => getComputedStyle(one).backgroundColor)"
         of_changed = page.eval_on_selector_all(".token.own", colors)
         assert of_changed and all(color.startswith("rgba(190, 70, 20,") for color in of_changed)
+        lines = "tokens => tokens.map(one => getComputedStyle(one).boxShadow)"
+        under = {side: set(page.eval_on_selector_all(f".{side} .token.own", lines)) for side in _SIDES}
+        assert len(under["chosen"]) == len(under["rejected"]) == 1 and under["chosen"] != under["rejected"]
         page.uncheck("#tokens")
         page.uncheck("#edits")
         assert page.locator(".side mark").count() == 0
