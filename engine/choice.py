@@ -7,7 +7,7 @@
   no_score …).
 - It may give `source`, which is then the pair's source in place of the chosen response's; and
   `comparison_id`, the comparison of `scores` by which it chose: ratings and metadata are then that one's.
-- It may ask for getvariable('scorer'), ('margin') and ('seed').
+- It may ask for getvariable('scorer'), ('margin'), ('label_temperature'), ('label_noise') and ('seed').
 - With `unfinished = "drop"` it sees no response that was cut off before its end, and no score of one: what it
   chooses is the best of those that may be chosen. Each response left out is counted, as skipped.
 - A line `-- needs: rewrite` names the section without which it chooses nothing; `-- needs: scores` stands for
@@ -31,6 +31,13 @@ from schemas.sections import Pairs, Rewrite
 
 # The sections that choose two responses.
 Chooser = Pairs | Rewrite
+
+# Variables that few files ask for, and a file that does.
+_ASKED_BY = {
+    "margin": "above_margin",
+    "label_temperature": "bradley_terry",
+    "label_noise": "bradley_terry",
+}
 
 
 def sql(config: Chooser) -> str:
@@ -122,6 +129,8 @@ def variables(config: Chooser, seed: int) -> dict[str, object]:
     return {
         "scorer": config.scorer,
         "margin": config.margin,
+        "label_temperature": config.label_temperature,
+        "label_noise": config.label_noise,
         "seed": seed,
     }
 
@@ -129,14 +138,10 @@ def variables(config: Chooser, seed: int) -> dict[str, object]:
 def facts(config: Chooser, planning: Planning) -> Facts:
     """What the choice depends on: the file and the variables that it asks for.
 
-    Raises UserError where no section above makes what the file needs, or where the margin does nothing."""
+    Raises UserError where no section above makes what the file needs, or where a variable does nothing."""
     text = sql(config)
     _check_needs(config, planning, "choose", text)
-    if config.margin and not _uses_margin(config):
-        raise UserError(
-            f"{config.title()} margin = {config.margin:g} does nothing: "
-            f"{config.choose} does not ask for it; choose = above_margin does"
-        )
+    _check_variables(config)
     own: Facts = {
         "choose": _file_name(config.choose),
         "choose_sql": fingerprint(text),
@@ -162,12 +167,18 @@ def _file_name(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _uses_margin(config: Chooser) -> bool:
-    """True if one of the section's SQL files asks for the variable."""
+def _check_variables(config: Chooser) -> None:
+    """Raise UserError where a variable was set that none of the section's SQL files asks for."""
     text = sql(config)
     if isinstance(config, Pairs):
         text += baseline_sql(config)
-    return "'margin'" in text
+    for name, able in _ASKED_BY.items():
+        value = getattr(config, name)
+        if value != getattr(type(config), name) and f"'{name}'" not in text:
+            raise UserError(
+                f"{config.title()} {name} = {value:g} does nothing: "
+                f"{config.choose} does not ask for it; choose = {able} does"
+            )
 
 
 def _asked_variables(config: Chooser, seed: int, text: str) -> Facts:

@@ -31,11 +31,12 @@ def views_of(shards: TableFiles) -> dict[str, ds.Dataset]:
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     datasets: dict[str, ds.Dataset] = {}
     for name, paths in shards.items():
-        schema = metrics_table.SCHEMA if name == metrics_table.NAME else TABLES[name]
+        # Of a table beside the run's (engine/tables_beside.py) its file says what is in it.
+        schema = metrics_table.SCHEMA if name == metrics_table.NAME else TABLES.get(name)
         if paths:
             found = ds.dataset(paths, schema=schema, format=parquet)
             datasets[name] = _Files(list(found.get_fragments()), found.schema, parquet, found.filesystem)
-        else:
+        elif schema is not None:
             datasets[name] = ds.dataset(schema.empty_table())
     return datasets
 

@@ -99,8 +99,8 @@ def command(
     """Ask a RUN in SQL (DuckDB), at any moment, on what is finished; without QUERY, at a prompt.
 
     Tables: pairs_text (to read), pairs, prompts, responses, scores, logprobs, rejects, metrics (of
-    trainings); `describe TABLE` says what is in them. They can be read and nothing else: no file, no network,
-    no extension.
+    trainings), and your own in RUN/tables/NAME.parquet; `describe TABLE` says what is in them. They can be
+    read and nothing else: no file, no network, no extension.
 
     \b
     Example:
@@ -157,7 +157,7 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
         # Imported while that process begins.
         import polars  # noqa: F401
 
-        from engine import described, metrics_table
+        from engine import described, metrics_table, tables_beside
         from engine.table_files import RunFiles
 
         files = RunFiles(store)
@@ -165,6 +165,7 @@ def _answer(run: str, query: str | None, wanted: _Wanted, timeout: float, memory
         tables = files.of_tables(named) if named else files.of_tables()
         if not named or metrics_table.NAME in named:
             tables[metrics_table.NAME] = metrics_table.write(store, Path(beside))
+        tables |= tables_beside.copied(store, Path(beside))
         process.open(tables)
         not_all = files.unfinished()
         if not_all:

@@ -56,6 +56,7 @@ def build(run: Store, more: Sequence[Store], most: int) -> Page:
             data_tables=figures.tables(con, figures.DATA_TABLES, remarks),
             judge_tables=figures.tables(con, figures.JUDGE_TABLES, remarks),
             reject_tables=figures.tables(con, figures.REJECT_TABLES, remarks),
+            beside_tables=figures.tables_beside(run),
             trainings=trained,
             recipe=_recipe(run),
             remarks=remarks,

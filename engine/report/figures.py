@@ -12,10 +12,13 @@ import duckdb
 from engine import sql
 from engine.cells import cell
 from engine.ready import ready, text_of
+from engine.tables_beside import names_beside, read_beside
 from schemas.charts import CHOSEN, NEUTRAL, REJECTED, Chart, by_name, color_of
 from schemas.printable import one_line
+from schemas.store import Store
 
 _BINS = 40
+_MOST_ROWS = 40  # of a table beside the run's
 _SIDES = {"chosen": CHOSEN, "rejected": REJECTED}
 _MOST_SERIES = 8
 
@@ -110,6 +113,21 @@ def tables(con: duckdb.DuckDBPyConnection, names: Sequence[str], remarks: list[s
             rows = [_texts(row) for row in answer.to_pylist()]
             if rows:
                 found.append(Table(name, known[name].what, answer.column_names, rows))
+    return found
+
+
+def tables_beside(run: Store) -> list[Table]:
+    """The first rows of the tables that lie beside the run's. Raises UserError for one that is damaged."""
+    found: list[Table] = []
+    for name in names_beside(run):
+        rows = read_beside(run, name)
+        first = rows.slice(0, _MOST_ROWS)
+        what = (
+            f"{len(rows):,} rows"
+            if len(rows) == len(first)
+            else f"the first {len(first)} of {len(rows):,} rows"
+        )
+        found.append(Table(name, what, rows.column_names, [_texts(row) for row in first.to_pylist()]))
     return found
 
 

@@ -39,6 +39,7 @@ class Content:
     data_tables: Sequence[Table]
     judge_tables: Sequence[Table]
     reject_tables: Sequence[Table]
+    beside_tables: Sequence[Table]
     trainings: Trainings
     recipe: str
     remarks: Sequence[str]
@@ -79,6 +80,8 @@ def _parts(content: Content, judge_charts: Sequence[str]) -> list[tuple[str, str
     parts.append(("data", "Data"))
     if judge_charts or content.judge_tables:
         parts.append(("judges", "Judges"))
+    if content.beside_tables:
+        parts.append(("beside", "Beside the run"))
     return [*parts, ("made", "What was made from what")]
 
 

@@ -10,12 +10,17 @@ from schemas.fields import Section, choice, number, path, setting
 class Pairs(Section):
     """Chosen and rejected."""
 
-    # given, best_vs_worst, best_vs_random, above_margin, rewritten_vs_parent, all_pairs (files of
-    # pipelines/sql), or a path to one of your own.
+    # given, best_vs_worst, best_vs_random, above_margin, rewritten_vs_parent, all_pairs, bradley_terry (files
+    # of pipelines/sql), or a path to one of your own.
     choose: str = path("given", "sql", ".sql")
     # Whose scores the two are chosen by: given, given_rating, rating, pairwise, reward, prompt_gain or check.
     scorer: str = setting("rating", checks.scorer)
     margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
+    # bradley_terry: how much chance there is in the choice: the odds are exp(gap between the scores / this).
+    # 0: the better rated is always chosen.
+    label_temperature: float = number(1.0, low=0)
+    # bradley_terry: the share of pairs that are turned round after that.
+    label_noise: float = number(0.0, low=0, high=1)
     # Scorers that must have rated both responses: a choice without their scores goes to rejects.
     scored_by: tuple[str, ...] = setting((), checks.scorers)
     # RPO's baseline response beside the two: sample (one of [generate]'s, drawn at random), or a path to a

@@ -95,6 +95,11 @@ class Rewrite(Sampling, OtherModel):
     choose: str = path("best_vs_worst", "sql", ".sql")
     scorer: str = setting("rating", checks.scorer)  # whose scores the two are chosen by
     margin: float = number(0.0, low=0)  # above_margin: the least gap between the scores
+    # bradley_terry: how much chance there is in the choice: the odds are exp(gap between the scores / this).
+    # 0: the better rated is always chosen.
+    label_temperature: float = number(1.0, low=0)
+    # bradley_terry: the share of pairs that are turned round after that.
+    label_noise: float = number(0.0, low=0, high=1)
     # Whether the two are chosen among responses that were cut off before their end, as pairs.unfinished.
     # drop: no draft is rewritten whose pair [pairs] would leave out.
     unfinished: str = choice("keep", "drop", "keep")
