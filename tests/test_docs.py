@@ -39,6 +39,8 @@ NOT_RUN = {
     "torchrun --nnodes 4": "wants four machines",
     "ray start": "wants a cluster; tests/engine/test_ray.py runs such a command",
     "pip install 'prefmill[object-store]'": "wants an account; tests/reliability runs a server",
+    "python -m pipelines.evidence": "takes hours; tests/pipelines/test_evidence.py tries a claim",
+    "engine sql runs/evidence": "wants what takes hours; tests/pipelines/test_evidence.py asks its own",
     'eval "$(_ENGINE_COMPLETE': "is for one's own shell; tests/engine/test_completion.py asks bash",
 }
 
@@ -193,7 +195,7 @@ def test_schedulers_are_given_commands():
     started = [
         words for block in blocks("bash", "yaml") for line in commands(block) for words in starts(line)
     ]
-    assert len(started) == 10
+    assert len(started) == 13
 
 
 def test_what_is_not_run_has_a_reason():

@@ -53,6 +53,12 @@ WRITERS = {
     "trainer/commands/compare.py": "fills a local path that the store gave it: the user's picture",
     "pipelines/sandbox/make.py": "writes the model that ships",
     "pipelines/docs/__main__.py": "writes parts of the pages that ship",
+    "pipelines/evidence/caches.py": "writes problems, and lays the pairs of each variant into a folder",
+    "pipelines/evidence/work.py": "writes what was measured, beside the trainings",
+    "pipelines/evidence/tables.py": "writes the test problems",
+    "pipelines/evidence/page.py": "writes what was found into a page that ships",
+    "pipelines/evidence/real.py": "removes the merged model that it made to measure it",
+    "pipelines/evidence/trial.py": "writes pages and pictures of a claim",
 }
 WRITING_METHODS = {
     "write_text",

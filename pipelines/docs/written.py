@@ -55,6 +55,7 @@ def _keys() -> str:
 def _commands() -> str:
     """Every command's help."""
     import engine.cli
+    import pipelines.evidence.__main__
     import pipelines.run
     import trainer.cli
 
@@ -70,6 +71,9 @@ def _commands() -> str:
             parts.append(_as_block(command.get_help(_context(command, name, above))))
     rounds = _context(pipelines.run.main, "python -m pipelines.run")
     parts += ["## python -m pipelines.run", _as_block(pipelines.run.main.get_help(rounds))]
+    evidence = pipelines.evidence.__main__.main
+    own = _context(evidence, "python -m pipelines.evidence")
+    parts += ["## python -m pipelines.evidence", _as_block(evidence.get_help(own))]
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,208 @@
+"""What carries over: a real chat model with an adapter, on pairs that people voted on.
+
+The true reward is not known here. What is known is which side people chose, so a policy is measured on
+held-out pairs: how often it prefers what they chose, by what margin, and how far its log-probs went. A seed
+is another order of the pairs and another beginning of the adapter; the data are the same.
+"""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from engine import sql
+from engine.commands.precompute import precompute
+from engine.views import views
+from pipelines.evidence import page, tables, work
+from pipelines.evidence.intervals import of_mean
+from pipelines.evidence.page import as_markdown, verdict_table
+from pipelines.evidence.verdicts import Verdict
+from schemas.recipe import load
+from schemas.store import open_store
+
+NAME = "real"
+TITLE = "A real model: what carries over"
+_SETTING = (
+    "A chat model is trained with an adapter on pairs that people voted on. The true reward is not known, so "
+    "what is counted is how often a policy prefers what people chose, on pairs that were held out. One "
+    "learning rate and one β for all methods, nothing searched; a seed is another order of the pairs and "
+    "another beginning of the adapter."
+)
+_RECIPE = Path(__file__).with_name("real.toml")
+# Method -> settings of [train]. Each β is the one usual for the method at whole sums of log-probs.
+METHODS: dict[str, tuple[str, ...]] = {
+    "DPO": ("loss=dpo", "dpo.beta=0.1"),
+    "IPO": ("loss=ipo", "ipo.reduction=sum", "ipo.beta=0.1"),
+    "Sr-DPO": ("loss=sr_dpo", "sr_dpo.beta=0.1", "sr_dpo.lam=0.3"),
+    "score margin": ("loss=score_margin", "score_margin.beta=0.1", "score_margin.scorer=prompt_gain"),
+    "RPO": ("loss=rpo", "rpo.beta=0.1", "rpo.eta=0.05"),
+    "DPO-MC": ("loss=bmc", "bmc.beta=0.1", "bmc.delta=2"),
+    "SFT": ("loss=rpo", "rpo.beta=1e-6", "rpo.eta=1", "rpo.reduction=mean"),
+}
+
+
+@dataclass(frozen=True)
+class RealSetting:
+    """`model`: a folder; `data`: a preference file; `pairs`: how many prompts of it, from the first on."""
+
+    model: Path
+    data: Path
+    pairs: int = 300
+    seeds: int = 3
+    workers: int = 2
+
+    @property
+    def data_name(self) -> str:
+        """The data's name, for people."""
+        return self.data.name.partition(".")[0]
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run folder of its data."""
+        return f"real-{self.data_name}"
+
+
+def try_all(out: Path, settings: Sequence[RealSetting]) -> str:
+    """Try the methods on each of the data; the claim's part of the page, which is written, too."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [f"## {TITLE}", _SETTING]
+    found: list[Verdict] = []
+    for setting in settings:
+        rows = measured(out, setting)
+        own = verdicts(rows, setting.data_name)
+        found += own
+        parts.append(_section(out / setting.run_name, rows, own, setting))
+    tables.put(out, NAME, {"verdicts": pl.DataFrame([one.row() for one in found]).drop("claim")})
+    text = "\n\n".join(parts)
+    page.put(out, NAME, text)
+    return text
+
+
+def measured(out: Path, setting: RealSetting) -> pl.DataFrame:
+    """Make the cache, train every method with every seed: the held-out pairs, by method and seed."""
+    run = out / setting.run_name
+    settings = [f"model.name={setting.model}", f"prompts.source={setting.data}"]
+    settings.append(f"prompts.limit={setting.pairs}")
+    precompute(run, load(_RECIPE, settings), workers=1)
+    keys = [(name, seed) for seed in range(setting.seeds) for name in METHODS]
+    jobs: list[work.Job] = [(run, name, seed) for name, seed in keys]
+    paths = work.all_of("trainings", train_and_measure, jobs, out, setting.workers)
+    rows: list[pl.DataFrame] = []
+    for (name, seed), path in zip(keys, paths, strict=True):
+        named = [pl.lit(name).alias("method"), pl.lit(seed).alias("seed")]
+        rows.append(pl.read_parquet(path).with_columns(named))
+    return pl.concat(rows)
+
+
+def train_and_measure(run: Path, name: str, seed: int) -> Path:
+    """In a worker: a Parquet file of the held-out pairs: margin, chosen and rejected log-ratio, nat."""
+    import torch
+
+    from schemas.recipe import load_of_run
+    from trainer.train import train
+
+    torch.set_num_threads(1)
+    settings = [f"seed={seed}", *(f"train.{setting}" for setting in METHODS[name])]
+    last = train(run, load_of_run(open_store(run), settings))
+    path = run / work.MEASURED / f"{last.parent.name}.parquet"
+    if not path.exists():
+        work.write_frame(held_out(run, last), path)
+    return path
+
+
+def held_out(run: Path, adapter: Path) -> pl.DataFrame:
+    """The log-ratios of the held-out pairs under an adapter, one row a pair."""
+    from pipelines.evidence.measure import opened
+    from trainer.merge import merge
+
+    merged = adapter.parent / "merged"
+    shutil.rmtree(merged, ignore_errors=True)
+    merge(adapter, merged)
+    columns = ["pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids"]
+    columns += ["ref_chosen_logps", "ref_rejected_logps"]
+    pairs = views(open_store(run))["pairs"].to_table(columns).to_pylist()
+    test = [pair for pair in pairs if pair["split"] == "test"]
+    prompts = [pair["prompt_ids"] for pair in test]
+    sides = [[pair["chosen_ids"], pair["rejected_ids"]] for pair in test]
+    rows: list[dict[str, object]] = []
+    for pair, (chosen, rejected) in zip(test, opened(merged).logprobs(prompts, sides), strict=True):
+        of_chosen = float(chosen.sum(dtype="float64")) - pair["ref_chosen_logps"]
+        of_rejected = float(rejected.sum(dtype="float64")) - pair["ref_rejected_logps"]
+        row = {"pair_id": pair["pair_id"], "chosen": of_chosen, "rejected": of_rejected}
+        rows.append(row | {"margin": of_chosen - of_rejected, "accuracy": float(of_chosen > of_rejected)})
+    shutil.rmtree(merged)
+    return pl.DataFrame(rows)
+
+
+def _values(rows: pl.DataFrame, method: str, column: str) -> np.ndarray:
+    """(seeds, pairs) of a method."""
+    own = rows.filter(pl.col("method") == method).sort("seed", "pair_id")
+    return own[column].to_numpy().reshape(own["seed"].n_unique(), -1)
+
+
+def verdicts(rows: pl.DataFrame, data: str) -> list[Verdict]:
+    """Against DPO, by what people chose; and whether RPO holds the chosen log-prob. `data`: their name."""
+    found = [
+        Verdict(
+            NAME,
+            f"{data}: DPO prefers what people chose more often than by chance",
+            of_mean(_values(rows, "DPO", "accuracy") - 0.5),
+            "accuracy",
+            f"{_values(rows, 'DPO', 'accuracy').mean():.1%}",
+        )
+    ]
+    for method in METHODS:
+        if method == "DPO":
+            continue
+        own, dpo = (_values(rows, name, "accuracy") for name in (method, "DPO"))
+        figures = f"{own.mean():.1%} against {dpo.mean():.1%}"
+        question = f"{data}: {method} prefers what people chose more often than DPO"
+        found.append(Verdict(NAME, question, of_mean(own - dpo), "accuracy", figures))
+    own, dpo = (_values(rows, name, "chosen") for name in ("RPO", "DPO"))
+    question = f"{data}: under RPO the chosen log-prob falls less than under DPO"
+    figures = f"{own.mean():.1f} against {dpo.mean():.1f}"
+    found.append(Verdict(NAME, question, of_mean(own - dpo), "nat", figures))
+    return found
+
+
+def _section(run: Path, rows: pl.DataFrame, found: Sequence[Verdict], setting: RealSetting) -> str:
+    """The part of the page that is on one of the data."""
+    table: list[dict[str, object]] = []
+    for method in METHODS:
+        accuracy = of_mean(_values(rows, method, "accuracy"))
+        row: dict[str, object] = {"method": method, "accuracy": f"{accuracy.mean:.1%} ± {accuracy.half:.1%}"}
+        for column in ("margin", "chosen", "rejected"):
+            row[f"{column}, nat"] = f"{_values(rows, method, column).mean():+.2f}"
+        table.append(row)
+    pairs = rows["pair_id"].n_unique()
+    parts = [
+        f"### {setting.data_name}",
+        f"{setting.model.name} with an adapter (r 16), {setting.seeds} seeds, {pairs} pairs held out.",
+        verdict_table(found),
+        as_markdown(pl.DataFrame(table)),
+        *_judge(run),
+    ]
+    return "\n\n".join(parts)
+
+
+_VOTES = """
+    select scorer, count(*) as pairs,
+           avg(case when chosen > rejected then 1 when chosen = rejected then 0.5 else 0 end) as agrees
+    from (select unnest(map_keys(chosen_scores)) as scorer, chosen_scores, rejected_scores from pairs),
+         lateral (select chosen_scores[scorer] as chosen, rejected_scores[scorer] as rejected)
+    where scorer <> 'given' and chosen is not null and rejected is not null
+    group by scorer order by scorer
+"""
+
+
+def _judge(run: Path) -> Sequence[str]:
+    """How often each scorer says what people voted."""
+    with closing(sql.closed(dict(views(open_store(run))))) as con:
+        found = sql.rows(con, _VOTES)
+    rows = [{**row, "agrees": f"{row['agrees']:.1%}"} for row in found]
+    title = "*How often a scorer rates higher what people chose (a tie is half)*"
+    return [title, as_markdown(pl.DataFrame(rows))]

@@ -1,0 +1,146 @@
+"""What was measured of all arms, as tables and as arrays of seeds × problems."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.evidence.arms import Arm
+from pipelines.evidence.intervals import Values
+from pipelines.evidence.work import Made
+from schemas.manifest import MANIFEST, read_json
+from schemas.store import open_store
+from schemas.trainings.read import trained_in
+
+_MARGINS = {"problem": pl.Int64, "gap": pl.Float64, "margin": pl.Float64, "arm": pl.String, "seed": pl.Int32}
+
+
+@dataclass(frozen=True)
+class Results:
+    """`samples`: columns arm, seed, step, is_last, problem, sample, PARTS, kl …; `margins`: arm, seed, step,
+    problem, gap, margin; `trainings`: a row for each arm and seed, with the held-out metrics; `held`: arm,
+    seed, step, logps_chosen of the held-out pairs along training."""
+
+    samples: pl.DataFrame
+    margins: pl.DataFrame
+    trainings: pl.DataFrame
+    held: pl.DataFrame
+    test_problems: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return sorted(self.samples["seed"].unique().to_list())
+
+    def of(self, arm: str, column: str = "reward") -> Values:
+        """(seeds, problems) means over samples of the arm's last policy."""
+        rows = self.samples.filter((pl.col("arm") == arm) & pl.col("is_last"))
+        assert len(rows), f"no arm {arm}"
+        means = rows.group_by("seed", "problem").agg(pl.col(column).cast(pl.Float64).mean())
+        return self._table(means, column)
+
+    def margin(self, arm: str, column: str = "margin") -> Values:
+        """(seeds, problems) of the arm's last policy; NaN where two samples were alike."""
+        return self._table(self.margins.filter((pl.col("arm") == arm) & pl.col("is_last")), column)
+
+    def held_out(self, arm: str, metric: str) -> Values:
+        """(seeds,) of a metric of the trainings."""
+        rows = self.trainings.filter(pl.col("arm") == arm).sort("seed")
+        return rows[metric].to_numpy()
+
+    def mean(self, arm: str, column: str = "reward") -> float:
+        """Over all seeds and problems."""
+        return float(np.nanmean(self.of(arm, column)))
+
+    def _table(self, rows: pl.DataFrame, column: str) -> Values:
+        values = np.full((len(self.seeds), self.test_problems), np.nan)
+        place = {seed: number for number, seed in enumerate(self.seeds)}
+        for seed, problem, value in rows.select("seed", "problem", column).iter_rows():
+            values[place[seed], problem] = value
+        return values
+
+
+def gathered(
+    made: Mapping[tuple[Arm, int], Made], references: Mapping[int, Path], test_problems: int
+) -> Results:
+    """All that was measured. `references`: what the reference answers, by seed: the arm `reference`."""
+    samples: list[pl.DataFrame] = []
+    margins: list[pl.DataFrame] = []
+    trainings: list[dict[str, Any]] = []
+    held: list[pl.DataFrame] = []
+    for (arm, seed), one in made.items():
+        last = max(one.samples)
+        for step in one.samples:
+            named = [pl.lit(arm.name).alias("arm"), pl.lit(seed).alias("seed"), pl.lit(step).alias("step")]
+            named.append(pl.lit(step == last).alias("is_last"))
+            samples.append(pl.read_parquet(one.samples[step]).with_columns(named))
+            if step in one.margins:
+                margins.append(pl.read_parquet(one.margins[step]).with_columns(named))
+        trainings.append(_training(arm, seed, one))
+        held.append(_held_out(arm, seed, one))
+    for seed, path in references.items():
+        named = [pl.lit("reference").alias("arm"), pl.lit(seed).alias("seed"), pl.lit(0).alias("step")]
+        samples.append(pl.read_parquet(path).with_columns([*named, pl.lit(True).alias("is_last")]))
+    kl = (pl.col("logps") - pl.col("ref_logps")).alias("kl")
+    return Results(
+        samples=pl.concat(samples, how="diagonal_relaxed").with_columns(kl),
+        margins=pl.concat([*margins, pl.DataFrame(schema=_MARGINS)], how="diagonal_relaxed"),
+        trainings=pl.DataFrame(trainings, infer_schema_length=None),
+        held=pl.concat(held),
+        test_problems=test_problems,
+    )
+
+
+def _training(arm: Arm, seed: int, made: Made) -> dict[str, Any]:
+    """A row of `trainings`: settings, time, and the metrics that the training ended with."""
+    manifest = read_json(open_store(made.folder), MANIFEST)
+    metrics: dict[str, float] = manifest["metrics"]
+    beta = arm.beta if arm.method.has_beta else 1.0
+    row: dict[str, Any] = {
+        "arm": arm.name,
+        "seed": seed,
+        "loss": arm.method.loss,
+        "variant": arm.variant,
+        "learning_rate": arm.learning_rate,
+        "beta": beta,
+        "settings": " ".join(arm.settings()),
+        "steps": manifest["steps"],
+        "seconds": made.seconds[0],
+        "measure_seconds": made.seconds[1],
+        "folder": "/".join(made.folder.parts[-3:]),
+    }
+    for name in ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "eval_logps/chosen"):
+        row[name] = metrics.get(name)
+    chosen = metrics.get("eval_rewards/chosen")
+    row["drift/chosen"] = None if chosen is None else chosen / beta
+    return row
+
+
+def _held_out(arm: Arm, seed: int, made: Made) -> pl.DataFrame:
+    """What the evaluations along a training say of the chosen responses."""
+    trained = trained_in(open_store(made.folder))
+    assert trained is not None, "it has made its last step"
+    named = [pl.lit(arm.name).alias("arm"), pl.lit(seed).alias("seed")]
+    return trained.eval.select("step", "logps_chosen").with_columns(named)
+
+
+def held_by_step(results: Results, arm: str) -> list[tuple[int, float]]:
+    """(step, mean log-prob of the held-out chosen responses, nat) over the seeds of an arm."""
+    rows = results.held.filter(pl.col("arm") == arm).group_by("step").agg(pl.col("logps_chosen").mean())
+    return [(int(step), float(value)) for step, value in rows.sort("step").iter_rows()]
+
+
+def rewards_by_step(results: Results, arm: str, column: str = "reward") -> list[tuple[int, float]]:
+    """(step, mean) over seeds and problems of an arm whose checkpoints were measured."""
+    rows = (
+        results.samples.filter(pl.col("arm") == arm).group_by("step").agg(pl.col(column).mean()).sort("step")
+    )
+    return [(int(step), float(value)) for step, value in rows.iter_rows()]
+
+
+def concatenated(columns: Sequence[Values]) -> Values:
+    """(seeds, problems, columns) of several tables."""
+    return np.stack(columns, axis=-1)

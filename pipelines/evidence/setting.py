@@ -1,0 +1,49 @@
+"""What the evidence is run on: sizes, seeds, and the recipe of every cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RECIPE = Path(__file__).with_name("market.toml")
+SEARCH_SEED = 1000  # of the cache and the problems that learning rates and β are chosen on
+TEST_SEED = 2000  # of the test problems, the same for all seeds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`problems`: that each seed's cache is made of; a tenth of them are held out by [pairs].
+
+    `test_problems`: that every policy answers `samples` times; `search_problems`: that settings are chosen
+    on. `workers`: processes side by side, with one thread each."""
+
+    seeds: int = 5
+    problems: int = 1600
+    test_problems: int = 400
+    search_problems: int = 150
+    samples: int = 2
+    workers: int = 2
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds that claims are judged by."""
+        return range(self.seeds)
+
+
+# Variant of the pairs -> settings over the recipe's. All are from the one cache of a seed, but that of the
+# worse rewriter, which has rewrites of its own.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "independent": (),
+    "certain": ("pairs.label_temperature=0",),
+    "10 % flipped": ("pairs.label_noise=0.1",),
+    "20 % flipped": ("pairs.label_noise=0.2",),
+    "30 % flipped": ("pairs.label_noise=0.3",),
+    "bridged": ("pairs.choose=rewritten_vs_parent",),
+    "bridged worse": (
+        "rewrite.temperature=1.5",
+        "pairs.choose=rewritten_vs_parent",
+    ),
+}
+
+
+def folder_of(variant: str) -> str:
+    """A variant's name as that of a folder."""
+    return variant.replace(" % ", "-").replace(" ", "-")

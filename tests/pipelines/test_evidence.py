@@ -1,0 +1,153 @@
+"""What evidence is made with: intervals, verdicts, the search; and a claim tried from end to end."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipelines.evidence import claims, intervals
+from pipelines.evidence.__main__ import main
+from pipelines.evidence.arms import BETAS, DPO, LEARNING_RATES, SFT
+from pipelines.evidence.claims import dpo as dpo_claim
+from pipelines.evidence.intervals import Interval
+from pipelines.evidence.setting import VARIANTS, Setting, folder_of
+from pipelines.evidence.verdicts import REFUTED, SHOWN, UNDECIDED, Verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
+    """Of tables with effects of seeds and of problems; the two-way bootstrap errs on the wide side."""
+    monkeypatch.setattr(intervals, "DRAWS", 400)
+    draw = np.random.default_rng(0)
+    truth, tries, covered = 0.3, 150, 0
+    for number in range(tries):
+        of_seeds, of_problems = draw.normal(size=(8, 1)), draw.normal(size=(1, 30))
+        values = truth + 0.5 * of_seeds + 0.5 * of_problems + draw.normal(size=(8, 30))
+        found = intervals.of_mean(values, seed=number)
+        covered += found.low <= truth <= found.high
+        assert found.low <= found.mean <= found.high and found.seeds == 8
+    assert 0.86 <= covered / tries <= 1
+
+
+def test_more_seeds_make_narrower_intervals_and_so_say_how_many_decide():
+    draw = np.random.default_rng(1)
+    values = 0.1 + draw.normal(size=(400,))
+    few, many = intervals.of_mean(values[:40]), intervals.of_mean(values)
+    assert many.half == pytest.approx(few.half / math.sqrt(10), rel=0.4)
+    assert Interval(0.1, -0.1, 0.3, 5).seeds_to_decide() == 20
+    assert Interval(0.001, -1, 1, 5).seeds_to_decide() is None
+    assert Interval(0.0, -1, 1, 5).seeds_to_decide() is None
+
+
+def test_problems_that_were_not_measured_are_left_out():
+    values = np.array([[1.0, np.nan, 3.0], [1.0, 2.0, np.nan]])
+    assert intervals.of_mean(values).mean == pytest.approx(7 / 4)
+
+
+def test_correlations_are_those_of_numpy_by_seed():
+    draw = np.random.default_rng(2)
+    values = draw.normal(size=(3, 20, 3))
+    values[0, 4, 1] = np.nan
+    own = []
+    for seed in range(3):
+        known = [number for number in range(20) if (seed, number) != (0, 4)]
+        one = np.corrcoef(values[seed, :, 0], values[seed, :, 2])[0, 1]
+        other = np.corrcoef(values[seed, known, 1], values[seed, known, 2])[0, 1]
+        own.append(one - other)
+    assert intervals.gain_in_correlation(values) == pytest.approx(np.mean(own))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.1, 0.3, SHOWN), (-0.3, -0.1, REFUTED), (-0.1, 0.2, UNDECIDED), (0.0, 0.2, UNDECIDED)],
+)
+def test_a_verdict_is_what_the_interval_leaves_no_doubt_of(low, high, says):
+    verdict = Verdict("dpo", "it is better", Interval((low + high) / 2, low, high, 5), "reward")
+    assert verdict.says == says
+    assert ("seeds would decide" in verdict.in_words) == (says == UNDECIDED)
+    assert (verdict.row()["seeds_to_decide"] is not None) == (says == UNDECIDED)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_the_best_of_n_is_counted_over_all_choices_of_n(n):
+    many = 16
+    rewards = np.sort(np.random.default_rng(3).normal(size=many))
+    weights = [dpo_claim._chance_to_be_best(rank, n) for rank in range(many)]
+    assert sum(weights) == pytest.approx(1)
+    every = [max(chosen) for chosen in itertools.combinations(rewards, n)]
+    assert np.dot(rewards, weights) == pytest.approx(np.mean(every))
+
+
+def test_the_frontier_is_a_line_between_its_points():
+    of_seed = np.array([0.0, 2.0, 1.0, 0.5, 0.9, 0.7])  # KL of three points, then their rewards
+    assert dpo_claim._frontier(of_seed, 1.0) == pytest.approx(0.7)
+    assert dpo_claim._frontier(of_seed, 1.5) == pytest.approx(0.8)
+    assert dpo_claim._frontier(of_seed, 9.0) == pytest.approx(0.9)
+
+
+def test_every_method_of_every_claim_is_searched_on_the_same_grid():
+    for name in claims.NAMES:
+        for method in claims.claim(name).methods:
+            betas = BETAS if method.has_beta else BETAS[:1]
+            assert method.grid() == list(itertools.product(LEARNING_RATES, betas)), method
+            assert method.variant in VARIANTS
+    assert len(DPO.grid()) == 9 and len(SFT.grid()) == 3
+
+
+def test_claims_name_themselves_and_at_least_five_seeds_judge_them():
+    assert Setting().seeds >= 5
+    for name in claims.NAMES:
+        found = claims.claim(name)
+        assert found.name == name and found.says and found.setting and found.title
+    assert len({folder_of(variant) for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_the_command_lists_its_claims_and_refuses_others():
+    listed = CliRunner().invoke(main, ["--list"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.output.splitlines()] == [*claims.NAMES, "real"]
+    refused = CliRunner().invoke(main, ["ipx"])
+    assert refused.exit_code != 0 and "ipx" in refused.output and "ipo" in refused.output
+
+
+def asked(out, *words):
+    command = [sys.executable, "-m", "pipelines.evidence", *words, "-o", str(out), "--seeds", "2"]
+    command += ["--problems", "60", "--test-problems", "12"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def queried(out, query):
+    command = [sys.executable, "-m", "engine.cli", "sql", str(out), query, "--format", "json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.long
+def test_a_claim_from_end_to_end_and_nothing_of_it_twice(tmp_path):
+    """Two seeds and few problems: what is said is too little to decide, but all of it is there."""
+    out = tmp_path / "evidence"
+    said = asked(out, "reuse")
+    assert "## Reuse" in said and "| question | verdict |" in said
+    verdicts = queried(out, "select verdict, seeds from verdicts")
+    assert len(verdicts) == 2 and {row["seeds"] for row in verdicts} == {2}
+    samples = queried(
+        out,
+        "select arm, seed, count(*) as n, avg(kl) as kl from samples join prompts using (prompt_id) "
+        "group by all",
+    )
+    assert {row["n"] for row in samples} == {24}
+    arms = {row["arm"] for row in samples}
+    assert len(arms) == 7 and len(samples) == 14
+    for row in samples:
+        assert abs(row["kl"]) < 1e-3 if row["arm"] == "reference" else row["kl"] > -0.5
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/train-*/checkpoint-*/*")}
+    assert len(weights) > 12
+    assert asked(out, "reuse").count("## Reuse") == 1
+    assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/train-*/checkpoint-*/*")} == weights
