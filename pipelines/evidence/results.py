@@ -15,6 +15,7 @@ from schemas.manifest import MANIFEST, read_json
 from schemas.store import open_store
 from schemas.trainings.read import trained_in
 
+_METRICS = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen")
 _MARGINS = {"problem": pl.Int64, "gap": pl.Float64, "margin": pl.Float64, "arm": pl.String, "seed": pl.Int32}
 
 
@@ -112,7 +113,7 @@ def _training(arm: Arm, seed: int, made: Made) -> dict[str, Any]:
         "measure_seconds": made.seconds[1],
         "folder": "/".join(made.folder.parts[-3:]),
     }
-    for name in ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "eval_logps/chosen"):
+    for name in (*(f"eval_{metric}" for metric in _METRICS), *_METRICS):
         row[name] = metrics.get(name)
     chosen = metrics.get("eval_rewards/chosen")
     row["drift/chosen"] = None if chosen is None else chosen / beta

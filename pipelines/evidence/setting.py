@@ -28,6 +28,8 @@ class Setting:
         return range(self.seeds)
 
 
+# Nothing is left to chance in the choice: which two were compared was settled before they were bridged.
+_BRIDGED = ("pairs.choose=rewritten_vs_parent", "pairs.label_temperature=1")
 # Variant of the pairs -> settings over the recipe's. All are from the one cache of a seed, but that of the
 # worse rewriter, which has rewrites of its own.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -36,11 +38,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "10 % flipped": ("pairs.label_noise=0.1",),
     "20 % flipped": ("pairs.label_noise=0.2",),
     "30 % flipped": ("pairs.label_noise=0.3",),
-    "bridged": ("pairs.choose=rewritten_vs_parent",),
-    "bridged worse": (
-        "rewrite.temperature=1.5",
-        "pairs.choose=rewritten_vs_parent",
-    ),
+    "bridged": _BRIDGED,
+    "bridged worse": ("rewrite.temperature=1.5", *_BRIDGED),
 }
 
 

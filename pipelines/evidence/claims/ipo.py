@@ -44,7 +44,7 @@ def _judge(tried: Tried) -> Judged:
     results = tried.results
     bound = 1 / (2 * _BOUND_BETA)
     gaps = {
-        method.name: results.held_out(_certain(method), "eval_rewards/margins") / _BOUND_BETA
+        method.name: results.held_out(_certain(method), "rewards/margins") / _BOUND_BETA
         for method in (_DPO, _IPO)
     }
     verdicts = [
@@ -60,7 +60,7 @@ def _judge(tried: Tried) -> Judged:
             "on the same pairs IPO's gap stays below that of DPO",
             of_mean(gaps["DPO"] - gaps["IPO"]),
             "nat",
-            f"IPO's gap is {gaps['IPO'].mean():.1f} nat, held out",
+            f"IPO's gap is {gaps['IPO'].mean():.1f} nat",
         ),
         better(_NAME, tried, _certain(_IPO), _certain(_DPO), "there IPO earns more true reward than DPO"),
     ]
@@ -80,7 +80,7 @@ def _judge(tried: Tried) -> Judged:
             "cDPO and robust DPO are told the true share of flipped labels. Preferences are noisy before any "
             "is flipped: they are sampled by Bradley-Terry. Learning rate and β are those that the search "
             "found best with 20 % flipped.",
-            "The gap is the mean log-ratio of chosen less that of rejected on held-out pairs.",
+            "The gap is the mean log-ratio of chosen less that of rejected, on the last batch of training.",
         ],
     )
 
