@@ -18,6 +18,8 @@ from engine.commands.precompute import precompute
 from pipelines.evidence.rewriters import rewriter_figures
 from pipelines.evidence.setting import RECIPE, SEARCH_SEED, TEST_SEED, VARIANTS, Setting, folder_of
 from pipelines.sandbox import market
+from schemas.digest import fingerprint
+from schemas.errors import UserError
 from schemas.manifest import PLAN
 from schemas.manifest import RECIPE as RECIPE_OF_RUN
 from schemas.plans import read_plan
@@ -25,6 +27,7 @@ from schemas.recipe import Recipe, load
 from schemas.store import open_store
 
 _MADE = "made.json"  # how long a variant took to make, and what its rewriter did
+_ASKED = "asked"
 FIRST = next(iter(VARIANTS))  # it is made first: its time is that of the whole cache
 
 
@@ -35,6 +38,8 @@ def problems(seed: int, count: int) -> list[str]:
 
 def make(folder: Path, seed: int, variants: Collection[str], setting: Setting) -> None:
     """Make a seed's cache, and those variants that are not there yet."""
+    for variant in variants:
+        _check_as_asked(folder, variant, setting)
     source = folder / "problems.jsonl"
     if not source.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +50,26 @@ def make(folder: Path, seed: int, variants: Collection[str], setting: Setting) -
         new.rename(source)
     missing = [name for name in VARIANTS if name in variants and not (folder / folder_of(name)).exists()]
     for variant in missing:
-        _make_variant(folder, seed, variant, source)
+        _make_variant(folder, seed, variant, source, _asked(variant, setting))
     if missing:
         # The plan of the cache is that of its usual pairs, whatever was made last.
         precompute(folder / "cache", _recipe(seed, FIRST, source), workers=1)
+
+
+def _asked(variant: str, setting: Setting) -> str:
+    """A digest of all that a variant is asked for: its recipe, its settings, the problems."""
+    problems_of = [setting.problems, setting.test_problems, setting.search_problems]
+    return fingerprint([RECIPE.read_text(), list(VARIANTS[variant]), problems_of])
+
+
+def _check_as_asked(folder: Path, variant: str, setting: Setting) -> None:
+    """Raise UserError where a variant is there that was asked for otherwise: it would be stale."""
+    path = folder / folder_of(variant) / _MADE
+    if path.exists() and json.loads(path.read_text()).get(_ASKED) != _asked(variant, setting):
+        raise UserError(
+            f"{path.parent} was made with another recipe, or for other numbers of problems: give the same "
+            "numbers again, or name another folder with -o"
+        )
 
 
 def _recipe(seed: int, variant: str, source: Path) -> Recipe:
@@ -67,7 +88,7 @@ def _own_problems(seed: int, setting: Setting) -> list[str]:
     return own
 
 
-def _make_variant(folder: Path, seed: int, variant: str, source: Path) -> None:
+def _make_variant(folder: Path, seed: int, variant: str, source: Path, asked: str) -> None:
     begun = time.monotonic()
     run = folder / "cache"
     precompute(run, _recipe(seed, variant, source), workers=1)
@@ -80,11 +101,12 @@ def _make_variant(folder: Path, seed: int, variant: str, source: Path) -> None:
     for name in (PLAN, RECIPE_OF_RUN):
         shutil.copy2(run / name, new / name)
     shutil.copytree(run / pairs, new / pairs)
-    (new / _MADE).write_text(json.dumps({"seconds": seconds} | rewriter_figures(run)))
+    (new / _MADE).write_text(json.dumps({"seconds": seconds, _ASKED: asked} | rewriter_figures(run)))
     new.rename(folder / folder_of(variant))
 
 
 def made(folder: Path, variant: str) -> dict[str, float]:
     """How long the engine worked for a variant beyond what was there, and the figures of its rewriter."""
-    found: dict[str, float] = json.loads((folder / folder_of(variant) / _MADE).read_text())
-    return found
+    found = json.loads((folder / folder_of(variant) / _MADE).read_text())
+    del found[_ASKED]
+    return dict(found)

@@ -130,16 +130,18 @@ def _held_out(arm: Arm, seed: int, made: Made) -> pl.DataFrame:
 
 def held_by_step(results: Results, arm: str) -> list[tuple[int, float]]:
     """(step, mean log-prob of the held-out chosen responses, nat) over the seeds of an arm."""
-    rows = results.held.filter(pl.col("arm") == arm).group_by("step").agg(pl.col("logps_chosen").mean())
-    return [(int(step), float(value)) for step, value in rows.sort("step").iter_rows()]
+    return _means_by_step(results.held.filter(pl.col("arm") == arm), "logps_chosen")
 
 
 def rewards_by_step(results: Results, arm: str, column: str = "reward") -> list[tuple[int, float]]:
     """(step, mean) over seeds and problems of an arm whose checkpoints were measured."""
-    rows = (
-        results.samples.filter(pl.col("arm") == arm).group_by("step").agg(pl.col(column).mean()).sort("step")
-    )
-    return [(int(step), float(value)) for step, value in rows.iter_rows()]
+    return _means_by_step(results.samples.filter(pl.col("arm") == arm), column)
+
+
+def _means_by_step(rows: pl.DataFrame, column: str) -> list[tuple[int, float]]:
+    means = rows.group_by("step").agg(pl.col(column).mean())
+    ordered = means.sort("step")
+    return [(int(step), float(value)) for step, value in ordered.iter_rows()]
 
 
 def concatenated(columns: Sequence[Values]) -> Values:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipelines.evidence import claims, intervals
+from pipelines.evidence import caches, claims, intervals
 from pipelines.evidence.__main__ import main
 from pipelines.evidence.arms import BETAS, DPO, LEARNING_RATES, SFT
 from pipelines.evidence.claims import dpo as dpo_claim
 from pipelines.evidence.intervals import Interval
 from pipelines.evidence.setting import VARIANTS, Setting, folder_of
 from pipelines.evidence.verdicts import REFUTED, SHOWN, UNDECIDED, Verdict
+from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,3 +152,16 @@ def test_a_claim_from_end_to_end_and_nothing_of_it_twice(tmp_path):
     assert len(weights) > 12
     assert asked(out, "reuse").count("## Reuse") == 1
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/train-*/checkpoint-*/*")} == weights
+
+
+def test_a_cache_that_was_asked_for_otherwise_is_refused(tmp_path):
+    """Another number of problems, or another recipe, would make what is there stale."""
+    asked_now = Setting(problems=60)
+    folder = tmp_path / folder_of("independent")
+    folder.mkdir()
+    made = {"seconds": 1.0, caches._ASKED: caches._asked("independent", asked_now)}
+    (folder / caches._MADE).write_text(json.dumps(made))
+    caches._check_as_asked(tmp_path, "independent", asked_now)
+    for other in (Setting(problems=61), Setting(problems=60, test_problems=7)):
+        with pytest.raises(UserError, match="-o"):
+            caches._check_as_asked(tmp_path, "independent", other)
