@@ -75,16 +75,15 @@ def gathered(
     for (arm, seed), one in made.items():
         last = max(one.samples)
         for step in one.samples:
-            named = [pl.lit(arm.name).alias("arm"), pl.lit(seed).alias("seed"), pl.lit(step).alias("step")]
-            named.append(pl.lit(step == last).alias("is_last"))
+            named = _columns(arm.name, seed, step, is_last=step == last)
             samples.append(pl.read_parquet(one.samples[step]).with_columns(named))
             if step in one.margins:
                 margins.append(pl.read_parquet(one.margins[step]).with_columns(named))
         trainings.append(_training(arm, seed, one))
         held.append(_held_out(arm, seed, one))
     for seed, path in references.items():
-        named = [pl.lit("reference").alias("arm"), pl.lit(seed).alias("seed"), pl.lit(0).alias("step")]
-        samples.append(pl.read_parquet(path).with_columns([*named, pl.lit(True).alias("is_last")]))
+        named = _columns("reference", seed, 0, is_last=True)
+        samples.append(pl.read_parquet(path).with_columns(named))
     kl = (pl.col("logps") - pl.col("ref_logps")).alias("kl")
     return Results(
         samples=pl.concat(samples, how="diagonal_relaxed").with_columns(kl),
@@ -93,6 +92,12 @@ def gathered(
         held=pl.concat(held),
         test_problems=test_problems,
     )
+
+
+def _columns(arm: str, seed: int, step: int, is_last: bool) -> list[pl.Expr]:
+    """What says whose rows these are."""
+    values = {"arm": arm, "seed": seed, "step": step, "is_last": is_last}
+    return [pl.lit(value).alias(name) for name, value in values.items()]
 
 
 def _training(arm: Arm, seed: int, made: Made) -> dict[str, Any]:

@@ -56,10 +56,9 @@ def _best_of_n(tried: Tried) -> pl.DataFrame:
         rewards.append(np.sort(frame["reward"].to_numpy().reshape(-1, _MANY), axis=1))
     for n in (1, 2, 4, 8, 16):
         weights = np.array([_chance_to_be_best(rank, n) for rank in range(_MANY)])
-        value = float(np.mean([(ranked * weights).sum(1).mean() for ranked in rewards]))
-        rows.append(
-            {"n": n, "KL at most": round(float(np.log(n) - (n - 1) / n), 3), "reward": round(value, 4)}
-        )
+        means = [float((ranked * weights).sum(1).mean()) for ranked in rewards]
+        bound = float(np.log(n) - (n - 1) / n)
+        rows.append({"n": n, "KL at most": round(bound, 3), "reward": round(float(np.mean(means)), 4)})
     return pl.DataFrame(rows)
 
 
