@@ -103,6 +103,17 @@ def _logged(quiet: bool) -> Iterator[None]:
 _NOTHING = "nothing was changed"
 
 
+@contextlib.contextmanager
+def printing_for_a_reader() -> Iterator[None]:
+    """At the edge of a program that only prints: a reader who stops reading (`… | head`) has had enough."""
+    try:
+        with exit_on_user_error("nothing is kept of it"):
+            yield
+            sys.stdout.flush()
+    except BrokenPipeError:
+        screen.drop_output()
+
+
 class Command(click.Command):
     """A command of ours as a program: what it prints, its usage errors too, is made fit for the screen."""
 
@@ -130,6 +141,30 @@ class Command(click.Command):
             except click.Abort:
                 screen.say("stopped", err=True)
         sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> object:
+        if ctx.parent is not None:
+            return super().invoke(ctx)
+        try:
+            with exit_on_user_error(lambda: self._what_is_kept(ctx), lambda: _words_of(ctx)):
+                screen.check_output()
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            # Python would print another error when it flushes the closed pipe at its end.
+            screen.drop_output()
+            ctx.exit(0 if self._only_reads(ctx) else 1)
+
+    def _what_is_kept(self, ctx: click.Context) -> str:
+        return _NOTHING if self._only_reads(ctx) else self.kept
+
+    def _only_reads(self, ctx: click.Context) -> bool:
+        """Whether a command changes no run: its output may be cut off by the reader, and it is done then."""
+        return False
+
+
+def _words_of(ctx: click.Context) -> str:
+    """A command as it was called, without its arguments."""
+    return f"{ctx.info_name} {ctx.invoked_subcommand or ''}"
 
 
 def _say_usage_error(error: click.ClickException) -> None:
@@ -167,18 +202,8 @@ class Group(Command, click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            with exit_on_user_error(
-                lambda: _NOTHING if ctx.invoked_subcommand in self._readers else self.kept,
-                lambda: f"{ctx.info_name} {ctx.invoked_subcommand or ''}",
-            ):
-                screen.check_output()
-                return super().invoke(ctx)
-        except BrokenPipeError:
-            # Python would print another error when it flushes the closed pipe at its end.
-            screen.drop_output()
-            ctx.exit(0 if ctx.invoked_subcommand in self._readers else 1)
+    def _only_reads(self, ctx: click.Context) -> bool:
+        return ctx.invoked_subcommand in self._readers
 
 
 class _Lines(logging.Formatter):

@@ -6,7 +6,8 @@ biased only by the choice of pairs among them. On responses from elsewhere it sa
 and is no divergence. KL(π‖ref) would need samples of the policy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,36 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
     Those of training under their names; log-ratio and drift in nat, lengths in tokens, the share of pairs
     whose chosen response is the longer one, and the number of pairs. Raises UserError where the pairs do not
     fit the loss or none is held out."""
+    with _measured(run, recipe, policy) as (ranks, parts):
+        totals = metrics.zero_sums(ranks.device)
+        drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
+        for part in parts:
+            totals += part.columns.sum(1)
+            drift += _drift_sums(part)
+        totals = ranks.sum(totals)
+        drift = ranks.sum(drift)
+    if not drift.isfinite().all():
+        raise UserError(f"the drift of {policy} from the reference is not finite: measure another checkpoint")
+    count = totals[-1].item()
+    values = metrics.means(totals)
+    values |= zip(DRIFT, (drift / count).tolist(), strict=True)
+    values["pairs"] = count
+    return values
+
+
+def by_pair(run: Store, recipe: Recipe, policy: Path) -> Iterator[dict[str, object]]:
+    """Each pair of the test split, in one process: `pair_id`, and `chosen` and `rejected`: the log-ratios
+    log π − log ref of its two responses, nat. Raises UserError as `evaluate` does."""
+    with _measured(run, recipe, policy) as (_, parts):
+        for part in parts:
+            chosen, rejected = part.chosen.logratios.tolist(), part.rejected.logratios.tolist()
+            for pair, of_chosen, of_rejected in zip(part.pairs, chosen, rejected, strict=True):
+                yield {"pair_id": pair.pair_id, "chosen": of_chosen, "rejected": of_rejected}
+
+
+@contextmanager
+def _measured(run: Store, recipe: Recipe, policy: Path) -> Iterator[tuple[Ranks, Iterator[HeldOut]]]:
+    """The ranks, and this rank's part of the test split under the policy. Raises UserError."""
     config: Train = recipe.section("train")
     objective = losses.choose(config)
     pairs = _held_out_pairs(run, objective)
@@ -110,22 +141,9 @@ def evaluate(run: Store, recipe: Recipe, policy: Path) -> dict[str, float]:
         config = replace(config, gradient_checkpointing="false", weights="float32")
         with dist.connected(ranks):
             stepper = Stepper(_open(policy, config, ranks, model), objective, config, ranks)
-            totals = metrics.zero_sums(ranks.device)
-            drift = torch.zeros(len(DRIFT), dtype=torch.float64, device=ranks.device)
-            for part in held_out(stepper, pairs):
-                totals += part.columns.sum(1)
-                drift += _drift_sums(part)
-            totals = ranks.sum(totals)
-            drift = ranks.sum(drift)
+            yield ranks, held_out(stepper, pairs)
     finally:
         dist.stop()
-    if not drift.isfinite().all():
-        raise UserError(f"the drift of {policy} from the reference is not finite: measure another checkpoint")
-    count = totals[-1].item()
-    values = metrics.means(totals)
-    values |= zip(DRIFT, (drift / count).tolist(), strict=True)
-    values["pairs"] = count
-    return values
 
 
 def _open(policy: Path, config: Train, ranks: Ranks, model: Model) -> Parallel:

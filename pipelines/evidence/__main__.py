@@ -15,6 +15,7 @@ from schemas.errors import UserError, did_you_mean, exit_on_user_error
 from schemas.screen import say
 
 if TYPE_CHECKING:
+    from pipelines.evidence.real import RealSetting
     from pipelines.evidence.setting import Setting
 
 _REAL = "real"
@@ -30,9 +31,9 @@ _KEPT = "what is finished is kept: run the same command to go on"
 @click.option(
     "--seeds", default=5, show_default=True, type=click.IntRange(2), help="Seeds of each comparison."
 )
-@click.option("--problems", default=1600, show_default=True, type=click.IntRange(50), help="Of each seed.")
+@click.option("--problems", default=1200, show_default=True, type=click.IntRange(50), help="Of each seed.")
 @click.option(
-    "--test-problems", default=400, show_default=True, type=click.IntRange(10), help="That policies answer."
+    "--test-problems", default=500, show_default=True, type=click.IntRange(10), help="That policies answer."
 )
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Of `real`.")
 @click.option(
@@ -40,6 +41,13 @@ _KEPT = "what is finished is kept: run the same command to go on"
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A preference file of `real`; may be given several times.",
+)
+@click.option(
+    "--pairs",
+    default=300,
+    show_default=True,
+    type=click.IntRange(20),
+    help="Of each --data, from its first on.",
 )
 @click.option("--write", "is_written", is_flag=True, help="Put what was found into the documentation.")
 @click.option("--workers", default=0, show_default="one a core", type=click.IntRange(0), help="Processes.")
@@ -53,6 +61,7 @@ def main(
     workers: int,
     model: Path | None,
     data: tuple[Path, ...],
+    pairs: int,
     is_written: bool,
 ) -> None:
     """Try the papers' claims where the true reward of every response is known; all of them if none is named.
@@ -82,7 +91,8 @@ def main(
         setting = Setting(
             seeds=seeds, problems=problems, test_problems=test_problems, workers=workers or cores()
         )
-        _try_all(list(dict.fromkeys(names or _names())), where, setting, model, data)
+        real = _real_settings(model, data, pairs, setting.workers)
+        _try_all(list(dict.fromkeys(names or _names())), where, setting, real)
 
 
 def _names() -> list[str]:
@@ -107,12 +117,13 @@ def _check_names(names: Sequence[str]) -> None:
             raise UserError(f"no claim {name}: {did_you_mean(name, known)}")
 
 
-def _try_real(out: Path, model: Path, data: Sequence[Path], workers: int) -> None:
-    from pipelines.evidence.real import RealSetting, try_all
+def _real_settings(model: Path | None, data: Sequence[Path], pairs: int, workers: int) -> list["RealSetting"]:
+    """What `real` is tried on; empty where a model or data are wanting."""
+    if not (model and data):
+        return []
+    from pipelines.evidence.real import RealSetting
 
-    begun = time.monotonic()
-    settings = [RealSetting(model.resolve(), file.resolve(), workers=workers) for file in data]
-    _say_found(try_all(out, settings), begun)
+    return [RealSetting(model.resolve(), file.resolve(), pairs, workers=workers) for file in data]
 
 
 def _write(out: Path) -> None:
@@ -125,19 +136,19 @@ def _write(out: Path) -> None:
     say(f"{document}: {', '.join(written)}")
 
 
-def _try_all(
-    names: Sequence[str], out: Path, setting: "Setting", model: Path | None, data: Sequence[Path]
-) -> None:
+def _try_all(names: Sequence[str], out: Path, setting: "Setting", real: Sequence["RealSetting"]) -> None:
     """Try these claims, in their order; `real` last."""
     from pipelines.evidence.claims import claim
+    from pipelines.evidence.real import try_all
     from pipelines.evidence.trial import try_claim
 
     for name in names:
         if name != _REAL:
             begun = time.monotonic()
             _say_found(try_claim(claim(name), out, setting), begun)
-    if _REAL in names and model and data:
-        _try_real(out, model, data, setting.workers)
+    if _REAL in names and real:
+        begun = time.monotonic()
+        _say_found(try_all(out, real), begun)
     elif _REAL in names:
         say(f"{_REAL} is left out: it needs --model and --data")
 

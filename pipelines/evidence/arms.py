@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEARNING_RATES = (1e-5, 3e-5, 1e-4)
+LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 BETAS = (0.1, 0.3, 1.0)
+FIRST_BETA = 0.3  # that the learning rate is chosen at
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,9 @@ class Method:
         settings += [f"train.{setting}" for setting in self.settings]
         return settings
 
-    def grid(self) -> list[tuple[float, float]]:
-        """Every (learning rate, β) of the search; β is one number where the method has none."""
-        betas = BETAS if self.has_beta else BETAS[:1]
-        return [(rate, beta) for rate in LEARNING_RATES for beta in betas]
+    def cells(self, rates: Sequence[float], betas: Sequence[float]) -> list["Arm"]:
+        """Arms of the search: every one of these learning rates with every one of these β."""
+        return [Arm(self.name, self, rate, beta, self.variant) for rate in rates for beta in betas]
 
 
 @dataclass(frozen=True)

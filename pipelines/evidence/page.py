@@ -106,8 +106,7 @@ def all_verdicts(verdicts: pl.DataFrame, names: Sequence[str]) -> str:
                     "difference": f"{row['mean']:+.{digits}f} {row['unit']}",
                     "95 % interval": span,
                     "seeds": row["seeds"],
-                    "would decide": row["seeds_to_decide"]
-                    or ("–" if row["verdict"] != UNDECIDED else "> 1,000"),
+                    "would decide": _seeds_to_decide(row),
                 }
             )
     return "## All verdicts\n\n" + as_markdown(pl.DataFrame(rows, infer_schema_length=None, strict=False))

@@ -1,11 +1,10 @@
-"""What carries over: a real chat model with an adapter, on pairs that people voted on.
+"""What carries over: a real chat model with an adapter, on preference pairs from elsewhere.
 
-The true reward is not known here. What is known is which side people chose, so a policy is measured on
-held-out pairs: how often it prefers what they chose, by what margin, and how far its log-probs went. A seed
-is another order of the pairs and another beginning of the adapter; the data are the same.
+The true reward is not known here. What is known is which side was chosen, so a policy is measured on held-out
+pairs: how often it prefers that side, by what margin, and how far its log-probs went. A seed is another order
+of the pairs and another beginning of the adapter; the data are the same.
 """
 
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,10 +26,10 @@ from schemas.store import open_store
 NAME = "real"
 TITLE = "A real model: what carries over"
 _SETTING = (
-    "A chat model is trained with an adapter on pairs that people voted on. The true reward is not known, so "
-    "what is counted is how often a policy prefers what people chose, on pairs that were held out. One "
-    "learning rate and one β for all methods, nothing searched; a seed is another order of the pairs and "
-    "another beginning of the adapter."
+    "A chat model is trained with an adapter on preference pairs from elsewhere. The true reward is not "
+    "known. So what is counted is how often a policy prefers the chosen side of a held-out pair, which is to "
+    "say that its log-ratio is larger. One learning rate and one β for all methods, nothing searched; "
+    "a seed is another order of the pairs and another beginning of the adapter."
 )
 _RECIPE = Path(__file__).with_name("real.toml")
 # Method -> settings of [train]. Each β is the one usual for the method at whole sums of log-probs.
@@ -47,7 +46,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RealSetting:
-    """`model`: a folder; `data`: a preference file; `pairs`: how many prompts of it, from the first on."""
+    """`model`: a folder; `data`: a preference file; `pairs`: how many of it, from the first on."""
 
     model: Path
     data: Path
@@ -116,26 +115,12 @@ def train_and_measure(run: Path, name: str, seed: int) -> Path:
 
 def held_out(run: Path, adapter: Path) -> pl.DataFrame:
     """The log-ratios of the held-out pairs under an adapter, one row a pair."""
-    from pipelines.evidence.measure import opened
-    from trainer.merge import merge
+    from trainer.evaluate import by_pair, recipe_of
 
-    merged = adapter.parent / "merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    merge(adapter, merged)
-    columns = ["pair_id", "split", "prompt_ids", "chosen_ids", "rejected_ids"]
-    columns += ["ref_chosen_logps", "ref_rejected_logps"]
-    pairs = views(open_store(run))["pairs"].to_table(columns).to_pylist()
-    test = [pair for pair in pairs if pair["split"] == "test"]
-    prompts = [pair["prompt_ids"] for pair in test]
-    sides = [[pair["chosen_ids"], pair["rejected_ids"]] for pair in test]
-    rows: list[dict[str, object]] = []
-    for pair, (chosen, rejected) in zip(test, opened(merged).logprobs(prompts, sides), strict=True):
-        of_chosen = float(chosen.sum(dtype="float64")) - pair["ref_chosen_logps"]
-        of_rejected = float(rejected.sum(dtype="float64")) - pair["ref_rejected_logps"]
-        row = {"pair_id": pair["pair_id"], "chosen": of_chosen, "rejected": of_rejected}
-        rows.append(row | {"margin": of_chosen - of_rejected, "accuracy": float(of_chosen > of_rejected)})
-    shutil.rmtree(merged)
-    return pl.DataFrame(rows)
+    store = open_store(run)
+    rows = pl.DataFrame(list(by_pair(store, recipe_of(store, adapter, ["train.loss=dpo"]), adapter)))
+    margin = pl.col("chosen") - pl.col("rejected")
+    return rows.with_columns(margin.alias("margin"), (margin > 0).cast(pl.Float64).alias("accuracy"))
 
 
 def _values(rows: pl.DataFrame, method: str, column: str) -> np.ndarray:
@@ -145,11 +130,11 @@ def _values(rows: pl.DataFrame, method: str, column: str) -> np.ndarray:
 
 
 def verdicts(rows: pl.DataFrame, data: str) -> list[Verdict]:
-    """Against DPO, by what people chose; and whether RPO holds the chosen log-prob. `data`: their name."""
+    """Against DPO, by the chosen side; and whether RPO holds its log-prob. `data`: their name."""
     found = [
         Verdict(
             NAME,
-            f"{data}: DPO prefers what people chose more often than by chance",
+            f"{data}: DPO prefers the chosen side more often than by chance",
             of_mean(_values(rows, "DPO", "accuracy") - 0.5),
             "accuracy",
             f"{_values(rows, 'DPO', 'accuracy').mean():.1%}",
@@ -160,7 +145,7 @@ def verdicts(rows: pl.DataFrame, data: str) -> list[Verdict]:
             continue
         own, dpo = (_values(rows, name, "accuracy") for name in (method, "DPO"))
         figures = f"{own.mean():.1%} against {dpo.mean():.1%}"
-        question = f"{data}: {method} prefers what people chose more often than DPO"
+        question = f"{data}: {method} prefers the chosen side more often than DPO"
         found.append(Verdict(NAME, question, of_mean(own - dpo), "accuracy", figures))
     own, dpo = (_values(rows, name, "chosen") for name in ("RPO", "DPO"))
     question = f"{data}: under RPO the chosen log-prob falls less than under DPO"
@@ -190,19 +175,25 @@ def _section(run: Path, rows: pl.DataFrame, found: Sequence[Verdict], setting: R
 
 
 _VOTES = """
-    select scorer, count(*) as pairs,
-           avg(case when chosen > rejected then 1 when chosen = rejected then 0.5 else 0 end) as agrees
+    select scorer, count(*) as pairs, avg(agrees) as agrees, stddev_pop(agrees) as deviation
     from (select unnest(map_keys(chosen_scores)) as scorer, chosen_scores, rejected_scores from pairs),
-         lateral (select chosen_scores[scorer] as chosen, rejected_scores[scorer] as rejected)
+         lateral (select chosen_scores[scorer] as chosen, rejected_scores[scorer] as rejected),
+         lateral (select case when chosen > rejected then 1
+                              when chosen = rejected then 0.5 else 0 end as agrees)
     where scorer <> 'given' and chosen is not null and rejected is not null
     group by scorer order by scorer
 """
 
 
 def _judge(run: Path) -> Sequence[str]:
-    """How often each scorer says what people voted."""
+    """How often each scorer rates the chosen side higher."""
     with closing(sql.closed(dict(views(open_store(run))))) as con:
         found = sql.rows(con, _VOTES)
-    rows = [{**row, "agrees": f"{row['agrees']:.1%}"} for row in found]
-    title = "*How often a scorer rates higher what people chose (a tie is half)*"
+    rows: list[dict[str, object]] = []
+    for row in found:
+        half = 1.96 * row["deviation"] / row["pairs"] ** 0.5
+        rows.append(
+            {"scorer": row["scorer"], "pairs": row["pairs"], "agrees": f"{row['agrees']:.1%} ± {half:.1%}"}
+        )
+    title = "*How often a scorer rates the chosen side higher (a tie is half)*"
     return [title, as_markdown(pl.DataFrame(rows))]

@@ -1,18 +1,19 @@
 """Learning rate and β of each method: the same search for all, on problems and a cache of its own.
 
-Every method is trained with each learning rate and each β of one grid, on the variant of the pairs that it is
-for, and is measured on the search problems. The best mean reward is taken. No test problem and no seed of the
-comparisons has a part in it.
+Every method is trained with each learning rate at one β, then with each other β at the best of these
+learning rates, on the variant of the pairs that it is for, and is measured on the search problems. The best
+mean reward is taken. No test problem and no seed of the comparisons has a part in it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from pipelines.evidence import work
-from pipelines.evidence.arms import Arm, Method, Tuned
+from pipelines.evidence.arms import BETAS, FIRST_BETA, LEARNING_RATES, Arm, Method, Tuned
 from pipelines.evidence.setting import SEARCH_SEED, Setting
 
 _COLUMNS = {
@@ -24,6 +25,14 @@ _COLUMNS = {
     "kl": pl.Float64,
     "seconds": pl.Float64,
 }
+
+
+class _Found(NamedTuple):
+    """What a training of the search came to: mean true reward, KL in nat, seconds."""
+
+    reward: float
+    kl: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -39,33 +48,55 @@ class Search:
 
 
 def search(out: Path, methods: Sequence[Method], setting: Setting) -> Search:
-    """Train each method on the grid, and choose."""
+    """Train each method with every learning rate at one β, then with every other β at the best of them."""
     distinct = list(dict.fromkeys(methods))
-    jobs: list[work.Job] = []
-    cells: list[Arm] = []
+    rates: list[Arm] = []
     for method in distinct:
-        for rate, beta in method.grid():
-            arm = Arm(method.name, method, rate, beta, method.variant)
-            cells.append(arm)
-            jobs.append((out, SEARCH_SEED, arm, setting))
-    made = work.all_of("search", work.train_and_measure, jobs, out, setting.workers)
-    rows: list[dict[str, object]] = []
-    for arm, one in zip(cells, made, strict=True):
-        samples = pl.read_parquet(one.samples[max(one.samples)])
-        rows.append(
-            {
-                "method": arm.method.name,
-                "variant": arm.variant,
-                "learning_rate": arm.learning_rate,
-                "beta": arm.beta if arm.method.has_beta else None,
-                "reward": samples["reward"].mean(),
-                "kl": (samples["logps"] - samples["ref_logps"]).mean(),
-                "seconds": sum(one.seconds),
-            }
-        )
+        rates += method.cells(LEARNING_RATES, [FIRST_BETA])
+    tried = _tried(rates, out, setting)
+    other_betas = [beta for beta in BETAS if beta != FIRST_BETA]
+    betas: list[Arm] = []
+    for method in distinct:
+        if method.has_beta:
+            betas += method.cells([_best(method, tried).learning_rate], other_betas)
+    tried |= _tried(betas, out, setting)
     tuned: dict[tuple[str, str], Tuned] = {}
     for method in distinct:
-        own = [number for number, arm in enumerate(cells) if arm.method == method]
-        best = max(own, key=lambda number: float(str(rows[number]["reward"])))
-        tuned[method.name, method.variant] = Tuned(method, cells[best].learning_rate, cells[best].beta)
-    return Search(tuned, pl.DataFrame(rows, _COLUMNS))
+        best = _best(method, tried)
+        tuned[method.name, method.variant] = Tuned(method, best.learning_rate, best.beta)
+    return Search(tuned, pl.DataFrame([_row(arm, found) for arm, found in tried.items()], _COLUMNS))
+
+
+def _tried(arms: Sequence[Arm], out: Path, setting: Setting) -> dict[Arm, _Found]:
+    """What training and measuring each of these arms came to."""
+    jobs: list[work.Job] = [(out, SEARCH_SEED, arm, setting) for arm in arms]
+    made = work.all_of("search", work.train_and_measure, jobs, out, setting.workers)
+    found: dict[Arm, _Found] = {}
+    for arm, one in zip(arms, made, strict=True):
+        samples = pl.read_parquet(one.samples[max(one.samples)])
+        kl = samples["logps"] - samples["ref_logps"]
+        found[arm] = _Found(_mean(samples["reward"]), _mean(kl), sum(one.seconds))
+    return found
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.to_numpy().mean())
+
+
+def _best(method: Method, tried: dict[Arm, _Found]) -> Arm:
+    """The arm of a method that earned the most."""
+    own = [arm for arm in tried if arm.method == method]
+    return max(own, key=lambda arm: tried[arm].reward)
+
+
+def _row(arm: Arm, found: _Found) -> dict[str, object]:
+    """A row of the table `searched`."""
+    return {
+        "method": arm.method.name,
+        "variant": arm.variant,
+        "learning_rate": arm.learning_rate,
+        "beta": arm.beta if arm.method.has_beta else None,
+        "reward": found.reward,
+        "kl": found.kl,
+        "seconds": found.seconds,
+    }

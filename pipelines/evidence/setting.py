@@ -16,10 +16,10 @@ class Setting:
     on. `workers`: processes side by side, with one thread each."""
 
     seeds: int = 5
-    problems: int = 1600
-    test_problems: int = 400
-    search_problems: int = 150
-    samples: int = 2
+    problems: int = 1200
+    test_problems: int = 500
+    search_problems: int = 400
+    samples: int = 1
     workers: int = 2
 
     @property

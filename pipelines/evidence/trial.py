@@ -45,21 +45,30 @@ def _searched(claim: Claim, out: Path, setting: Setting) -> search.Search:
 
 def _trained(arms: list[Arm], out: Path, setting: Setting, margins: bool) -> Results:
     """Every arm with every seed, and the reference."""
-    keys = [(arm, seed) for seed in setting.seed_numbers for arm in arms]
+    alike = _alike(arms)
+    keys = [(arm, seed) for seed in setting.seed_numbers for arm in dict.fromkeys(alike.values())]
     jobs: list[work.Job] = [(out, seed, arm, setting, margins) for arm, seed in keys]
-    made = work.all_of("trainings", work.train_and_measure, jobs, out, setting.workers)
+    made = dict(
+        zip(keys, work.all_of("trainings", work.train_and_measure, jobs, out, setting.workers), strict=True)
+    )
     jobs = [(out, seed, setting, setting.samples) for seed in setting.seed_numbers]
     references = work.all_of("reference", work.measure_reference, jobs, out, setting.workers)
     return gathered(
-        dict(zip(keys, made, strict=True)),
+        {(arm, seed): made[alike[arm], seed] for seed in setting.seed_numbers for arm in arms},
         dict(zip(setting.seed_numbers, references, strict=True)),
         setting.test_problems,
     )
 
 
+def _alike(arms: list[Arm]) -> dict[Arm, Arm]:
+    """For each arm the first of those that are trained in the same way: they are trained once."""
+    first: dict[tuple[str, tuple[str, ...]], Arm] = {}
+    return {arm: first.setdefault((arm.variant, tuple(arm.settings())), arm) for arm in arms}
+
+
 def _cost(results: Results, searched: search.Search, seeds: int) -> str:
     """What the claim took, in trainings and seconds of one core."""
-    trainings = results.trainings
+    trainings = results.trainings.unique("folder")
     seconds = float(trainings["seconds"].sum()) + float(trainings["measure_seconds"].sum())
     return (
         f"{seeds} seeds; {len(trainings)} trainings, {seconds / 60:.0f} min of one core with what was "

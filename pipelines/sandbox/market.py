@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.sandbox.world import Step, said
-from schemas.errors import exit_on_user_error
+from schemas.commands import printing_for_a_reader
 from schemas.screen import say
 
 __all__ = ["MANNERS", "Problem", "careless", "problem", "prompts", "read", "right_steps", "said", "write"]
@@ -269,6 +269,6 @@ def prompts(seed: int, count: int) -> Iterator[dict[str, str]]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not all(word.isdigit() for word in sys.argv[1:]):
         sys.exit("usage: python -m pipelines.sandbox.market COUNT SEED")
-    with exit_on_user_error("nothing is kept of it"):
+    with printing_for_a_reader():
         for row in prompts(int(sys.argv[2]), int(sys.argv[1])):
             say(json.dumps(row))

@@ -17,6 +17,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from schemas.commands import printing_for_a_reader
+from schemas.screen import say
+
 _NAMES = {"Ada": "she", "Ben": "he", "Cleo": "she", "Dan": "he", "Eva": "she", "Finn": "he", "Gia": "she", "Hugo": "he", "Ines": "she", "Jon": "he", "Mia": "she", "Noah": "he"}
 _THINGS = ("apples", "books", "coins", "marbles", "pencils", "shells", "stamps", "stones")
 _HOLDERS = ("bags", "boxes", "bowls", "rows")
@@ -194,5 +197,6 @@ def prompts(seed: int, count: int) -> Iterator[dict[str, str]]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not all(word.isdigit() for word in sys.argv[1:]):
         sys.exit("usage: python -m pipelines.sandbox.world COUNT SEED")
-    for row in prompts(int(sys.argv[2]), int(sys.argv[1])):
-        print(json.dumps(row))
+    with printing_for_a_reader():
+        for row in prompts(int(sys.argv[2]), int(sys.argv[1])):
+            say(json.dumps(row))

@@ -8,16 +8,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from pipelines.evidence import caches, claims, intervals
+from pipelines.evidence import caches, claims, intervals, trial, work
 from pipelines.evidence.__main__ import main
-from pipelines.evidence.arms import BETAS, DPO, LEARNING_RATES, SFT
+from pipelines.evidence.arms import BETAS, DPO, FIRST_BETA, LEARNING_RATES, SCORE_MARGIN, SFT, Tuned
 from pipelines.evidence.claims import dpo as dpo_claim
 from pipelines.evidence.intervals import Interval
-from pipelines.evidence.setting import VARIANTS, Setting, folder_of
+from pipelines.evidence.search import search
+from pipelines.evidence.setting import SEARCH_SEED, VARIANTS, Setting, folder_of
 from pipelines.evidence.verdicts import REFUTED, SHOWN, UNDECIDED, Verdict
+from pipelines.evidence.work import Made
 from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,13 +96,44 @@ def test_the_frontier_is_a_line_between_its_points():
     assert dpo_claim._frontier(of_seed, 9.0) == pytest.approx(0.9)
 
 
-def test_every_method_of_every_claim_is_searched_on_the_same_grid():
+def test_every_method_is_searched_on_a_variant_that_there_is():
     for name in claims.NAMES:
         for method in claims.claim(name).methods:
-            betas = BETAS if method.has_beta else BETAS[:1]
-            assert method.grid() == list(itertools.product(LEARNING_RATES, betas)), method
             assert method.variant in VARIANTS
-    assert len(DPO.grid()) == 9 and len(SFT.grid()) == 3
+
+
+@pytest.mark.parametrize("method", [DPO, SFT, SCORE_MARGIN])
+@pytest.mark.parametrize(("rate", "beta"), itertools.product(LEARNING_RATES, BETAS))
+def test_the_search_takes_the_best_learning_rate_and_then_the_best_beta(monkeypatch, method, rate, beta):
+    """The reward falls with the distance from (rate, beta); SFT has no β."""
+    tried = []
+
+    def trained(what, function, jobs, out, workers):
+        arms = [arm for _, seed, arm, _ in jobs if seed == SEARCH_SEED]
+        assert len(arms) == len(jobs)
+        tried.extend((arm.learning_rate, arm.beta) for arm in arms)
+        return [made_for(arm) for arm in arms]
+
+    def made_for(arm):
+        away = abs(np.log(arm.learning_rate / rate)) + abs(np.log(arm.beta / beta))
+        samples = pl.DataFrame({"reward": [-away], "logps": [-2.0], "ref_logps": [-3.0]})
+        return Made(Path(), {9: samples}, {}, (2, 1))
+
+    monkeypatch.setattr(work, "all_of", trained)
+    monkeypatch.setattr(pl, "read_parquet", lambda frame: frame)
+    found = search(Path(), [method], Setting())
+    wanted = (rate, beta if method.has_beta else FIRST_BETA)
+    assert (found.of(method).learning_rate, found.of(method).beta) == wanted
+    assert len(tried) == len(set(tried)) == len(found.table) == (5 if method.has_beta else 3)
+    assert set(found.table["kl"]) == {1.0} and set(found.table["seconds"]) == {3.0}
+
+
+def test_arms_that_are_trained_alike_are_trained_once():
+    one = Tuned(DPO, 1e-4, 0.3)
+    arms = [one.arm(), one.arm("another name"), one.arm("certain", "certain"), one.arm("β 1", beta=1.0)]
+    alike = trial._alike(arms)
+    assert list(alike) == arms
+    assert [alike[arm] for arm in arms] == [arms[0], arms[0], arms[2], arms[3]]
 
 
 def test_claims_name_themselves_and_at_least_five_seeds_judge_them():

@@ -270,7 +270,6 @@ def test_log_lines_and_warnings_are_printable(capfd, monkeypatch):
 PRINTERS = {
     "schemas/screen.py": "the way",
     "schemas/terminal.py": "console.print, above a bar: of lines that schemas/screen.py has made printable",
-    "pipelines/sandbox/world.py": "JSON in ASCII",
 }
 
 
@@ -335,6 +334,11 @@ def broken_outputs(run: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
     yield f"{query} 'select 1' <&- >/dev/null", 0
     yield f"{query} <&-", 2
     yield f"{query} 'from range(1000000)' --format csv | head -1; exit ${{PIPESTATUS[0]}}", 0
+    for world in ("world", "market"):
+        yield f"{sys.executable} -m pipelines.sandbox.{world} 5000 1 | head -1; exit ${{PIPESTATUS[0]}}", 0
+        yield f"{sys.executable} -m pipelines.sandbox.{world} 1 1 > /dev/full", None
+    yield f"{sys.executable} -m pipelines.evidence --list | true; exit ${{PIPESTATUS[0]}}", 1
+    yield f"{sys.executable} -m pipelines.evidence --list > /dev/full", None
     for program in ("engine", "trainer"):
         yield f"{sys.executable} -m {program}.cli --help > /dev/full", None
         yield f"{sys.executable} -m {program}.cli --version > /dev/full", None

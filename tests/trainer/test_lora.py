@@ -199,6 +199,10 @@ def test_evaluation_of_it_gives_what_training_gave(caches, name):
     for row in lines(last.parent)[-1:]:
         assert values["loss"] == row["eval_loss"]
         assert values["rewards/margins"] == row["eval_rewards/margins"]
+    pairs = list(evaluate.by_pair(open_store(run), own, policy))
+    assert len({pair["pair_id"] for pair in pairs}) == len(pairs) == values["pairs"]
+    for side in ("chosen", "rejected"):
+        assert np.mean([pair[side] for pair in pairs]) == pytest.approx(values[f"drift/{side}"], rel=1e-6)
     assert train.train(run, asked) == last  # finished already
 
 

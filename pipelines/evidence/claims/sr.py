@@ -10,16 +10,19 @@ from pipelines.evidence.search import Search
 from pipelines.evidence.verdicts import Verdict
 
 _NAME = "sr"
-_LAMBDAS = (0.0, 0.1, 0.3, 0.5, 1.0)
+_LAMBDAS = (0.1, 0.3, 0.5, 1.0)
 _PAPERS = 0.3  # what the search is made with, and the main comparisons
 
 
 def _arms(search: Search) -> list[Arm]:
     arms = [search.of(DPO).arm(), search.of(IPO).arm()]
-    for method in (SR_DPO, SR_IPO):
+    for method, base in ((SR_DPO, DPO), (SR_IPO, IPO)):
+        tuned = search.of(method)
+        # With λ 0 it is the base method, at what was chosen for the refined one.
+        arms.append(Arm(_name(method, 0), base, tuned.learning_rate, tuned.beta, base.variant))
         for lam in _LAMBDAS:
-            arms.append(search.of(method).arm(_name(method, lam), more=[f"{method.loss}.lam={lam:g}"]))
-        arms.append(search.of(method).arm(_naive(method), more=[f"{method.loss}.delta=naive"]))
+            arms.append(tuned.arm(_name(method, lam), more=[f"{method.loss}.lam={lam:g}"]))
+        arms.append(tuned.arm(_naive(method), more=[f"{method.loss}.delta=naive"]))
     return [*arms, search.of(SCORE_MARGIN).arm()]
 
 
