@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.commands.precompute import precompute
 from pipelines.evidence.rewriters import rewriter_figures
-from pipelines.evidence.setting import RECIPE, SEARCH_SEED, TEST_SEED, VARIANTS, Setting, folder_of
+from pipelines.evidence.setting import RECIPE, SEARCH_TEST_SEED, TEST_SEED, VARIANTS, Setting, folder_of
 from pipelines.sandbox import market
 from schemas.digest import fingerprint
 from schemas.errors import UserError
@@ -80,7 +80,7 @@ def _recipe(seed: int, variant: str, source: Path) -> Recipe:
 def _own_problems(seed: int, setting: Setting) -> list[str]:
     """Problems to train on: none that anything is measured on."""
     measured = set(problems(TEST_SEED, setting.test_problems))
-    measured.update(problems(SEARCH_SEED, setting.search_problems))
+    measured.update(problems(SEARCH_TEST_SEED, setting.search_problems))
     own: list[str] = []
     for prompt in problems(seed + 1, setting.problems + len(measured)):
         if prompt not in measured and len(own) < setting.problems:

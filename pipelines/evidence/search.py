@@ -2,19 +2,20 @@
 
 Every method is trained with each learning rate at one β, then with each other β at the best of these
 learning rates, on the variant of the pairs that it is for, and is measured on the search problems. The best
-mean reward is taken. No test problem and no seed of the comparisons has a part in it.
+mean reward over the search's seeds is taken. No test problem and no seed of the comparisons has a part in it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import polars as pl
 
 from pipelines.evidence import work
 from pipelines.evidence.arms import BETAS, FIRST_BETA, LEARNING_RATES, Arm, Method, Tuned
-from pipelines.evidence.setting import SEARCH_SEED, Setting
+from pipelines.evidence.setting import SEARCH_SEEDS, Setting
 
 _COLUMNS = {
     "method": pl.String,
@@ -28,7 +29,7 @@ _COLUMNS = {
 
 
 class _Found(NamedTuple):
-    """What a training of the search came to: mean true reward, KL in nat, seconds."""
+    """What a cell of the search came to: mean true reward, KL in nat, seconds of all its trainings."""
 
     reward: float
     kl: float
@@ -37,7 +38,7 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """What the search chose, by (name of the method, variant), and a row for each training of it."""
+    """What the search chose, by (name of the method, variant), and a row for each cell of it."""
 
     tuned: dict[tuple[str, str], Tuned]
     table: pl.DataFrame
@@ -68,19 +69,26 @@ def search(out: Path, methods: Sequence[Method], setting: Setting) -> Search:
 
 
 def _tried(arms: Sequence[Arm], out: Path, setting: Setting) -> dict[Arm, _Found]:
-    """What training and measuring each of these arms came to."""
-    jobs: list[work.Job] = [(out, SEARCH_SEED, arm, setting) for arm in arms]
+    """What training each of these arms with every seed of the search came to."""
+    keys = [(arm, seed) for arm in arms for seed in SEARCH_SEEDS]
+    jobs: list[work.Job] = [(out, seed, arm, setting) for arm, seed in keys]
     made = work.all_of("search", work.train_and_measure, jobs, out, setting.workers)
-    found: dict[Arm, _Found] = {}
-    for arm, one in zip(arms, made, strict=True):
+    by_arm: dict[Arm, list[_Found]] = {arm: [] for arm in arms}
+    for (arm, _), one in zip(keys, made, strict=True):
         samples = pl.read_parquet(one.samples[max(one.samples)])
         kl = samples["logps"] - samples["ref_logps"]
-        found[arm] = _Found(_mean(samples["reward"]), _mean(kl), sum(one.seconds))
-    return found
+        by_arm[arm].append(_Found(_mean(samples["reward"]), _mean(kl), sum(one.seconds)))
+    return {arm: _over_seeds(found) for arm, found in by_arm.items()}
 
 
 def _mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
+
+
+def _over_seeds(found: Sequence[_Found]) -> _Found:
+    """The means of reward and KL, and the sum of the seconds."""
+    seconds = sum(one.seconds for one in found)
+    return _Found(fmean(one.reward for one in found), fmean(one.kl for one in found), seconds)
 
 
 def _best(method: Method, tried: dict[Arm, _Found]) -> Arm:

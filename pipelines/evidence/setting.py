@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECIPE = Path(__file__).with_name("market.toml")
-SEARCH_SEED = 1000  # of the cache and the problems that learning rates and β are chosen on
+SEARCH_SEEDS = (1000, 1001)  # of the caches that learning rates and β are chosen on
+SEARCH_TEST_SEED = 1000  # of the problems that they are chosen by
 TEST_SEED = 2000  # of the test problems, the same for all seeds
 
 
@@ -13,7 +14,7 @@ class Setting:
     """`problems`: that each seed's cache is made of; a tenth of them are held out by [pairs].
 
     `test_problems`: that every policy answers `samples` times; `search_problems`: that settings are chosen
-    on. `workers`: processes side by side, with one thread each."""
+    by. `workers`: processes side by side, with one thread each."""
 
     seeds: int = 5
     problems: int = 1200

@@ -6,7 +6,7 @@ from pipelines.evidence import page, search, tables, work
 from pipelines.evidence.arms import Arm
 from pipelines.evidence.claims.claim import Claim, Judged, Tried
 from pipelines.evidence.results import Results, gathered
-from pipelines.evidence.setting import SEARCH_SEED, Setting
+from pipelines.evidence.setting import SEARCH_SEEDS, Setting
 from schemas import charts
 from schemas.screen import say
 
@@ -37,9 +37,10 @@ def try_claim(claim: Claim, out: Path, setting: Setting) -> str:
 
 
 def _searched(claim: Claim, out: Path, setting: Setting) -> search.Search:
-    """The search for the claim's methods, with the cache that it needs."""
+    """The search for the claim's methods, with the caches that it needs."""
     variants = list(dict.fromkeys(method.variant for method in claim.methods))
-    work.all_of("search cache", work.make_cache, [(out, SEARCH_SEED, variants, setting)], out, 1)
+    jobs: list[work.Job] = [(out, seed, variants, setting) for seed in SEARCH_SEEDS]
+    work.all_of("search caches", work.make_cache, jobs, out, setting.workers)
     return search.search(out, claim.methods, setting)
 
 
@@ -73,7 +74,7 @@ def _cost(results: Results, searched: search.Search, seeds: int) -> str:
     return (
         f"{seeds} seeds; {len(trainings)} trainings, {seconds / 60:.0f} min of one core with what was "
         "measured; "
-        f"the search for learning rate and β: {len(searched.table)} trainings, "
+        f"the search for learning rate and β: {len(searched.table) * len(SEARCH_SEEDS)} trainings, "
         f"{float(searched.table['seconds'].sum()) / 60:.0f} min."
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evidence.arms import Arm
-from pipelines.evidence.setting import SEARCH_SEED, TEST_SEED, Setting, folder_of
+from pipelines.evidence.setting import SEARCH_SEEDS, SEARCH_TEST_SEED, TEST_SEED, Setting, folder_of
 from schemas.screen import say
 
 MEASURED = "measured"  # beside the trainings of a variant: what their policies are worth
@@ -36,7 +36,9 @@ class Made:
 
 def seed_folder(out: Path, seed: int) -> Path:
     """Where a seed's cache and trainings lie."""
-    return out / ("search" if seed == SEARCH_SEED else f"seed-{seed}")
+    if seed in SEARCH_SEEDS:
+        return out / f"search-{SEARCH_SEEDS.index(seed)}"
+    return out / f"seed-{seed}"
 
 
 def all_of(
@@ -139,8 +141,8 @@ def _step_of(checkpoint: Path) -> int:
 def _asked(seed: int, setting: Setting) -> Any:
     from pipelines.evidence.measure import Asked
 
-    if seed == SEARCH_SEED:
-        return Asked(SEARCH_SEED, setting.search_problems)
+    if seed in SEARCH_SEEDS:
+        return Asked(SEARCH_TEST_SEED, setting.search_problems)
     return Asked(TEST_SEED, setting.test_problems)
 
 
@@ -156,11 +158,10 @@ class _Measuring:
 def _measured(folder: Path, checkpoints: dict[int, Path], what: _Measuring, seconds: float) -> Made:
     """What the checkpoints of a training are worth, measured where it was not yet.
 
-    `seconds`: of the training, which are kept from the first time."""
+    `seconds`: of the training. These and those of measuring are kept from the first time."""
     asked = _asked(what.seed, what.setting)
     place = folder.parent / MEASURED
     name = f"{folder.name}-{asked.count}x{what.setting.samples}"
-    clock = place / f"{name}.json"
     samples: dict[int, Path] = {}
     margins: dict[int, Path] = {}
     begun = time.monotonic()
@@ -172,10 +173,16 @@ def _measured(folder: Path, checkpoints: dict[int, Path], what: _Measuring, seco
             wanted.append(margins[step])
         if not all(path.exists() for path in wanted):
             _measure(checkpoint, samples[step], margins.get(step), what)
-    if not clock.exists():
-        clock.write_text(json.dumps([seconds, time.monotonic() - begun]))
-    train_seconds, measure_seconds = json.loads(clock.read_text())
+    train_seconds = _first_time(place / f"{folder.name}.json", seconds)
+    measure_seconds = _first_time(place / f"{name}.json", time.monotonic() - begun)
     return Made(folder, samples, margins, (train_seconds, measure_seconds))
+
+
+def _first_time(clock: Path, seconds: float) -> float:
+    """The seconds that a file keeps from the first time."""
+    if not clock.exists():
+        clock.write_text(json.dumps(seconds))
+    return float(json.loads(clock.read_text()))
 
 
 def _measure(checkpoint: Path, samples: Path, margins: Path | None, what: _Measuring) -> None:

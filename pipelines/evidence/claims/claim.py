@@ -112,7 +112,7 @@ def dots(title: str, rows: Sequence[dict[str, object]], axis: str = "true reward
     """Arms below each other, with their intervals: rows of arm, mean, low, high and group."""
     order = [row["arm"] for row in rows]
     y = {"field": "arm", "type": "nominal", "sort": order, "title": None, "axis": {"labelLimit": 300}}
-    scale = {"zero": False}
+    x = {"type": "quantitative", "scale": {"zero": False}, "title": axis, "axis": {"tickCount": 8}}
     color = {"field": "group", "type": "nominal", "title": None, "legend": {"orient": "top"}}
     return {
         "title": title,
@@ -123,14 +123,11 @@ def dots(title: str, rows: Sequence[dict[str, object]], axis: str = "true reward
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {
-                    "x": {"field": "low", "type": "quantitative", "title": axis, "scale": scale},
-                    "x2": {"field": "high"},
-                },
+                "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 60},
-                "encoding": {"x": {"field": "mean", "type": "quantitative", "scale": scale}},
+                "encoding": {"x": {"field": "mean", **x}},
             },
         ],
     }
