@@ -33,7 +33,7 @@ def _judge(tried: Tried) -> Judged:
         better(_NAME, tried, chosen, "reference", "DPO earns more true reward than the model it began with"),
         _at_equal_kl(tried, "SFT", "at the KL of SFT on the chosen responses, DPO earns more true reward"),
         better(_NAME, tried, chosen, "SFT", "DPO, at the β that the search chose, earns more than SFT"),
-        _against_best_of(tried, best_of, 4),
+        _against_best_of(tried, best_of, 2),
     ]
     return Judged(
         verdicts=verdicts,
@@ -42,7 +42,8 @@ def _judge(tried: Tried) -> Judged:
         remarks=[
             "Best-of-n chooses by the true reward itself, which no method here sees: it is a bound, not a "
             "rival. Its KL is at most log n − (n−1)/n.",
-            "The frontier is DPO over these β and the reference; between two of them it is a line.",
+            "The frontier is DPO over these β and the reference; between two of them it is a line, and "
+            "beyond the last it is level.",
         ],
     )
 

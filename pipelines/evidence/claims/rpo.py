@@ -61,6 +61,14 @@ def _judge(tried: Tried) -> Judged:
         _drifts_less(tried, _sum(0.05), "with ten times that η it falls less than under DPO"),
         better(_NAME, tried, _sum(0.005), "DPO", "over-trained with η 0.005, RPO earns more than DPO"),
         better(_NAME, tried, _sum(0.05), "DPO", "over-trained with η 0.05, RPO earns more than DPO"),
+        better(_NAME, tried, _sum(0.5), "DPO", "over-trained with η 0.5, RPO earns more than DPO"),
+        better(
+            _NAME,
+            tried,
+            _sum(0.5),
+            "reference",
+            "over-trained with η 0.5, RPO still earns more than the model it began with",
+        ),
         better(
             _NAME, tried, _mean(0.2), "DPO", "over-trained with the mean form, η 0.2, RPO earns more than DPO"
         ),

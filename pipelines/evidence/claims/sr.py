@@ -42,6 +42,7 @@ def _judge(tried: Tried) -> Judged:
         better(_NAME, tried, sr_ipo, "IPO"),
         _correlation(tried, sr_dpo, "DPO"),
         _correlation(tried, sr_ipo, "IPO"),
+        _correlation(tried, sr_dpo, _name(SR_DPO, 0.0)),
         better(_NAME, tried, sr_dpo, _name(SR_DPO, 0.0), "Sr-DPO earns more than itself with λ 0"),
         better(_NAME, tried, sr_ipo, _name(SR_IPO, 0.0), "Sr-IPO earns more than itself with λ 0"),
         better(_NAME, tried, sr_dpo, _naive(SR_DPO), "Δ under the quality prompt beats Δ on x itself"),
