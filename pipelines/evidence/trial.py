@@ -49,9 +49,8 @@ def _trained(arms: list[Arm], out: Path, setting: Setting, margins: bool) -> Res
     alike = _alike(arms)
     keys = [(arm, seed) for seed in setting.seed_numbers for arm in dict.fromkeys(alike.values())]
     jobs: list[work.Job] = [(out, seed, arm, setting, margins) for arm, seed in keys]
-    made = dict(
-        zip(keys, work.all_of("trainings", work.train_and_measure, jobs, out, setting.workers), strict=True)
-    )
+    trained = work.all_of("trainings", work.train_and_measure, jobs, out, setting.workers)
+    made = dict(zip(keys, trained, strict=True))
     jobs = [(out, seed, setting, setting.samples) for seed in setting.seed_numbers]
     references = work.all_of("reference", work.measure_reference, jobs, out, setting.workers)
     return gathered(

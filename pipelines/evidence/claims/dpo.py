@@ -59,7 +59,8 @@ def _best_of_n(tried: Tried) -> pl.DataFrame:
         weights = np.array([_chance_to_be_best(rank, n) for rank in range(_MANY)])
         means = [float((ranked * weights).sum(1).mean()) for ranked in rewards]
         bound = float(np.log(n) - (n - 1) / n)
-        rows.append({"n": n, "KL at most": round(bound, 3), "reward": round(float(np.mean(means)), 4)})
+        reward = float(np.mean(means))
+        rows.append({"n": n, "KL at most": round(bound, 3), "reward": round(reward, 4)})
     return pl.DataFrame(rows)
 
 
