@@ -13,7 +13,7 @@ from pipelines.evidence.intervals import Values
 from pipelines.evidence.work import Made
 from schemas.manifest import MANIFEST, read_json
 from schemas.store import open_store
-from schemas.trainings.read import trained_in
+from schemas.trainings.read import Trained, trained_in
 
 _METRICS = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen")
 _MARGINS = {"problem": pl.Int64, "gap": pl.Float64, "margin": pl.Float64, "arm": pl.String, "seed": pl.Int32}
@@ -22,8 +22,9 @@ _MARGINS = {"problem": pl.Int64, "gap": pl.Float64, "margin": pl.Float64, "arm":
 @dataclass(frozen=True)
 class Results:
     """`samples`: columns arm, seed, step, is_last, problem, sample, PARTS, kl …; `margins`: arm, seed, step,
-    problem, gap, margin; `trainings`: a row for each arm and seed, with the held-out metrics; `held`: arm,
-    seed, step, logps_chosen of the held-out pairs along training."""
+    problem, gap, margin; `trainings`: a row for each arm and seed, with the held-out metrics and the
+    gap of the pairs of the last epoch, nat; `held`: arm, seed, step, logps_chosen of the held-out pairs along
+    training."""
 
     samples: pl.DataFrame
     margins: pl.DataFrame
@@ -73,14 +74,17 @@ def gathered(
     trainings: list[dict[str, Any]] = []
     held: list[pl.DataFrame] = []
     for (arm, seed), one in made.items():
+        trained = trained_in(open_store(one.folder))
+        assert trained is not None, "it has made its last step"
         last = max(one.samples)
         for step in one.samples:
             named = _columns(arm.name, seed, step, is_last=step == last)
             samples.append(pl.read_parquet(one.samples[step]).with_columns(named))
             if step in one.margins:
                 margins.append(pl.read_parquet(one.margins[step]).with_columns(named))
-        trainings.append(_training(arm, seed, one))
-        held.append(_held_out(arm, seed, one))
+        trainings.append(_training(arm, seed, one) | {"gap": _gap_of_last_epoch(trained)})
+        named = [pl.lit(arm.name).alias("arm"), pl.lit(seed).alias("seed")]
+        held.append(trained.eval.select("step", "logps_chosen").with_columns(named))
     for seed, path in references.items():
         named = _columns("reference", seed, 0, is_last=True)
         samples.append(pl.read_parquet(path).with_columns(named))
@@ -125,12 +129,12 @@ def _training(arm: Arm, seed: int, made: Made) -> dict[str, Any]:
     return row
 
 
-def _held_out(arm: Arm, seed: int, made: Made) -> pl.DataFrame:
-    """What the evaluations along a training say of the chosen responses."""
-    trained = trained_in(open_store(made.folder))
-    assert trained is not None, "it has made its last step"
-    named = [pl.lit(arm.name).alias("arm"), pl.lit(seed).alias("seed")]
-    return trained.eval.select("step", "logps_chosen").with_columns(named)
+def _gap_of_last_epoch(trained: Trained) -> float:
+    """The mean log-ratio of chosen less that of rejected, nat, on the batches of the last epoch."""
+    epochs = trained.facts["train.epochs"]
+    assert isinstance(epochs, int)
+    steps = len(trained.train) // epochs
+    return float(trained.train["margin"].tail(steps).to_numpy().mean())
 
 
 def held_by_step(results: Results, arm: str) -> list[tuple[int, float]]:

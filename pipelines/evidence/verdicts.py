@@ -34,9 +34,9 @@ class Verdict:
         if self.says != UNDECIDED:
             return self.says
         needed = self.value.seeds_to_decide()
-        return (
-            f"{UNDECIDED}; {'more than 1,000' if needed is None else f'about {needed:,}'} seeds would decide"
-        )
+        if needed is None:
+            return f"{UNDECIDED}; more than 1,000 seeds or a larger test set would decide"
+        return f"{UNDECIDED}; about {needed:,} seeds would decide"
 
     def row(self) -> dict[str, object]:
         """As a row of the table `verdicts`."""

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
     """Of tables with effects of seeds and of problems; the two-way bootstrap errs on the wide side."""
     monkeypatch.setattr(intervals, "DRAWS", 400)
+    monkeypatch.setattr(intervals, "_VARIANCE_DRAWS", 2)
     draw = np.random.default_rng(0)
     truth, tries, covered = 0.3, 150, 0
     for number in range(tries):
@@ -48,11 +49,27 @@ def test_more_seeds_make_narrower_intervals_and_so_say_how_many_decide():
     assert Interval(0.1, -0.1, 0.3, 5).seeds_to_decide() == 20
     assert Interval(0.001, -1, 1, 5).seeds_to_decide() is None
     assert Interval(0.0, -1, 1, 5).seeds_to_decide() is None
+    assert Interval(0.1, -0.1, 0.3, 5, of_problems=0.2).seeds_to_decide() is None
+    with_some = Interval(0.1, -0.1, 0.3, 5, of_problems=0.05).seeds_to_decide()
+    assert with_some == math.ceil(5 * (0.2**2 - 0.05**2) / (0.1**2 - 0.05**2))
+
+
+@pytest.mark.parametrize(("of_seeds", "of_problems", "of_both"), [(0.3, 2, 1), (0.0, 0, 4), (0.2, 1, 4)])
+def test_what_more_seeds_cannot_take_away_is_what_the_problems_bring(of_seeds, of_problems, of_both):
+    """Effects of seeds, of problems and of a problem in one seed: only the second stays, with any seeds."""
+    draw = np.random.default_rng(4)
+    seeds, problems = 6, 900
+    values = of_seeds * draw.normal(size=(seeds, 1)) + of_problems * draw.normal(size=(1, problems))
+    values = values + of_both * draw.normal(size=(seeds, problems))
+    found = intervals.of_mean(values)
+    of_one_and_all = 1.96 * of_both / math.sqrt(seeds * problems)
+    assert found.of_problems == pytest.approx(1.96 * of_problems / math.sqrt(problems), abs=of_one_and_all)
+    assert found.of_problems < found.half or of_seeds == 0
 
 
 def test_problems_that_were_not_measured_are_left_out():
     values = np.array([[1.0, np.nan, 3.0], [1.0, 2.0, np.nan]])
-    assert intervals.of_mean(values).mean == pytest.approx(7 / 4)
+    assert intervals.of_mean(np.tile(values, 20)).mean == pytest.approx(7 / 4)
 
 
 def test_correlations_are_those_of_numpy_by_seed():

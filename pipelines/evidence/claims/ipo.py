@@ -43,10 +43,7 @@ def _certain(method: Method) -> str:
 def _judge(tried: Tried) -> Judged:
     results = tried.results
     bound = 1 / (2 * _BOUND_BETA)
-    gaps = {
-        method.name: results.held_out(_certain(method), "rewards/margins") / _BOUND_BETA
-        for method in (_DPO, _IPO)
-    }
+    gaps = {method.name: results.held_out(_certain(method), "gap") for method in (_DPO, _IPO)}
     verdicts = [
         Verdict(
             _NAME,
@@ -80,7 +77,7 @@ def _judge(tried: Tried) -> Judged:
             "cDPO and robust DPO are told the true share of flipped labels. Preferences are noisy before any "
             "is flipped: they are sampled by Bradley-Terry. Learning rate and β are those that the search "
             "found best with 20 % flipped.",
-            "The gap is the mean log-ratio of chosen less that of rejected, on the last batch of training.",
+            "The gap is the mean log-ratio of chosen less that of rejected, over the last epoch.",
         ],
     )
 
