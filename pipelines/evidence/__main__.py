@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.commands import CONTEXT, Command
+from schemas.commands import CONTEXT, Command, settings_option
 from schemas.errors import UserError, did_you_mean, exit_on_user_error
 from schemas.screen import say
 
@@ -29,7 +29,7 @@ _KEPT = "what is finished is kept: run the same command to go on"
 )
 @click.option("--list", "is_list", is_flag=True, help="The claims, and what they are.")
 @click.option(
-    "--seeds", default=5, show_default=True, type=click.IntRange(2), help="Seeds of each comparison."
+    "--seeds", show_default="5, of `real` 3", type=click.IntRange(2), help="Seeds of each comparison."
 )
 @click.option("--problems", default=1200, show_default=True, type=click.IntRange(50), help="Of each seed.")
 @click.option(
@@ -49,19 +49,21 @@ _KEPT = "what is finished is kept: run the same command to go on"
     type=click.IntRange(20),
     help="Of each --data, from its first on.",
 )
+@settings_option("section.key=value, over the recipe of `real`; may be given several times.")
 @click.option("--write", "is_written", is_flag=True, help="Put what was found into the documentation.")
 @click.option("--workers", default=0, show_default="one a core", type=click.IntRange(0), help="Processes.")
 def main(
     names: Sequence[str],
     out: str,
     is_list: bool,
-    seeds: int,
+    seeds: int | None,
     problems: int,
     test_problems: int,
     workers: int,
     model: Path | None,
     data: tuple[Path, ...],
     pairs: int,
+    settings: tuple[str, ...],
     is_written: bool,
 ) -> None:
     """Try the papers' claims where the true reward of every response is known; all of them if none is named.
@@ -85,13 +87,17 @@ def main(
     if _REAL in names and not (model and data):
         raise UserError("real needs a chat model and preference pairs: --model FOLDER --data FILE")
     with exit_on_user_error(_KEPT):
+        from pipelines.evidence.real import RealSetting
         from pipelines.evidence.setting import Setting
         from schemas.devices import cores
 
-        setting = Setting(
-            seeds=seeds, problems=problems, test_problems=test_problems, workers=workers or cores()
-        )
-        real = _real_settings(model, data, pairs, setting.workers)
+        workers = workers or cores()
+        setting = Setting(seeds or 5, problems, test_problems, workers=workers)
+        real: list[RealSetting] = []
+        if model:
+            for file in data:
+                tried = RealSetting(model.resolve(), file.resolve(), settings, pairs, seeds or 3, workers)
+                real.append(tried)
         _try_all(list(dict.fromkeys(names or _names())), where, setting, real)
 
 
@@ -115,15 +121,6 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"no claim {name}: {did_you_mean(name, known)}")
-
-
-def _real_settings(model: Path | None, data: Sequence[Path], pairs: int, workers: int) -> list["RealSetting"]:
-    """What `real` is tried on; empty where a model or data are wanting."""
-    if not (model and data):
-        return []
-    from pipelines.evidence.real import RealSetting
-
-    return [RealSetting(model.resolve(), file.resolve(), pairs, workers=workers) for file in data]
 
 
 def _write(out: Path) -> None:

@@ -46,10 +46,13 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RealSetting:
-    """`model`: a folder; `data`: a preference file; `pairs`: how many of it, from the first on."""
+    """`model`: a folder; `data`: a preference file; `pairs`: how many of it, from the first on.
+
+    `settings`: section.key=value, over the recipe's own."""
 
     model: Path
     data: Path
+    settings: Sequence[str] = ()
     pairs: int = 300
     seeds: int = 3
     workers: int = 2
@@ -73,9 +76,10 @@ def try_all(out: Path, settings: Sequence[RealSetting]) -> str:
     for setting in settings:
         rows = measured(out, setting)
         own = verdicts(rows, setting.data_name)
+        tables.put(out / setting.run_name, NAME, {"verdicts": tables.of_verdicts(own), "held_out": rows})
         found += own
         parts.append(_section(out / setting.run_name, rows, own, setting))
-    tables.put(out, NAME, {"verdicts": pl.DataFrame([one.row() for one in found]).drop("claim")})
+    tables.put(out, NAME, {"verdicts": tables.of_verdicts(found)})
     text = "\n\n".join(parts)
     page.put(out, NAME, text)
     return text
@@ -85,7 +89,7 @@ def measured(out: Path, setting: RealSetting) -> pl.DataFrame:
     """Make the cache, train every method with every seed: the held-out pairs, by method and seed."""
     run = out / setting.run_name
     settings = [f"model.name={setting.model}", f"prompts.source={setting.data}"]
-    settings.append(f"prompts.limit={setting.pairs}")
+    settings += [f"prompts.limit={setting.pairs}", *setting.settings]
     precompute(run, load(_RECIPE, settings), workers=1)
     keys = [(name, seed) for seed in range(setting.seeds) for name in METHODS]
     jobs: list[work.Job] = [(run, name, seed) for name, seed in keys]
@@ -163,15 +167,31 @@ def _section(run: Path, rows: pl.DataFrame, found: Sequence[Verdict], setting: R
         for column in ("margin", "chosen", "rejected"):
             row[f"{column}, nat"] = f"{_values(rows, method, column).mean():+.2f}"
         table.append(row)
-    pairs = rows["pair_id"].n_unique()
+    held_out = rows["pair_id"].n_unique()
     parts = [
         f"### {setting.data_name}",
-        f"{setting.model.name} with an adapter (r 16), {setting.seeds} seeds, {pairs} pairs held out.",
+        f"{setting.model.name} with an adapter (r 16) on {_device()}: {setting.seeds} seeds, "
+        f"{_trained_on(run)} pairs to train on, {held_out} held out.",
         verdict_table(found),
         as_markdown(pl.DataFrame(table)),
         *_judge(run),
     ]
     return "\n\n".join(parts)
+
+
+def _device() -> str:
+    """What it was trained on, for people."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    return "a CPU"
+
+
+def _trained_on(run: Path) -> int:
+    """How many pairs the trainings read."""
+    with closing(sql.closed(dict(views(open_store(run))))) as con:
+        return int(sql.rows(con, "select count(*) as pairs from pairs where split = 'train'")[0]["pairs"])
 
 
 _VOTES = """

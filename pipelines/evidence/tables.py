@@ -38,11 +38,14 @@ def write(out: Path, claim: str, results: Results, search: Search, verdicts: Seq
         "margins": results.margins.with_columns(prompt_id).drop("problem"),
         "trainings": results.trainings,
         "searched": search.table,
-        "verdicts": pl.DataFrame([verdict.row() for verdict in verdicts], infer_schema_length=None).drop(
-            "claim"
-        ),
+        "verdicts": of_verdicts(verdicts),
     }
     put(out, claim, tables)
+
+
+def of_verdicts(verdicts: Sequence[Verdict]) -> pl.DataFrame:
+    """The rows of the table `verdicts`, but for the column that names the claim."""
+    return pl.DataFrame([verdict.row() for verdict in verdicts], infer_schema_length=None).drop("claim")
 
 
 def put(out: Path, claim: str, tables: Mapping[str, pl.DataFrame]) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from pipelines.evidence import caches, claims, intervals, trial, work
+from pipelines.evidence import caches, claims, intervals, real, trial, work
 from pipelines.evidence.__main__ import main
 from pipelines.evidence.arms import BETAS, DPO, FIRST_BETA, LEARNING_RATES, SCORE_MARGIN, SFT, Tuned
 from pipelines.evidence.claims import dpo as dpo_claim
@@ -21,6 +21,7 @@ from pipelines.evidence.search import search
 from pipelines.evidence.setting import SEARCH_SEEDS, VARIANTS, Setting, folder_of
 from pipelines.evidence.verdicts import REFUTED, SHOWN, UNDECIDED, Verdict
 from pipelines.evidence.work import Made
+from pipelines.sandbox import world
 from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,7 @@ def test_a_claim_from_end_to_end_and_nothing_of_it_twice(tmp_path):
         "select arm, seed, count(*) as n, avg(kl) as kl from samples join prompts using (prompt_id) "
         "group by all",
     )
-    assert {row["n"] for row in samples} == {24}
+    assert {row["n"] for row in samples} == {12 * Setting().samples}
     arms = {row["arm"] for row in samples}
     assert len(arms) == 7 and len(samples) == 14
     for row in samples:
@@ -203,6 +204,36 @@ def test_a_claim_from_end_to_end_and_nothing_of_it_twice(tmp_path):
     assert len(weights) > 12
     assert asked(out, "reuse").count("## Reuse") == 1
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/train-*/checkpoint-*/*")} == weights
+
+
+PREFERENCES = 24
+
+
+@pytest.mark.long
+def test_a_real_model_from_end_to_end_and_nothing_of_it_twice(tmp_path):
+    """The sandbox's model in place of a chat model, and the sandbox's pairs."""
+    data = tmp_path / "choices.jsonl"
+    data.write_text("".join(json.dumps(pair) + "\n" for pair in world.pairs(5, PREFERENCES)))
+    out = tmp_path / "evidence"
+    model = ROOT / "pipelines" / "sandbox" / "model"
+    words = ("real", "--model", str(model), "--data", str(data), "--pairs", str(PREFERENCES))
+    words += ("--set", "judge.kinds=rating")  # it was not taught to compare two
+    said = asked(out, *words)
+    assert "### choices" in said and "on a CPU: 2 seeds" in said
+    run = out / "real-choices"
+    verdicts = queried(run, "select question, seeds, mean, low, high from verdicts")
+    assert len(verdicts) == len(real.METHODS) + 1 and {row["seeds"] for row in verdicts} == {2}
+    assert all("choices" in row["question"] and row["low"] <= row["mean"] <= row["high"] for row in verdicts)
+    [dpo] = queried(run, "select avg(accuracy) - 0.5 as mean from held_out where method = 'DPO'")
+    assert dpo["mean"] == pytest.approx(verdicts[0]["mean"])
+    split = queried(run, "select pair_id, count(*) as n from held_out join pairs using (pair_id) group by 1")
+    assert {row["n"] for row in split} == {2 * len(real.METHODS)}
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("real-choices/train-*/checkpoint-*/*")}
+    assert len({path.parent for path in weights}) == 2 * len(real.METHODS)
+    assert asked(out, *words).count("### choices") == 1
+    assert {
+        path: path.stat().st_mtime_ns for path in out.glob("real-choices/train-*/checkpoint-*/*")
+    } == weights
 
 
 def test_a_cache_that_was_asked_for_otherwise_is_refused(tmp_path):
