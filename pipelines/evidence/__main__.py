@@ -87,17 +87,13 @@ def main(
     if _REAL in names and not (model and data):
         raise UserError("real needs a chat model and preference pairs: --model FOLDER --data FILE")
     with exit_on_user_error(_KEPT):
-        from pipelines.evidence.real import RealSetting
+        from pipelines.evidence.real import settings_of
         from pipelines.evidence.setting import Setting
         from schemas.devices import cores
 
         workers = workers or cores()
         setting = Setting(seeds or 5, problems, test_problems, workers=workers)
-        real: list[RealSetting] = []
-        if model:
-            for file in data:
-                tried = RealSetting(model.resolve(), file.resolve(), settings, pairs, seeds or 3, workers)
-                real.append(tried)
+        real = settings_of(model, data, settings=settings, pairs=pairs, seeds=seeds or 3, workers=workers)
         _try_all(list(dict.fromkeys(names or _names())), where, setting, real)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -66,6 +67,13 @@ class RealSetting:
     def run_name(self) -> str:
         """The name of the run folder of its data."""
         return f"real-{self.data_name}"
+
+
+def settings_of(model: Path | None, data: Sequence[Path], **same: Any) -> list[RealSetting]:
+    """A setting for each of the data; none where no model is named. `same`: their other fields."""
+    if model is None:
+        return []
+    return [RealSetting(model.resolve(), file.resolve(), **same) for file in data]
 
 
 def try_all(out: Path, settings: Sequence[RealSetting]) -> str:
