@@ -21,6 +21,7 @@ from pipelines.evidence import page, tables, work
 from pipelines.evidence.intervals import of_mean
 from pipelines.evidence.page import as_markdown, verdict_table
 from pipelines.evidence.verdicts import Verdict
+from schemas.errors import UserError
 from schemas.recipe import load
 from schemas.store import open_store
 
@@ -70,10 +71,24 @@ class RealSetting:
 
 
 def settings_of(model: Path | None, data: Sequence[Path], **same: Any) -> list[RealSetting]:
-    """A setting for each of the data; none where no model is named. `same`: their other fields."""
+    """A setting for each of the data; none where no model is named. `same`: their other fields.
+
+    Raises UserError for a setting that is not the user's to choose here."""
+    for setting in same.get("settings", ()):
+        key = setting.partition("=")[0].strip()
+        if key in _own_keys():
+            raise UserError(f"--set {key}: real sets this itself, by its options or for each method")
     if model is None:
         return []
     return [RealSetting(model.resolve(), file.resolve(), **same) for file in data]
+
+
+def _own_keys() -> set[str]:
+    """Keys of the recipe that the command's options or the methods set."""
+    keys = {"seed", "model.name", "prompts.source", "prompts.limit"}
+    for settings in METHODS.values():
+        keys |= {f"train.{setting.partition('=')[0]}" for setting in settings}
+    return keys
 
 
 def try_all(out: Path, settings: Sequence[RealSetting]) -> str:

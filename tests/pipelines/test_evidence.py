@@ -206,6 +206,12 @@ def test_a_claim_from_end_to_end_and_nothing_of_it_twice(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/train-*/checkpoint-*/*")} == weights
 
 
+@pytest.mark.parametrize("key", ["model.name", "prompts.limit", "seed", "train.loss", "train.dpo.beta"])
+def test_what_real_sets_itself_is_not_overridden_in_silence(key, tmp_path):
+    with pytest.raises(UserError, match=f"--set {key}: "):
+        real.settings_of(tmp_path, [tmp_path / "pairs.jsonl"], settings=["judge.kinds=rating", f"{key} = 1"])
+
+
 PREFERENCES = 24
 
 
