@@ -193,7 +193,7 @@ def _section(run: Path, rows: pl.DataFrame, found: Sequence[Verdict], setting: R
     held_out = rows["pair_id"].n_unique()
     parts = [
         f"### {setting.data_name}",
-        f"{setting.model.name} with an adapter (r 16) on {_device()}: {setting.seeds} seeds, "
+        f"{setting.model.name} with an adapter (r 16) on {_device(run)}: {setting.seeds} seeds, "
         f"{_trained_on(run)} pairs to train on, {held_out} held out.",
         verdict_table(found),
         as_markdown(pl.DataFrame(table)),
@@ -202,13 +202,16 @@ def _section(run: Path, rows: pl.DataFrame, found: Sequence[Verdict], setting: R
     return "\n\n".join(parts)
 
 
-def _device() -> str:
-    """What it was trained on, for people."""
+def _device(run: Path) -> str:
+    """What the recipe's model.device means on this machine, for people."""
     import torch
 
-    if torch.cuda.is_available():
-        return f"one {torch.cuda.get_device_name()}"
-    return "a CPU"
+    from schemas.recipe import load_of_run
+
+    wanted = load_of_run(open_store(run), []).section("model").device
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "a CPU"
+    return f"one {torch.cuda.get_device_name()}"
 
 
 def _trained_on(run: Path) -> int:
